@@ -1,4 +1,4 @@
-"""The console command as `python -m mobileclip`, in case its script is not on the path."""
+"""Runs the console command as `python -m mobileclip`, in case the `mobileclip` script is not on PATH."""
 
 from mobileclip.cli import main
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLUMNS = 2
-# In inches: pages show an image of two columns about 748 pixels wide, where 9 points are 12 pixels.
+# In inches: pages show a two-column image about 748 pixels wide, so that 9 points are 12 pixels.
 _WIDTH, _ONE_WIDTH, _HEIGHT = 7.48, 5.0, 3.1
 _LEGEND_LINE = 0.2
 _DOTS_PER_INCH = 160
@@ -36,7 +36,7 @@ class Line:
         y: y values of the points, as many as x values.
         label: name in the legend. Lines with the same label have the same colour and marker in all panels. An empty
             label does not appear in the legend.
-        star: index of the point to mark with a star.
+        star: index of the point to mark with a star; None for no star.
         names: texts next to the points, one per point; empty for no texts.
         spread: half the height of a band around each point; empty for no band. NaN, as for a single measurement, makes
             the point hollow.
@@ -63,7 +63,7 @@ class Panel:
         title: text above the panel.
         x_label: label of the x axis.
         y_label: label of the y axis.
-        is_log: whether the x axis is logarithmic, with a tick at every point if the points are few.
+        is_log: whether the x axis is logarithmic, with a tick at every point if there are at most 8 x values.
         from_zero: whether the y axis begins at 0.
     """
 
@@ -79,12 +79,12 @@ def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, title: str = 
     """Write panels to a PNG file, two per row, with one legend below the panels if lines have several labels.
 
     Args:
-        panels: panels, at least one.
+        panels: panels to draw, at least one.
         path: path or URL of the file.
         title: text above all panels.
 
     Raises:
-        ModuleNotFoundError: if matplotlib is not installed; the message has the install command.
+        ModuleNotFoundError: if matplotlib is not installed; the message contains the install command.
     """
     with needed("a plot", "report"):
         from matplotlib.figure import Figure

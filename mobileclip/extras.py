@@ -1,6 +1,6 @@
 """The package's name, version and repository, and the `pip install` command for a missing extra.
 
-Optional dependencies are extras. The name of the module and of the command is `mobileclip`.
+Extras are groups of optional dependencies. The module and the command are both named `mobileclip`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from importlib import metadata
 
 DISTRIBUTION = "open-mobileclip"
 IS_REGISTERED = False
-"""Whether the package can be installed by its name. Until then, install hints name the dependencies of an extra, since
-anybody could register the name. A release changes this line, and the pages."""
+"""Whether PyPI has the package. Until then, install hints name the dependencies of an extra, since anybody could
+register the name. Update this line and the pages for a release."""
 REPOSITORY = ""
-"""The URL of the public repository, such as `https://github.com/OWNER/NAME`; empty until there is one. The build makes
-the README's relative links absolute with it. A release fails while it is empty."""
+"""The URL of the public repository, such as `https://github.com/OWNER/NAME`; empty until there is one. The build uses
+this URL to make the README's relative links absolute. A release fails while the URL is empty."""
 _CLONE = "in a clone of mobileclip's repository"
 UPDATE = f"pip install -U {DISTRIBUTION}" if IS_REGISTERED else f"git pull && pip install . {_CLONE}"
 VERSION = "0.1.0"
@@ -60,7 +60,7 @@ def _packages(extras: tuple[str, ...]) -> tuple[str, ...]:
     """Return the requirements of extras from the installed distribution's metadata; empty if unavailable."""
     try:
         stated = metadata.requires(DISTRIBUTION) or ()
-    except metadata.PackageNotFoundError:  # the source tree alone
+    except metadata.PackageNotFoundError:  # not installed, only on the path
         return ()
     found: dict[str, list[str]] = {extra: [] for extra in extras}
     for requirement in stated:
@@ -77,7 +77,7 @@ def needed(what: str, *extras: str) -> Iterator[None]:
     """Wrap imports of optional packages so that the error names the feature and the install command.
 
     Args:
-        what: the feature that needs the packages, as the beginning of a sentence: "the target 'onnx'".
+        what: the feature that needs the packages, the subject of the message, such as "the target 'onnx'".
         extras: extras that install the packages.
 
     Raises:

@@ -19,7 +19,7 @@ AUTO = "auto"
 
 
 def pick_device(name: str | torch.device = AUTO, *, local_rank: int = 0) -> torch.device:
-    """Return the device of that name, or the best available device: a CUDA GPU, else Apple's (MPS), else the CPU.
+    """Return the named device, or the best available device: a CUDA GPU, else Apple's GPU (MPS), else the CPU.
 
     Args:
         name: device name, such as `cuda:1`, `mps` or `cpu`; `auto` for the best device.
@@ -35,7 +35,7 @@ def pick_device(name: str | torch.device = AUTO, *, local_rank: int = 0) -> torc
         return torch.device(_best(local_rank))
     try:
         device = torch.device(name)
-        torch.ones(1, device=device).item()  # what `meta` cannot
+        torch.ones(1, device=device).item()  # fails on `meta`, which stores no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = re.split(r"\. |\n", str(error))[0]
         there = ", ".join(dict.fromkeys((*all_devices(), "cpu")))

@@ -1,7 +1,7 @@
-"""Input contracts of pretrained models: values that are saved with the weights.
+"""Input contracts of pretrained models: preprocessing settings that are saved with the weights.
 
-Wrong preprocessing does not raise an error; it only gives wrong rankings. So the contract is a value: specs hold the
-contract, the image transform and the tokenizer follow it, and checkpoints and exports store it.
+Wrong preprocessing does not raise an error; it only gives wrong rankings. Therefore specs contain the contract, the
+image transform and the tokenizer follow it, and checkpoints and exports store it.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class ImageInput:
         """Check that every channel has a mean and a standard deviation."""
         if len(self.mean) != len(self.std):
             raise ValueError(
-                f"'mean' of ImageInput: has {len(self.mean)} values but 'std' has {len(self.std)}; give one per channel"
+                f"'mean' of ImageInput: has {len(self.mean)} values but 'std' has {len(self.std)}; pass one per channel"
             )
 
     @property
@@ -109,7 +109,7 @@ class ImageInput:
         return len(self.mean)
 
     def of_channels(self, channels: int) -> ImageInput:
-        """Return the contract for another number of channels: one averages mean and std, and more repeat them."""
+        """Return the contract for a number of channels: mean and std are averaged for one, and repeated for more."""
         if not 1 <= channels <= MAX_CHANNELS:
             raise ValueError(f"the number of image channels must be 1 to {MAX_CHANNELS}, not {channels}")
         if channels == self.channels:
@@ -124,15 +124,15 @@ class ImageInput:
         """Raise unless images have red, green and blue channels.
 
         Args:
-            what: beginning of the message, such as "pictures are".
+            what: beginning of the message, such as "images are".
 
         Raises:
             ValueError: if the number of channels is not three.
         """
         if self.channels != 3:
             raise ValueError(
-                f"{what} red, green and blue, but this model's images have {self.channels} channels; give the model "
-                "tensors (batch, channels, size, size), normalised by its mean and std"
+                f"{what} red, green and blue, but this model's images have {self.channels} channels; pass tensors "
+                "(batch, channels, size, size) to the model, normalised by its mean and std"
             )
 
     @property
@@ -158,13 +158,13 @@ class TokenizerFile:
     """A tokenizer other than CLIP's: a `tokenizer.json` of Hugging Face `tokenizers`, identified by its SHA-256.
 
     JSON holds only the SHA-256, so that specs stay small. Our checkpoints store the text in their metadata, because
-    people copy weights files: a second file next to the weights is soon lost, or mixed up with another model's. Two
-    contracts with the same SHA-256 are equal, with or without the text.
+    people copy weights files: a second file next to the weights is soon lost, or mixed up with another model's file.
+    Two contracts with the same SHA-256 are equal, with or without the text.
 
     Args:
         sha256: SHA-256 of the file, in hexadecimal.
         start_id: id of the token at the start of every text; None if the tokenizer has no such token.
-        end_id: id of the token at the end of every text; towers pool at its first position.
+        end_id: id of the token at the end of every text; towers pool at the first position with this id.
         repair: whether to first repair mojibake and unescape HTML entities, as open_clip does.
         content: text of the file; None if only the SHA-256 is known, which suffices for everything except tokenization.
 
@@ -187,8 +187,8 @@ class TokenizerFile:
         found = tokenizer_sha256(self.content)
         if found != self.sha256:
             raise ValueError(
-                f"the tokenizer.json is not the one that the model was trained with: its SHA-256 is {found}, but the "
-                f"model's is {self.sha256}; give the file that came with the model"
+                f"the tokenizer.json differs from the tokenizer that the model was trained with: the file's SHA-256 is "
+                f"{found}, expected {self.sha256}; use the file that came with the model"
             )
 
 
@@ -202,7 +202,7 @@ class TextInput:
     """The text contract: a fixed number of ids, with an end token after the text, then padding.
 
     By default, the ids are CLIP's lower-cased byte pairs between a start and an end token. The non-causal text towers
-    attend to the padding, so another length or padding id changes the embedding.
+    attend to the padding, so a different length or padding id changes the embedding.
 
     Args:
         context_length: number of ids per text, including start and end tokens; longer texts are cut before the end
@@ -240,5 +240,5 @@ class TextInput:
 
     @property
     def pooled_id(self) -> int | None:
-        """Id at whose first position towers pool; None for the highest id of a text, CLIP's end token."""
+        """Id of the token at which towers pool, at its first position; None for a text's highest id (CLIP)."""
         return None if self.tokenizer is None else self.tokenizer.end_id

@@ -1,8 +1,7 @@
 """Errors of the machine, such as a full disk or memory, which would also occur with any other sample or file.
 
-Code that catches every `Exception` of a sample, a file or a unit calls `raise_machine_fault` first. This function
-raises a `ResourceExhaustedError` in place of such an error. `ResourceExhaustedError` passes all these handlers and ends
-the run.
+Code that catches every `Exception` of a sample, a file or a unit first calls `raise_machine_fault`. This function
+raises a `ResourceExhaustedError` in place of such an error, which therefore ends the run.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ _ADVICE: dict[Kind, str] = {
     "disk": "the disk is full; free some space, or write to another disk",
     "shared_memory": "shared memory (/dev/shm) is full; a container gets more with `docker run --shm-size=2g` or "
     "`--ipc=host`, and fewer num_workers or a smaller batch_size need less",
-    "memory": "the memory is full; give the machine or container more, or choose fewer workers or a smaller batch_size",
+    "memory": "the memory is full; add memory to the machine or container, or use fewer workers or a smaller "
+    "batch_size",
     "files": "too many files are open; allow more with `ulimit -n 65536` (`docker run --ulimit nofile=65536`), or "
     "choose fewer workers",
     "processes": "no more processes or threads can be started; allow more with `ulimit -u` "
@@ -50,11 +50,11 @@ _MOST_CAUSES = 10
 
 @attrs.frozen(kw_only=True)
 class MachineFault:
-    """An exhausted resource of the machine: disk, memory or open files.
+    """An exhausted resource of the machine: disk, memory, open files or processes.
 
     Args:
         kind: kind of the resource.
-        said: message of the system.
+        said: message of the original error.
     """
 
     kind: Kind
@@ -101,7 +101,7 @@ def raise_machine_fault(error: BaseException, doing: str = "") -> None:
 
     Args:
         error: caught exception.
-        doing: action that failed, for the message.
+        doing: description of the action that failed, to append to the message; empty for none.
 
     Raises:
         ResourceExhaustedError: if the machine caused the error.
@@ -123,7 +123,7 @@ def machine_line(error: BaseException, kept: str) -> str | None:
 
     Args:
         error: any exception; a message that already has a remedy stays unchanged.
-        kept: saved state of the command and how to resume once a full disk has space again.
+        kept: text about the command's saved state and how to resume, appended if the disk is full.
     """
     fault = machine_fault(error)
     if fault is None:

@@ -1,4 +1,4 @@
-"""The rank of this process in a run that `torchrun` or SLURM's `srun` may have started, and its number of cores.
+"""The rank of this process in a run started by `torchrun` or SLURM's `srun`, and the number of available cores.
 
 All code gets ranks and the number of cores from this module, so that data, training and messages agree.
 """
@@ -48,7 +48,7 @@ def portable_error(error: Exception) -> Exception:
     """Return an error that can be pickled: the error itself, or a `RuntimeError` with its text."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 - what was written here
-    except Exception:  # noqa: BLE001 - of an error's own class
+    except Exception:  # noqa: BLE001 - an error's own class may raise anything
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
 

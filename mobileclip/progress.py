@@ -21,7 +21,7 @@ SECONDS_BETWEEN_LINES = 15.0
 _LINES_APART = 0.01
 # There is no estimate before this time, however fast the first steps were.
 _SOONEST = 3.0
-# Steps within this fraction of their waiting time came together, for example as a batch of results.
+# Steps that finish within this fraction of the wait before them count as one burst, for example a batch of results.
 _TOGETHER = 0.1
 # As a fraction of the elapsed time: closer marks give no more information.
 _APART = 0.005
@@ -29,7 +29,7 @@ _FEWEST_BURSTS = 3
 
 
 class Pace:
-    """Estimates the time of a step from the later half of the job, since a job begins with loading and compiling.
+    """Estimates the time per step from the second half of the job so far, since jobs begin by loading and compiling.
 
     Results come in bursts. The time is measured between the ends of two bursts; the current burst has no end yet.
 
@@ -76,7 +76,7 @@ class Progress:
     Args:
         title: description of the job.
         total: total number of steps; None if unknown.
-        done: number of steps from before this run resumed the job; these do not count for the speed.
+        done: number of steps finished before this run resumed the job; the speed does not include these steps.
         unit: unit of the speed, in the plural.
         console: console for the output; None shows nothing.
     """

@@ -19,25 +19,26 @@ T = TypeVar("T")
 
 IMPORT = "--import"
 MODULES = "MOBILECLIP_IMPORT"
-"""Environment variable with modules that register parts: names or paths of `.py` files, separated by `os.pathsep`."""
+"""Environment variable with modules that register values: names or paths of `.py` files, joined by `os.pathsep`."""
 
 _MAX_SHOWN = 80
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """A mapping from names to values of one kind, open to third parties.
+    """A mapping from names to values of one kind, which third parties can extend.
 
     A package adds a value with the decorator `registry.register(name)`, with `registry.add(name, value)`, or, without
     an import, through an entry point in the group `mobileclip.<kind>` whose object is the value. A single module adds
     values through `--import MODULE` or the environment variable `MOBILECLIP_IMPORT`. The registry looks these up when
-    it does not find a name, never at import. It imports only the package that has the name. When it lists all names, it
-    warns about packages that cannot be imported or whose name is taken, by distribution, and leaves them out.
+    it does not find a name, never at import, and imports only the package that provides the name. When it lists all
+    names, it skips entry points that cannot be imported or whose name is taken, with a warning that names the
+    distribution.
 
     Args:
         kind: kind of the values, singular with underscores, such as `image_encoder`, for messages and the entry-point
             group.
-        home: the library module that registers the library's own values, if this module is not in the registry's
-            package; imported like third-party modules.
+        home: library module that registers the library's own values, if it is outside the registry's package; imported
+            only when a name is not found, like third-party modules.
         listed: the command that lists the names; empty if there is no such command.
     """
 
@@ -88,8 +89,8 @@ class Registry(Mapping[str, T], Generic[T]):
         """Return the value with the exact name `name`.
 
         Raises:
-            KeyError: if there is no such value; `resolve` has a message for users instead.
-            ValueError: if the package with the value cannot be imported.
+            KeyError: if there is no such value; `resolve` raises an error with a message for users instead.
+            ValueError: if the package that provides the value cannot be imported.
         """
         if name not in self._values:
             self._import_modules()
@@ -98,7 +99,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return self._values[name]
 
     def resolve(self, name: str) -> T:
-        """Return the value for a user's spelling of its name: in any case, with any dashes, or an alias.
+        """Return the value for a user's spelling of a name, in any case and with any dashes, or for an alias.
 
         Raises:
             ValueError: if the name is unknown; the message lists the nearest names.
@@ -106,7 +107,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return self[self.named(name)]
 
     def named(self, name: str) -> str:
-        """Return the registered name for a user's spelling of it.
+        """Return the registered name for a user's spelling of a name, or for an alias.
 
         Raises:
             ValueError: if there is no such name; the message lists the nearest names.
@@ -124,8 +125,8 @@ class Registry(Mapping[str, T], Generic[T]):
         name = name[:_MAX_SHOWN]
         hint = nearest(name, self, otherwise="no similar name exists" if self.listed else None)
         end = "" if hint.endswith("?") else "."
-        others = f", and all others listed by `{self.listed}`" if self.listed else ""
-        return f"unknown {self.label} {name!r}; {hint}{end} Parts of your own are found with `{IMPORT} MODULE`{others}"
+        others = f"; `{self.listed}` lists all others" if self.listed else ""
+        return f"unknown {self.label} {name!r}; {hint}{end} To use your own, pass `{IMPORT} MODULE`{others}"
 
     def __iter__(self) -> Iterator[str]:
         self._import_modules()
@@ -178,12 +179,12 @@ def _is_redefined(known: object, value: object) -> bool:
 
 
 def _distribution(plugin: metadata.EntryPoint) -> str:
-    # A distribution that was removed since then has no name.
+    # A distribution that was uninstalled in the meantime has no name.
     return f"{plugin.dist.name} {plugin.dist.version}" if plugin.dist and plugin.dist.name else plugin.value
 
 
 def spelling(name: str) -> str:
-    """Return a name without differences of spelling between libraries: case, dashes and underscores."""
+    """Return a name in lower case without dashes and underscores, which libraries spell differently."""
     return re.sub(r"[\W_]", "", name).lower()
 
 
@@ -212,7 +213,7 @@ def has_others(*kinds: str) -> bool:
 
 
 def _offered(kind: str) -> metadata.EntryPoints:
-    """Return the entry points of installed packages for a kind."""
+    """Return the entry points that installed packages declare for a kind."""
     places = tuple((place, _changed(place)) for place in sys.path)
     offered: metadata.EntryPoints = _installed(places).select(group=f"mobileclip.{kind}")
     return offered
@@ -281,7 +282,7 @@ def nearest_file(path: Path) -> str:
 
 @cache
 def import_parts(module: str) -> None:
-    """Import a module whose decorators register parts.
+    """Import a module whose decorators register values.
 
     Args:
         module: dotted name of the module, also searched in the working folder; or path of a `.py` file.

@@ -36,9 +36,9 @@ def open_family(base: type, members: Registry[Any], *, own: tuple[type, ...] = (
     Args:
         base: class in the annotation of the fields.
         members: registry of concrete attrs subclasses of `base`, or of such classes with arguments in a
-            `functools.partial`. The name of a partial alone stands for its value, and other keys change that value.
-        own: classes that JSON holds without a `kind`. If there are any, fields may also hold unregistered classes:
-            their `kind` is `MODULE:CLASS`, which can be read back once the module has been imported.
+            `functools.partial`. In JSON, the name of a partial stands for its arguments, which other keys override.
+        own: classes that JSON stores without a `kind`. If there are any, fields may also hold unregistered classes,
+            with the `kind` `MODULE:CLASS`, which can be read back once the module has been imported.
     """
     _open_families[base] = members, own
     _converter.cache_clear()
@@ -49,7 +49,8 @@ def to_json(spec: Any, *, unstructure_as: type | None = None, indent: int | None
 
     Args:
         spec: the spec.
-        unstructure_as: base class of an open family to read the text back as; the text then names the member class.
+        unstructure_as: base class, passed to `open_family`, with which the text will be read; the text then contains
+            the `kind` of the spec. None if the text will be read with the spec's own class.
         indent: spaces per level; None for one line.
 
     Raises:
@@ -110,7 +111,7 @@ def _converter() -> Converter:
 
     converter = make_converter(forbid_extra_keys=True)
     for scalar in (int, float, str, bool):
-        # By the class itself: cattrs calls its own hooks for these classes before any predicate, and its hooks convert.
+        # Register by class: cattrs calls its own hooks for these classes before any predicate, and they convert values.
         converter.register_structure_hook(scalar, fitting)
     converter.register_structure_hook(Path, lambda value, _: Path(fitting(value, str)))
     converter.register_structure_hook_func(_is_plain, fitting)
@@ -196,8 +197,9 @@ def _object_unstructured(converter: Converter, cls: Any) -> Callable[[Any], dict
     def unstructure(value: Any) -> dict[str, Any]:
         if type(value) is not exact and isinstance(value, exact):
             raise ValueError(
-                f"a field for {exact.__name__} holds the subclass {type(value).__name__}, but JSON would hold "
-                f"only {exact.__name__}; give the field a {exact.__name__}, or annotate it with an open family"
+                f"a field of type {exact.__name__} contains an instance of the subclass {type(value).__name__}, but "
+                f"JSON would store only the fields of {exact.__name__}; pass a {exact.__name__}, or register the "
+                "classes with mobileclip.serialization.open_family"
             )
         return write(value)
 
@@ -251,7 +253,7 @@ def _hook_family(converter: Converter, base: type, members: Registry[Any], own: 
 
 
 def _kind_of(cls: type, members: Registry[Any], *, is_named_by_module: bool) -> str:
-    """Return the name of a class of a family in JSON."""
+    """Return the `kind` that stands for a class in JSON."""
     for name, member in members.items():
         if member is cls:
             return name

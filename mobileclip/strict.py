@@ -1,6 +1,6 @@
 """Strict types for specs and bounded parsing of JSON.
 
-This module has the checks of values that are the same for every use.
+This module contains the checks that all specs and files share.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import attrs
 
 JSON = "json"
 NOT_IN_JSON = {JSON: "never"}
-"""Field metadata: JSON does not hold the field, which has its default when read back."""
+"""Metadata of a field that JSON omits; specs read from JSON get the field's default."""
 
 _MAX_INTEGER = 1 << 64
 _SHOWN = 80
@@ -48,8 +48,8 @@ def fitting(value: Any, annotation: Any) -> Any:
             accepts every value.
 
     Raises:
-        ValueError: if the value has another type, is not finite, or has more than 64 bits; the message names the
-            expected type.
+        ValueError: if the value has the wrong type, is not finite, or is an integer of more than 64 bits; the message
+            names the expected type.
     """
     check = _SCALARS.get(annotation)
     if check is not None:
@@ -88,7 +88,7 @@ def _annotations(cls: Hashable) -> dict[str, Any]:
 
 def _integer(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise _refusal(value, "a whole number")
+        raise _refusal(value, "an integer")
     if abs(value) > _MAX_INTEGER:
         raise ValueError(f"an integer of {value.bit_length()} bits is too large")
     return value
@@ -106,7 +106,7 @@ def _float(value: Any) -> float:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise _refusal(value, "a text")
+        raise _refusal(value, "a string")
     return value
 
 
@@ -155,7 +155,7 @@ def _tuple(value: Any, annotations: tuple[Any, ...]) -> tuple[Any, ...]:
 def _refusal(value: Any, expected: str) -> ValueError:
     try:
         shown = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits, or something endless
+    except (ValueError, RecursionError):  # an integer with thousands of digits, or a recursive container
         shown = "something"
     shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
     return ValueError(f"must be {expected}, but is {shown} ({type(value).__name__})")

@@ -5,7 +5,7 @@ Try it:    python recipes/distil_text_s0.py tokens_16 --tiny
 Hardware:  one GPU: a step of 8,192 texts takes 16 GiB at 16 tokens and 29 at 32; on 8 of them 3 and 4 GiB each
 Time:      estimates: 1.3 A100 hours to store the embeddings of 77 million captions, 79 GB, and 2.6 (16 tokens) or 5.3
            (32) for 30,000 training steps, at the speed of ViT-B/16; a small tower uses less of a GPU. Not run here
-Result:    not published; the students of SAM3-LiteText of 16 and 32 tokens were distilled for another model
+Result:    not published; SAM3-LiteText's students with 16 and 32 tokens were distilled for a different model
 Source:    MobileCLIP (arXiv 2311.17049) for the weights and, in table 4d, the hours
 
 Rows:

@@ -9,7 +9,7 @@ Result:    outputs/evaluate: results.jsonl with every model; with --report, also
            means over the 38 data sets are 58.1 % for S0, 61.3 for S1, 63.7 for S2, 65.2 for B and 65.8 for B-LT
 Source:    MobileCLIP (arXiv 2311.17049), table 7; DataComp (arXiv 2304.14108), section 3.5
 
-Without --data, the recipe streams the data sets from the hub. docs/evaluation.md explains the measure of each data set,
+Without --data, the recipe streams the data sets from the hub. docs/evaluation.md explains the metric of each data set,
 and the handling of missing or broken data.
 """
 

@@ -1,4 +1,4 @@
-r"""Fine-tune a captioner on a small set of captions: MSCOCO, DOCCI, DCI, or a table of your own.
+r"""Fine-tune a captioner on a small set of captions: MSCOCO, DOCCI, DCI, or your own table.
 
 Command:   python recipes/finetune_coca.py context_77 --initial-weights coca.safetensors --data captions.jsonl
 Try it:    python recipes/finetune_coca.py context_77 --tiny

@@ -2,7 +2,7 @@
 
 The captioner was trained on DFN-2B and tuned on MSCOCO; the released training script uses this captioner's captions.
 Other captioners are published as apple/mobileclip2_coca_dfn2b_s13b_*. Pass one or more captioners with
---captioner-weights; with several, each captioner writes a set of captions with the name of its file. The paper tuned
+--captioner-weights; with several, each captioner writes a caption set named after its file. The paper tuned
 the teachers' logit scales; for other teachers, `mobileclip data tune-scale` finds a starting point.
 
 Command:   python recipes/reinforce_dfndr2b.py --data DFN-2B --output DFNDR-2B

@@ -1,13 +1,13 @@
 r"""Train MobileCLIP2-B on DFNDR-12M: on all its data, or as in a row of MobileCLIP2's ablations.
 
-The flag `--data.caption-sets '^syn_text_NAME$'` selects another set of captions. The rows with a context need data that
-was reinforced with the published captioners, whose sets of captions have the names of their files.
+The flag `--data.caption-sets '^syn_text_NAME$'` selects a different caption set. The rows with a context need data that
+was reinforced with the published captioners, whose caption sets are named after their files.
 
 Command:   torchrun --nproc-per-node 8 \
                recipes/train_b_dfndr12m.py all_sets \
                --data 'DFNDR-12M/{00000000..00001023}.tar'
 Try it:    python recipes/train_b_dfndr12m.py all_sets --tiny
-Hardware:  8 GPUs, each with 4 micro-batches of 256 in 21 GiB; 8 GiB with --recompute, which is a quarter more work. The
+Hardware:  8 GPUs, each with 4 micro-batches of 256 in 21 GiB; 8 GiB with --recompute, at 25 % more compute. The
            release's script uses 32 GPUs with 256 samples each. Any number of processes that divides the batch of 8,192
            works
 Time:      246 million samples seen; the papers give no training time

@@ -5,7 +5,7 @@ Command:   torchrun --nproc-per-node 8 \
                --data 'DataCompDR-1B/{00..64}/{00000000..00000999}.tar' \
                --data 'DataCompDR-1B/65/{00000000..00000535}.tar'
 Try it:    python recipes/train_b_lt.py --tiny
-Hardware:  8 GPUs, each with 16 micro-batches of 512 in 41 GiB; 16 GiB with --recompute, which is a quarter more work.
+Hardware:  8 GPUs, each with 16 micro-batches of 512 in 41 GiB; 16 GiB with --recompute, at 25 % more compute.
            The release trained B on 128 GPUs with 512 samples each. Any number of processes that divides the batch of
            65,536 works
 Time:      39 billion samples seen in the paper's 600k steps; 36 billion according to the release's page. The paper

@@ -5,7 +5,7 @@ Command:   torchrun --nproc-per-node 8 \
                --data 'DataCompDR-1B/{00..64}/{00000000..00000999}.tar' \
                --data 'DataCompDR-1B/65/{00000000..00000535}.tar'
 Try it:    python recipes/train_s1.py --tiny
-Hardware:  8 GPUs, each with 16 micro-batches of 512 in 22 GiB by recomputation, a quarter more work; 83 GiB without;
+Hardware:  8 GPUs, each with 16 micro-batches of 512 in 22 GiB with recomputation, 25 % more compute; 83 GiB without;
            the release trained B on 128 GPUs with 512 samples each. Any number of processes that divides the batch of
            65,536 works
 Time:      13 billion samples seen. The paper gives 1.3 h per 12.8M samples for ViT-B/16 on 8 A100

@@ -4,7 +4,7 @@ Command:   torchrun --nproc-per-node 8 \
                recipes/train_vit_b16_12m.py ensemble \
                --data 'DataCompDR-12M/{00000000..00001023}.tar'
 Try it:    python recipes/train_vit_b16_12m.py ensemble --tiny
-Hardware:  8 GPUs, each with 4 micro-batches of 256 in 20 GiB; 7 GiB with --recompute, which is a quarter more work. The
+Hardware:  8 GPUs, each with 4 micro-batches of 256 in 20 GiB; 7 GiB with --recompute, at 25 % more compute. The
            release used 32 GPUs with 256 samples each. Any number of processes that divides the batch of 8,192 works
 Time:      246 million samples seen. The paper gives 1.3 h per 12.8M samples on 8 A100, both for plain and for
            reinforced training

@@ -1,10 +1,10 @@
-r"""Train ViT-B/16 on a part of the data in DataCompDR-12M: a row of table 4a or 4b.
+r"""Train ViT-B/16 on fewer augmentations or captions of DataCompDR-12M: a row of table 4a or 4b.
 
 Command:   torchrun --nproc-per-node 8 \
                recipes/train_vit_b16_12m_stored.py augmentations_5 \
                --data 'DataCompDR-12M/{00000000..00001023}.tar'
 Try it:    python recipes/train_vit_b16_12m_stored.py augmentations_5 --tiny
-Hardware:  8 GPUs, each with 4 micro-batches of 256 in 20 GiB; 7 GiB with --recompute, which is a quarter more work. The
+Hardware:  8 GPUs, each with 4 micro-batches of 256 in 20 GiB; 7 GiB with --recompute, at 25 % more compute. The
            release used 32 GPUs with 256 samples each. Any number of processes that divides the batch of 8,192 works
 Time:      369 million samples seen. The paper gives 1.3 h per 12.8M samples on 8 A100
 Result:    zero-shot top-1 on ImageNet-1k as published, next to each row

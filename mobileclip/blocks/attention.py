@@ -36,7 +36,7 @@ class AttentionBackend(Protocol):
     """
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
-        """Return `softmax(query key^T / sqrt(head_dim)) value`; with `causal`, without later tokens."""
+        """Return `softmax(query key^T / sqrt(head_dim)) value`; with `causal`, each token ignores later tokens."""
 
 
 class SelectableAttention(nn.Module):
@@ -46,7 +46,7 @@ class SelectableAttention(nn.Module):
 
 
 attention_backends: Registry[AttentionBackend] = Registry("attention_backend")
-"""Kernels of attention by name.
+"""Attention kernels by name.
 
 Third parties add theirs here or by an entry point in `mobileclip.attention_backend`.
 """
@@ -62,7 +62,7 @@ def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -
 def reference_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
     """Attend by the explicit formula, in at least float32; slow, but a reference for the other backends."""
     wide, device = torch.promote_types(query.dtype, torch.float32), query.device
-    # Autocast would narrow both products again.
+    # Autocast would cast both products back to low precision.
     casts = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
     with torch.autocast(device.type, enabled=False) if casts else nullcontext():
         logits = query.to(wide) @ key.to(wide).transpose(-2, -1) * query.shape[-1] ** -0.5
@@ -79,7 +79,7 @@ def xformers_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: boo
     """Attend with the memory-efficient kernel of xformers, on CUDA devices only.
 
     Raises:
-        ValueError: if the tensors are on another device.
+        ValueError: if the tensors are not on a CUDA device.
         ImportError: if xformers is not installed.
     """
     if query.device.type != "cuda":
@@ -196,7 +196,7 @@ torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
 
 
 class CrossAttention(SelectableAttention):
-    """Multi-head attention to a context, which gives k and v: `y = project(softmax(q k^T / sqrt(head_dim)) v)`.
+    """Multi-head attention, with k and v from a context: `y = project(softmax(q k^T / sqrt(head_dim)) v)`.
 
     Shape:
         `(batch, tokens, dim)` and a context `(batch, positions, context_dim)` to `(batch, tokens, dim)`.
@@ -208,7 +208,7 @@ class CrossAttention(SelectableAttention):
         backend: name of the attention kernel, see `attention_backends`.
 
     Raises:
-        ValueError: if `num_heads` does not divide `dim`.
+        ValueError: if `num_heads` does not divide `dim`, or the backend is unknown.
 
     Source: Vaswani et al., "Attention Is All You Need", section 3.2.
 
@@ -284,7 +284,7 @@ class CrossAttentionLayer(nn.Module):
         return self.attention.keys_and_values(self.context_norm(context))
 
     def attend(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Return the transformed tokens, given keys and values of the context."""
+        """Return the transformed tokens from precomputed keys and values of the context."""
         x = x + self.attention.attend(self.attention_norm(x), key, value)
         y: Tensor = x + self.ffn(self.ffn_norm(x))
         return y
@@ -364,7 +364,7 @@ class TransformerLayer(nn.Module):
 
     Args:
         dim: width of the tokens.
-        mixer: token mixer, from tokens to tokens; an `Attention` by default.
+        mixer: token mixer that maps tokens to tokens; an `Attention` by default.
         num_heads: number of heads of the default mixer; divides `dim`.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
         causal: whether the default mixer is causal.

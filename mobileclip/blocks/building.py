@@ -50,7 +50,8 @@ def build_model(model: str | Buildable, *, in_channels: int | None = None, **cha
 
     Raises:
         ValueError: if the name is unknown; the message names the nearest known names.
-        TypeError: if the spec does not have such a field, or `in_channels` is given for a spec without images.
+        TypeError: if `changes` names a field that the spec lacks, or `in_channels` is set for a spec without image
+            input.
 
     Examples:
         >>> build_model("mci0")(torch.rand(2, 3, 64, 64)).shape
@@ -82,7 +83,7 @@ def _changed(spec: Any, changes: dict[str, Any]) -> Buildable:
 
 
 def named_spec(name: str) -> Buildable:
-    """Return the registered spec of a whole model or of one tower by name.
+    """Return the spec that is registered under a name, for a whole model or a single tower.
 
     Raises:
         ValueError: if the name is unknown; the message names the nearest known names.

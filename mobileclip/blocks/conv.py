@@ -27,10 +27,10 @@ KernelSize = int | tuple[int, int]
 """Height and width of a kernel, or one number for both."""
 
 MakeActivation = Callable[[], nn.Module]
-"""A class of activations, or whatever makes one, such as `partial(nn.GELU, approximate="tanh")`."""
+"""An activation class, or a factory without arguments, such as `partial(nn.GELU, approximate="tanh")`."""
 
 MakeNorm = Callable[[int], nn.Module]
-"""A class of norms, or whatever makes one from a number of channels, such as `partial(nn.LayerNorm, eps=1e-6)`."""
+"""A norm class, or a factory that accepts the number of channels, such as `partial(nn.LayerNorm, eps=1e-6)`."""
 
 
 def sides(kernel_size: KernelSize) -> tuple[int, int]:
@@ -64,7 +64,7 @@ class ConvNorm(Reparameterizable):
         divided by `stride`, rounded up.
 
     Args:
-        dim: channels in.
+        dim: number of input channels.
         out_dim: number of output channels; `dim` by default.
         kernel_size: height and width of the kernel, or one number for both.
         stride: stride in both directions.
@@ -109,23 +109,23 @@ class ConvNorm(Reparameterizable):
 
 
 def kernel_and_bias(branch: nn.Module, *, stride: int, groups: int) -> tuple[Tensor, Tensor]:
-    """Return the kernel and bias of a convolution with its norm, or of their reparameterized form.
+    """Return the kernel and bias of a convolution branch, with its norm folded in.
 
     Shape:
-        kernel `(out_dim, dim / groups, height, width)`, bias `(out_dim,)`, in the dtype of the algebra.
+        kernel `(out_dim, dim / groups, height, width)`, bias `(out_dim,)`, in the dtype of `widened`.
 
     Args:
-        branch: one of the summed branches.
-        stride: common stride of all branches.
-        groups: common number of groups.
+        branch: a `ConvNorm`, or the convolution that it folds to.
+        stride: stride of all branches.
+        groups: number of groups of all branches.
 
     Raises:
-        ValueError: if `branch` is not such a convolution, or its kernel cannot be added to the others because its
-            stride, groups, padding or dilation differ.
+        ValueError: if `branch` is neither of these, or its stride, groups, padding or dilation differ from those of
+            the other branches.
     """
     conv = branch.conv if isinstance(branch, ConvNorm) else branch
     if not isinstance(conv, nn.Conv2d):
-        raise ValueError(f"a branch is a {type(branch).__name__}, which has no known kernel")
+        raise ValueError(f"each branch must be a ConvNorm or a Conv2d, not a {type(branch).__name__}")
     half = tuple(side // 2 for side in conv.kernel_size)
     found = (conv.stride, conv.groups, conv.padding, conv.dilation, conv.padding_mode)
     expected = ((stride, stride), groups, half, (1, 1), "zeros")
@@ -139,14 +139,14 @@ def kernel_and_bias(branch: nn.Module, *, stride: int, groups: int) -> tuple[Ten
 
 
 class SqueezeExcite(nn.Module):
-    """Scale each channel by a gate from the channel means: `y = x * sigmoid(expand(relu(reduce(mean(x)))))`.
+    """Scale each channel by a gate computed from channel means: `y = x * sigmoid(expand(relu(reduce(mean(x)))))`.
 
     Shape:
         `(batch, dim, height, width)` in and out.
 
     Args:
         dim: number of channels.
-        reduction: factor by which the bottleneck reduces the channels, to at least one.
+        reduction: factor by which the bottleneck reduces the channels; the bottleneck has at least one channel.
 
     Source: Hu et al., "Squeeze-and-Excitation Networks"; MobileCLIP Table 9.
 
@@ -165,7 +165,7 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` with gated channels."""
-        # A mean over dimensions, not a pooling by [height, width]: that would bake sizes into exported graphs.
+        # A mean over dimensions, since pooling over [height, width] would bake the sizes into exported graphs.
         gate = self.expand(F.relu(self.reduce(x.mean(dim=(2, 3), keepdim=True))))
         return x * torch.sigmoid(gate)
 
@@ -177,7 +177,7 @@ class MobileOneBlock(Reparameterizable):
         `(batch, dim, height, width)` to `(batch, out_dim, height', width')`; sides are divided by `stride`, rounded up.
 
     Args:
-        dim: channels in.
+        dim: number of input channels.
         out_dim: number of output channels; `dim` by default.
         kernel_size: height and width of the kernel, both odd, or one number for both.
         stride: stride in both directions.
@@ -190,7 +190,8 @@ class MobileOneBlock(Reparameterizable):
         activation: class or factory of the activation; None for no activation.
 
     Raises:
-        ValueError: if the block has no branch, a kernel side is even, or input and output of a skip differ in shape.
+        ValueError: if the block has no branch, a kernel side is even, or `skip` is set but input and output shapes
+            differ.
 
     Folding: to one convolution with a bias, followed by the unchanged gate and activation.
     Source: Vasu et al., "MobileOne"; MobileCLIP section 3.1.
@@ -352,7 +353,7 @@ class Downsample(nn.Sequential):
         `(batch, dim, height, width)` to `(batch, out_dim, height / 2, width / 2)`, sides rounded up.
 
     Args:
-        dim: channels in.
+        dim: number of input channels.
         out_dim: number of output channels, a multiple of `dim`.
         squeeze_excite: whether to gate the channels after the large-kernel convolution.
         activation: class or factory of the activation after the large-kernel convolution; None for no activation.
@@ -383,7 +384,7 @@ class ConvStem(nn.Sequential):
         `(batch, in_dim, height, width)` to `(batch, dim, height / 4, width / 4)`.
 
     Args:
-        dim: channels out.
+        dim: number of output channels.
         in_dim: number of input channels; three for RGB images.
         scale_branch: whether the blocks have a 1x1 scale branch, as in MCi0-2 but not in MCi3-4.
 

@@ -139,7 +139,7 @@ class RepMixer(Reparameterizable):
         """Return the equivalent single depthwise convolution for evaluation mode."""
         for part in (self.mixer, self.norm):
             if not isinstance(part.squeeze_excite, nn.Identity) or not isinstance(part.activation, nn.Identity):
-                raise ValueError("the mixer has a gate or an activation, so it is not a single convolution")
+                raise ValueError("the mixer has a gate or an activation, so it cannot fold into a single convolution")
         mixer, mixer_bias = self.mixer.kernel_and_bias()
         norm, norm_bias = self.norm.kernel_and_bias()
         gamma = widened(self.layer_scale.gamma).flatten()
@@ -186,8 +186,8 @@ def as_map(x: Tensor) -> Tensor:
     Shape:
         `(batch, length, dim)` to `(batch, dim, 1, length)`.
     """
-    # Not by a reshape: of one sequence, it may give a dimension of size 1 a stride with which PyTorch's batch norm in
-    # evaluation mode has wrong gradients on a CPU (2.13).
+    # Do not reshape: for a single sequence, a reshape may give a dimension of size 1 a stride for which PyTorch 2.13's
+    # batch norm in evaluation mode computes wrong gradients on the CPU.
     return x.transpose(1, 2).unsqueeze(2)
 
 
@@ -215,7 +215,7 @@ class ConvFFN(nn.Module):
     Raises:
         ValueError: if a side of the kernel is even.
 
-    Folding: the depthwise convolution absorbs the batch norm, and `fc2` the owner's layer scale.
+    Folding: the depthwise convolution absorbs the batch norm, and `fc2` absorbs the enclosing block's layer scale.
     Source: Vasu et al., "FastViT", section 3.2.3; MobileCLIP Table 9.
 
     Examples:
@@ -246,7 +246,7 @@ class ConvFFN(nn.Module):
         nn.init.trunc_normal_(self.conv.conv.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the transformed `x`; the owner adds the residual."""
+        """Return the transformed `x`; the enclosing block adds the residual."""
         y: Tensor = self.fc2(self.activation(self.fc1(self.conv(x))))
         return y
 

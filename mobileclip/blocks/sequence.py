@@ -23,7 +23,7 @@ class BlockSequence(nn.Sequential):
     `recomputes` is set, each block stores only its input in training, and the backward pass recomputes the block.
 
     Shape:
-        input and output shapes of the blocks.
+        the same as for the blocks.
 
     Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", for recomputation.
 
@@ -36,7 +36,7 @@ class BlockSequence(nn.Sequential):
     recomputes = False
 
     def forward(self, x: Tensor, *context: object) -> Tensor:
-        """Return the last block's output for `x`; every block also gets the context."""
+        """Return the last block's output for `x`; every block also receives `context`."""
         for block in self.functions():
             x = block(x, *context)
         return x
@@ -50,13 +50,13 @@ class ActivationCheckpointing:
     """Mixin with `set_grad_checkpointing`, the interface of timm and open_clip."""
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:  # noqa: FBT001, FBT002 - timm's and open_clip's
-        """Switch activation checkpointing on or off: blocks keep only inputs; the backward pass recomputes the rest."""
+        """Switch activation checkpointing on or off: blocks store only inputs, and the backward pass recomputes."""
         assert isinstance(self, nn.Module)
         recompute(self, enable)
 
 
 def recompute(model: Module, enable: bool = True) -> Module:  # noqa: FBT001, FBT002 - as timm has it
-    """Switch on activation checkpointing in every `BlockSequence` of a model.
+    """Switch activation checkpointing on or off in every `BlockSequence` of a model.
 
     Args:
         model: any module, which the function changes in place.
@@ -80,19 +80,19 @@ def recompute(model: Module, enable: bool = True) -> Module:  # noqa: FBT001, FB
 
 
 def recomputed(function: Callable[..., Made], module: nn.Module, *inputs: object) -> Made:
-    """Return `function(*inputs)`, with recomputation in the backward pass.
+    """Return `function(*inputs)`, which the backward pass computes again instead of storing intermediate results.
 
     Recomputation does not update the running statistics of batch norms.
 
     Args:
         function: function that uses the parameters of `module` and returns one or more tensors.
         module: module whose running statistics must not change during recomputation.
-        inputs: stored inputs.
+        inputs: arguments of `function`, stored for the backward pass.
     """
     if not torch.is_grad_enabled():
         return function(*inputs)
     if torch.compiler.is_compiling():
-        # The compiler counts statistics once by itself, and takes no contexts.
+        # The compiler itself updates running statistics only once, and does not support contexts.
         compiled: Made = checkpoint(function, *inputs, use_reentrant=False)
         return compiled
 

@@ -24,7 +24,7 @@ class RepMixerBlock(Reparameterizable):
         ffn_kernel_size: height and width of the kernel in the feed-forward network, both odd, or one number for both.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
         layer_scale: initial value of the layer scales.
-        drop_path: probability of dropping the network per sample in training.
+        drop_path: probability of dropping the feed-forward branch per sample in training.
 
     Folding: the network's last projection absorbs the layer scale; mixer and network fold themselves.
     Source: Vasu et al., "FastViT"; MobileCLIP section 3.1.
@@ -88,7 +88,7 @@ class TextRepMixerBlock(RepMixerBlock):
         kernel_size: number of tokens in the kernels of the default mixer and the feed-forward network, odd.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
         layer_scale: initial value of the layer scales.
-        drop_path: probability of dropping the network per sample in training.
+        drop_path: probability of dropping the feed-forward branch per sample in training.
 
     Source: MobileCLIP Figure 3 (Text-RepMixer).
 
@@ -217,16 +217,16 @@ class ConvPoolHead(nn.Module):
         `(batch, dim, height, width)` to `(batch, embedding_dim)`.
 
     Args:
-        dim: channels in.
-        embedding_dim: width of the embedding; None to return the mean, of width `expansion * dim`, without a
-            projection.
+        dim: number of input channels.
+        embedding_dim: width of the embedding; None for no projection, which returns the mean, of width
+            `expansion * dim`.
         expansion: factor by which the convolution widens the features.
         bias: whether the projection has a bias. The papers' models have no bias; open_clip's layout allows one.
 
     Source: MobileCLIP Table 9.
 
     Examples:
-        >>> ConvPoolHead(16, embedding_dim=32)(torch.rand(2, 16, 8, 8)).shape  # of any height and width
+        >>> ConvPoolHead(16, embedding_dim=32)(torch.rand(2, 16, 8, 8)).shape  # any height and width
         torch.Size([2, 32])
     """
 
@@ -307,7 +307,7 @@ class EndTokenPool(TextPool):
 
 
 class MeanTokenPool(TextPool):
-    """Average the features of a text's tokens, from the first to its end token, without padding.
+    """Average the features of a text's tokens, up to and including the end token.
 
     `y[i] = mean(features[i, : end[i] + 1])`.
 

@@ -25,7 +25,7 @@ _MOST = 1_600
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the console command; print errors that a user can correct without a traceback.
+    """Run the console command; print user-correctable errors without a traceback.
 
     Args:
         arguments: the arguments after `mobileclip`; `sys.argv[1:]` by default.

@@ -37,6 +37,7 @@ def require_exists(path: str | Path, expected: str) -> None:
         expected: description of the expected file, for the message.
 
     Raises:
+        ValueError: if the path is empty.
         FileNotFoundError: if the path does not exist; the message suggests similar names.
     """
     if not str(path).strip():
@@ -52,10 +53,11 @@ def require_folder(path: str | Path, expected: str) -> None:
 
     Args:
         path: a folder, or a URL.
-        expected: description of the expected file, for the message.
+        expected: description of the expected folder, for the message.
 
     Raises:
-        OSError: if it is not.
+        ValueError: if the path is empty.
+        OSError: if the path does not exist or is not a folder.
     """
     require_exists(path, expected)
     if not storage.is_remote(path) and not storage.local_path(path).is_dir():
@@ -70,7 +72,8 @@ def require_file(path: str | Path, expected: str) -> None:
         expected: description of the expected file, for the message.
 
     Raises:
-        OSError: if it is not.
+        ValueError: if the path is empty, or is a pipe or a device.
+        OSError: if the path does not exist or is a folder.
     """
     require_exists(path, expected)
     if storage.is_remote(path) or storage.local_path(path).is_file():
@@ -87,7 +90,7 @@ def require_checkpoint(source: str) -> None:
         source: a file, a folder, or `hf-hub:owner/name`.
 
     Raises:
-        OSError: if there is none.
+        OSError: if the file or folder does not exist.
         ValueError: if the folder has no file of weights, or several files.
     """
     from mobileclip.encoders.checkpoints import PREFIX, packaged
@@ -129,7 +132,7 @@ def outputs(given: Sequence[Path], *kinds: Collection[str], overwrite: bool) -> 
         overwrite: whether to replace existing files.
 
     Raises:
-        ValueError, OSError: if a name has no known kind, two names have the same kind, or a file cannot be written.
+        ValueError, OSError: if a name has an unknown suffix, two names have the same kind, or a file cannot be written.
     """
     found: list[Path | None] = [None] * len(kinds)
     for path in given:
@@ -164,14 +167,15 @@ class ModelFlags:
 
     Args:
         model: a name, a checkpoint in any known layout, a folder with a checkpoint or an export, hf-hub:OWNER/NAME,
-            open_clip:MODEL/TAG, transformers:OWNER/NAME, or NAME=FILE for a file without the model's name. For a bare
-            name, the command downloads the published weights once. The default is mobileclip_s0; an index stores its
-            own model.
-        image_size: side of the images, if it differs from the model's; a ViT interpolates its position embeddings.
-        context_length: ids per text, if fewer than the model's; see load_model in mobileclip.encoders.
+            open_clip:MODEL/TAG, transformers:OWNER/NAME, or NAME=FILE for a file that does not state its model. For
+            a bare name, the command downloads the published weights once. The default is mobileclip_s0; an existing
+            index uses the model that it stores.
+        image_size: side of the input images in pixels, if it differs from the model's; a ViT interpolates its position
+            embeddings.
+        context_length: token ids per text, if fewer than the model's; see load_model in mobileclip.encoders.
         device: cuda, cuda:1, mps or cpu; auto takes the first available device. For an export: cpu, or a device of its
             runtime.
-        trust: open an export of another machine for a runtime that does not validate files (all targets except ONNX).
+        trust: open an export from another machine in a runtime that does not validate files (all targets except ONNX).
             The author of the file can then run any code on this machine. An index does not store this flag.
     """
 
@@ -193,13 +197,13 @@ class ModelFlags:
         return (None, name) if is_file else (name, file)
 
     def load(self, load: Callable[..., _T]) -> _T:
-        """Return a function that loads the model, after checking that the model exists.
+        """Check that the model exists, and return the result of a loading function.
 
         Args:
             load: a loading function of `mobileclip.inference.loading`.
 
         Raises:
-            ValueError, FileNotFoundError: if there is no such model, or no such device.
+            ValueError, FileNotFoundError: if the model or the device does not exist.
         """
         from mobileclip.inference.loading import device_for, require_model
 
@@ -223,7 +227,7 @@ def report_skipped(skipped: Sequence[str], num_images: int, *, called: str = "im
 
     Args:
         skipped: a message per skipped image.
-        num_images: number of all images.
+        num_images: total number of images.
         called: noun for the images, in the message.
     """
     if skipped:

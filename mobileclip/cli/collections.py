@@ -82,15 +82,15 @@ def search(
         k: maximum number of results.
         all_frames: list several frames of a video; by default, only the most similar frame.
         thumbnails: show images in the terminal.
-        explain: draw each location's share of the score over the images of the page (MCi image towers only). This is
+        explain: overlay the page's images with each location's share of the score (MCi image towers only). This is
             attribution, not segmentation.
         output: an HTML page of the results, including the images.
         overwrite: replace an existing page.
         device: see mobileclip index.
-        trust: open an export of another machine; see mobileclip classify.
-        text_model: a text tower of the index's embedding space, instead of the model's own; see mobileclip classify.
-            The command does not encode images again.
-        as_json: print a list of objects with path, score and metadata.
+        trust: open an export from another machine; see mobileclip classify.
+        text_model: a text tower to replace the model's text tower, with the same embedding space; see mobileclip
+            classify. The command does not encode images again.
+        as_json: print a JSON list of objects with path, score and metadata.
     """
     from mobileclip.collections import is_condition, parse_condition
 
@@ -148,7 +148,7 @@ def dedup(
     command reads an existing index. The command skips frames of videos.
 
     The list has a line of JSON for every near-duplicate of a better image: keep, duplicate and similarity. The best
-    copy has the most pixels; among these, the sharpest; among these, the largest file. Both files must be unchanged
+    copy has the most pixels; ties go to the sharpest image, then to the largest file. Both files must be unchanged
     since indexing. The command lists images of nearly one colour separately, because their similarity is meaningless.
 
     Args:
@@ -217,8 +217,8 @@ def serve(
             index in the cache.
         port: port on 127.0.0.1; 0 takes a free port.
         device: see mobileclip index.
-        trust: open an export of another machine; see mobileclip classify.
-        text_model: a text tower in place of the model's own; see mobileclip search.
+        trust: open an export from another machine; see mobileclip classify.
+        text_model: a text tower to replace the model's text tower; see mobileclip search.
     """
     from mobileclip.extras import needed
 
@@ -301,7 +301,7 @@ def tag(
         template: prompt template, such as "a photo of a {}"; by default the word alone.
         share: fraction of the images that get each word as a tag; 0.05 by default.
         device: see mobileclip index.
-        trust: open an export of another machine; see mobileclip classify.
+        trust: open an export from another machine; see mobileclip classify.
     """
     from mobileclip.inference.embedding import read_texts
 
@@ -336,14 +336,14 @@ def add(
     index stores a small copy of each example.
 
     Args:
-        name: the concept's name, without quotation marks; an existing concept gets the further examples.
+        name: the concept's name, without quotation marks; an existing concept keeps its earlier examples.
         index_name: see mobileclip search.
         positive: an image of the concept; repeatable.
         negative: a similar image without the concept; repeatable.
-        unlabel: an example to remove, in the spelling of mobileclip concept show; the file need not exist.
+        unlabel: an example to remove, as printed by mobileclip concept show; the file need not exist.
         text: description of the concept; by default its name.
         device: see mobileclip index.
-        trust: open an export of another machine; see mobileclip classify.
+        trust: open an export from another machine; see mobileclip classify.
     """
     for path in (*positive, *negative):
         require_file(path, "an image file")
@@ -363,7 +363,7 @@ def list_concepts(*, index_name: IndexName = None, as_json: Annotated[bool, arg(
 
     Args:
         index_name: see mobileclip search.
-        as_json: print a list of objects.
+        as_json: print a JSON list of objects.
     """
     from mobileclip.collections import Collection
 

@@ -42,7 +42,7 @@ COMMON = {
 """Flags of every command, with their purpose."""
 
 _OF_ALL = (
-    f"Every command takes {', and '.join(f'{name}: {about}' for name, about in COMMON.items())}. "
+    f"Every command accepts {', and '.join(f'{name}: {about}' for name, about in COMMON.items())}. "
     "`--help-all` shows rare flags too."
 )
 
@@ -52,9 +52,9 @@ class Command:
     """A command, imported on use.
 
     Args:
-        place: the command's function, `module:name` in this package. Its arguments become flags, its docstring the
-            help.
-        example: an example of the command's arguments, including its name.
+        place: the command's function, `module:name` in this package. Its arguments become flags, and its
+            docstring becomes the help.
+        example: an example command line, starting with the command's name.
         summary: a short description.
     """
 
@@ -137,16 +137,16 @@ class Commands:
         for title, group in self.groups.items():
             lines += ["", title]
             lines += [f"  {one.example:{width}}  {one.summary}" for one in group.values()]
-        return "\n".join([*lines, "", f"`{program} COMMAND --help` has all flags of a command."])
+        return "\n".join([*lines, "", f"`{program} COMMAND --help` lists all flags of a command."])
 
 
 def completion(shell: Positional[Literal["bash", "zsh", "tcsh"]] = "bash", /) -> None:
     """Print a script for shell completion of commands and flags, except for a recipe's own flags.
 
-    source <(mobileclip completion)     # for this shell; as a line of ~/.bashrc for all
+    source <(mobileclip completion)     # for this shell; add this line to ~/.bashrc for all shells
 
     Args:
-        shell: the shell of the script.
+        shell: the shell that will run the script.
     """
     with specs_read(READING), suppress(SystemExit):
         tyro.cli(_chosen_among(COMMANDS), prog="mobileclip", args=["--tyro-print-completion", shell])
@@ -214,7 +214,7 @@ join
   data:join          join DataCompDR-12M images -o joined/  put images into shards
 choose
   data:score         score DataCompDR-12M -o scores         similarity of captions and images
-  data:filter_       filter scores -o kept.npy              the most similar samples
+  data:filter_       filter scores -o kept.npy              samples with the best captions
   data:dedup         dedup scores -o kept.npy               samples without near duplicates
   data:tune_scale    tune-scale held_out.tar                a logit scale per teacher
 """,
@@ -245,10 +245,10 @@ def _listed(description: str, text: str, example: str = "", summary: str = "") -
 
 COMMANDS = _listed(
     """
-    Fast image-text models: use, search, measure and train them.
+    Fast image-text models: use them, search images, evaluate and train.
 
-    `mobileclip --version` prints the version. With `--import MODULE`, any command first imports a module of
-    your own, by its name or the path of its file, whose decorators register parts.
+    `mobileclip --version` prints the version. With `--import MODULE`, any command first imports your own
+    module, given by its name or file path, to register its components.
     """,
     """
 use a model
@@ -267,7 +267,7 @@ search images
   collections:tag       tag --vocabulary words.txt                     tag images with words
   concept               concept add "my bike"                          define concepts by examples
 measure
-  eval                  eval s2.pt my_classes/                         accuracy, retrieval on data
+  eval                  eval s2.pt my_classes/                         accuracy and retrieval on data
   export:verify         verify s2_onnx                                 compare an export with its model
   models:check_weights  check-weights mobileclip_s0                    compare with published outputs
 train

@@ -42,20 +42,21 @@ def join(
 
     mobileclip data join 'DataCompDR-12M/{00000000..00001023}.tar' 'images/{00000..01289}.tar' -o joined/ --by uid
 
-    The two sides may have different shards and another order. The command writes an index of all images to disk, and
-    then one joined shard per reinforced shard, atomically. The same command resumes after an interruption.
+    The reinforced shards and the images may be sharded and ordered differently. The command writes an index of all
+    images to disk, and then one joined shard per reinforced shard, atomically. The same command resumes after an
+    interruption.
 
     The command compares each image with the sample's metadata: SHA-256 of the download, size and crops.
 
-    OUTPUT gets the shards, join.json with the report, and the table join/, Parquet files with a row for each sample:
-    its key, the shard of its image, and the reason if the command skipped it (extra parquet). The exit status is 1 if
-    the command joined fewer samples than --min-share; the join stops if the first shard has no match. set_aside.jsonl
-    lists shards that failed after all tries; run/ has the status and a line for every shard.
+    OUTPUT contains the shards, the report join.json, and join/, a Parquet table (extra parquet) with a row per sample:
+    its key, the shard of its image, and the reason if the command skipped it. The exit status is 1 if the share of
+    joined samples is below --min-share; the join stops if the first shard has no match. set_aside.jsonl lists shards
+    that failed after all tries; run/ has the status and a line for every shard.
 
     Args:
         spec: sources and options of the join.
         sharing: engine, workers and retries.
-        status: print the state, progress and remaining time of the join in the output, and stop.
+        status: print the state, progress and remaining time of the join that writes to OUTPUT, and exit.
     """
     from mobileclip.datasets.joining.join import join_images
     from mobileclip.engines import read_status
@@ -134,12 +135,12 @@ def inspect(
 
     mobileclip data inspect joined/00000000.tar --key 000000000012 --output sample.html
 
-    The command prints captions, augmentations in words, shapes and norms of the teachers' embeddings, and each
-    teacher's similarity of image and captions. The teachers' dims come from reinforcement.json in the shard's folder.
-    The page shows the image with its crops, every stored augmentation replayed, and the captions.
+    The command prints captions, augmentations in words, shapes and norms of the teachers' embeddings, and the
+    similarities between image and captions by each teacher. The teachers' dims come from reinforcement.json in the
+    shard's folder. The page shows the image with its crops, every stored augmentation replayed, and the captions.
 
     Args:
-        shard: a tar file of any layout, path or URL; also plain image-text shards and shards without images.
+        shard: path or URL of a tar shard: reinforced or plain image-text, with or without images.
         key: the sample to show; by default the first sample.
         output: an HTML page, including the images.
         overwrite: replace an existing page.
@@ -205,14 +206,14 @@ def check(
 
     For every sample, the command checks members, shapes, norms, numbers of augmentations and captions, duplicate keys,
     the manifest and the card. For N random samples, it checks that the image is the reinforced image, that the seed
-    gives the stored augmentations, and that the card's teachers give the stored embeddings.
+    reproduces the stored augmentations, and that the card's teachers reproduce the stored embeddings.
 
     mobileclip data check DataCompDR-1B --num-shards 100 --num-rows 500 -j 16
 
     For a large data set, check only random shards and random samples of each shard. The command always checks that all
     files exist with the right size.
 
-    The exit status is 1 if anything is wrong.
+    The exit status is 1 if a check fails.
 
     Args:
         directory: reinforced shards with their reinforcement.json and manifest.jsonl; a folder or a URL.
@@ -246,7 +247,7 @@ def check(
 
 
 def require_shards(patterns: str | Sequence[str], what: str) -> None:
-    """Raise if no shard of a pattern exists; log missing shards."""
+    """Raise if no shard of a pattern exists, or if a shard has an invalid URL."""
     from mobileclip.data.shards.files import expand_shards, runs_program
 
     if not patterns:
@@ -260,7 +261,7 @@ def require_shards(patterns: str | Sequence[str], what: str) -> None:
 
 
 def _require_output_directory(output: str) -> None:
-    """Raise if the path cannot be a directory, or if its tar files are not from a join."""
+    """Raise if the path cannot be a directory, or has tar files that are not from a join."""
     if is_remote(output):
         return
     from mobileclip.datasets.joining.report import LEDGER
@@ -284,18 +285,18 @@ def score(
 
     mobileclip data score 'DataCompDR-12M/{00000000..00001023}.tar' -o scores -j 16 --keep-vectors
 
-    The command reads stored teacher embeddings once; shards need no images. For each sample, FOLDER gets the uid, the
-    key, and for each teacher three cosine similarities: with the real caption, the mean over the synthetic captions,
-    and with the best synthetic caption. A stopped command resumes, and skips shards with scores.
+    The command reads stored teacher embeddings once; shards need no images. For each sample, FOLDER stores the uid,
+    the key, and three cosine similarities per teacher: for the real caption, the mean over the synthetic captions, and
+    for the best synthetic caption. A stopped command resumes, and skips shards with scores.
 
     The command names truncated shards; the next run tries them again.
 
     Args:
         shards: reinforced tar files: paths, URLs or brace patterns.
         output: folder of the scores.
-        keep_vectors: also store a vector per image, for `mobileclip data dedup`.
+        keep_vectors: also store an embedding per image, for `mobileclip data dedup`.
         sharing: engine, workers and retries.
-        status: print the state, progress and remaining time of the run in the folder, and stop.
+        status: print the state, progress and remaining time of the run that writes to FOLDER, and exit.
     """
     from mobileclip.datasets.curation.scores import ScoreSpec, score_shards
     from mobileclip.engines import read_status
@@ -326,17 +327,17 @@ def filter_(
     teacher: str = "mean",
     overwrite: bool = False,
 ) -> None:
-    """List the samples with the most similar captions and images, like the filters of DataComp and DFN.
+    """Select samples by the similarity of caption and image, like the filters of DataComp and DFN.
 
     mobileclip data filter scores -o kept.npy --share 0.3 -o kept.html
 
-    The list has sorted pairs of 64-bit numbers, DataComp's format for subsets. Shards stay unchanged; train with
-    --data.uids kept.npy --data.sampling endless.
+    The list stores the uids as sorted pairs of 64-bit numbers, DataComp's format for subsets. Shards stay unchanged;
+    train with --data.uids kept.npy --data.sampling endless.
 
     Args:
         scores: folder that `mobileclip data score` wrote.
         output: the list of uids, and optionally an HTML page with the distribution of similarities and example samples.
-        share: fraction of the samples to keep, the most similar ones.
+        share: fraction of the samples to keep, those with the highest similarity.
         threshold: minimum cosine similarity of kept samples, instead of a share.
         caption: the caption to compare: real, synthetic (mean over synthetic captions), or best (best synthetic
             caption).
@@ -380,8 +381,8 @@ def dedup(
 
     mobileclip data dedup scores -o kept.npy --exclude-test-scores test_scores -o left_out.tsv
 
-    The command compares the teachers' stored image embeddings within clusters, and keeps the near duplicate with the
-    best matching caption. The list has the format of `mobileclip data filter`.
+    The command compares the teachers' stored image embeddings within clusters. Among near duplicates, it keeps the
+    sample with the best matching caption. The list has the format of `mobileclip data filter`.
 
     Args:
         scores: folder that `mobileclip data score --keep-vectors` wrote.
@@ -389,8 +390,8 @@ def dedup(
         threshold: minimum cosine similarity of near duplicates.
         exclude_test_scores: folders of scores of test sets, reinforced by the same teachers.
         leak_threshold: remove samples with at least this cosine similarity to a test image.
-        keep: a list of uids, such as that of `mobileclip data filter`; the command ignores all other samples.
-        num_clusters: number of clusters; by default a thousandth of the samples, at most 50,000.
+        keep: a list of uids, such as the output of `mobileclip data filter`; the command ignores all other samples.
+        num_clusters: number of clusters; by default one per thousand samples, at most 50,000.
         device: cuda, cuda:1, mps or cpu; auto takes the first available device.
         seed: random seed of the clustering.
         overwrite: replace existing files.
@@ -422,7 +423,7 @@ def dedup(
 def require_kept(path: Path | None) -> Path:
     """Return the output path of the uid list; raise if no output ends in .npy."""
     if path is None:
-        raise ValueError("no --output for the uid list, whose name must end with .npy")
+        raise ValueError("the list of uids has no --output; its name must end with .npy, such as kept.npy")
     return path
 
 

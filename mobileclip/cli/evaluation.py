@@ -32,24 +32,25 @@ def evaluate(
 
     mobileclip eval mobileclip_s0 mobileclip_s2=my_s2.pt open_clip:ViT-B-32/openai --suite quick --report
 
-    A MODEL is a name such as mobileclip_s2 (the command downloads its weights once), a file of weights, a folder of
-    mobileclip hub save or mobileclip export, hf-hub:OWNER/NAME, NAME=FILE for a file without the model's name,
-    open_clip:MODEL/TAG, or open_clip:MODEL=FILE (extra `teachers`). LABEL= before a MODEL sets its label in the
+    A MODEL is a name such as mobileclip_s2 (the command downloads its weights once), a file of weights, a folder
+    written by mobileclip hub save or mobileclip export, hf-hub:OWNER/NAME, NAME=FILE for a file that does not state its
+    model, open_clip:MODEL/TAG, or open_clip:MODEL=FILE (extra `teachers`). LABEL= before a MODEL sets its label in the
     results: before=a/model.safetensors after=b/model.safetensors.
 
-    DATA is a data set of your own: a folder with a folder of images for each class, a folder of images with captions, a
-    .jsonl file, tar shards, a folder in the public layout, or a key such as vtab/pets. probe: before a data set of
-    classes fits a linear probe. Without DATA, the command evaluates a suite of data sets.
+    DATA is a data set: a folder with one folder of images per class, a folder of images with captions, a .jsonl file,
+    tar shards, a folder in the public layout, or a key such as vtab/pets. The prefix probe: fits a linear probe on a
+    data set with classes. Without DATA, the command evaluates a suite of data sets.
 
-    The command writes each result at once, and resumes after a stop with the stored embeddings. At the end, the command
-    names the data sets that failed. mobileclip eval report has its own --help.
+    The command saves each result as soon as it is computed; after an interruption, the same command resumes with the
+    stored embeddings. At the end, the command lists the data sets that failed. mobileclip eval report has its own
+    --help.
 
     Args:
         models: one or several models, and the data sets to evaluate.
         spec: data sets and options of the evaluation.
-        compare_published: published models to add to the table, such as mobileclip_s1; the table always has the
-            published results of models evaluated by name.
-        report: write report.html with plots as PNG files; this also measures the latency of an image and a text.
+        compare_published: published models to add to the table, such as mobileclip_s1; the table always includes
+            the published results of models evaluated by name.
+        report: write report.html with plots as PNG files; also measure the latency for one image and one text.
     """
     from mobileclip.evaluation.run import divided, evaluate_and_print
 
@@ -69,12 +70,12 @@ def report(
     RESULTS.jsonl has a line for each data set: {"key": "vtab/pets", "dataset": "Oxford-IIIT Pet", "metrics":
     {"main_metric": 0.9}}. Without the file, the command prints published results only.
 
-    A star marks a difference of more than two standard errors of two accuracies on this number of images. Worst-group
-    metrics and macro F1 have more noise.
+    A star marks a difference larger than the noise: two standard errors of the difference between two accuracies on
+    this number of images. Worst-group metrics and macro F1 have more noise.
 
     Args:
-        results: your results.
-        model: published models to compare with.
+        results: your results, one line of JSON per data set.
+        model: name of the published model to compare with.
     """
     from rich.table import Table
 

@@ -46,19 +46,21 @@ def export(
 
     mobileclip export mobileclip_s0.pt --for iphone -o s0_iphone
 
-    The command runs each file in its runtime on real images and captions, and compares embeddings with the model in
-    float32. If a check fails, the exit status is 1, and the command keeps the folder with its report. If this machine
-    lacks the runtime (Core ML without a Mac), the report states that the command did not run the file.
+    The command runs each file in its runtime on real images and captions, and compares the embeddings with the
+    float32 model's. If a check fails, the exit status is 1, and the command keeps the folder with its report. If this
+    machine lacks the runtime (such as Core ML without a Mac), the report states that the command did not run the file.
 
     Args:
         model: a name such as mobileclip_s0 (the command downloads its weights once), a file of weights in any known
-            layout, a folder with one, hf-hub:OWNER/NAME, or NAME=FILE for a file without the model's name.
+            layout, a folder with one, hf-hub:OWNER/NAME, or NAME=FILE for a file that does not state its model.
         spec: options of the export.
         data: a data set for the checks, as for mobileclip eval; by default packaged images.
         max_images: maximum number of images of the data set; the folder stores their inputs for mobileclip verify.
-        calibration: a data set for int8 ranges, at most a hundred images; by default crops of the images of the checks.
+        calibration: a data set to calibrate int8 ranges (its first hundred images); by default, crops of the images for
+            the checks.
         rows: column names of .jsonl files and tables.
-        place: platform; sets target, layout, precisions, preprocessing and batches. Other flags take precedence.
+        place: platform that sets the defaults of target, layout, precisions, preprocessing and batches. Explicit flags
+            override these defaults.
         overwrite: replace an existing export.
     """
     from mobileclip.encoders.checkpoints import companion
@@ -120,14 +122,15 @@ def verify(
 
     mobileclip verify s0_onnx --data wds_imagenetv2_test -m mobileclip_s0.pt
 
-    With --data, the command also evaluates export and model on a data set and compares them image by image. The exit
-    status is 1 if an acceptance check fails or the export is significantly worse, and 2 if files are missing or
-    changed, or this machine cannot run the export.
+    With --data, the command also evaluates the export and the model on a data set, and compares them image by image.
+    The exit status is 1 if an acceptance check fails or the export is significantly worse, and 2 if files are missing
+    or changed, or this machine cannot run the export.
 
     Args:
         folder: output of `mobileclip export`.
-        trust: open files of another machine for runtimes that do not validate files (all targets except ONNX). The
-            author can then run any code on this machine. ONNX files with unknown operators also need trust.
+        trust: open files from another machine in runtimes that do not validate files (all targets except ONNX). The
+            author of the files can then run any code on this machine. ONNX files with unknown operators also need this
+            flag.
         data: a data set, as for mobileclip eval.
         model: the exported checkpoint, as for mobileclip export.
         output: folder for results and embeddings on the data set; the command reuses stored embeddings.
@@ -138,7 +141,7 @@ def verify(
     require_folder(folder, "a folder that mobileclip export wrote")
     if (data is None) != (model is None):
         raise ValueError("--data needs --model, and vice versa, to compare the export with its model")
-    _conclude(verify_export(folder, trust=trust), f"{folder} fails")
+    _conclude(verify_export(folder, trust=trust), f"{folder} fails a check")
     if data is not None and model is not None:
         from mobileclip.evaluation.spec import EvaluationSpec
 
@@ -193,7 +196,7 @@ def _conclude(report: Report, failure: str) -> None:
         )
     say(f"run by: {report.runtime}")
     if report.passed:
-        say(f"passed: all {len(report.gates)} acceptance checks")
+        say(f"passed: all {len(report.checks)} acceptance checks")
         return
     say(f"{failure}:", error=True)
     for line in report.failures:

@@ -1,4 +1,4 @@
-"""`mobileclip hub ...`: models as folders and repositories that other libraries load too."""
+"""`mobileclip hub ...`: models as folders and hub repositories that other libraries can also load."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ def save(
 
     mobileclip hub save s2.safetensors -o s2 --license mit --repository me/s2
 
-    The command writes a dual encoder in training form for open_clip, and an image tower or classifier for timm, if
-    these libraries build such a model; this library loads the same file. The card names the libraries that load the
-    folder, and states why other libraries cannot.
+    open_clip loads a dual encoder in training form, and timm loads an image tower or a classifier, if these libraries
+    have the architecture; this library loads the same file. The card names the libraries that load the folder, and
+    states why other libraries cannot.
 
     Args:
         source: a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
         output: the folder to write.
-        licence: the hub's name of the weights' licence; apple-amlr (research only) for Apple's weights and models
+        licence: licence of the weights, by the hub's name; apple-amlr (research only) for Apple's weights and models
             trained from them.
         repository: owner and name on the hub, for the card's examples.
         base_model: owner and name of the original model on the hub; by default the source, if it is on the hub.
-        results: results.jsonl of mobileclip eval, for the card.
-        tower: write this tower alone.
-        fold: reparameterize; only this library loads the result, and it cannot be trained.
-        overwrite: replace a folder of an earlier hub save.
+        results: results.jsonl from mobileclip eval, for the card.
+        tower: write only this tower.
+        fold: reparameterize; the result loads only in this library, and cannot be trained.
+        overwrite: replace the output of an earlier hub save.
     """
     from mobileclip.interop import save_pretrained
     from mobileclip.interop.folder import require_folder
@@ -92,13 +92,13 @@ def push(
     Args:
         source: a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
         repository: owner and name on the hub.
-        licence: the hub's name of the weights' licence; apple-amlr (research only) for Apple's weights and models
+        licence: licence of the weights, by the hub's name; apple-amlr (research only) for Apple's weights and models
             trained from them.
         base_model: owner and name of the original model on the hub; by default the source, if it is on the hub.
-        results: results.jsonl of mobileclip eval, for the card.
-        tower: push this tower alone.
-        fold: reparameterize; only this library loads the result, and it cannot be trained.
-        private: make a new repository private, and refuse a public repository.
+        results: results.jsonl from mobileclip eval, for the card.
+        tower: push only this tower.
+        fold: reparameterize; the result loads only in this library, and cannot be trained.
+        private: create a private repository; raise an error if the repository exists and is public.
         revision: the branch; by default main.
         message: the commit message.
         overwrite: replace an existing model and card on the branch; the git history keeps both.
@@ -138,12 +138,12 @@ def _measured(path: Path | None) -> list[DatasetResult]:
     require_file(path, "a file of results, results.jsonl")
     results = list(read_results(path).values())
     if not results:
-        raise ValueError(f"{path} has no results; give results.jsonl of mobileclip eval, or omit --results")
+        raise ValueError(f"{path} has no results; pass the results.jsonl that mobileclip eval wrote, or omit --results")
     return results
 
 
 def _base(source: str, given: str | None, repository: str | None) -> str | None:
-    """Return the original model: the flag's value, or the source if it is another repository on the hub."""
+    """Return the original model: the flag's value, or the source if it is a hub repository other than the target."""
     from mobileclip.encoders.checkpoints import PREFIX
     from mobileclip.encoders.checkpoints.hub import parsed
 

@@ -66,7 +66,7 @@ def index(
 
     The index is a folder with a SQLite file. A stopped command keeps its progress and resumes. The command detects new,
     changed and removed files by size and time, and moved files by content. The command names and counts unreadable
-    images, and retries changed files.
+    images, and retries them after their files change.
 
     Args:
         inputs: image and video files, tar shards, and folders of these. The command skips and counts hidden files,
@@ -83,9 +83,9 @@ def index(
         ray_address: Ray only: the cluster to join, such as auto; by default, the command starts a cluster on this
             machine.
         gpus_per_worker: Ray only: number of GPUs per actor; with a fraction, several actors share a GPU.
-        status: print the state and progress of the engine that writes to the index, and stop.
-        forget: remove this folder from the index, and stop; its files stay. Otherwise the index hides and keeps images
-            of a missing or empty folder, since a disk may be unmounted.
+        status: print the state and progress of the engine that writes to the index, and exit.
+        forget: remove this folder from the index, and exit; the files stay on disk. Without this flag, the index keeps
+            but hides the images of a missing or empty folder, since its disk may be unmounted.
         decode: fast decodes a JPEG at reduced size (cosine of 0.9999 with the exact embedding); exact decodes it at
             full size.
         video_frames: seconds encodes a frame every --video-seconds; scenes samples one frame per second, and encodes a
@@ -140,20 +140,20 @@ def merge(
     *,
     output: Annotated[Path, arg(metavar="INDEX")],
 ) -> None:
-    """Merge indexes of one model, for example of several machines, into one index.
+    """Merge indexes with the same model, for example from several machines, into one index.
 
     mobileclip merge monday.index tuesday.index -o week.index
     mobileclip merge photos.index -o photos.parquet
 
     The command compares images by the digest of their content. If two different images have the same path, the merged
     index keeps both until mobileclip index updates the path. The command merges concepts with equal name and text, and
-    tags with equal settings; if these differ, the command copies nothing. The other indexes stay unchanged. The merge
-    is one transaction: after an interruption, run the same command again.
+    tags with equal settings; if texts or settings differ, the command copies nothing. The other indexes stay
+    unchanged. The merge is one transaction: after an interruption, run the same command again.
 
     Args:
-        others: indexes to merge, all of one model; see --index of mobileclip search.
-        output: the merged index, new or existing; or, for a single index, a table *.parquet for other programs, which
-            mobileclip merge can also read.
+        others: indexes to merge, all with the same model; see --index of mobileclip search.
+        output: the merged index, new or existing; or, for a single index, a *.parquet table for other programs and for
+            mobileclip merge.
     """
     from mobileclip.collections import Collection, is_index
 
@@ -177,14 +177,14 @@ def merge(
 def _engine(
     name: Literal["inline", "local", "ray"], num_workers: int, device: str, ray_address: str | None, gpus: float
 ) -> Engine | None:
-    """Return the engine of the flags; None for this process."""
+    """Return the engine that the flags choose; None for this process."""
     from mobileclip.engines import LocalEngine, RayEngine
     from mobileclip.hardware import AUTO
 
     if name == "ray":
         return RayEngine(address=ray_address, max_workers=num_workers, gpus_per_worker=gpus)
     if ray_address is not None or gpus:
-        raise ValueError("--ray-address ... and gpus-per-worker=... require --engine ray")
+        raise ValueError("--ray-address and --gpus-per-worker require --engine ray")
     if name == "local":
         return LocalEngine(num_workers=num_workers, devices=() if device == AUTO else (device,), apart=True)
     return None
@@ -205,7 +205,7 @@ def update_index(
         index_name: name of a new or existing index; see `index_path`.
         model: flags of the model.
         options: indexing options.
-        engine: runs the workers; None for this process.
+        engine: engine that runs the workers; None for this process.
 
     Raises:
         ValueError, OSError: see `Collection.add`.
@@ -241,7 +241,7 @@ def update_index(
 
 
 def model_source(model: ModelFlags) -> ModelSource:
-    """Return the model of the flags, or None."""
+    """Return the source of the model that the flags choose; fields of missing flags are None."""
     from mobileclip.collections import ModelSource
 
     name, file = model.named()
@@ -311,7 +311,7 @@ def open_index(name: Path | None, device: str, *, trust: bool, text_model: str |
 
 
 def open_or_create_index(folder: Path, asked: ModelFlags) -> Collection:
-    """Open the index in a folder, or create one; raise if an existing index has another model than the flags."""
+    """Open the index in a folder, or create one; raise if an existing index has a different model than the flags."""
     from mobileclip.collections import Collection, ModelSource, Store, is_index
     from mobileclip.inference.loading import device_for, require_model
 
@@ -350,7 +350,7 @@ def upgrade(
         to: the new model; see --model of mobileclip index.
         index_name: see mobileclip search.
         device: device of the new model; see mobileclip index.
-        trust: run an export that another machine wrote; see mobileclip classify.
+        trust: open an export from another machine; see mobileclip classify.
         batch_size: images per batch.
         num_workers: processes that decode images.
     """
@@ -365,10 +365,10 @@ def upgrade(
         say(f"{problem}: {printable(path, limit=4096)}", error=True)
     if problems:
         say(
-            f"{len(problems):,} pictures cannot be read, and the index stays of {collection.store.about.model}: bring "
-            f"it up to date by `mobileclip index --index {collection.path}`, and run this again",
+            f"{len(problems):,} images cannot be read, so the index keeps the model {collection.store.about.model}: "
+            f"update the index with `mobileclip index --index {collection.path}`, then run this command again",
             error=True,
         )
     else:
-        say(f"all {len(collection):,} pictures are of {collection.store.about.model}")
+        say(f"all {len(collection):,} images now have embeddings of {collection.store.about.model}")
     conclude(left_out=len(problems), done=not problems)

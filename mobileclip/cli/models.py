@@ -140,9 +140,9 @@ def embed(
 
     mobileclip embed photos/ more/cat.jpg --texts captions.txt -m mobileclip_s2.pt
 
-    The archive has image_embedding (images, dim) with image_path, text_embedding (texts, dim) with text, and model, the
-    identity of the weights. The command never mixes embeddings of two models. The command names, counts and skips
-    unreadable images.
+    The archive contains image_embedding (images, dim) with image_path, text_embedding (texts, dim) with text, and in
+    model the identity of the weights. The command never mixes embeddings of two models. The command names, counts and
+    skips unreadable images.
 
     Args:
         inputs: image files, and folders of these. The command skips and counts hidden files, links to folders or out of
@@ -170,7 +170,7 @@ def embed(
     before = read_embeddings(output) if append and output.exists() else None
     clip = model.load(partial(load, identify=True))
     assert clip.identity is not None, "load() computed it"
-    names = {"here": f"the embeddings in {output}", "there": "the new ones"}
+    names = {"here": f"the embeddings in {output}", "there": "the new embeddings"}
     if before is not None:
         before.model.require_same(clip.identity, **names)
     new, skipped = embed_inputs(
@@ -251,14 +251,15 @@ def convert(
 
     Args:
         source: a checkpoint in any known layout, a folder with one, hf-hub:OWNER/NAME, or a model of another package;
-            NAME=FILE for a file without the model's name.
+            NAME=FILE for a file that does not state its model.
         output: the file to write, or for transformers the folder; mobileclip's own layout is *.safetensors.
         to: the layout of mobileclip, Apple's code, open_clip, open_clip's CoCa, timm (without text towers), or
             transformers (a folder, also for sentence-transformers).
-        tower: write this tower alone.
+        tower: write only this tower.
         fold: reparameterize branches, norms and scales; the result cannot be trained.
-        image_size: side of the images, if different from the model's; a ViT interpolates its position embeddings.
-        context_length: ids per text, if fewer than the model's; see load_model in mobileclip.encoders.
+        image_size: side of the input images in pixels, if it differs from the model's; a ViT interpolates its position
+            embeddings.
+        context_length: token ids per text, if fewer than the model's; see load_model in mobileclip.encoders.
         precision: precision of the weights; folding happens before the cast.
         overwrite: replace an existing file.
     """
@@ -376,14 +377,13 @@ def check_weights(
     mobileclip check-weights mobileclip_s0
 
     The command downloads the weights once. The package contains published embeddings of a text and an image for
-    mobileclip_s0, and published probabilities of three texts for mobileclip_s1 (give the images with --image). The exit
+    mobileclip_s0, and published probabilities of three texts for mobileclip_s1 (pass the images with --image). The exit
     status is 1 if a number differs, or if there was nothing to compare.
 
     Args:
         model: name of the model, or NAME=FILE for other weights.
         known: a JSON file of known outputs, in the format of mobileclip/inference/known_outputs/outputs.json.
-        image: an image of the known outputs that the package lacks; the command recognises it by its digest;
-            repeatable.
+        image: an image that the known outputs refer to and the package lacks, recognised by its digest; repeatable.
         output: the record to write, *.json.
         overwrite: replace an existing record.
     """

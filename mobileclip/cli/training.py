@@ -72,10 +72,10 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
     Args:
         command: `train`, `reinforce` or `finetune`.
-        arguments: the recipe's name, if there are several recipes, and the recipe's command line.
+        arguments: the recipe's name, except for `finetune`; then the recipe's flags.
 
     Raises:
-        ValueError: if there is no such recipe.
+        ValueError: if there is no recipe with this name.
     """
     if command == "finetune":
         run_file(find_recipe(command), arguments, program="mobileclip finetune")
@@ -85,7 +85,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
 
 def list_recipes() -> None:
-    """Print the published recipes with title, command and hardware."""
+    """Print the command and the title of each published recipe."""
     from rich.table import Table
 
     table = Table(box=None)
@@ -94,7 +94,7 @@ def list_recipes() -> None:
     for name, file in recipe_files().items():
         table.add_row(_command(name), header_of(file).title)
     print_table(table)
-    say("Each recipe has --help. Each except eval has --tiny, which runs all steps on tiny data in a minute or two.")
+    say("Each recipe has --help. All except eval have --tiny, which runs all steps on tiny data in a minute or two.")
 
 
 def copy(
@@ -110,8 +110,8 @@ def copy(
     python my_s2.py --tiny
 
     Args:
-        name: name of `mobileclip recipes ls`, or of the file: s2 or train_s2.
-        output: the copy, or a folder for it.
+        name: a name from `mobileclip recipes ls`, or the file's name: s2 or train_s2.
+        output: file name of the copy, or a folder for the copy; by default the working folder.
         overwrite: replace an existing file.
     """
     copied = copy_recipe(name, output, overwrite=overwrite)
@@ -132,7 +132,7 @@ def runs(
     Runs that differ only in their seeds form one row, with mean and standard deviation.
 
     Args:
-        folders: outputs of training runs, finished or unfinished: folders, or URLs such as s3://bucket/run.
+        folders: output folders of finished or unfinished training runs, as paths, or URLs such as s3://bucket/run.
         output: a plot of the curves, one panel per metric.
         overwrite: replace an existing plot.
     """
@@ -146,7 +146,7 @@ def runs(
     compared = compare_runs(folders)
     if compared.choices:
         table = Table(title="Different options", box=None)
-        table.add_column("choice", overflow="fold")
+        table.add_column("option", overflow="fold")
         for group in compared.groups:
             table.add_column(group.name, overflow="fold")
         for name, values in compared.choices.items():
@@ -194,7 +194,7 @@ def train_tokenizer(
         kind: bpe merges the most frequent pairs of bytes (deterministic); unigram keeps the most probable subwords,
             like sentencepiece.
         text_column: name of the texts' column in tables.
-        lowercase: turn all texts into lower case.
+        lowercase: convert all texts to lower case.
         overwrite: replace an existing file.
     """
     from mobileclip.data import SkipReport, train_tokenizer as trained_tokenizer

@@ -65,8 +65,8 @@ class Collection:
         device: device of the model.
         trust: whether to open an exported model from another machine, see `mobileclip.load`. The index does not store
             this option.
-        text_model: another text tower of the model's embedding space, see `mobileclip.load`. The index does not store
-            this option.
+        text_model: text tower to replace the model's text tower, with the same embedding space, see `mobileclip.load`.
+            The index does not store this option.
 
     The attribute `graph_sizes` has the number of images above which search uses a graph; set this attribute before the
     first search.
@@ -126,7 +126,7 @@ class Collection:
 
         Args:
             path: path of an empty or new folder.
-            source: source of the model; the index stores absolute paths.
+            source: name or checkpoint of the model; the index stores absolute paths.
             device: device of the model.
             trust: see the class.
 
@@ -181,7 +181,8 @@ class Collection:
         """The model of the index, with the chosen text tower.
 
         Raises:
-            ValueError: if the model's source now holds another model, or the text tower has another embedding space.
+            ValueError: if the model's source now contains different weights, or the text tower has a different
+                embedding space.
         """
         if self._clip is None or not self._clip_of.is_same(self.store.about.identity):
             source = self.store.about.model
@@ -216,7 +217,7 @@ class Collection:
         if about.is_known_to_be_of_another(source) and str(source) != str(about.model):
             raise ValueError(
                 f"the index {self.path} has the model {about.model}, not {source}: embeddings of two models cannot "
-                "be compared; leave the model out to use the index, or choose another folder for a new index"
+                "be compared; omit the model to use the index, or choose a different folder for a new index"
             )
 
     def __len__(self) -> int:
@@ -276,7 +277,7 @@ class Collection:
         """Update the index with images, folders and shards, and return a report.
 
         The update encodes new and changed images, recognises moved images by content, and removes deleted images of
-        these folders. It keeps the images of a missing or empty folder. After an interruption, the same call resumes
+        the inputs. It keeps the images of a missing or empty folder. After an interruption, the same call resumes
         the update.
 
         Args:
@@ -316,7 +317,8 @@ class Collection:
             folders: inputs of the index, or parent folders of inputs; they need not exist.
 
         Raises:
-            ValueError: if the index has no images of a folder, or would find the images again in another input.
+            ValueError: if the index has no images of a folder, or a folder is part of a larger input, so that the next
+                update would find its images again.
             OSError: if the index cannot be written.
         """
         paths = [os.path.abspath(one) for one in folders]  # noqa: PTH100 - links stay links
@@ -353,9 +355,9 @@ class Collection:
             show_progress: whether to show progress.
 
         Raises:
-            ValueError: if another index has a different model, is this index, is damaged, or changes during the merge,
-                or if concepts or tags conflict. In these cases, the merge copies nothing.
-            OSError: if another index cannot be read, or this index cannot be written.
+            ValueError: if one of `others` has a different model, is this index, is damaged, or changes during the
+                merge, or if concepts or tags conflict. In these cases, the merge copies nothing.
+            OSError: if one of `others` cannot be read, or this index cannot be written.
         """
         for other in others:
             if other.path.resolve() == self.path.resolve():
@@ -402,7 +404,8 @@ class Collection:
             show_progress: whether to show progress.
 
         Raises:
-            ValueError: if there are no words or no images, or a word cannot be a tag.
+            ValueError: if there are no words or no images, or a word, the template or the share is invalid, see
+                `make_tag_words`.
             OSError: if the index cannot be written.
         """
         before = read_tag_words(self.path)
@@ -437,7 +440,7 @@ class Collection:
         model; update the index first.
 
         Args:
-            source: source of the new model.
+            source: name or checkpoint of the new model.
             options: indexing options.
 
         Raises:
@@ -476,7 +479,7 @@ class Collection:
         )
         problems: dict[str, str] = {}
         shown = console(shown=options.show_progress)
-        with Progress("encoding again", total=len(rows), unit="pictures", console=shown) as bar:
+        with Progress("encoding again", total=len(rows), unit="images", console=shown) as bar:
             for some in _portions(read, options):
                 problems |= {one.row["path"]: one.problem for one in some if one.problem is not None}
                 self.store.keep_upgraded((one.row["id"], one.embedding) for one in some if one.embedding is not None)
@@ -503,7 +506,7 @@ class Collection:
             text: one or several texts; `@"my bike"` in a text names a concept.
             image: example images, as paths or encoded bytes.
             like: ids of example images of the index, see `Match.id`.
-            without: texts or images to exclude.
+            without: texts to exclude.
             where: conditions on columns, see `Condition`; all must hold.
             k: maximum number of results.
             all_frames: whether to return several frames of a video, instead of the nearest frame only.
@@ -567,13 +570,13 @@ class Collection:
             without: see `search`.
 
         Raises:
-            ValueError: if the model does not support explanations (a ViT, for example), the query is empty, or an
-                upgrade of the index is in progress.
+            ValueError: if the model does not support explanations (a ViT, for example), the query is empty, or the
+                query uses a concept with examples.
             ImageError: if an image cannot be read.
         """
         direction, taught = self._asked(text, image, like, without)
         if taught.concepts:
-            raise ValueError("search compares examples of a concept as whole images, so locations have no share")
+            raise ValueError("search compares a concept's examples with entire images; omit concepts that use examples")
         query = direction(lambda: self.clip, known=_known(self.snapshot, like))
         return similarity_map(self.clip, match, query, reduced=self.store.about.decode == "fast")
 

@@ -105,7 +105,7 @@ class Concept:
         return self.about == other.about and self.examples == other.examples and self.text == other.text
 
     def chosen(self, kept: Sequence[bool]) -> Concept:
-        """Return the concept with some of its examples."""
+        """Return the concept with the examples to keep, given one boolean per example."""
         places = [place for place, is_kept in enumerate(kept) if is_kept]
         return attrs.evolve(
             self,
@@ -191,7 +191,7 @@ def _found(db: sqlite3.Connection, folder: Path, name: str | None) -> Iterator[C
 
 
 def places_of(snapshot: Snapshot, examples: Iterable[Example]) -> dict[Key, int]:
-    """Return the positions in a snapshot of the examples that it contains."""
+    """Return the positions of examples in a snapshot, by key, without examples that the snapshot lacks."""
     assert snapshot.store is not None, "only the snapshot of an index has examples"
     ids, found = snapshot.ids, ids_of(snapshot.store.folder, [one.key for one in examples])
     places = {key: int(np.searchsorted(ids, number)) for key, number in found.items()}
@@ -199,7 +199,7 @@ def places_of(snapshot: Snapshot, examples: Iterable[Example]) -> dict[Key, int]
 
 
 def ids_of(folder: Path, keys: Iterable[Key]) -> dict[Key, int]:
-    """Return the ids of the rows with some keys; the first of several rows with the same key counts.
+    """Return the id of each key's row; of several rows with the same key, the first.
 
     Args:
         folder: folder of the index.
@@ -246,7 +246,7 @@ class Cache:
         Args:
             yes: embeddings of positive examples.
             no: embeddings of negative examples.
-            weight: weight of all examples.
+            weight: factor for the weights of all examples.
         """
         signs = np.repeat(np.array([ALPHA, -ALPHA], np.float32), (len(yes), len(no)))
         return cls(vectors=np.concatenate([yes, no]), weights=weight * signs)
@@ -284,7 +284,7 @@ class QueryConcepts:
             wanted: concepts to search for.
             without: concepts to exclude.
             num_wanted: number of texts, images and concepts in the mean of the query.
-            share: weight of the exclusions.
+            share: weight of each excluded concept.
         """
         weighed = [(one, 1 / num_wanted) for one in wanted] + [(one, -share) for one in without]
         return cls(concepts=tuple((one, weight) for one, weight in weighed if one.uses_examples))

@@ -24,9 +24,9 @@ from mobileclip.collections.tags import Vectors
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 
-# Maximum spread of the pixels of a blank image around their mean, of 255, on a small copy without noise.
+# Maximum standard deviation of the pixel values (0 to 255) of a blank image, in a small copy, which averages out noise.
 _FLAT, _FLAT_SIDE = 5.0, 64
-# Sharpness is compared at one size, at which a blurred image still differs.
+# Sharpness is compared at one size, large enough to tell blurred images from sharp ones.
 _SHARPNESS_SIDE = 768
 
 
@@ -63,7 +63,7 @@ def with_unchanged_files(snapshot: Snapshot, places: NDArray[np.int64]) -> NDArr
 
 
 def read_unchanged(rows: Mapping[int, dict[str, Any]]) -> list[UnchangedImage]:
-    """Return the readable images with the indexed content.
+    """Return the readable images whose content is unchanged since indexing.
 
     Args:
         rows: rows of the images, by position in the snapshot.
@@ -103,14 +103,13 @@ THRESHOLD = 0.95
 """Minimum cosine similarity of near duplicates."""
 
 MOST_COMPARED = 200_000
-"""Maximum number of images for comparing all pairs; for more images, which would take hours, a graph proposes
-neighbours."""
+"""Maximum number of images for comparing all pairs; more would take hours, so a graph proposes neighbours instead."""
 
 _BLOCK = 2048
 # Maximum number of neighbours per image, as an image may have a million copies.
 _MOST_NEIGHBOURS = 64
-# Number of candidates from the graph. Among a million vectors, the graph found all copies with a cosine of 0.96 with
-# 256 candidates, 99.6 % with 128 and 96 % with 64.
+# Number of candidates from the graph. Among a million vectors, 256 candidates found all copies with a cosine of 0.96,
+# 128 candidates found 99.6 %, and 64 candidates 96 %.
 _CANDIDATES = 256
 
 
@@ -185,10 +184,10 @@ def find_duplicates(
 ) -> Duplicates:
     """Return the groups of near duplicates, largest groups first.
 
-    Every image of a group is similar to the best image. The function reads all images of a group to check for the
-    indexed content. Without a graph, the function compares all images; with a graph, each image with its 64 nearest
-    neighbours. It skips frames of videos, since frames of the same video are similar. Links to a file do not count as
-    copies, since deleting a link's target may delete the only copy.
+    Every image of a group is similar to the best image. The function reads all images of a group to check that
+    their content is unchanged. Without a graph, the function compares all images; with a graph, each image with its 64
+    nearest neighbours. It skips frames of videos, since frames of the same video are similar. Links to a file do not
+    count as copies, since deleting a link's target may delete the only copy.
 
     Args:
         snapshot: snapshot of the collection.
@@ -210,7 +209,7 @@ def find_duplicates(
     is_compared[order] = True
     leader = np.full(len(snapshot), -1)
     shown = console(shown=show_progress)
-    with Progress("comparing", total=len(order), unit="pictures", console=shown) as bar:
+    with Progress("comparing", total=len(order), unit="images", console=shown) as bar:
         for places, neighbours in _near(snapshot, graph, order, threshold):
             for place, near in zip(places, neighbours, strict=True):
                 if leader[place] < 0:

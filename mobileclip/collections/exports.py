@@ -64,7 +64,7 @@ def write_rows(path: Path, rows: Iterable[Row], about: IndexMetadata, *, overwri
         overwrite: whether to replace an existing file.
 
     Raises:
-        ValueError: if the suffix is unknown.
+        ValueError: if the suffix is not `.parquet`.
         OSError: if the file exists, or cannot be written.
     """
     storage.require_output(path, overwrite=overwrite, suffixes=(SUFFIX,))
@@ -151,8 +151,8 @@ def write_web_file(
 
     The safetensors file holds `embedding`, float16; `names` and `facts`, JSON lists; `thumbnails`, concatenated WebP
     files that end at `ends`; and `probes`, the embeddings of `PROBES`. Names are paths relative to the images' common
-    folder. Facts are the columns of conditions, except for GPS positions. Unreadable images have empty thumbnails. The
-    function skips missing images.
+    folder. `facts` has the columns that conditions can use, except for GPS positions. Unreadable images have empty
+    thumbnails. The function skips missing images.
 
     Args:
         path: path of the file, `*.safetensors`.
@@ -162,7 +162,7 @@ def write_web_file(
         show_progress: whether to show progress.
 
     Raises:
-        ValueError: if there are no images, all files are missing, or the suffix is unknown.
+        ValueError: if there are no images, all files are missing, or the suffix is not `.safetensors`.
         OSError: if the file exists, or cannot be written.
     """
     from safetensors.numpy import save
@@ -172,7 +172,7 @@ def write_web_file(
     matches = [match_of(row, 1.0) for row in rows]
     thumbnails, ends = bytearray(), []
     with Progress(
-        "making small copies", total=len(matches), unit="pictures", console=console(shown=show_progress)
+        "making small copies", total=len(matches), unit="images", console=console(shown=show_progress)
     ) as bar:
         for picture in small_pictures(matches, _SIDE):
             thumbnails += b"" if picture is None else webp(picture, _QUALITY)

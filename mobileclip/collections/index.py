@@ -49,7 +49,7 @@ class IndexReport:
         unreadable: message for each newly unreadable file.
         uninstalled: number of files that need a missing extra, by installation command; every run tries these files
             again.
-        left_out: skips for other files of the folders.
+        left_out: skipped files of the folders (hidden, or of other types), with reasons.
         set_aside: files that failed in an engine; the next run tries these files again.
         missing: number of kept images, by missing or empty folder or file.
     """
@@ -81,7 +81,7 @@ class IndexReport:
         parts += [f"{sum(self.uninstalled.values()):,} need an extra"] if self.uninstalled else []
         parts += [f"{len(self.set_aside):,} set aside"] if self.set_aside else []
         kept = sum(self.missing.values())
-        parts += [f"{kept:,} kept of missing folders"] if kept else []
+        parts += [f"{kept:,} kept from missing folders"] if kept else []
         return ", ".join(parts)
 
 
@@ -176,7 +176,7 @@ def units_of(
 
     Args:
         tasks: files to group.
-        known_of: function that returns a file's content with known embeddings.
+        known_of: function that returns the hashes of known content for a file.
         num_workers: number of workers.
         suspects: paths of images that failed earlier; each gets a separate unit.
     """
@@ -210,7 +210,7 @@ class IndexWork(Work[IndexUnit, Findings]):
     """Reads and encodes files in workers. The paths of files and model must be valid on all machines.
 
     Args:
-        source: source of the model.
+        source: arguments to load the model.
         trust: see `update`.
         identity: identity of the model.
         folder: folder of the index, for messages.
@@ -356,11 +356,11 @@ class FileEncoder:
             return run.set_aside
 
     def suspects(self) -> set[str]:
-        """Return the paths of earlier failed files."""
+        """Return the paths of files that failed in earlier runs."""
         return {aside.unit for aside in read_set_aside(self.store.folder)}
 
     def _bar(self, total: int) -> Progress:
-        return Progress("indexing", total=total, unit="pictures", console=console(shown=self.options.show_progress))
+        return Progress("indexing", total=total, unit="images", console=console(shown=self.options.show_progress))
 
 
 class _Entering(Listener[IndexUnit, Findings]):
@@ -405,10 +405,10 @@ def update(
 
     Args:
         store: store of the index.
-        clip: function that returns the index's model; called only for new images without an engine.
+        clip: function that returns the index's model; called only if there are new images and no engine.
         found: the scan.
         options: indexing options.
-        engine: engine that runs the workers; None for this process with decoding processes.
+        engine: engine that runs the workers; None to encode in this process.
         trust: whether workers may open an exported model from another machine, see `mobileclip.load`.
 
     Raises:
@@ -467,7 +467,8 @@ def forget(store: Store, folders: Sequence[str]) -> int:
         folders: absolute paths of folders, files or shards.
 
     Raises:
-        ValueError: if the index has no images of a folder, or would find the images again in another input.
+        ValueError: if the index has no images of a folder, or a folder is part of a larger input, so that the next
+            update would find its images again.
         OSError: if the index cannot be written.
     """
     known, before, there = KnownFiles(store), store.inputs, Presence()
@@ -493,8 +494,8 @@ def _encode_apart_if_lost(
 ) -> tuple[SetAside, ...]:
     """Read and encode files in this process, and return the failed files.
 
-    A file may kill the process that reads it. After the loss of a process, and after an earlier job was killed without
-    writing any result, the function reads the remaining files in worker processes, which isolate the file.
+    A file may kill the process that reads it. If a decoding process dies, or an earlier job was killed before it wrote
+    any result, the function reads the remaining files in worker processes, to isolate such a file.
     """
     mark, suspects = encoder.writer.mark, encoder.suspects()
     if mark.exists():

@@ -88,7 +88,7 @@ class KnownFiles:
     def gone(self, found: Scan, recognised: Collection[str] = ()) -> tuple[list[str], dict[str, int]]:
         """Return the deleted files, and the number of kept images per missing folder.
 
-        The index keeps existing files, including hidden files and files of linked folders that the user named. It also
+        The index keeps existing files, including hidden files and files of linked folders that were inputs. It also
         keeps the files of a missing or empty folder (an unmounted disk, for example), unless the scan found the files
         elsewhere.
 
@@ -145,7 +145,7 @@ class KnownFiles:
         return KnownContent(pictures=self._hashes_of_size, videos=self._video_of_hash)
 
     def content_like(self, file: FoundFile) -> KnownContent:
-        """Return the known content of a file; for a shard, of its earlier version and of shards with the same size."""
+        """Return known content that a file may have; for a shard, of its old version and of shards of equal size."""
         if file.kind == "picture":
             return KnownContent(pictures={file.size: self.content().of_size(file.size)})
         alike = self._finished_of_size.get(file.size, [])
@@ -159,7 +159,7 @@ class KnownFiles:
         return KnownContent(pictures=dict(hashes))
 
     def take_replaced(self, path: str, part: str | None) -> list[int]:
-        """Return the ids of the rows to replace for a file or sample, only on the first call."""
+        """Return the ids of the rows to replace for a file or sample; an empty list on further calls."""
         if path not in self._rows:
             return []
         if path not in self._replaceable:

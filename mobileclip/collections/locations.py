@@ -19,10 +19,11 @@ _MOVED = 0.5
 
 
 def indexes_folder() -> Path:
-    """Return the folder of indexes without a given location, below `XDG_CACHE_HOME` (`~/.cache` by default).
+    """Return the default folder for indexes, below `XDG_CACHE_HOME` (`~/.cache` by default).
 
     Raises:
-        ValueError: if this user has no home folder either, as in containers with a numeric user id.
+        ValueError: if `XDG_CACHE_HOME` is not set, and this user has no home folder, as in containers with a numeric
+            user id.
     """
     cache = storage.cache_folder()
     if cache is None:
@@ -61,7 +62,7 @@ def find_index(name: str | Path | None = None) -> Path:
     if name is None:
         if not found:
             raise FileNotFoundError(
-                f"there is no index in {indexes_folder()}; name one by --index, or make one: `mobileclip index FOLDER`"
+                f"there is no index in {indexes_folder()}; pass --index, or make one: `mobileclip index FOLDER`"
             )
         return found[-1]
     own = default_index([str(name)])

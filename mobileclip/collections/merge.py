@@ -49,8 +49,8 @@ class _Held:
 
     Args:
         owner: index with the rows.
-        state: modification time of the file, and whether the file was read completely; the merge keeps the greater
-            state.
+        state: modification time of the file, and whether the file was read completely; the merge keeps the rows
+            with the greater state.
         ids: ids of the rows.
     """
 
@@ -200,7 +200,8 @@ def merge_concepts(one: Concept, here: Path, other: Concept, there: Path) -> Con
         there: folder of the other concept's index.
 
     Raises:
-        ValueError: if the two concepts conflict.
+        ValueError: if the texts or models differ, an image is a positive example of one concept and a negative example
+            of the other, or the concepts have too many examples.
     """
     name = storage.printable(one.name)
     if one.text != other.text:
@@ -212,7 +213,7 @@ def merge_concepts(one: Concept, here: Path, other: Concept, there: Path) -> Con
         )
     if not one.about.identity.is_same(other.about.identity):
         raise ValueError(
-            f"the concept {name!r} is of {one.about.model} in {here} and of {other.about.model} in {there}; "
+            f"the concept {name!r} has the model {one.about.model} in {here} and {other.about.model} in {there}; "
             f"convert both to the model of their index: "
             f'`mobileclip concept show "{name}" --index {here}`, and the same in {there}'
         )
@@ -249,8 +250,8 @@ def _joined_words(one: TagWords, here: Path, other: TagWords, there: Path) -> Ta
         )
     if not one.about.identity.is_same(other.about.identity):
         raise ValueError(
-            f"the tags are of {one.about.model} in {here} and of {other.about.model} in {there}; "
-            f"write the tags of the earlier model again: `mobileclip tag --index {here}`, or the same with {there}"
+            f"the tags have the model {one.about.model} in {here} and {other.about.model} in {there}; "
+            f"write the tags with the earlier model again: `mobileclip tag --index {here}`, or the same with {there}"
         )
     known = {word.casefold() for word in one.words}
     new = [place for place, word in enumerate(other.words) if word.casefold() not in known]

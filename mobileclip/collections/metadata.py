@@ -1,4 +1,4 @@
-"""The model of an index, and its source."""
+"""Metadata of an index: its model, the arguments to load the model, and completely read files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mobileclip.strict import strict
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ModelSource:
-    """The source of a model, with arguments of `mobileclip.load`.
+    """The arguments of `mobileclip.load` that select a model.
 
     Args:
-        model: name of the model, if given.
-        checkpoint: weights of the model, if given.
+        model: `name` argument of `mobileclip.load`; None if the checkpoint determines the model.
+        checkpoint: path or hub address of the weights; None for the published weights.
         image_size: side of the images in pixels; None for the model's default.
         context_length: number of token ids per text; None for the model's default.
     """
@@ -43,7 +43,7 @@ class ModelSource:
         return attrs.evolve(self, checkpoint=_in_full(self.checkpoint), model=model)
 
     def known_spec(self) -> DualEncoderSpec | None:
-        """Return the spec of the model from its name, without reading or downloading.
+        """Return the spec of the model from its name, without reading or downloading weights.
 
         Raises:
             ValueError, FileNotFoundError: if the model is unknown, see `mobileclip.load`.
@@ -100,17 +100,15 @@ class IndexMetadata:
     """The metadata of an index: the model's embedding space.
 
     Args:
-        layout: version of the folder's layout; this library writes version 2 and converts version 1.
         weights_sha256: see `ModelIdentity`.
         spec: see `ModelIdentity`.
         version: see `ModelIdentity`.
         dim: dim of the embeddings.
-        model: source of the model.
+        model: arguments to load the model.
         decode: JPEG decoding at the last update, see `IndexOptions`.
-        vectors: data type of the embeddings in memory.
 
     Raises:
-        ValueError: if a value is not supported.
+        ValueError: if `dim` is not positive, or a value has the wrong type.
     """
 
     weights_sha256: str
@@ -126,10 +124,10 @@ class IndexMetadata:
         return ModelIdentity(weights_sha256=self.weights_sha256, spec=self.spec, version=self.version)
 
     def is_known_to_be_of_another(self, source: ModelSource) -> bool:
-        """Return whether the name of a model is enough to know that another model computed the embeddings.
+        """Return whether the name of a model shows that a different model computed the embeddings.
 
         Args:
-            source: source of the model, which is neither read nor downloaded.
+            source: arguments to load the model; the function neither reads nor downloads its weights.
 
         Raises:
             ValueError, FileNotFoundError: if the model is unknown, see `mobileclip.load`.

@@ -22,13 +22,13 @@ logger = get_logger(__name__)
 GRAPH = "neighbours.usearch"
 """File with the graph, in the folder of an index."""
 
-# Search compares float16 embeddings, then this many more than the requested number as float32.
+# Search compares all embeddings as float16, then the best k and this many more as float32.
 _SPARE = 32
 # Number of candidates from the graph per requested image.
 _CANDIDATES = 4
 # A graph is rebuilt when the number of removed images exceeds this share of the index.
 _STALE = 0.2
-# Number of a graph's embeddings to compare with the index, and minimum cosine. Equal ones have 0.999, due to int8.
+# Number of a graph's embeddings to compare with the index, and minimum cosine. Equal embeddings have 0.999 (int8).
 _COMPARED, _SAME = 64, 0.98
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -42,7 +42,7 @@ class GraphSizes:
     Args:
         exact: maximum number of images for exact search.
         added: number of images per batch of additions to the graph.
-        candidates: minimum number of proposed neighbours.
+        candidates: minimum number of candidates from the graph per query.
     """
 
     exact: int = 2_000_000
@@ -80,7 +80,7 @@ class NeighbourGraph:
     """An approximate neighbour graph; search also compares images that the graph lacks.
 
     Args:
-        graph: index of usearch.
+        graph: usearch index.
         snapshot: snapshot of the index.
         sizes: settings of the search.
     """
@@ -172,7 +172,7 @@ def _add(graph: Any, snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bo
     """Add the images that a graph lacks."""
     new = np.flatnonzero(~np.isin(snapshot.ids, _ids(graph)))
     shown = console(shown=show_progress and len(new) > 0)
-    with Progress("joining neighbours", total=len(new), unit="pictures", console=shown) as bar:
+    with Progress("joining neighbours", total=len(new), unit="images", console=shown) as bar:
         for start in range(0, len(new), sizes.added):
             some = new[start : start + sizes.added]
             # usearch loses rows if several threads add to the same graph.

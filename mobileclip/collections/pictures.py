@@ -21,7 +21,7 @@ from mobileclip.datasets import VideoFile, load_shown
 from mobileclip.inference import Encoded, ImageTextModel, Moment, Picture, encode_pictures
 
 _REDUCTIONS = (8, 4, 2)
-# Side, quality and size limit of copies of examples: the largest image towers take 448 pixels.
+# Side, quality and size limit of copies of examples: the largest image towers use 448 pixels.
 _COPY_SIDE, _COPY_QUALITY, _COPY_BYTES = 512, 90, 2**16
 
 
@@ -53,7 +53,7 @@ def read_encoded(matches: Sequence[Match]) -> Iterator[bytes | None]:
             yield in_shards.get(match.name)
             continue
         try:
-            data = read_image_file(match.path, LIMITS, "the picture")
+            data = read_image_file(match.path, LIMITS, "the image")
         except ImageError:
             data = None
         yield data
@@ -157,12 +157,12 @@ COLUMNS = ("id", "path", "part", "size", "mtime_ns", "sha256", "time")
 
 @attrs.frozen(kw_only=True, eq=False)
 class Reencoded:
-    """An image after reading it again.
+    """An indexed image, read again for another model.
 
     Args:
         row: row of the image.
         embedding: new embedding, `(dim,)`, of unit length, or None.
-        problem: reason for a missing embedding: the file is missing, changed, or unreadable.
+        problem: reason for a missing embedding: `gone` for a missing file, `changed` or `unreadable`; None otherwise.
     """
 
     row: Known
@@ -176,7 +176,7 @@ def reencode(
     """Yield images with their embeddings by another model, or with the reason for a missing embedding.
 
     Args:
-        rows: rows of the images; rows of the same shard must be consecutive, so the function reads each shard once.
+        rows: rows of the images, with rows of the same shard together, so that the function reads each shard once.
         clip: model that encodes the images.
         reduced: see `read_tower_image`.
         batch_size: number of images per batch.
@@ -197,7 +197,7 @@ def reencode(
 
 
 def _compared(one: Encoded[Known]) -> Reencoded:
-    """Return an image with its embedding, if the image is the indexed one."""
+    """Return an image with its embedding; with a problem if the image is unreadable or has changed since indexing."""
     row, read = one.picture.key, one.read
     if isinstance(read, ImageError):
         return Reencoded(row=row, problem="gone" if read.reason == "missing_file" else "unreadable")

@@ -73,7 +73,7 @@ class Findings:
     Args:
         rows: rows of encoded images and of unreadable files.
         recognised: images and videos with existing embeddings.
-        gone: paths of completely read files, with keys of their deleted samples.
+        gone: path and key of each sample that a completely read file no longer contains.
         finished: completely read files with many images.
         unreadable: message for each unreadable file, with name and reason.
         uninstalled: number of files that need a missing extra, by extra.
@@ -104,7 +104,7 @@ class Findings:
         self.num_unchanged += other.num_unchanged
 
 
-# All hashes for a size are sent to another process.
+# Maximum number of hashes per size, as each task sends them to a different process.
 _MOST_HASHES = 100
 # Reasons that may no longer hold for the unchanged file at the next run, for example after raising limits.
 _PASSING = frozenset(("unreadable", "out_of_memory", "too_large", "too_many_scans"))
@@ -144,7 +144,7 @@ class KnownContent:
 
 @attrs.frozen(kw_only=True)
 class _Wanted:
-    """A requested image: its file, and its part, or its time and the facts about its video."""
+    """A requested image: its file, and its part in a shard, or its time in a video with digest and metadata."""
 
     file: FoundFile
     part: str | None = None
@@ -182,7 +182,7 @@ class FileReader:
             num_workers: number of decoding processes; 1 decodes in this process.
 
         Raises:
-            LostProcessError: if a process dies.
+            LostProcessError: if a decoding process dies.
         """
         encoded = encode_pictures(
             clip,
@@ -223,7 +223,7 @@ class FileReader:
         for raw in read_shard(file.path, skips.add):
             image = raw.image
             if image is None or raw.problem is not None or raw.key in seen:
-                detail = "no picture in it" if raw.problem is None else raw.problem.detail
+                detail = "no image in it" if raw.problem is None else raw.problem.detail
                 skips.add(Skip(reason="no_image", key=raw.key, shard=file.path, detail=detail))
                 continue
             seen.add(raw.key)

@@ -64,7 +64,7 @@ def stamp_of(path: str) -> tuple[int, int] | None:
 
 
 def is_inside(path: str, folder: str) -> bool:
-    """Return whether a path is equal to a folder or below it, by their names."""
+    """Return whether a path is a folder or below the folder, comparing only the strings."""
     return path == folder or path.startswith(f"{folder.rstrip(os.sep)}{os.sep}")
 
 

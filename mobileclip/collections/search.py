@@ -65,7 +65,7 @@ def query_direction(
         texts: query texts.
         pictures: example images, as paths or encoded bytes.
         known: embeddings of example images, of shape (dim,).
-        without: texts or images to exclude.
+        without: texts to exclude.
         reduced: whether to decode images at reduced size, as for the index.
 
     Raises:
@@ -96,7 +96,7 @@ def nearest_matches(
 
     Args:
         snapshot: snapshot of the index.
-        graph: neighbour graph; None for exact search, also used with conditions or examples.
+        graph: neighbour graph; None for exact search. Search with conditions or examples is always exact.
         query: query embedding, of shape (dim,).
         k: maximum number of results.
         where: conditions on columns; all must hold.
@@ -105,7 +105,7 @@ def nearest_matches(
 
     Raises:
         ValueError: if a condition is invalid, or all files of the index are missing.
-        ReplacedIndexError: if another index replaced this one after reading.
+        ReplacedIndexError: if another index has replaced this index since the snapshot.
     """
     conditions = [parse_condition(one) if isinstance(one, str) else one for one in where]
     places = matching(snapshot, conditions) if conditions else None
@@ -139,7 +139,7 @@ def newest_matches(snapshot: Snapshot, k: int, *, where: Sequence[Condition | st
 
     Raises:
         ValueError: if a condition is invalid, or all files of the index are missing.
-        ReplacedIndexError: if another index replaced this one after reading.
+        ReplacedIndexError: if another index has replaced this index since the snapshot.
     """
     places = matching(snapshot, [parse_condition(one) if isinstance(one, str) else one for one in where])
     taken, changed = snapshot.column("taken")[places], snapshot.column("mtime_ns")[places] / 1e9
@@ -172,7 +172,7 @@ def embedding_of(clip: ImageTextModel, picture: Picture, *, reduced: bool) -> Ve
     Raises:
         ImageError: if the image cannot be read.
     """
-    name = "the picture" if isinstance(picture, bytes) else f"image {str(picture)!r}"
+    name = "the image" if isinstance(picture, bytes) else f"image {str(picture)!r}"
     data = picture if isinstance(picture, bytes) else read_image_file(storage.local_path(str(picture)), LIMITS, name)
     pixels = read_tower_image(data, clip.transform, reduced=reduced, name=name).pixels
     embedding: Vector = clip.encode_pixels(torch.from_numpy(pixels)[None]).numpy()[0]
@@ -203,7 +203,7 @@ def similarity_map(
 
 
 def _pixels_of(clip: ImageTextModel, match: Match, *, reduced: bool) -> Pixels:
-    name = f"the picture {match.name!r}"
+    name = f"the image {match.name!r}"
     if match.time is not None:
         with VideoFile(Path(match.path), LIMITS, "the video") as video:
             return clip.transform.pixels(video.frame(match.time), name=name)

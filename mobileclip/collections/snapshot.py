@@ -64,14 +64,14 @@ def format_time(seconds: float) -> str:
     """Format a time like video players do.
 
     Examples:
-        >>> clock(42.5), clock(3723)
+        >>> format_time(42.5), format_time(3723)
         ('0:42', '1:02:03')
     """
     return duration(int(seconds))
 
 
 def first_of_videos(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the positions of the images to keep if only the first frame of each video counts.
+    """Return the positions of all images and of the first frame of each video.
 
     Args:
         rows: rows of the images, nearest first.
@@ -100,7 +100,7 @@ def match_of(row: Mapping[str, Any], score: float) -> Match:
 def hidden_error(count: int) -> ValueError:
     """Return the error for a search in an index whose files are all missing."""
     return ValueError(
-        f"none of the {count:,} pictures is where it was: mount the disk that they are on; or, where they have moved, "
+        f"all {count:,} images are missing: mount their disk; or, if they have moved, update the index: "
         "`mobileclip index NEW_FOLDER --index INDEX`"
     )
 
@@ -190,7 +190,7 @@ class Snapshot:
 
     @cached_property
     def words(self) -> TagWords | None:
-        """The tag words; None without words, or for words of another model."""
+        """The tag words; None without words, or for words of a different model."""
         words = None if self.store is None else read_tag_words(self.store.folder)
         return words if words is None or self._is_of(words) else None
 
@@ -201,7 +201,7 @@ class Snapshot:
         """Return the tag words.
 
         Raises:
-            ValueError: if the index has no tag words, or only words of another model.
+            ValueError: if the index has no tag words, or only tag words of a different model.
         """
         assert self.store is not None, "only the snapshot of an index has words"
         if self.words is not None:
@@ -212,8 +212,8 @@ class Snapshot:
                 f"the index {folder} has no tags; add tags: `mobileclip tag --vocabulary FILE --index {folder}`"
             )
         raise ValueError(
-            f"the tags of the index {folder} are of {other.about.model}, "
-            f"but the index is now of {self.store.about.model}; "
+            f"the tags of the index {folder} have the model {other.about.model}, "
+            f"but the index now has the model {self.store.about.model}; "
             f"write the tags again: `mobileclip tag --index {folder}`"
         )
 

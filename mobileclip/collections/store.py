@@ -26,7 +26,7 @@ INDEX = "index.sqlite"
 
 _BLOCK = 4096
 _WAIT_SECONDS = 60.0
-# File times have a resolution of some milliseconds; a file written longer ago has a different time than a new one.
+# File times have a resolution of some milliseconds; a file this old gets a different time when it is written again.
 _SETTLED_NS = 20_000_000
 _TRIES = 20
 # Number of remembered transactions of an index.
@@ -78,7 +78,7 @@ Loaded = tuple[str, NDArray[np.int64], NDArray[np.float16], int]
 
 
 class ReplacedIndexError(ValueError):
-    """Another index replaced this index after reading."""
+    """Another index has replaced this index since it was read."""
 
 
 def _moment(text: str | None) -> str | None:
@@ -270,10 +270,10 @@ class Store:
         Args:
             columns: names of the columns.
             ids: ids of the rows; None for all rows.
-            since: token of the index at the time of reading the ids; None for the current token.
+            since: token of the index at the time of reading the ids; None to skip the check for a replaced index.
 
         Raises:
-            ReplacedIndexError: if another index replaced the index with this token.
+            ReplacedIndexError: if another index has replaced the index with the token `since`.
         """
         with read_transaction(self.folder) as db:
             if since and not db.execute("SELECT 1 FROM tokens WHERE token = ?", (since,)).fetchone():
@@ -469,8 +469,8 @@ def _named(error: sqlite3.Error, path: Path) -> Exception:
         return OSError(f"{path} has been in use by another program for {_WAIT_SECONDS:g} s; run this again later")
     if path.with_name(f"{path.name}-journal").exists() and not os.access(path, os.W_OK):
         return OSError(
-            f"a job that wrote to {path} was killed, and you may not write there: whoever may, has to open the index "
-            "once, such as by `mobileclip search`"
+            f"a job that wrote to {path} was killed, and you have no write access to repair the index; ask a user with "
+            "write access to open the index once: `mobileclip search`"
         )
     if isinstance(error, sqlite3.OperationalError) and not text.startswith("no such"):
         return OSError(f"{path} cannot be opened: {text}; check for a full disk, and for write access to the folder")

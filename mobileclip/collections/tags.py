@@ -171,7 +171,7 @@ def make_tag_words(
     share: float,
     show_progress: bool = True,
 ) -> TagWords:
-    """Build tag words from words: compute their embeddings, and their score distributions over a collection.
+    """Encode words, compute their score distributions over a collection, and return both as tag words.
 
     Scores are percentile ranks of a word's cosines within the collection, see `TagWords`.
 
@@ -188,7 +188,8 @@ def make_tag_words(
         show_progress: whether to show progress.
 
     Raises:
-        ValueError: if there are no words, no images or too many words, or a word cannot be a tag.
+        ValueError: if there are no words, no images or too many words, the share is not between 0 and 1, the template
+            has no `{}`, or a word is too long or has a reserved character.
     """
     words = _distinct(given)
     if not 0 < share < 1:
@@ -234,7 +235,7 @@ def _distinct(given: Sequence[str]) -> list[str]:
         if len(word) > _LONGEST_WORD or any(mark in word for mark in _RESERVED) or not word.isprintable():
             raise ValueError(
                 f"'{storage.printable(word, limit=_LONGEST_WORD)}' cannot be a tag; expected at most {_LONGEST_WORD} "
-                f"letters, without {' '.join(_RESERVED)}"
+                f"printable characters, without {' '.join(_RESERVED)}"
             )
         if word:
             words.setdefault(word.casefold(), word)

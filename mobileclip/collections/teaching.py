@@ -94,8 +94,8 @@ class Concepts(Mapping[str, Concept]):
     def __getitem__(self, name: str) -> Concept:
         """Return a concept in the embedding space of the index.
 
-        After an upgrade of the index to another model, the function converts the concept, with the examples whose
-        images are in the index or have a small copy. It skips all other examples, and a warning names these.
+        After an upgrade of the index to another model, the function converts the concept to this model. It keeps
+        examples that are in the index or have a small copy, and drops all other examples with a warning.
 
         Raises:
             KeyError: if the concept does not exist.
@@ -144,8 +144,8 @@ class Concepts(Mapping[str, Concept]):
             text: description of the concept; None to keep the description, or to use the name of a new concept.
 
         Raises:
-            ValueError: if the name or the text is invalid, an id is not in the index, or an image to remove is not an
-                example.
+            ValueError: if the name or the text is invalid, an id is not in the index, an image to remove is not an
+                example, or the concept would have more than `MOST_EXAMPLES` examples.
             ImageError: if an image cannot be read.
             OSError: if the index cannot be written.
         """
@@ -222,7 +222,7 @@ class Concepts(Mapping[str, Concept]):
                     self._index.path, concept.name, lambda now: followed if now and now.is_same(concept) else now
                 )
             except OSError as error:  # the index is read-only
-                logger.warning("a concept that was brought to another model is not kept: %s", error)
+                logger.warning("a concept was converted to another model, but cannot be stored: %s", error)
         return followed
 
     def _example(self, number: int) -> Example:
@@ -275,7 +275,7 @@ class Concepts(Mapping[str, Concept]):
         for one in concept.examples:
             if one.key not in known:
                 logger.warning(
-                    "%s is no example of the concept %r any more: it is not in the index, and has no small copy",
+                    "%s is no longer an example of the concept %r: the index has neither the image nor a small copy",
                     storage.printable(one.name),
                     concept.name,
                 )
@@ -312,7 +312,7 @@ def _named(concept: Concept, given: Sequence[str]) -> set[Key]:
 
 
 def normalize_name(name: str) -> str:
-    """Return a name with Unicode compatibility normalisation and single spaces."""
+    """Return a name with canonical Unicode normalisation (NFC) and single spaces."""
     return " ".join(unicodedata.normalize("NFC", name).split())
 
 
@@ -320,7 +320,7 @@ def _required(given: str, longest: int, called: str) -> str:
     if not given or len(given) > longest or not given.isprintable() or any(mark in given for mark in '"\u201c\u201d'):
         raise ValueError(
             f"'{storage.printable(given, limit=longest)}' is not a valid {called} of a concept; "
-            f"expected 1 to {longest:,} letters, without quotation marks"
+            f"expected 1 to {longest:,} printable characters, without quotation marks"
         )
     return given
 

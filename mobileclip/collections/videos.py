@@ -47,7 +47,7 @@ def look_at_video(path: Path, frames: Frames, seconds: float) -> VideoFacts:
         path: path of the video.
         frames: `seconds` for one frame per interval; `scenes` for a choice by `SceneChooser` among one frame per
             second.
-        seconds: interval between frames; larger for videos with more than 20,000 frames at this interval.
+        seconds: seconds between frames; increased if a video would have more than 20,000 frames.
 
     Raises:
         ImageError: if the video cannot be read.

@@ -50,14 +50,14 @@ def write_matches(path: Path, title: str, matches: Sequence[Match], maps: Sequen
 
 def scale_of(shares: Map) -> str:
     """Describe the value of a map's strongest colour in words."""
-    return f"full colour: a place that changes the score by {float(np.abs(shares).max()):.4f}"
+    return f"full colour: the location changes the score by {float(np.abs(shares).max()):.4f}"
 
 
 def overlay_map(picture: Image.Image, shares: Map) -> Image.Image:
     """Overlay an image with its map: warm colours add to the score, cold colours subtract from the score.
 
     Args:
-        picture: whole image; parts outside the model's crop stay unchanged.
+        picture: uncropped image; pixels outside the model's crop stay unchanged.
         shares: map of the centre crop, `(rows, columns)`.
     """
     side = min(picture.size)
@@ -74,7 +74,7 @@ def overlay_map(picture: Image.Image, shares: Map) -> Image.Image:
 # Browsers are slow with pages of more groups.
 _MOST_GROUPS = 300
 _MOST_SHOWN = 24
-_EXPLAINED = "warm places add to the score, cold ones take from it: attribution, not segmentation"
+_EXPLAINED = "warm colours add to the score, cold colours subtract from it: attribution, not segmentation"
 
 
 def write_list(path: Path, groups: Sequence[DuplicateGroup]) -> None:
@@ -95,7 +95,7 @@ def write_list(path: Path, groups: Sequence[DuplicateGroup]) -> None:
 
 
 def write_page(path: Path, groups: Duplicates, *, threshold: float) -> None:
-    """Write a page that shows the groups side by side, without other files and scripts.
+    """Write a self-contained page that shows the images of each group side by side.
 
     Args:
         path: path of the page.
@@ -106,11 +106,11 @@ def write_page(path: Path, groups: Duplicates, *, threshold: float) -> None:
         OSError: if the file cannot be written.
     """
     num_others = sum(len(group.others) for group in groups)
-    found = f"{num_others} pictures beside the best copies, from a cosine similarity of {threshold:g} on."
+    found = f"{num_others} images besides the best copies, with a cosine similarity of at least {threshold:g}."
     notes = [f"{found} Nothing was deleted."]
     if len(groups) > _MOST_GROUPS:
-        notes.append(f"The first {_MOST_GROUPS} groups are shown; the list has all.")
-    title = f"{len(groups)} group{'' if len(groups) == 1 else 's'} of similar pictures"
+        notes.append(f"The first {_MOST_GROUPS} groups are shown; the list has all groups.")
+    title = f"{len(groups)} group{'' if len(groups) == 1 else 's'} of similar images"
     write_pictures(path, title, _sections(groups), notes=notes)
 
 
@@ -118,11 +118,11 @@ def _sections(groups: Duplicates) -> Iterator[Section]:
     for number, group in enumerate(groups[:_MOST_GROUPS], 1):
         shown = [group.best, *islice(group.others, _MOST_SHOWN - 1)]
         more = f", of which {len(shown)} are shown" if len(shown) <= len(group.others) else ""
-        yield Section(title=f"{number}: {len(group.others) + 1} pictures{more}", pictures=list(_group(shown)))
+        yield Section(title=f"{number}: {len(group.others) + 1} images{more}", pictures=list(_group(shown)))
     if groups.blank:
-        note = "They are like others, and say nothing of each other: none is proposed."
+        note = "Their similarity is meaningless, so no best copy is proposed."
         names = (match.name for match in groups.blank[:_MOST_GROUPS])
-        yield Section(title=f"{len(groups.blank)} pictures of one colour, or nearly", notes=(note, *names))
+        yield Section(title=f"{len(groups.blank)} images of nearly one colour", notes=(note, *names))
 
 
 def _group(matches: Sequence[Match]) -> Iterator[Thumbnail]:

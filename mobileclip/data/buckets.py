@@ -1,4 +1,4 @@
-"""Grouping of more records than fit into memory: records are distributed to bucket files that each fit.
+"""Grouping of more records than fit into memory: records are split into bucket files, each small enough to load.
 
 Buckets make it possible to sort or compare a billion keys: every record is written once and read once, both
 sequentially. If all records fit into memory, nothing is written.
@@ -29,7 +29,7 @@ _SCRATCH = ".scratch"
 
 
 class Buckets(ExitStack):
-    """Records sorted into buckets on disk, one file each, so that each bucket fits into memory.
+    """Records grouped into buckets on disk, one file per bucket, so that each bucket fits into memory.
 
     The end of the `with` block or `close` removes the files.
 
@@ -37,7 +37,7 @@ class Buckets(ExitStack):
         dtype: dtype of a record.
         num_buckets: number of buckets, at least 1.
         folder: folder of the bucket files, created if missing; None uses the system's temporary directory.
-        held_bytes: size of the records that are buffered in memory before any are written.
+        held_bytes: maximum size of the records buffered in memory, in bytes; more records are written to disk.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ def num_buckets_for(num_records: int, itemsize: int, *, bucket_bytes: int = 2**2
     Args:
         num_records: expected number of records.
         itemsize: size of one record, in bytes.
-        bucket_bytes: size of a bucket, small enough that several buckets fit into memory.
+        bucket_bytes: maximum average size of a bucket, in bytes; several buckets should fit into memory.
     """
     return 1 << max(0, (num_records * itemsize // bucket_bytes).bit_length())
 

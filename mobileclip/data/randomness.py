@@ -20,7 +20,7 @@ def seeded_rng(seed: int, *names: str | int) -> np.random.Generator:
 
     Args:
         seed: the run's seed.
-        names: purpose of the numbers, such as a sample's key and the index of the augmentation.
+        names: strings and integers that identify the purpose, such as a sample's key and an augmentation index.
     """
     text = "\x1f".join([str(seed), *(f"{type(name).__name__}:{name}" for name in names)])
     digest = hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).digest()
@@ -32,7 +32,7 @@ def derived_seed(seed: int, *names: str | int) -> int:
 
     Args:
         seed: the run's seed.
-        names: purpose of the seed, such as `training` and the index of the process.
+        names: strings and integers that identify the purpose, such as `training` and the process index.
     """
     return random_index(seeded_rng(seed, *names), 2**63)
 
@@ -48,7 +48,7 @@ def random_index(rng: np.random.Generator, count: int) -> int:
 
 
 def shuffled(items: Iterable[T], buffer_size: int, rng: np.random.Generator) -> Iterator[T]:
-    """Yield every item once, in the random order that a shuffle buffer of `buffer_size` items allows."""
+    """Yield every item once, shuffled with a buffer of `buffer_size` items."""
     buffer: list[T] = []
     for item in items:
         if len(buffer) < buffer_size:
@@ -62,7 +62,7 @@ def shuffled(items: Iterable[T], buffer_size: int, rng: np.random.Generator) -> 
 
 
 def shuffled_at_once(items: Iterable[T], buffer_size: int, rng: np.random.Generator) -> Iterator[T]:
-    """Yield items like `shuffled`, but without a wait of minutes: the buffer grows by one with each item.
+    """Shuffle like `shuffled`, but start immediately: the buffer grows by one item per yielded item.
 
     The order is therefore not uniform: item `i` comes at position `i / 2` at the earliest, and earlier items come
     earlier on average.

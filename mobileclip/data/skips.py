@@ -21,7 +21,7 @@ logger = get_logger(__name__)
 CONNECTION_FAILED = "connection_failed"
 """Reason for data that may be intact although its store or disk failed: a retry may succeed."""
 
-# Counts are complete; names and log lines are limited so that they do not drown everything else.
+# Counts are complete; the numbers of named skips and log lines are limited.
 MAX_NAMED = 1000
 MAX_LOGGED = 10
 _MAX_DETAIL = 1000
@@ -147,7 +147,7 @@ class SkipReport:
         return self.counts.total()
 
     def add(self, skip: Skip) -> None:
-        """Count a skip, and log it until its reason was logged `MAX_LOGGED` times."""
+        """Count a skip; log only the first `MAX_LOGGED` skips of each reason."""
         self.counts[skip.reason] += 1
         named = self.named.setdefault(skip.reason, [])
         if len(named) < MAX_NAMED:

@@ -25,7 +25,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-# Interval between checks for finished calls; time during which this process itself was stopped is not counted.
+# Interval between checks for finished calls; while this process is stopped, at most one interval is counted.
 _LOOK_SECONDS = 1.0
 
 
@@ -46,11 +46,11 @@ def workers(num_workers: int, *, seconds: float = 3600.0) -> Iterator[Mapper]:
 
     Args:
         num_workers: number of processes.
-        seconds: maximum time without a result from any process, which may be stopped or stuck.
+        seconds: maximum time, in seconds, in which no process finishes an item.
 
     Raises:
-        ValueError: if no process returns a result within `seconds`.
-        LostProcessError: if a process is killed.
+        ValueError: if no process finishes an item within `seconds`.
+        LostProcessError: if a process ends abruptly, such as when it is killed.
     """
     if num_workers == 1:
         yield lambda function, items, /, *, doing: map(function, items)  # noqa: ARG005 - as a `Mapper` is
@@ -66,14 +66,14 @@ def workers(num_workers: int, *, seconds: float = 3600.0) -> Iterator[Mapper]:
                 if not _is_done_in_time(first, [future for _, future in waiting], seconds):
                     raise ValueError(
                         f"none of {num_workers} processes finished anything in {seconds:g} s while {doing} "
-                        f"{printable(item)}: one may be stopped or stuck. Find out what hangs, and run this again"
+                        f"{printable(item)}: one may be stopped or stuck. Find the cause, and run this again"
                     )
                 try:
                     result = first.result()
                 except BrokenProcessPool:
                     raise LostProcessError(
-                        f"a process ended abruptly while {doing} {printable(item)}, or another item: it was killed, "
-                        "often for using too much memory. Run this again with fewer processes"
+                        f"a process ended abruptly while {doing} {printable(item)} or a later item: it was killed, "
+                        "often because it used too much memory. Run this again with fewer processes"
                     ) from None
                 yield result
 
@@ -88,13 +88,14 @@ def submitted_ahead(
     ahead: int,
     weigh: Callable[[Item], int] = lambda _: 1,
 ) -> Iterator[tuple[Item, Future[Result], Collection[tuple[Item, Future[Result]]]]]:
-    """Yield items in order, each with its call and with the queue of started calls, while later calls run ahead.
+    """Yield items in order, each with its future and the queue of started calls, while later calls run ahead.
 
     Args:
-        submit: function that starts a call in a thread or a process.
-        items: items, which are drawn in the caller's thread.
+        submit: function that starts a call in a thread or process and returns its future.
+        items: items to process; iterated in the caller's thread.
         ahead: maximum total weight of the started items; one item is always started, whatever its weight.
-        weigh: function that returns the memory of an item's result, in any unit; by default, every item weighs 1.
+        weigh: function that returns the weight of an item, such as the size of its result; by default, every item
+            weighs 1.
     """
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     remaining, weight = iter(items), 0
@@ -111,7 +112,7 @@ def submitted_ahead(
 
 
 def _is_done_in_time(first: Future[Any], futures: Collection[Future[Any]], seconds: float) -> bool:
-    """Wait for the first call as long as at least one of the calls finishes within every span of `seconds`."""
+    """Wait for the first call; return False if none of the calls finishes for `seconds`."""
     left, num_done = seconds, sum(future.done() for future in futures)
     while not first.done():
         if left <= 0:

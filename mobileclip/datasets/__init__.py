@@ -1,4 +1,4 @@
-"""Prepares data before a training run: reads sources, joins, curates and displays samples, and labels images by class.
+"""Prepares data before training: reads sources and labelled images, and joins, curates and displays samples.
 
 Each module has one task. The code that a training run uses at every step is in `mobileclip.data`.
 """

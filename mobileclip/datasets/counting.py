@@ -1,4 +1,4 @@
-"""Counts the samples of every shard once, and stores the numbers in the shards' folder."""
+"""Counts the samples of every shard once, and stores the counts in the folder of the shards."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Counted:
     """The result of counting: numbers of shards and samples, and unreadable shards.
 
     Args:
-        num_shards: number of shards counted, by this run or an earlier one.
+        num_shards: number of shards with a count, from this run and earlier runs.
         num_samples: number of samples in the counted shards.
-        unreadable: truncated or unreadable shards, each with the reason.
+        unreadable: path and error message of every truncated or unreadable shard of this run.
     """
 
     num_shards: int
@@ -46,13 +46,13 @@ def count_shards(
 ) -> Counted:
     """Count the samples of shards and write `sizes.json` into each of their folders.
 
-    The function skips shards that already have a count, so a stopped job resumes. It also skips truncated shards, and
-    retries shards after a store error.
+    The function skips shards that already have a count, so a stopped job resumes. It does not count truncated shards,
+    and retries shards after a store error.
 
     Args:
         shards: paths, URLs or brace patterns.
-        again: whether to count all shards again.
-        limits: size limits for reading.
+        again: whether to recount shards that already have a count.
+        limits: size limits for reading samples.
         engine: engine that counts the shards; None for this process.
         show_progress: whether to show a bar with speed and remaining time.
 
@@ -101,5 +101,5 @@ def count_shards(
 
 
 def _count(shard: ShardUnit) -> int:
-    """Return the number of samples of a shard, see `count_samples`."""
+    """Return the number of samples in a shard, see `count_samples`."""
     return count_samples([shard.path], shard.sample_limits)

@@ -1,4 +1,4 @@
-"""Writes pages of images, and shows one sample of a shard: members, augmentations, similarities."""
+"""Writes HTML pages of images, and shows one sample of a shard: members, augmentations, similarities."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Thumbnail:
     """An image on a page, with lines of text below the image.
 
     Args:
-        picture: image of any size, or None.
+        picture: image of any size; None for text only.
         lines: lines of text below the image; the first line has the largest font.
         name: file name below the lines. The page shortens a long name, with the full name as tooltip.
     """
@@ -181,7 +181,7 @@ _OPERATIONS = {
 
 @attrs.frozen(kw_only=True)
 class Similarity:
-    """Cosine similarity between a caption and the augmented images, by one teacher.
+    """Cosine similarities between a caption and the augmented images, for one teacher.
 
     Args:
         teacher: name of the teacher.
@@ -220,7 +220,7 @@ class Inspection:
         sample: the plain or reinforced sample.
         members: number of bytes of each member of the sample, by extension.
         image: decoded image; None for a missing or broken image.
-        problem: reason why the augmentations cannot be replayed, or empty.
+        problem: reason why the augmentations cannot be replayed; empty if they can.
         card: reinforcement card in the shard's folder, if any.
         teachers: name of every teacher, and its columns in the embeddings.
         captions: all captions of the sample.
@@ -249,7 +249,7 @@ def inspect_sample(shard: str | os.PathLike[str], key: str | None = None) -> Ins
         key: key of the sample; None for the first sample.
 
     Raises:
-        ValueError: if the shard cannot be read, it has no sample with this key, or the sample is malformed.
+        ValueError: if the shard cannot be read or has no sample with this key, or the sample is malformed.
     """
     shard = os.fspath(shard)
     raw = _find(shard, key)
@@ -306,7 +306,7 @@ def print_inspection(inspection: Inspection) -> None:
     """Print an inspection as text, on standard output.
 
     Args:
-        inspection: inspection of a sample.
+        inspection: result of `inspect_sample`.
     """
     for section in _sections(inspection, is_drawn=False):
         rows = ["  ".join(one.lines) for one in section.pictures]
@@ -318,7 +318,7 @@ def write_inspection(path: Path, inspection: Inspection) -> None:
 
     Args:
         path: the HTML file, replaced atomically.
-        inspection: inspection of a reinforced or plain sample, with or without image.
+        inspection: result of `inspect_sample`.
 
     Raises:
         OSError: if the page cannot be written.

@@ -41,8 +41,8 @@ from mobileclip.datasets.sources.shards import (
 from mobileclip.strict import strict
 
 EXPECTED = (
-    "expected shards whose samples have the number of their class in .cls, or its name as `label` in their .json; or a "
-    "folder with a folder of images for every class"
+    "expected shards whose samples have a class number in .cls or a class name as `label` in .json, or a folder with "
+    "one folder of images per class"
 )
 _KINDS = ("class_folder", "shards", "labelled_shards", "public_layout")
 _MOST_IN_A_PART = 1000
@@ -55,8 +55,8 @@ class ClassData:
     """Labelled images and the names of their classes.
 
     Args:
-        reader: reader of the samples, with the class number as `cls`, also for folders.
-        class_names: names of the classes, in the order of the class numbers, or empty.
+        reader: reader of the samples; for folders, it adds the class number as the member `cls`.
+        class_names: names of the classes, in the order of the class numbers; empty if unknown.
     """
 
     reader: ShardReader
@@ -70,7 +70,7 @@ class LabelledSample:
     Args:
         key: key of the sample.
         image: encoded image.
-        label: number of the image's class.
+        label: class number of the image, from 0.
     """
 
     key: str
@@ -80,13 +80,13 @@ class LabelledSample:
 
 @attrs.frozen(kw_only=True)
 class LabelParser:
-    """Parses the members of a shard's samples into labelled samples.
+    """Parses the members of a sample into a labelled sample.
 
     Args:
-        num_classes: number of classes; labels are smaller.
+        num_classes: number of classes; labels are from 0 to `num_classes - 1`.
         class_names: names of the classes, in the order of the labels, for samples with a class name in `.json`. If
             empty, the parser rejects such samples.
-        text_bytes: maximum number of bytes of a `.json`.
+        text_bytes: maximum size of a `.json` member, in bytes.
     """
 
     num_classes: int
@@ -99,10 +99,10 @@ class LabelParser:
         return {name: number for number, name in enumerate(self.class_names)}
 
     def __call__(self, key: str, members: Mapping[str, bytes]) -> LabelledSample:
-        """Return the sample with some members.
+        """Return the labelled sample with the given key and members.
 
         Raises:
-            BadSampleError: if the members have no image or no class.
+            BadSampleError: if the key is invalid, or the members have no image or no valid class.
         """
         check_key(key)
         return LabelledSample(key=key, image=members[image_of(members)], label=self._label(members))
@@ -114,7 +114,7 @@ class LabelParser:
         if name is None:
             raise BadSampleError("no_label", "it has neither a .cls with its label nor a `label` in its .json")
         if not self._numbers:
-            raise BadSampleError("bad_label", "its `label` is a name, but the names of the classes are unknown")
+            raise BadSampleError("bad_label", "its `label` is a class name, but the pipeline has no class_names")
         if not isinstance(name, str) or name not in self._numbers:
             raise BadSampleError("bad_label", f"{str(name)[:80]!r} is not one of the {len(self._numbers)} classes")
         return self._numbers[name]
@@ -122,12 +122,12 @@ class LabelParser:
 
 @attrs.frozen(kw_only=True, eq=False)
 class FolderReader:
-    """Reads a folder of classes in parts, like shards.
+    """Reads a folder of classes in parts, which replace shards.
 
     Args:
-        path: the folder.
-        parts: key, relative path and class number of the images of each part, as JSON, so workers do not copy the
-            memory of one object per image.
+        path: path of the folder.
+        parts: key, relative path and class number of the images of each part, by its name; as JSON, because one object
+            per image would take more memory in each worker.
         left_out: skips for other files of the folder; the first part reports these skips.
     """
 
@@ -142,7 +142,7 @@ class FolderReader:
 
     @property
     def sources(self) -> tuple[tuple[str, ...], ...]:
-        """Names of the parts of the only source, the folder."""
+        """Names of the parts, as the shards of a single source."""
         return (self.names,)
 
     def read(self, name: str, on_skip: Callable[[Skip], None], limits: SampleLimits) -> Iterator[RawSample]:
@@ -178,7 +178,7 @@ def open_class_data(data: Shards, cache: storage.FileCache | None = None) -> Cla
     Args:
         data: shards, as paths, URLs or brace patterns; a folder of shards, also in the public layout; or a folder with
             one folder of images per class. `KIND:ARGUMENT` selects the kind.
-        cache: folder for copies of remote shards; None for no cache.
+        cache: cache of remote shards; None for no cache.
 
     Raises:
         ValueError: if the path has no labelled images.
@@ -200,7 +200,7 @@ def open_class_data(data: Shards, cache: storage.FileCache | None = None) -> Cla
             return ClassData(reader=TarReader((layout.shards,)), class_names=layout.class_names)
         case ClassFolderSource(path=path) | FolderSource(path=path):
             return _class_folder(path)
-    raise ValueError(f"{texts[0]} is not training data for classes, but {', '.join(_KINDS)} can be; {EXPECTED}")
+    raise ValueError(f"{texts[0]} has no classes; data with classes are of the kinds {', '.join(_KINDS)}; {EXPECTED}")
 
 
 def find_class_names(data: Shards) -> tuple[str, ...]:
@@ -239,21 +239,21 @@ def _folder(item: FolderItem) -> str:
 class LabelledPipelineSpec(PipelineSpec):
     """The options of a pipeline for labelled images.
 
-    The pipeline applies a crop with RandAugment, a flip, then random erasing. The training objective mixes the images
-    of a batch.
+    The pipeline applies a crop with RandAugment, a flip, then random erasing. Mixing images of a batch is part of the
+    training objective.
 
     Args:
         shards: shards of images with a class number in `.cls` or a class name as `label` in `.json`; or a folder with
             one folder of images per class. See `mobileclip.datasets.labelled.open_class_data`.
         augmentation: crop and RandAugment; None for `imagenet_augmentation`.
-        num_classes: number of classes; labels are smaller.
-        class_names: names of the classes, in the order of the labels, or empty.
+        num_classes: number of classes; labels are from 0 to `num_classes - 1`.
+        class_names: names of the classes, in the order of the labels; if empty, all labels must be numbers.
         flip_probability: probability of a horizontal flip.
         erasing: options of random erasing; None for no erasing.
 
     Raises:
-        ValueError: if a number is out of its range, the augmentation and the image contract have different sizes, or
-            the numbers of names and classes differ.
+        ValueError: if a number is out of its range, `augmentation` and `image` have different sizes, or the number
+            of `class_names` is not `num_classes`.
 
     Source: FastViT (arXiv 2303.14189).
 
@@ -296,7 +296,7 @@ class LabelledPipeline(Pipeline[LabelledBatch]):
         keep: selects samples, see `Pipeline`.
 
     Raises:
-        ValueError: if there are no data, or the data and the spec have different classes.
+        ValueError: if there are no data, or their class names differ from those of the spec in number, name or order.
     """
 
     spec: LabelledPipelineSpec
@@ -309,8 +309,8 @@ class LabelledPipeline(Pipeline[LabelledBatch]):
         for found, expected in zip(names, spec.class_names, strict=False):
             if found != expected:
                 raise ValueError(
-                    f"{where} has the class name {found[:80]!r}, but the pipeline has {expected[:80]!r}; give both the "
-                    "same names in the same order"
+                    f"{where} has the class name {found[:80]!r}, but the pipeline has {expected[:80]!r}; the names and "
+                    "their order must be equal"
                 )
         super().__init__(spec, reader=data.reader, keep=keep)
 
@@ -339,10 +339,10 @@ class LabelledMaker:
         )
 
     def parse(self, key: str, members: Mapping[str, bytes]) -> LabelledSample:
-        """Return the sample with some members of a shard.
+        """Return the labelled sample with the given key and members.
 
         Raises:
-            BadSampleError: if the members have no image or no class.
+            BadSampleError: if the key is invalid, or the members have no image or no valid class.
         """
         return self._parser(key, members)
 
@@ -350,7 +350,7 @@ class LabelledMaker:
         """Return the augmented example of a sample for an epoch.
 
         Raises:
-            BadSampleError: if the image cannot be used.
+            BadSampleError: if the image cannot be decoded, or exceeds the limits.
         """
         rng = seeded_rng(self._spec.seed, "example", epoch, sample.key)
         source = SourceImage(sample.image, self._spec.limits, orient=True, background=self._spec.image.background_color)

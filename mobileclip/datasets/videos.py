@@ -1,8 +1,7 @@
 """Reads single frames of video files by time, for a few formats, within limits, and without opening other files.
 
-PyAV contains FFmpeg, which supports about three hundred formats. Some of these are playlists, which make FFmpeg open
-other files and URLs, or rare formats of games and laboratories. This module never reads sound, subtitles or other
-streams.
+PyAV contains FFmpeg, which supports about three hundred formats. Many of them are rare, and some are playlists, which
+make FFmpeg open other files and URLs. This module never reads audio, subtitle or data streams.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ VIDEO_FORMATS = (
 )
 
 VIDEO_EXTENSIONS = tuple(extension for kind in VIDEO_FORMATS for extension in kind.extensions)
-"""All extensions of video files, without the dot; the library has no other list."""
+"""All supported extensions of video files, without the dot."""
 
 DECODERS = (
     *("h264", "hevc", "libdav1d", "av1", "vp8", "vp9", "libvpx", "libvpx-vp9", "mpeg4", "msmpeg4v2", "msmpeg4"),
@@ -70,12 +69,12 @@ START_BYTES = 12
 
 
 def find_video_format(start: bytes) -> VideoFormat | None:
-    """Return the video format of a file by its first bytes; None if the format is not supported."""
+    """Return the format of a video from its first bytes; None if the format is not supported."""
     return next((kind for kind in VIDEO_FORMATS if kind.start.match(start)), None)
 
 
 def named_format(name: str) -> VideoFormat | None:
-    """Return the video format of a file name such as `clip.MP4`; None for other names."""
+    """Return the format of a video from a file name such as `clip.MP4`; None for other extensions."""
     _, dot, extension = name.rpartition(".")
     return next((kind for kind in VIDEO_FORMATS if dot and extension.lower() in kind.extensions), None)
 
@@ -107,7 +106,7 @@ class VideoFile:
 
     Args:
         path: path of the file.
-        limits: limits for the number of pixels of a frame.
+        limits: limits of the number of pixels of a frame.
         name: name of the video, for messages.
 
     Raises:
@@ -146,7 +145,7 @@ class VideoFile:
 
     @property
     def seconds(self) -> float:
-        """Duration of the video stream, in seconds, as stated in the file, or of the whole file."""
+        """Duration of the video stream, in seconds, or of the file if the stream states none."""
         noted = _DURATION.match(self._stream.metadata.get("DURATION", ""))
         if noted is not None:
             return 3600 * int(noted[1]) + 60 * int(noted[2]) + float(noted[3])
@@ -186,7 +185,7 @@ class VideoFile:
             self._go_to(seconds)
             return self._picture(seconds)
         except Exception as error:
-            # A seek finds the frames after the damage.
+            # The next request then seeks, which finds the frames after the damage.
             self._shown = self._next = None
             if isinstance(error, ImageError):
                 raise
@@ -199,12 +198,13 @@ class VideoFile:
         stream: av.VideoStream = streams[0]
         decoder = stream.codec_context.codec.name
         if decoder not in DECODERS:
-            raise ImageError("unsupported_format", f"{self._name} has the unsupported encoding {decoder}")
+            raise ImageError("unsupported_format", f"{self._name} is encoded with the unsupported codec {decoder}")
         self._limits.check_pixels(stream.width, stream.height, self._name)
         seconds = max((self._container.duration or 0) / 1e6, float((stream.duration or 0) * (stream.time_base or 0)))
         if seconds > MOST_SECONDS:
             raise ImageError(
-                "too_large", f"{self._name} lasts {seconds / 3600:,.0f} hours, but the limit is {MOST_SECONDS / 3600:g}"
+                "too_large",
+                f"{self._name} lasts {seconds / 3600:,.0f} hours, but the limit is {MOST_SECONDS / 3600:g} hours",
             )
         # The size of a stream may increase; decoders count more pixels than displayed.
         stream.codec_context.options = {"max_pixels": str(2 * self._limits.num_pixels + 2**16)}
@@ -223,7 +223,10 @@ class VideoFile:
             self._shown = self._next
             num_pixels += self._shown.width * self._shown.height
             if num_pixels > _MOST_DECODED_PIXELS:
-                raise ImageError("too_large", f"{self._name} takes too long to decode at {seconds:g} seconds")
+                raise ImageError(
+                    "too_large",
+                    f"{self._name} has too few keyframes before {seconds:g} seconds; encode it with more keyframes",
+                )
             self._next = next(self._frames, None)
         if self._shown is None:
             self._shown = self._next
@@ -291,7 +294,7 @@ def _opened(opened: ExitStack, path: Path, name: str) -> Any:
 
 
 class _Bounded:
-    """A file with a limit on the bytes read, as FFmpeg may search a large file completely for a header."""
+    """A file with a limit on the bytes read, because FFmpeg may read all of a large file to find the header."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.seek, self.tell = file, file.seek, file.tell
@@ -300,12 +303,12 @@ class _Bounded:
     def read(self, size: int) -> bytes:
         self.remaining -= size
         if self.remaining < 0:
-            raise OSError("its header exceeds the limit")
+            raise OSError(f"its header has more than {_MOST_HEADER_BYTES:,} bytes")
         return self._file.read(size)
 
 
 def _refuse(*_: object) -> NoReturn:
-    raise PermissionError("a video must not open another file")
+    raise PermissionError("a video must not make FFmpeg open other files")
 
 
 def _broken(error: Exception, name: str) -> ImageError:

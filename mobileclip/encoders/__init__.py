@@ -4,7 +4,7 @@ This subpackage composes blocks into towers; new blocks belong in `blocks`, new 
 """
 
 from mobileclip.encoders.checkpoints import (
-    PACKAGED as PACKAGED,  # for collections, as the next ones
+    PACKAGED as PACKAGED,  # for collections, like the other aliases below
     CheckpointError,
     ModelSpec,
     load_backbone,

@@ -19,9 +19,9 @@ class ClassifierSpec:
     `fastvit_mci0`. With a projection, it classifies image embeddings, so logits have at most rank `embedding_dim`.
 
     Args:
-        image: any image encoder.
-        num_classes: number of logits.
-        class_names: names of the classes, in order, or empty.
+        image: spec of the image encoder.
+        num_classes: number of classes, and of logits.
+        class_names: names of the classes, in the order of the logits; empty if unknown.
 
     Raises:
         ValueError: if the number of names differs from the number of classes, or two names are equal.
@@ -44,7 +44,9 @@ class ClassifierSpec:
     def __attrs_post_init__(self) -> None:
         """Check that class names are unique, and that there is one name per class."""
         if self.class_names and len(self.class_names) != self.num_classes:
-            raise ValueError(f"there are {self.num_classes} classes but {len(self.class_names)} class_names")
+            raise ValueError(
+                f"there are {self.num_classes} classes but {len(self.class_names)} class_names; pass one per class"
+            )
         if twice := repeated(self.class_names):
             raise ValueError(f"two classes have the name {twice[0][:80]!r}; class names must be unique")
 
@@ -54,7 +56,7 @@ class ClassifierSpec:
         return self.image.num_blocks
 
     def with_channels(self, channels: int) -> ClassifierSpec:
-        """Return the model for images of another number of channels; see `ImageEncoderSpec.with_channels`."""
+        """Return the spec for a different number of image channels; see `ImageEncoderSpec.with_channels`."""
         return attrs.evolve(self, image=self.image.with_channels(channels))
 
     def build(self) -> Classifier:
@@ -71,14 +73,14 @@ class Classifier(nn.Module):
         images `(batch, channels, size, size)` to logits `(batch, num_classes)`.
 
     Args:
-        image_encoder: maps preprocessed images to embeddings; has a `.spec`.
+        image_encoder: maps preprocessed images to embeddings, with an `ImageEncoderSpec` in the attribute `spec`.
         head: maps embeddings to logits.
-        class_names: names of the classes in order.
+        class_names: names of the classes, in the order of the logits; empty if unknown.
 
     Source: FastViT (arXiv 2303.14189); MobileCLIP Table 11.
 
-    Differs: in FastViT, the classifier contains the convolution and the mean of the head; here the image encoder
-        contains both, so that a classifier can use any image encoder.
+    Differs: in FastViT, the classifier contains the head's convolution and mean; here the image encoder contains both,
+        so that a classifier can use any image encoder.
 
     Examples:
         >>> encoder = ViTSpec(width=16, depth=1, num_heads=2, embedding_dim=16).build()
@@ -108,7 +110,7 @@ class Classifier(nn.Module):
         """Return the logits of preprocessed images.
 
         Raises:
-            ValueError: if the images do not have the spec's size.
+            ValueError: if the images do not have the number of channels and the size in the spec.
         """
         check_images(images, image_spec(self.image_encoder).input)
         logits: Tensor = self.head(self.image_encoder(images))

@@ -25,8 +25,8 @@ class DualEncoderSpec:
     """The spec of an image-text model.
 
     Args:
-        image: the image tower.
-        text: the text tower, of the same embedding width.
+        image: spec of the image tower.
+        text: spec of the text tower, with the same `embedding_dim`.
         max_logit_scale: maximum logit scale. Training clamps the parameter after each step, inference and exports clamp
             on reading; a checkpoint's value takes precedence.
 
@@ -55,7 +55,7 @@ class DualEncoderSpec:
         return self.image.num_blocks + self.text.num_blocks
 
     def with_channels(self, channels: int) -> DualEncoderSpec:
-        """Return the model for images of another number of channels; see `ImageEncoderSpec.with_channels`."""
+        """Return the spec for a different number of image channels; see `ImageEncoderSpec.with_channels`."""
         return attrs.evolve(self, image=self.image.with_channels(channels))
 
     def build(self) -> DualEncoder:
@@ -70,8 +70,8 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
         images `(batch, channels, size, size)` and ids `(batch, context_length)` to embeddings `(batch, embedding_dim)`.
 
     Args:
-        image_encoder: maps preprocessed images to embeddings; has a `.spec`.
-        text_encoder: maps token ids to embeddings of the same width; has a `.spec`.
+        image_encoder: maps preprocessed images to embeddings, with an `ImageEncoderSpec` in the attribute `spec`.
+        text_encoder: maps token ids to embeddings of the same width, with a `TextEncoderSpec` in the attribute `spec`.
         max_logit_scale: maximum logit scale; see `similarity_scale`.
 
     Source: MobileCLIP section 3.
@@ -115,7 +115,7 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
         """Return the embeddings of preprocessed images, optionally of unit length.
 
         Raises:
-            ValueError: if the images are not of the spec's size.
+            ValueError: if the images do not have the number of channels and the size in the spec.
         """
         check_images(image, image_spec(self.image_encoder).input)
         embedding: Tensor = self.image_encoder(image)

@@ -1,4 +1,4 @@
-"""The open families of specs: image encoders, text encoders and token mixers."""
+"""Base classes and registries of the specs of image encoders, text encoders and token mixers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ weights."""
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ImageEncoderSpec(ABC):
-    """Base class of image encoder specs, with the fields that all share.
+    """Base class of image encoder specs, with the fields that all image encoders share.
 
     Args:
         embedding_dim: width of the embedding.
-        input: the image input.
+        input: contract of the input images: size, channels and normalisation.
         projection_bias: whether the last projection has a bias. The papers' models have no bias; open_clip's
             checkpoints may have one.
 
@@ -51,28 +51,28 @@ class ImageEncoderSpec(ABC):
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """Return a new encoder: images `(batch, channels, size, size)` to embeddings `(batch, embedding_dim)`."""
+        """Return a new encoder from images `(batch, channels, size, size)` to embeddings `(batch, embedding_dim)`."""
 
     def without_projection(self) -> ImageEncoderSpec:
-        """Return the encoder without last projection; its embeddings are the pooled features.
+        """Return the spec without the last projection, so that embeddings are the pooled features.
 
         Tensor names stay the same, except that the projection's tensors are missing.
 
         Raises:
-            ValueError: if the encoder needs its projection.
+            ValueError: if the encoder has no form without the projection.
         """
         raise ValueError(f"{type(self).__name__} has no form without its last projection; use its embeddings")
 
     def with_channels(self, channels: int) -> ImageEncoderSpec:
-        """Return the encoder for another number of channels, with mean and std of `ImageInput.of_channels`.
+        """Return the spec for a different number of channels, with mean and std from `ImageInput.of_channels`.
 
         Raises:
-            ValueError: if the encoder does not support other channels.
+            ValueError: if the encoder supports only its current number of channels.
         """
         raise ValueError(f"{type(self).__name__} supports images with {self.input.channels} channels, not {channels}")
 
     def weights_for_size(self, weights: Mapping[str, Tensor], size: int) -> Mapping[str, Tensor]:
-        """Return the weights for another image size; weights that do not depend on the size stay unchanged.
+        """Return the weights for a different image size; weights that do not depend on the size stay unchanged.
 
         Args:
             weights: weights of an encoder of this spec, in training form or folded.
@@ -89,11 +89,11 @@ class ImageEncoderSpec(ABC):
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TextEncoderSpec(ABC):
-    """Base class of text encoder specs, with the fields that all share.
+    """Base class of text encoder specs, with the fields that all text encoders share.
 
     Args:
         embedding_dim: width of the embedding.
-        input: the text input.
+        input: contract of the input texts: context length, padding and tokenizer.
 
     Examples:
         >>> class BagOfWordsSpec(TextEncoderSpec):
@@ -113,10 +113,10 @@ class TextEncoderSpec(ABC):
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """Return a new encoder: ids `(batch, context_length)` to embeddings `(batch, embedding_dim)`."""
+        """Return a new encoder from ids `(batch, context_length)` to embeddings `(batch, embedding_dim)`."""
 
     def weights_for_context(self, weights: Mapping[str, Tensor], context_length: int) -> Mapping[str, Tensor]:
-        """Return the weights for another context length; weights that do not depend on the length stay unchanged.
+        """Return the weights for a different context length; weights that do not depend on the length stay unchanged.
 
         Args:
             weights: weights of an encoder of this spec, in training form or folded.
@@ -146,7 +146,7 @@ class TokenMixerSpec(ABC):
 
     @abstractmethod
     def build_block(self, dim: int, *, hidden_dim: int, layer_scale: float, drop_path: float) -> nn.Module:
-        """Return one block of a stage, from feature map to feature map.
+        """Return one block of a stage, which maps a feature map to one of the same shape.
 
         Args:
             dim: channels of the stage.
@@ -185,7 +185,7 @@ open_family(TokenMixerSpec, token_mixers)
 
 
 def as_trained(spec: Spec) -> Spec:
-    """Reset the training-only fields of a spec; specs with equal results compute the same function of their weights.
+    """Return a spec with default training-only fields; models with equal results compute the same function.
 
     Args:
         spec: spec of a tower, or of a model with an image tower.
@@ -202,7 +202,7 @@ def as_trained(spec: Spec) -> Spec:
 
 
 def check_unprojected(spec: ImageEncoderSpec, pooled_dim: int) -> None:
-    """Check that `embedding_dim` of an encoder without projection equals the width of its pooled features.
+    """Check that the `embedding_dim` of an encoder without projection is the width of the pooled features.
 
     Raises:
         ValueError: if `embedding_dim` differs from that width, or `projection_bias` is set.
@@ -220,11 +220,11 @@ def image_spec(encoder: nn.Module) -> ImageEncoderSpec:
     """Return the spec of an image encoder.
 
     Raises:
-        ValueError: if the encoder has no such spec.
+        ValueError: if the encoder has no `spec` of type `ImageEncoderSpec`.
     """
     spec = getattr(encoder, "spec", None)
     if not isinstance(spec, ImageEncoderSpec):
-        raise ValueError(_without_spec(encoder, ImageEncoderSpec, "image size, mean and deviation"))
+        raise ValueError(_without_spec(encoder, ImageEncoderSpec, "image size, mean and standard deviation"))
     return spec
 
 
@@ -232,7 +232,7 @@ def text_spec(encoder: nn.Module) -> TextEncoderSpec:
     """Return the spec of a text encoder.
 
     Raises:
-        ValueError: if the encoder has no such spec.
+        ValueError: if the encoder has no `spec` of type `TextEncoderSpec`.
     """
     spec = getattr(encoder, "spec", None)
     if not isinstance(spec, TextEncoderSpec):
@@ -242,6 +242,6 @@ def text_spec(encoder: nn.Module) -> TextEncoderSpec:
 
 def _without_spec(encoder: nn.Module, kind: type, says: str) -> str:
     return (
-        f"{type(encoder).__name__} has no `.spec` of kind {kind.__name__} with its {says}; "
+        f"{type(encoder).__name__} has no `.spec` of type {kind.__name__}, which defines {says}; "
         "set one, so that inputs can be checked and checkpoints can be loaded again"
     )

@@ -1,6 +1,6 @@
 """Towers that open_clip or transformers builds, with the interface of this library's towers.
 
-Building a tower imports its package. Weights, form and checkpoints are like those of other models.
+Building a tower imports its package. Weights, forms and checkpoints work as for other models.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ForeignTower(nn.Module):
     Args:
         spec: spec of the tower.
         tower: maps inputs to an embedding, or to an output with `pooler_output`.
-        projection: layer after the tower; None without a projection.
+        projection: layer after the tower; None for no projection.
 
     Examples:
         >>> ForeignTower("its spec", nn.Linear(4, 2))(torch.zeros(3, 4)).shape
@@ -99,10 +99,10 @@ class OpenClipTextSpec(TextEncoderSpec):
 @image_encoder_families.register("transformers")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TransformersImageSpec(ImageEncoderSpec):
-    """The image tower of a dual encoder of transformers.
+    """The image tower of a transformers dual encoder.
 
     Args:
-        config: `model_type`, `projection_dim` and `vision_config`, as JSON.
+        config: the model's `model_type`, `projection_dim` and `vision_config`, as JSON.
 
     Examples:
         >>> from mobileclip.inputs import ImageInput
@@ -125,10 +125,10 @@ class TransformersImageSpec(ImageEncoderSpec):
 @text_encoder_families.register("transformers")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TransformersTextSpec(TextEncoderSpec):
-    """The text tower of a dual encoder of transformers.
+    """The text tower of a transformers dual encoder.
 
     Args:
-        config: `model_type`, `projection_dim` and `text_config`, as JSON.
+        config: the model's `model_type`, `projection_dim` and `text_config`, as JSON.
 
     Examples:
         >>> from mobileclip.inputs import TextInput

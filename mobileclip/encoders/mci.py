@@ -107,7 +107,7 @@ class StageSpec:
     """One resolution of an MCi encoder.
 
     Args:
-        dim: number of channels; a multiple of the previous stage's number.
+        dim: number of channels; a multiple of the previous stage's `dim`.
         depth: number of blocks.
         mixer: spec of the blocks' token mixer.
         squeeze_excite: whether the downsampling in front of the stage gates its channels (squeeze-and-excitation).
@@ -129,7 +129,7 @@ class MCiSpec(ImageEncoderSpec):
     """An MCi image encoder: a convolutional stem, stages with downsampling between them, and a pooling head.
 
     Args:
-        stages: from the finest to the coarsest resolution, the first at a quarter of the image's side.
+        stages: stages from the finest to the coarsest resolution; the first is at a quarter of the image's resolution.
         ffn_ratio: width of the feed-forward networks, as a multiple of the stage's width.
         stem_scale_branch: whether the stem's blocks have a scale branch.
         downsample_activation: whether the downsampling's large kernels have a GELU.
@@ -195,13 +195,13 @@ class MCiSpec(ImageEncoderSpec):
         return encoder.apply(initialize_linear)
 
     def without_projection(self) -> MCiSpec:
-        """Return the encoder of pooled features, the input of FastViT's classifiers."""
+        """Return the spec without the projection: embeddings are pooled features, as in FastViT's classifiers."""
         return attrs.evolve(
             self, projection=False, projection_bias=False, embedding_dim=_HEAD_EXPANSION * self.stages[-1].dim
         )
 
     def with_channels(self, channels: int) -> MCiSpec:
-        """Return the encoder for images of another number of channels."""
+        """Return the spec for a different number of image channels."""
         return attrs.evolve(self, input=self.input.of_channels(channels))
 
     def weights_for_size(self, weights: Mapping[str, Tensor], size: int) -> Mapping[str, Tensor]:  # noqa: ARG002
@@ -231,9 +231,9 @@ class Stage(nn.Sequential):
         `(batch, in_dim, height, width)` to `(batch, dim, height', width')`.
 
     Args:
-        blocks: maps a feature map to a feature map.
-        downsample: downsampling from the previous stage.
-        position: the positional encoding.
+        blocks: modules that map a feature map to one of the same shape.
+        downsample: downsampling from the previous stage; None for none.
+        position: positional encoding of the feature map; None for none.
     """
 
     def __init__(
@@ -251,7 +251,7 @@ class MCi(ActivationCheckpointing, nn.Module):
 
     Args:
         stem: maps images to the first feature map.
-        stages: one per resolution.
+        stages: modules that map a feature map to the next, one per resolution.
         head: maps the last feature map to embeddings.
         dims: output channels of each stage.
         strides: stride of each stage's feature map in pixels of the image.
@@ -299,7 +299,7 @@ class MCi(ActivationCheckpointing, nn.Module):
         return y
 
     def features(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
-        """Return the feature map after each of some stages: `maps[s] = stages[s](... stages[0](stem(images)))`.
+        """Return the feature map after each requested stage: `maps[s] = stages[s](... stages[0](stem(images)))`.
 
         The encoder does not compute later stages.
 
@@ -308,10 +308,10 @@ class MCi(ActivationCheckpointing, nn.Module):
 
         Args:
             images: preprocessed images; the sides are multiples of the stages' strides.
-            stages: numbers of stages, from 0, in the order of the result; all by default.
+            stages: indices of stages, in the order of the result; all by default.
 
         Raises:
-            ValueError: if there is no such stage, or a stride does not divide the sides.
+            ValueError: if a stage does not exist, or a side is not a multiple of a stride.
         """
         chosen = chosen_stages(images, stages, strides=self.strides)
         return outputs_of(self.stages, self.stem(images), chosen)
@@ -319,7 +319,7 @@ class MCi(ActivationCheckpointing, nn.Module):
     def local_embeddings(self, images: Tensor) -> Tensor:
         """Return the embedding of each location, `head.local(stages(stem(images)))`; their mean is the image embedding.
 
-        A location has a receptive field: its embedding is its contribution, not the embedding of a crop.
+        Due to the receptive field, each is the location's contribution to the image embedding, not a crop's embedding.
 
         Shape:
             images `(batch, channels, height, width)` to `(batch, embedding_dim, height / strides[-1], width /
@@ -338,15 +338,15 @@ class MCi(ActivationCheckpointing, nn.Module):
         return y
 
     def backbone(self, stages: Sequence[int] | None = None) -> MCi:
-        """Return the encoder without head and stages after the last requested one.
+        """Return the encoder without its head and without the stages after the last requested stage.
 
         The result shares its parameters with this encoder, and its `forward` returns the last feature map.
 
         Args:
-            stages: numbers of stages, from 0; all by default.
+            stages: indices of stages; all by default.
 
         Raises:
-            ValueError: if there is no such stage.
+            ValueError: if a stage does not exist.
         """
         depth = depth_of(stages, len(self.stages))
         part = with_children(self, {"stages": self.stages[:depth], "head": nn.Identity()})
@@ -356,9 +356,9 @@ class MCi(ActivationCheckpointing, nn.Module):
     def embedding_and_features(
         self, images: Tensor, stages: Sequence[int] | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the embeddings of images, and the feature maps after some stages, in one pass.
+        """Return the embeddings of images, and the feature maps after the requested stages, in one pass.
 
-        Shape, arguments and errors are those of `forward` and `features`.
+        Shapes, arguments and errors are the same as for `forward` and `features`.
         """
         chosen = chosen_stages(images, stages, strides=self.strides)
         *maps, last = outputs_of(self.stages, self.stem(images), (*chosen, len(self.stages) - 1))

@@ -50,7 +50,7 @@ def mci4() -> MCiSpec:
 
 
 def fastvit_t8() -> MCiSpec:
-    """Return FastViT-T8 without its classifier: pooled features."""
+    """Return FastViT-T8 without its classifier; embeddings are the pooled features."""
     return _fastvit((48, 96, 192, 384), depths=(2, 2, 4, 2), ffn_ratio=3.0)
 
 
@@ -175,7 +175,7 @@ def mobileclip2_s2() -> DualEncoderSpec:
 
 
 def mobileclip2_b() -> DualEncoderSpec:
-    """Return MobileCLIP2-B, trained in timm's form of the tower: no padding in the stem, another norm epsilon."""
+    """Return MobileCLIP2-B, trained with timm's image tower: no padding in the stem, norm epsilon 1e-6."""
     return DualEncoderSpec(image=ViTSpec(stem_padding=0, norm_eps=1e-6), text=TextTransformerSpec(causal=True))
 
 
@@ -197,7 +197,7 @@ def mobileclip2_l14() -> DualEncoderSpec:
 def _stages(
     dims: tuple[int, ...], depths: tuple[int, ...], *, attention: tuple[AttentionSpec, ...], num_gated: int = 0
 ) -> tuple[StageSpec, ...]:
-    """Return stages of RepMixers and then attention; the last downsamplings are gated."""
+    """Return stages with RepMixers, then stages with attention; the last `num_gated` downsamplings are gated."""
     mixers: list[TokenMixerSpec] = [*(RepMixerSpec() for _ in dims[len(attention) :]), *attention]
     return tuple(
         StageSpec(dim=dim, depth=depth, mixer=mixer, squeeze_excite=stage >= len(dims) - num_gated)

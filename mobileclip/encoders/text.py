@@ -160,7 +160,7 @@ class TextEncoder(ActivationCheckpointing, nn.Module):
 
     Args:
         token_embedding: maps ids to vectors of the layers' width.
-        layers: map `(batch, tokens, width)` to the same shape.
+        layers: modules that map `(batch, tokens, width)` to the same shape.
         project: maps pooled features to embeddings.
         context_length: number of positions.
         pool: maps the features of all tokens to one vector per text.
@@ -201,7 +201,7 @@ class TextEncoder(ActivationCheckpointing, nn.Module):
         return y
 
     def token_features(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features of every token, and the mask of the text's tokens, up to its end token.
+        """Return the features of every token, and a mask of each text's tokens, up to and including the end token.
 
         With `pool="end"`, the embedding is `project` of the features at the end token. With `pool="mean"`, the norm
         applies to the mean, so `project` of the mean of these features is only approximately the embedding.

@@ -31,7 +31,7 @@ def check_images(images: Tensor, contract: ImageInput) -> None:
     """Raise unless `images` is `(batch, channels, size, size)`.
 
     Raises:
-        ValueError: if the shape differs; some encoders would run at another size, with other embeddings.
+        ValueError: if the shape differs; at a different size, some encoders would silently return other embeddings.
     """
     expected = (contract.channels, contract.size, contract.size)
     if images.ndim != 4 or tuple(images.shape[1:]) != expected:
@@ -45,7 +45,7 @@ def check_tokens(tokens: Tensor, contract: TextInput) -> None:
     """Raise unless `tokens` is `(batch, context_length)` of integers.
 
     Raises:
-        ValueError: if the length differs, since padding affects the embedding.
+        ValueError: if the shape or dtype differs; the length matters, since padding affects the embedding.
     """
     if tokens.ndim != 2 or tokens.shape[1] != contract.context_length or tokens.is_floating_point():
         raise ValueError(
@@ -79,7 +79,7 @@ def check_heads(width: int, num_heads: int) -> None:
 
 
 def initialize_linear(module: nn.Module) -> None:
-    """Draw a linear layer's weight from a truncated normal of deviation 0.02 and zero its bias; for `Module.apply`."""
+    """Draw a linear layer's weight from a truncated normal (std 0.02) and zero its bias; for `Module.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -87,15 +87,15 @@ def initialize_linear(module: nn.Module) -> None:
 
 
 def initialize_as_open_clip(attentions: Iterable[Attention], free: Iterable[Tensor], *, width: int) -> None:
-    """Initialise the weights of a vision transformer like open_clip's, unless PyTorch's initialisation is equal.
+    """Initialise a vision transformer like open_clip, where open_clip differs from PyTorch's initialisation.
 
-    Queries, keys and values are uniform with standard deviation `(2 / (width + 3 width)) ** 0.5`; their biases and the
-    attention output's are zero. Class token, positions and projection are normal with `width ** -0.5`. Other layers
-    keep PyTorch's initialisation: uniform with standard deviation `(3 fan_in) ** -0.5`, for example 0.0104 for the
-    output of the feed-forward networks of ViT-B/16.
+    The weights of queries, keys and values are uniform with standard deviation `(2 / (width + 3 width)) ** 0.5`; these
+    biases and the bias of the attention output are zero. Class token, positions and projection are normal with standard
+    deviation `width ** -0.5`. Other layers keep PyTorch's initialisation: uniform with standard deviation
+    `(3 fan_in) ** -0.5`, for example 0.0104 for the output of the feed-forward networks of ViT-B/16.
 
     Args:
-        attentions: attentions of the layers.
+        attentions: attention modules of the layers.
         free: class token, positions and projection.
         width: width of the tokens.
 
@@ -113,7 +113,7 @@ torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
 
 
 def resampled_positions(position: Tensor, grid: tuple[int, int], *, class_position: bool) -> Tensor:
-    """Interpolate position embeddings to another grid (bicubic, antialiased), except for the class token's.
+    """Interpolate position embeddings to a new grid (bicubic, antialiased), except the class token's embedding.
 
     Shape:
         `(class_position + side * side, width)` to `(class_position + rows * columns, width)`.
@@ -155,11 +155,11 @@ class SupportsFeatureMaps(Protocol):
     def embedding_and_features(
         self, images: Tensor, stages: Sequence[int] | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the embeddings of images, and the feature maps after some stages, in one pass."""
+        """Return the embeddings of images, and the feature maps after the requested stages, in one pass."""
 
 
 def feature_encoder(encoder: nn.Module) -> SupportsFeatureMaps:
-    """Return the encoder, typed as one with feature maps.
+    """Return the encoder, typed as `SupportsFeatureMaps`.
 
     Raises:
         ValueError: if the encoder does not have this interface.
@@ -187,7 +187,7 @@ class SupportsLocalEmbeddings(Protocol):
 
 
 def local_encoder(encoder: nn.Module) -> SupportsLocalEmbeddings:
-    """Return the encoder, typed as one with an embedding per location.
+    """Return the encoder, typed as `SupportsLocalEmbeddings`.
 
     Raises:
         ValueError: if the encoder does not have this interface.
@@ -195,22 +195,22 @@ def local_encoder(encoder: nn.Module) -> SupportsLocalEmbeddings:
     if not isinstance(encoder, SupportsLocalEmbeddings):
         raise ValueError(
             f"{type(encoder).__name__} cannot explain a score by location, because its embedding is not a mean "
-            "over locations; use a checkpoint with an MCi image tower, such as mobileclip_s2, without optimize, "
+            "over locations; use a checkpoint with an MCi image tower, such as mobileclip_s2, without optimize(), "
             "or an export with --features text-space; or compare crops of the image with encode_image"
         )
     return encoder
 
 
 def chosen_stages(images: Tensor, stages: Sequence[int] | None, *, strides: Sequence[int]) -> tuple[int, ...]:
-    """Return the requested stages, by default all.
+    """Return the indices of the requested stages.
 
     Args:
         images: inputs of the encoder.
-        stages: numbers of stages, from 0.
+        stages: indices of stages; None for all.
         strides: strides of every stage, in pixels of the image.
 
     Raises:
-        ValueError: if there is no such stage, or the sides of the images are not multiples of the stages' strides.
+        ValueError: if a stage does not exist, or the sides of the images are not multiples of the stages' strides.
     """
     depth_of(stages, len(strides))
     chosen = tuple(range(len(strides)) if stages is None else stages)
@@ -227,12 +227,12 @@ def depth_of(stages: Sequence[int] | None, num_stages: int) -> int:
     """Return the number of stages to compute for the requested stages.
 
     Raises:
-        ValueError: if there is no such stage.
+        ValueError: if a stage does not exist, or no stage is requested.
     """
     chosen = list(range(num_stages) if stages is None else stages)
     unknown = [stage for stage in chosen if stage not in range(num_stages)]
     if unknown or not chosen:
-        raise ValueError(f"stages must be from 0 to {num_stages - 1}, not {unknown}")
+        raise ValueError(f"stages must be one or more indices from 0 to {num_stages - 1}, not {unknown}")
     return max(chosen) + 1
 
 

@@ -40,7 +40,7 @@ class ViTSpec(ImageEncoderSpec):
     """A vision transformer.
 
     Args:
-        input: the image input; the size is a multiple of `patch_size`.
+        input: contract of the input images; the size is a multiple of `patch_size`.
         width: width of the tokens.
         depth: number of layers.
         num_heads: attention heads per layer; divides `width`.
@@ -51,8 +51,8 @@ class ViTSpec(ImageEncoderSpec):
         class_position: whether the class token has a position embedding.
         norm_before: whether there is a norm before the first layer.
         norm_eps: epsilon of the layer norms.
-        projection: whether to project the class token's features; without it, they are the embedding, and
-            `embedding_dim` is `width`.
+        projection: whether to project the class token's features; otherwise these features are the embedding, and
+            `embedding_dim` equals `width`.
         drop_path: drop probability of the last layer's branches in training, growing linearly from 0 at the first
             layer. ViT-L/14 trains with 0.1, MobileCLIP-B without drop path.
         initialization: `timm` (MobileCLIP-B and ViT-L/14), or `open_clip` for open_clip's vision transformer (plain
@@ -135,15 +135,15 @@ class ViTSpec(ImageEncoderSpec):
         return encoder
 
     def without_projection(self) -> ViTSpec:
-        """Return the encoder without projection, from images to the class token's features."""
+        """Return the spec without projection, so that embeddings are the class token's features."""
         return attrs.evolve(self, projection=False, projection_bias=False, embedding_dim=self.width)
 
     def with_channels(self, channels: int) -> ViTSpec:
-        """Return the encoder for images of another number of channels."""
+        """Return the spec for a different number of image channels."""
         return attrs.evolve(self, input=self.input.of_channels(channels))
 
     def weights_for_size(self, weights: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
-        """Return the weights with position embeddings interpolated for another image size."""
+        """Return the weights with position embeddings interpolated for a different image size."""
         side = size // self.patch_size
         position = weights["position"].float()
         return {**weights, "position": resampled_positions(position, (side, side), class_position=self.class_position)}
@@ -157,7 +157,7 @@ class ViT(ActivationCheckpointing, nn.Module):
 
     Args:
         stem: maps images to patch tokens, `(batch, num_patches, width)`.
-        layers: map tokens to tokens of the same shape.
+        layers: modules that map tokens to tokens of the same shape.
         project: maps the class token's features to embeddings, or an identity.
         width: width of the tokens.
         patch_size: side of a patch, in pixels.
@@ -229,26 +229,26 @@ class ViT(ActivationCheckpointing, nn.Module):
         return y
 
     def features(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
-        """Return the unnormalised patch tokens after each of some layers as a feature map.
+        """Return the unnormalised patch tokens after each requested layer, as feature maps.
 
         Shape:
             images `(batch, channels, height, width)` to `(batch, width, height / patch_size, width / patch_size)`.
 
-        Args and errors are those of `layer_tokens`.
+        Arguments and errors are the same as for `layer_tokens`.
         """
         return tuple(self._map_of(tokens, images) for tokens in self.layer_tokens(images, stages))
 
     def backbone(self, stages: Sequence[int] | None = None) -> ViT:
-        """Return the encoder without projection and layers after the last requested one.
+        """Return the encoder without projection and without the layers after the last requested layer.
 
         The result shares its parameters with this encoder, and its `forward` returns the last layer's unnormalised
         class token.
 
         Args:
-            stages: numbers of layers, from 0; all by default.
+            stages: indices of layers; all by default.
 
         Raises:
-            ValueError: if there is no such layer.
+            ValueError: if a layer does not exist.
         """
         depth = depth_of(stages, len(self.layers))
         layers = BlockSequence(*list(self.layers)[:depth])
@@ -259,9 +259,9 @@ class ViT(ActivationCheckpointing, nn.Module):
     def embedding_and_features(
         self, images: Tensor, stages: Sequence[int] | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the embeddings of images, and the feature maps after some layers, in one pass.
+        """Return the embeddings of images, and the feature maps after the requested layers, in one pass.
 
-        Shape, arguments and errors are those of `forward` and `features`.
+        Shapes, arguments and errors are the same as for `forward` and `features`.
         """
         chosen = chosen_stages(images, stages, strides=self.strides)
         *layers, last = self.layer_tokens(images, (*chosen, len(self.layers) - 1))
@@ -271,20 +271,20 @@ class ViT(ActivationCheckpointing, nn.Module):
         return rearrange(tokens[:, 1:], "b (h w) c -> b c h w", h=images.shape[2] // self.patch_size)
 
     def layer_tokens(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
-        """Return the unnormalised tokens after each of some layers: the class token, then the patches row by row.
+        """Return the unnormalised tokens after each requested layer: the class token, then the patches row by row.
 
-        `tokens[s] = layers[s](... layers[0](tokens(images)))`, with interpolated positions for images of another size.
-        The encoder does not compute later layers.
+        `tokens[s] = layers[s](... layers[0](tokens(images)))`, with interpolated positions for images of a different
+        size. The encoder does not compute later layers.
 
         Shape:
             images `(batch, channels, height, width)` to `(batch, 1 + num_patches, width)` for each layer.
 
         Args:
             images: preprocessed images; the sides are multiples of `patch_size`.
-            stages: numbers of layers, from 0, in the order of the result; all by default.
+            stages: indices of layers, in the order of the result; all by default.
 
         Raises:
-            ValueError: if there is no such layer, or `patch_size` does not divide the sides.
+            ValueError: if a layer does not exist, or a side is not a multiple of `patch_size`.
         """
         chosen = chosen_stages(images, stages, strides=self.strides)
         grid = images.shape[2] // self.patch_size, images.shape[3] // self.patch_size

@@ -45,7 +45,7 @@ class LocalEngine(PoolEngine):
         num_workers: number of processes; None for one per CUDA device, or one without CUDA.
         devices: devices of the workers, in turn; empty for all CUDA devices, or the best available device.
         num_threads: number of threads per worker; None for the worker's share of the cores.
-        apart: whether a single worker also runs in a separate process, so no unit can kill the calling process.
+        apart: whether a single worker also runs in a separate process, so that no unit can kill the calling process.
         progress_seconds: maximum time without progress, in seconds, before a worker counts as stuck; also applies to
             loading.
         retries: limits for retrying failed units.
@@ -87,7 +87,7 @@ class _Process(Channel):
     """A worker process, connected by a pipe."""
 
     def __init__(self, stores: StoreLimits) -> None:
-        # A forked child would inherit torch's threads in an unknown state, and CUDA not at all.
+        # A forked child would inherit torch's threads in an unknown state, and could not use CUDA.
         context = multiprocessing.get_context("spawn")
         self._pipe, other_end = context.Pipe()
         self._process = context.Process(target=_work, args=(other_end, stores), daemon=True)
@@ -106,7 +106,7 @@ class _Process(Channel):
         except (EOFError, OSError):
             self.end()
             code = self._process.exitcode
-            raise LostWorkerError(f"ended with exit code {code} (-9: killed, often for too much memory)") from None
+            raise LostWorkerError(f"ended with exit code {code} (-9: killed, often when out of memory)") from None
 
     def end(self) -> None:
         with _one_at_a_time:

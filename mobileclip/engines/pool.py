@@ -1,6 +1,6 @@
 """Engines run units of work in this process, or in a pool of workers with loaded resources.
 
-`LocalEngine` and `RayEngine` start workers and connect to the workers. In both engines, a driver thread per worker
+`LocalEngine` and `RayEngine` start workers and connect to them. In both engines, a driver thread per worker
 sends units from a shared queue, and replaces a lost worker.
 """
 
@@ -60,13 +60,13 @@ class Engine(ABC):
         """Process all units, in any order, and report each unit to the listener.
 
         Args:
-            work: the work on a unit.
+            work: defines how a worker processes a unit.
             units: units with unique names.
             listener: listener that receives the results.
 
         Raises:
-            ValueError: if a worker cannot load its resources, or the run cannot continue. Results of finished units
-                stay valid.
+            ValueError: if a worker cannot load its resources, too many workers are lost, or a `FatalError` ends the
+                run. Results of finished units stay valid.
         """
 
     @abstractmethod
@@ -80,7 +80,7 @@ class Engine(ABC):
 
 
 def default_num_threads(device: str, num_workers: int) -> int:
-    """Return the number of threads per worker: its share of the cores, or fewer if these keep a GPU busy."""
+    """Return the number of threads per worker: its share of the cores, or fewer if fewer can keep a GPU busy."""
     share = max(1, num_cores() // num_workers)
     return share if device == "cpu" else max(2, min(16, share))
 
@@ -180,8 +180,8 @@ class InlineEngine(Engine):
                     queue.wait()
             overlap.wait()
 
-    def most_workers(self, num_units: int) -> int:  # noqa: ARG002 - as `Engine` does
-        """Return one; see `Engine`."""
+    def most_workers(self, num_units: int) -> int:  # noqa: ARG002 - required by `Engine`
+        """Return 1; see `Engine`."""
         return 1
 
 
@@ -212,7 +212,7 @@ class LostWorkerError(Exception):
     """A worker process or actor died.
 
     Args:
-        how: how the worker died, for messages.
+        how: how the worker was lost, a predicate such as `made no progress for 60 s`.
         with_machine: whether the whole machine was lost.
     """
 
@@ -418,9 +418,8 @@ class _Pool(Engine):
             raise LostWorkerError(f"made no progress for {seconds:g} s")
         if all(one.num_loading for one in tuple(members)):
             raise ValueError(
-                f"no worker was ready within {seconds:g} s: "
-                "the resources for a worker are missing, or loading takes longer "
-                "(progress_seconds)"
+                f"no worker was ready within {seconds:g} s; check that the cores and GPUs for a worker are available, "
+                "or increase progress_seconds if loading takes longer"
             )
         raise LostWorkerError(f"was not ready within {seconds:g} s")
 
@@ -487,7 +486,7 @@ def serve(receive: Callable[[], Any], send: Callable[[Message], None], where: st
 
 
 class OrderedResults(ResultCallback[UnitT, EntryT]):
-    """Context manager that passes entries on in the order of the units.
+    """Context manager that passes results on in the order of the units.
 
     Results out of order wait on disk, in the temporary directory, since many units may finish during the retries of
     another unit.

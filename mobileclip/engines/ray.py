@@ -87,7 +87,7 @@ class RayEngine(PoolEngine):
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Restore the handler of SIGTERM, which ends a command: Ray's handler would end the process."""
+    """Restore the command's SIGTERM handler after `ray.init`, whose handler would end the process."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     if before is not None and threading.current_thread() is threading.main_thread():

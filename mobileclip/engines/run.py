@@ -1,4 +1,4 @@
-"""Manages a run in an output: the lock of the driver, the status file, and the list of failed units.
+"""Manages a run in an output folder or URL: the driver's lock, the status file, and the list of failed units.
 
 For a local output, a file lock prevents a second driver. Object stores have no locks: two runs with the same output in
 a store do the work twice.
@@ -69,7 +69,7 @@ class Status:
         num_done: number of units finished by this run.
         num_failed: number of failed attempts in the run.
         num_set_aside: number of failed units in the run.
-        units_per_hour: speed for the second half of the finished units; 0 if unknown.
+        units_per_hour: speed over the second half of the finished units; 0 if unknown.
         seconds_left: remaining time at this speed, in seconds; None if unknown, or at the end.
         under_way: units in progress.
         doing: the current or last work, such as `indexing`.
@@ -103,8 +103,7 @@ class Status:
         is_running = self.state == _RUNNING
         if is_running and _seconds_since(self.written) > _SILENT_SECONDS:
             yield (
-                f"no sign of life since {self.written}, started at {self.began}: it was killed, or its machine "
-                "stopped; "
+                f"no update since {self.written}, started at {self.began}: the run was killed, or its machine stopped; "
                 "the same command resumes"
             )
         else:
@@ -143,7 +142,7 @@ def read_status(output: storage.AnyPath) -> Status:
         if (content := storage.read_if_exists(path, limit=_MAX_BYTES)) is None:
             where = storage.printable(output)
             raise ValueError(
-                f"{where}/{STATUS} does not exist: nothing has run in {where}; start it without `--status`"
+                f"{where}/{STATUS} does not exist: nothing has run in {where}; start a run without `--status` first"
             )
         try:
             return from_json(content.decode(), Status)
@@ -166,7 +165,7 @@ def read_set_aside(output: storage.AnyPath) -> tuple[SetAside, ...]:
     try:
         return tuple(from_json(line, SetAside) for line in split_lines(content.decode()))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete the file, as it is only a list") from None
+        raise ValueError(f"{path} is damaged ({error}); delete the file, which only lists failed units") from None
 
 
 def write_set_aside(output: storage.AnyPath, units: Iterable[SetAside]) -> None:
@@ -238,12 +237,12 @@ class Run(Listener[Any, Any]):
         """Process units; units that failed in the last run come last.
 
         Args:
-            work: the work on a unit.
+            work: defines how a worker processes a unit.
             units: all or some of the unfinished units of the current work.
             listener: listener that receives the results.
 
         Raises:
-            ValueError: if the run cannot continue.
+            ValueError: see `Engine.run`.
         """
         if units:
             self._listener: Listener[Any, Any] = listener
@@ -309,7 +308,7 @@ class Run(Listener[Any, Any]):
         self._listener.gave_up(unit, aside)
 
     def write(self, state: str) -> None:
-        """Write the status; errors of writing do not end a run."""
+        """Write the status; a write error is logged and does not end the run."""
         with self._lock:
             now, status, a_unit = time.monotonic(), self._status, self._pace.seconds(1)
             num_over = status.num_done_before + status.num_done + len(self._asides) - self._num_aside_before
@@ -360,8 +359,8 @@ def held(
         is_held: whether the caller already has the lock, see `exclusive` of `mobileclip.storage`.
 
     Raises:
-        ValueError: if another driver has the lock, or the last run's files are damaged.
-        OSError: if the lock or the files cannot be read.
+        ValueError: if another driver has the lock, or the last run's list of failed units is damaged.
+        OSError: if the lock or the list cannot be read.
     """
     with ExitStack() as stack:
         if not is_held and not storage.is_remote(output):
@@ -382,7 +381,7 @@ def held(
             raise
         finally:
             ended.set()
-            thread.join(renewal_seconds)  # do not wait for an unreachable store
+            thread.join(renewal_seconds)  # do not wait longer for an unreachable store
             run.close()
 
 

@@ -22,10 +22,10 @@ from mobileclip.terminal import get_logger
 logger = get_logger(__name__)
 
 _RUN_AGAIN = "then run this again; finished work is saved"
-# Maximum number of workers lost in sequence, without a finished unit in between: then the units are not the cause. One
-# power failure may stop many of many workers.
+# Maximum number of workers lost without a finished unit in between; beyond it, the units are not the cause. The limit
+# grows with the number of workers, since one power failure may stop many.
 _MOST_LOST, _MOST_LOST_PER_WORKER = 30, 10
-# Number of attempts with a whole unit before the attempts with its parts.
+# Number of failed attempts before a unit is split.
 _TRIES_WHOLE = 2
 
 OnProgress = Callable[[int], None]
@@ -73,7 +73,7 @@ class Worker(Protocol[UnitT_contra, EntryT_co]):
         the device in the call, without waiting for its end; read results back and upload in the returned function.
 
         Raises:
-            FatalError: if the run cannot continue.
+            FatalError: if a retry cannot succeed for any unit, such as on a full disk; the run ends.
             ValueError: if the input of the unit is broken, so a retry cannot succeed. The unit fails immediately.
             OSError: if a file is missing or not accessible; the unit fails immediately. Transient errors (see
                 `is_transient` in `mobileclip.storage`) lead to a retry.
@@ -95,10 +95,10 @@ class Work(ABC, Generic[UnitT, EntryT]):
     def split(self, unit: UnitT) -> Sequence[UnitT]:  # noqa: ARG002 - units of most kinds of work have no parts
         """Split a failing unit into smaller units with unique names; return no units by default.
 
-        With smaller units, only the failing part fails, and all other parts succeed.
+        Then only the smaller unit that contains the cause fails.
 
         Args:
-            unit: unit that failed twice, or that is not worth a retry.
+            unit: unit that failed twice, or whose error a retry cannot fix.
         """
         return ()
 
@@ -108,7 +108,7 @@ class FunctionWork(Work[UnitT, EntryT]):
     """Work by a plain function of a unit, without resources and without finishing in another thread.
 
     Args:
-        function: function of a module, which other processes can import, or a `functools.partial` of such a function.
+        function: module-level function, which other processes can import, or a `functools.partial` of one.
     """
 
     function: Callable[[UnitT], EntryT]
@@ -213,7 +213,7 @@ class Listener(Generic[UnitT, EntryT]):
         """Handle the start of a unit in a worker."""
 
     def advanced(self, count: int) -> None:
-        """Handle the number of steps since the last call."""
+        """Handle progress by a number of steps since the last call."""
 
     def finished(self, unit: UnitT, entry: EntryT) -> None:
         """Handle a finished unit and its entry."""
@@ -228,7 +228,7 @@ class Listener(Generic[UnitT, EntryT]):
         """Handle a unit that failed again, which smaller units replace."""
 
     def gave_up(self, unit: UnitT, aside: SetAside) -> None:
-        """Handle a unit that failed all attempts, or is not worth a retry."""
+        """Handle a unit that failed all attempts, or whose error a retry cannot fix."""
 
 
 class ResultCallback(Listener[UnitT, EntryT]):
@@ -295,7 +295,7 @@ class TaskQueue(Generic[UnitT, EntryT]):
             self._changed.notify_all()
 
     def wait(self) -> bool:
-        """Wait for an available unit and return True, or for the end of all units and return False."""
+        """Wait until a unit is available, and return True; return False once all units are over or the run ended."""
         with self._changed:
             while not self.is_over:
                 seconds = 0.0 if self._fresh else self._again[0][0] - time.monotonic() if self._again else None
@@ -359,7 +359,7 @@ class TaskQueue(Generic[UnitT, EntryT]):
             self._num_failures[unit.name] += 1
             num_failed = self._num_failures[unit.name]
             is_last = num_failed >= self._retries.tries or not failure.is_transient
-            # Some part of a unit that has failed twice fails: the search for this part needs no further pause.
+            # A unit that has failed twice contains the cause; finding it in smaller units needs no further pause.
             is_known = is_last or num_failed == _TRIES_WHOLE or unit.name in self._parts
             if is_known and (parts := self._split(unit)):
                 names = [part.name for part in parts]
@@ -382,28 +382,28 @@ class TaskQueue(Generic[UnitT, EntryT]):
 
         Args:
             units: units of the worker.
-            worker: its name.
+            worker: name of the worker.
             how: how the worker was lost, for messages.
             with_machine: whether the whole machine was lost, in which case no unit is the cause.
 
         Raises:
-            ValueError: if too many workers are lost in sequence.
+            ValueError: if too many workers are lost without a finished unit in between.
         """
         with self._changed:
             self._num_lost += 1
-            logger.warning("%s %s; it had %s", worker, how, ", ".join(unit.name for unit in units) or "no unit")
+            logger.warning("%s %s; its units: %s", worker, how, ", ".join(unit.name for unit in units) or "none")
             for unit in units:
                 if with_machine:
                     self._give_back(unit)
                     self._put_back([unit])
-                    self._listener.lost(unit, f"the machine of a worker that had it is gone: it {how}")
+                    self._listener.lost(unit, f"the machine of its worker was lost: the worker {how}")
                 else:
                     self._suspects.add(unit.name)
-                    self.fail(unit, Failure(reason=f"a worker that had it {how}", is_transient=True))
+                    self.fail(unit, Failure(reason=f"its worker {how}", is_transient=True))
             if self._num_lost >= self._most_lost:
                 raise ValueError(
-                    f"{self._num_lost} workers were lost in sequence, the last {printable(how)}; try a smaller "
-                    "batch_size or fewer workers. Finished work is saved"
+                    f"{self._num_lost} workers were lost without a finished unit in between, the last one "
+                    f"{printable(how)}; try a smaller batch_size or fewer workers. Finished work is saved"
                 )
 
     def _give_back(self, unit: UnitT) -> None:

@@ -1,4 +1,4 @@
-"""Opens the models to evaluate from the names that users give on the command line."""
+"""Opens the models to evaluate from command-line arguments."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Candidate:
 
     @property
     def reading(self) -> dict[str, int | str | None]:
-        """Image size, resize filter, context length and precision, as recorded in the lines of results."""
+        """Image size, resize filter, context length and precision, as recorded with each result."""
         about = json.loads(self.input)
         return {
             "image_size": self.clip.image_input.size,
@@ -95,7 +95,7 @@ class ModelArgument:
 
     @property
     def name(self) -> str:
-        """The name in tables, as far as the argument determines the name before the model is opened."""
+        """The name in tables, without the parts that `open_candidate` appends."""
         if self.label is not None:
             return self.label
         if self.file is not None:
@@ -115,8 +115,8 @@ class ModelArgument:
 def parse_model_argument(text: str) -> ModelArgument:
     """Parse a model argument: `MODEL`, `FILE` or `NAME=FILE`, each with an optional `LABEL=` prefix.
 
-    The words before the first `=` are a NAME if a registered model has that name; the NAME then states the model in the
-    file. Otherwise the words are a LABEL, the name of the model in tables.
+    The text before the first `=` is a NAME if a registered model has that name; the NAME then states the model in the
+    file. Otherwise the text is a LABEL, the name of the model in tables.
 
     Raises:
         ValueError: if the part before or after the first `=` is empty.
@@ -134,7 +134,7 @@ def parse_model_argument(text: str) -> ModelArgument:
 
 
 def require_candidates(texts: Sequence[str]) -> None:
-    """Raise if a model name is not valid or two models have the same name, without reading or downloading a file.
+    """Raise an error if a model name is unknown or occurs twice, without reading or downloading a file.
 
     Args:
         texts: model arguments of `open_candidate`.
@@ -186,7 +186,7 @@ def open_candidate(
             `mobileclip.load`.
 
     Raises:
-        ValueError: if the model is unknown, the model does not support the size, or the weights do not fit the model;
+        ValueError: if the model is unknown, the model does not support the size, or the weights do not match the model;
             see `mobileclip.load`. If the model needs open_clip and open_clip is not installed; the message explains how
             to install open_clip.
         FileNotFoundError: if the file does not exist.

@@ -3,7 +3,7 @@
     python -m mobileclip.evaluation.clip_benchmark eval --model_type mobileclip --model mobileclip_s0 \
         --pretrained mobileclip_s0.pt --dataset wds/vtab/pets --dataset_root 'data/wds_{dataset_cleaned}_test' --no_amp
 
-The arguments after `mobileclip.evaluation.clip_benchmark` are those of CLIP_benchmark's own command line.
+The arguments after `mobileclip.evaluation.clip_benchmark` are passed to CLIP_benchmark's own command line.
 CLIP_benchmark has no entry points for plugins: it keeps its model types in a dictionary and a list of names, and
 `register` extends both.
 
@@ -42,21 +42,22 @@ def load_mobileclip(
 
     Raises:
         ValueError: if the name is unknown, or `cache_dir` is not None.
-        CheckpointError: if the file does not fit the model.
+        CheckpointError: if the checkpoint does not match the model.
         FileNotFoundError: if the file does not exist.
     """
     from mobileclip.inference.loading import load
 
     if cache_dir is not None:
         raise ValueError(
-            f"--model_cache_dir {cache_dir}: hub downloads go to the folder in HF_HOME; set HF_HOME instead"
+            f"--model_cache_dir {cache_dir} is not supported: hub downloads go to the folder in HF_HOME; "
+            "set HF_HOME instead"
         )
     clip = load(None if model_name == "auto" else model_name, pretrained, device=device)
     return clip.model, clip.transform, clip.tokenizer
 
 
 def register() -> None:
-    """Register our models with CLIP_benchmark as `--model_type mobileclip`; a second call is allowed.
+    """Register our models with CLIP_benchmark as `--model_type mobileclip`; repeated calls are allowed.
 
     Also patch CLIP_benchmark's accuracies: CLIP_benchmark 1.6.2 calls `float` on arrays with one element, and NumPy 2.4
     and later raise an error for such calls.

@@ -57,7 +57,7 @@ def metadata_fields(name: str) -> tuple[str, ...]:
 
 
 def needs_metadata(name: str) -> bool:
-    """Return whether the main metric of a data set is over groups, so that every image needs metadata."""
+    """Return whether the main metric of a data set is a worst-group metric, so that every image needs metadata."""
     entry = suite_entry(name)
     return entry is not None and entry.main_metric in OVER_GROUPS
 
@@ -73,7 +73,7 @@ def parse_metadata(stored: bytes | None, fields: tuple[str, ...]) -> tuple[int, 
 
     Raises:
         BadSampleError: with the reason `no_metadata` if the file is missing, or `bad_metadata` if the file does not
-            hold exactly one finite non-negative number for each field.
+            contain exactly one finite non-negative number for each field.
     """
     named = ", ".join(fields)
     if stored is None:
@@ -84,9 +84,9 @@ def parse_metadata(stored: bytes | None, fields: tuple[str, ...]) -> tuple[int, 
         raise BadSampleError("bad_metadata", f".npy is not an array of numbers: {error}") from None
     if values.shape != (len(fields),):
         found = f"{values.dtype} of shape {values.shape}"
-        raise BadSampleError("bad_metadata", f".npy holds {found}, expected {len(fields)} numbers: {named}")
+        raise BadSampleError("bad_metadata", f".npy contains {found}, expected {len(fields)} numbers: {named}")
     if not (np.isfinite(values).all() and (values >= 0).all() and (values < 2**63).all()):
-        raise BadSampleError("bad_metadata", f".npy holds {values.tolist()}, expected non-negative numbers for {named}")
+        raise BadSampleError("bad_metadata", f".npy contains {values.tolist()}, expected numbers >= 0 for {named}")
     return tuple(int(value) for value in values)
 
 
@@ -104,7 +104,7 @@ class BenchmarkSample:
         image: the encoded image.
         label: index of the image's class; None for retrieval.
         captions: captions of the image; empty for classification.
-        metadata: values of `metadata_fields`, for data sets whose images belong to groups.
+        metadata: values of `metadata_fields`, for data sets with groups of images.
     """
 
     key: str
@@ -186,7 +186,7 @@ class Benchmark:
             for raw in read_shard(shard, on_skip):
                 content = hash((raw.key, frozenset(raw.members.items())))
                 if raw.key in keys or content in contents:
-                    detail = f"the key occurred before {'here' if raw.key in keys else 'in another shard'}"
+                    detail = f"the key occurred before in {'this' if raw.key in keys else 'an earlier'} shard"
                     report.add(Skip(reason="duplicate_key", key=raw.key, shard=shard, detail=detail))
                     continue
                 keys.add(raw.key)
@@ -254,7 +254,7 @@ def require_different_names(names: Iterable[str]) -> None:
         ValueError: if a name occurs twice.
     """
     if twice := repeated(names):
-        raise ValueError(f"data sets need different names, repeated: {', '.join(twice)}; rename their folders")
+        raise ValueError(f"data sets need different names; repeated: {', '.join(twice)}; rename their folders")
 
 
 def open_benchmark(
@@ -278,7 +278,7 @@ def open_benchmark(
     Raises:
         ValueError: if the path is not a data set; the message lists the found and the expected files. In the public
             layout: if the file of class names or of templates is missing or malformed, or if there are more shards than
-            stated.
+            `nshards.txt` states.
         OSError: if a store is unreachable.
     """
     text = os.fspath(path)
@@ -294,7 +294,7 @@ def open_benchmark(
         )
     opened = open_data_set(text, rows=rows)
     if opened.kind == "classes" and len(opened.class_names) < 2:
-        raise ValueError(f"{text} has only one class, {opened.class_names[0]!r}; expected several to choose from")
+        raise ValueError(f"{text} has only one class, {opened.class_names[0]!r}; expected at least two")
     return Benchmark(
         name=benchmark_name(text),
         kind="classification" if opened.kind == "classes" else "retrieval",

@@ -77,12 +77,12 @@ class Features:
 
         Args:
             keys: names of the samples, in order.
-            image: embeddings, float32, not normalised.
-            text: embeddings, float32, not normalised; None if the texts are encoded later.
+            image: image embeddings, float32, not normalised.
+            text: text embeddings, float32, not normalised; None if the texts are encoded later.
             labels: class index of each image; None for retrieval.
             num_captions: number of captions of each image; None for classification.
-            metadata: whole numbers that identify the groups of each image, see `metadata_fields`; None if the data set
-                has no groups, or if an image lacks the numbers.
+            metadata: integers that identify the groups of each image, see `metadata_fields`; None if the data set has
+                no groups, or if an image lacks the integers.
             report: number of samples read, and skipped samples by reason; None for an empty report.
 
         Raises:
@@ -100,7 +100,7 @@ class Features:
 
     @property
     def image(self) -> Tensor:
-        """Embeddings of the pictures."""
+        """Embeddings of the images."""
         return self.tensors["image"]
 
     @property
@@ -120,7 +120,7 @@ class Features:
 
     @property
     def metadata(self) -> Tensor | None:
-        """Whole numbers that identify the groups of each image."""
+        """Integers that identify the groups of each image."""
         return self.tensors.get("metadata")
 
     def with_tensors(self, **tensors: Tensor) -> Features:
@@ -145,7 +145,7 @@ def _require_fitting(num_keys: int, tensors: Mapping[str, Tensor]) -> None:
     if wrong := {name: number for name, number in numbers.items() if number != len(image)}:
         raise ValueError(f"expected one entry per image: there are {len(image)} images, but {wrong}")
     if "num_captions" in tensors and int(tensors["num_captions"].sum()) != len(text):
-        raise ValueError(f"there are {int(tensors['num_captions'].sum())} captions, but {len(text)} embeddings")
+        raise ValueError(f"there are {int(tensors['num_captions'].sum())} captions, but {len(text)} text embeddings")
 
 
 def num_images(benchmark: Benchmark) -> int:
@@ -183,7 +183,7 @@ def find_batch_size(clip: ImageTextModel) -> int:
 
 
 def fitting(free: int | None, bytes_each: int, *, most: int) -> int:
-    """Return the largest power of two, from 1 to `most`, of items that fit into half of the free memory.
+    """Return the largest power of two, from 1 to `most`, for which that many items fit into half of the free memory.
 
     Args:
         free: free memory in bytes; None if unknown.
@@ -290,8 +290,8 @@ class FeatureCache:
     together take about 1.4 GB per model with 512 dims.
 
     Args:
-        folder: folder of the cache, created if missing. A damaged cache file is computed again. If a file cannot be
-            written, the cache logs a warning and goes on.
+        folder: folder of the cache, created if missing. The features of a damaged cache file are computed again. If a
+            file cannot be written, the cache only logs a warning.
         weights_sha256: SHA-256 hash of the model's weights.
         model: the candidate's fingerprint.
     """
@@ -306,11 +306,11 @@ class FeatureCache:
         return cls(folder=Path(folder), weights_sha256=candidate.weights_sha256, model=candidate.fingerprint)
 
     def read(self, name: str, content: str) -> Features | None:
-        """Return the cached features, bit-exact, or None if the cache does not have them.
+        """Return the cached features, bit-exact, or None if they are not cached.
 
         Args:
-            name: name of the data, for users who look into the folder.
-            content: hash of everything that the features depend on in addition to the model.
+            name: name of the data, used in the file name.
+            content: hash of everything that the features depend on except the model.
         """
         kept = _read_kept(self._path(name, content))
         if kept is None:
@@ -320,7 +320,7 @@ class FeatureCache:
         return Features(tensors=tensors, header=header["header"], report=_report(header["report"]), is_kept=True)
 
     def write(self, name: str, content: str, features: Features) -> None:
-        """Keep what `read` returns."""
+        """Store features for `read`."""
         text = json.dumps({"header": dict(features.header), "report": _report_values(features.report)})
         _write_kept(self._path(name, content), features.tensors, text)
 
@@ -341,7 +341,7 @@ def _read_kept(path: Path) -> tuple[dict[str, Tensor], str] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        logger.warning("%s cannot be read and is written again: %s", path, error)
+        logger.warning("%s cannot be read; its features are computed again: %s", path, error)
         return None
     try:
         described = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
@@ -352,7 +352,7 @@ def _read_kept(path: Path) -> tuple[dict[str, Tensor], str] | None:
     except Exception as error:  # noqa: BLE001 - for any error, the cache computes the features again
         raise_machine_fault(error)
         wrong = error
-    logger.warning("%s is damaged and is written again: %s", path, wrong)
+    logger.warning("%s is damaged; its features are computed again: %s", path, wrong)
     return None
 
 
@@ -373,7 +373,7 @@ def _write_kept(path: Path, tensors: Mapping[str, Tensor], header: str) -> None:
         with storage.atomic_write(path) as stream:
             stream.write(data)
     except OSError as error:
-        logger.warning("embeddings are not stored: %s", error)
+        logger.warning("embeddings are not cached: %s", error)
 
 
 def _checksum(tensors: Mapping[str, Tensor], header: str) -> str:
@@ -399,7 +399,7 @@ def _report(values: dict[str, Any]) -> SkipReport:
     return report
 
 
-# This many texts take only seconds.
+# Encoding this many texts takes only seconds.
 _FEW_TEXTS = 256
 
 
@@ -408,7 +408,7 @@ class Keyed(Protocol):
 
     @property
     def key(self) -> str:
-        """The name in a report."""
+        """Name of the object in a report."""
 
 
 Item = TypeVar("Item")
@@ -470,10 +470,9 @@ class Session:
         """Return features from the cache; if the cache lacks the features, compute and store them.
 
         Args:
-            name: name of the data, for users who look into the cache folder.
-            content: function that returns everything that the features depend on in addition to the model, such as a
-                hash of the data; None as its result means that the features are not cached. Questions that only scoring
-                needs are not part of the result.
+            name: name of the data, used in the name of the cache file.
+            content: function that returns a hash of everything that the features depend on except the model, or None to
+                disable the cache. Data that only scoring needs are not hashed.
             make: function that returns the features, encoded by `clip`.
 
         Raises:
@@ -568,7 +567,7 @@ class Session:
             items: items, consumed in the caller's thread.
             content: function that returns the encoded image of an item, called in several threads. If the function
                 raises `BadSampleError`, the item is skipped.
-            keep: function that returns the value to keep of an item, without the image.
+            keep: function that returns the value that represents an item in the result, without the image.
             report: report that receives the key of every skipped item. The caller has already counted each item as
                 read.
             title: title of the progress bar, and name of the data in the report.

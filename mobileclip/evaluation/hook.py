@@ -51,12 +51,11 @@ def evaluation_hook(
     of a run with the callback are bit-identical to the weights of a run without it.
 
     This function raises errors in the data before the training starts. The callback logs later errors, such as a shard
-    that was damaged during the training, leaves out the numbers of that data set for that step, and lets the training
-    go on.
+    that was damaged during the training, omits the metrics of that data set for that step, and lets the training
+    continue.
 
     Args:
-        benchmarks: data sets of any kind that `open_benchmark` accepts: open data sets, paths or URLs. At least one
-            data set; the names must differ.
+        benchmarks: open data sets, or paths or URLs as for `open_benchmark`; at least one, with different names.
         batch_size: number of images or texts per batch.
         num_threads: number of threads that decode images while the model runs; by default one per core, at most eight.
         allow_missing: whether to allow missing shards in the data sets that this function opens; see `Benchmark`.
@@ -72,7 +71,7 @@ def evaluation_hook(
         for one in benchmarks
     )
     if not opened:
-        raise ValueError("there are no data sets to evaluate on; give at least one")
+        raise ValueError("there are no data sets to evaluate on; pass at least one")
     require_different_names(benchmark.name for benchmark in opened)
     for benchmark in opened:
         _require_data(benchmark)
@@ -103,7 +102,7 @@ def hook_of(
 ) -> Callable[[nn.Module, int], Mapping[str, float]]:
     """Return a training callback that runs several measures and restores torch's random state.
 
-    If a measure fails, the callback logs the error and leaves out the numbers of that measure.
+    If a measure fails, the callback logs the error and omits the metrics of that measure.
 
     Args:
         measures: pairs of a data set's name and a function that returns metrics by name; the callback returns them as
@@ -146,7 +145,7 @@ def _unless_it_fails(measure: Callable[[], Mapping[str, float]], name: str, num_
 
 
 def _require_data(benchmark: Benchmark) -> None:
-    """Raise an error if a data set cannot be evaluated, as far as is visible without reading all of the data."""
+    """Raise an error if a data set cannot be evaluated, without reading all of its data."""
     require_metric(benchmark)
     report = SkipReport(log=False)
     if next(benchmark.samples(report), None) is None:
@@ -241,7 +240,7 @@ def classifier_hook(
 
     The callback returns `NAME/acc1`, `NAME/mean_per_class_recall`, `NAME/num_skipped` and, with at least five classes,
     `NAME/acc5` for every data set. The callback restores the model and torch's random state. If an evaluation fails,
-    the callback logs the error and the training goes on.
+    the callback logs the error and the training continues.
 
     Args:
         data: locations of labelled images, see `evaluate_classifier`.
@@ -249,7 +248,7 @@ def classifier_hook(
         num_threads: see `evaluate_classifier`.
 
     Raises:
-        ValueError: if a location holds no labelled images.
+        ValueError: if a location contains no labelled images.
         OSError: if the data cannot be read.
     """
     measures = [

@@ -134,7 +134,7 @@ def _quantile(confidence: float) -> float:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Outcomes:
-    """The main metric as one value per image: the metric is their mean, or the lowest mean of a group.
+    """The main metric as one value per image: the metric is the mean of the values, or the lowest group mean.
 
     Shape:
         values, groups: `(images,)`.
@@ -177,7 +177,7 @@ class Outcomes:
         """The 95 % confidence interval of the main metric, from `proportion_interval`.
 
         For the worst group: `[min over groups of low(95 %), min over groups of high(100 % - 5 % / groups)]`. The lower
-        end must hold only for the truly worst group, whichever that is; the upper end must hold for all groups at once.
+        end must hold only for the truly worst group, whichever that is; the upper end must hold jointly for all groups.
 
         Source: Berger, "Multiparameter hypothesis testing and acceptance sampling", 1982, for the lower end, and
             Bonferroni's inequality for the upper one.
@@ -194,7 +194,7 @@ class Outcomes:
         )
 
     def compared_with(self, other: Outcomes) -> PairedDifference | None:
-        """Return the difference of this model from another one, or None if they answered different questions.
+        """Return this model's difference from the other model, or None if they answered different questions.
 
         For the worst group, which may differ between the models, the distances to the ends of both intervals are
         combined in quadrature.

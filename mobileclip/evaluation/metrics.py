@@ -1,4 +1,4 @@
-"""Metrics of embeddings and labels: accuracy, accuracy of groups and recall, with the expected value over ties."""
+"""Metrics of embeddings and labels: accuracy, group accuracy and recall, with expected values for ties."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def require_embeddings(name: str, embeddings: Tensor, *, dim: int | None = None)
     """Raise an error if a matrix of embeddings cannot be ranked.
 
     Args:
-        name: name of the kind of rows, for the message.
-        embeddings: `(count, dim)`.
+        name: kind of embeddings, such as `image`, for the message.
+        embeddings: floating point matrix `(count, dim)`.
         dim: expected number of columns, if another matrix determines it.
 
     Raises:
@@ -38,7 +38,7 @@ def require_embeddings(name: str, embeddings: Tensor, *, dim: int | None = None)
     finite = embeddings.isfinite().all(dim=1)
     if not bool(finite.all()):
         row = int((~finite).nonzero()[0])
-        raise ValueError(f"{name} embedding {row} holds NaN or infinity; check the weights of the model")
+        raise ValueError(f"{name} embedding {row} contains NaN or infinity; check the weights of the model")
 
 
 def hit_probability(scores: Tensor, relevant: Tensor, k: int) -> Tensor:
@@ -81,14 +81,14 @@ def _log_orders(total: Tensor, places: Tensor) -> Tensor:
 
 @attrs.frozen(kw_only=True)
 class ClassificationResult:
-    """Accuracies as fractions of one.
+    """Accuracies as fractions from 0 to 1.
 
     Args:
         top1: fraction of images whose class has the best score.
         top5: fraction of images whose class is among the five best.
         mean_per_class: mean of the top-1 accuracies of the classes, so that frequent and rare classes count equally.
-        num_images: images evaluated.
-        num_classes: classes to choose from.
+        num_images: number of images.
+        num_classes: number of classes.
     """
 
     top1: float
@@ -109,7 +109,7 @@ class Hits:
         predicted: index of the class with the best score; in a tie, the first such class.
         top1: probability that the image's class has the best score: 0 or 1 without ties, see `hit_probability`.
         top5: probability that the image's class is among the five best.
-        margin: score of the predicted class minus score of the image's own class.
+        margin: score of the predicted class minus score of the image's true class.
     """
 
     predicted: Tensor
@@ -145,10 +145,10 @@ def classification_hits(image: Tensor, classes: Tensor, labels: Tensor, *, chunk
         image: `(images, dim)`; classes: `(classes, dim)`; labels: `(images,)`.
 
     Args:
-        image: embeddings, normalised here.
-        classes: one embedding per class, see `ensemble_prompts`; normalised here.
+        image: embeddings; they need not be normalised.
+        classes: one embedding per class, see `ensemble_prompts`; need not be normalised.
         labels: class index of each image.
-        chunk_size: number of images compared at once.
+        chunk_size: number of images per batch.
 
     Raises:
         ValueError: if the shapes are inconsistent or a label is not a valid class index.
@@ -168,7 +168,7 @@ def mean_hits(hits: Hits, labels: Tensor, *, num_classes: int) -> Classification
     Args:
         hits: hits of at least one image.
         labels: class index of each image.
-        num_classes: classes to choose from.
+        num_classes: number of classes.
     """
     labels = labels.cpu()
     counts = torch.bincount(labels, minlength=num_classes)
@@ -192,19 +192,19 @@ def classification_accuracy(
     allow_absent: bool = False,
     chunk_size: int = 4096,
 ) -> ClassificationResult:
-    """Score images against classes by cosine similarity.
+    """Classify images by cosine similarity, and return the accuracies.
 
     Shape:
         image: `(images, dim)`; classes: `(classes, dim)`; labels: `(images,)`.
 
     Args:
-        image: embeddings, normalised here.
-        classes: one embedding per class, see `ensemble_prompts`; normalised here.
+        image: embeddings; they need not be normalised.
+        classes: one embedding per class, see `ensemble_prompts`; need not be normalised.
         labels: class index of each image.
         class_names: names of the classes, for error messages.
-        allow_absent: whether to keep classes without an image as wrong answers; the mean over classes is then over the
-            classes with images.
-        chunk_size: number of images compared at once.
+        allow_absent: whether to allow classes without images, which then serve only as wrong answers; `mean_per_class`
+            ignores these classes.
+        chunk_size: number of images per batch.
 
     Raises:
         ValueError: if the shapes are inconsistent, a label is not a valid class index, or a class has no image and
@@ -264,7 +264,7 @@ def group_accuracy(hits: Tensor, groups: Tensor, *, ignore: Sequence[int] = ()) 
         hits, groups: `(images,)`.
 
     Args:
-        hits: for each image, whether the classification is correct, or the probability of a correct one: see
+        hits: for each image, whether the classification is correct, or the probability that it is; see
             `hit_probability`.
         groups: group index of each image, from 0.
         ignore: groups left out of the result, such as FMoW's region "Other" in the metrics of WILDS; their images still
@@ -296,10 +296,10 @@ def macro_f1(predicted: Tensor, labels: Tensor) -> float:
     """Return macro F1, the mean over the classes of the harmonic mean of precision and recall, as for iWildCam.
 
     Classes without an image do not count. However, if an image is wrongly assigned to such a class, the error lowers
-    the recall of the image's own class.
+    the recall of the image's true class.
 
     Shape:
-        predicted, labels: `(images,)`, whole numbers.
+        predicted, labels: `(images,)`, integers.
 
     Raises:
         ValueError: if the shapes are inconsistent or there are no images.
@@ -311,15 +311,15 @@ def macro_f1(predicted: Tensor, labels: Tensor) -> float:
 
 
 def macro_f1_values(predicted: Tensor, labels: Tensor) -> Tensor:
-    """Return one value per image, with macro F1 as their mean and, to first order, with the variance of macro F1.
+    """Return values per image whose mean is macro F1 and, to first order, has the variance of macro F1.
 
     `F1 + mean over classes c of ([c right] - F1_c ([c there] + [c said]) / 2) 2 n / (there_c + said_c)`. The brackets
-    are 1 or 0 for the image: whether the prediction `c` is right, whether `c` is the label, and whether `c` is the
+    are 1 or 0 for the image: whether `c` is predicted correctly, whether `c` is the label, and whether `c` is the
     prediction; `there_c` and `said_c` are the numbers of labels and predictions `c`. The second term is the
     infinitesimal jackknife: the derivative of macro F1 with respect to the weight of the image.
 
     Shape:
-        predicted, labels: `(images,)`, whole numbers; result: `(images,)`.
+        predicted, labels: `(images,)`, integers; result: `(images,)`.
 
     Raises:
         ValueError: if the shapes are inconsistent or there are no images.
@@ -350,7 +350,7 @@ def _f1_by_class(predicted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def association_score(similarity: Tensor, associated: Tensor) -> float:
-    """Return how well a model finds the images that people associated with a cue, by the score of WinoGAViL.
+    """Return the WinoGAViL score: how well a model finds the images that people associated with a cue.
 
     Select as many of the most similar candidates as there are associated candidates; the score is the Jaccard index of
     the two sets.
@@ -391,10 +391,10 @@ class RetrievalResult:
     """Recall of image-to-text and text-to-image retrieval.
 
     Args:
-        image_to_text: queries are the images.
-        text_to_image: queries are the texts.
-        num_images: images ranked.
-        num_texts: texts ranked.
+        image_to_text: recall with the images as queries.
+        text_to_image: recall with the texts as queries.
+        num_images: number of images.
+        num_texts: number of texts.
     """
 
     image_to_text: Recall
@@ -433,11 +433,11 @@ class Ranking:
 
     @property
     def caption_hits(self) -> Tensor:
-        """Score of each image if each text is a caption of one image: the mean is that of recall at 1 both ways.
+        """Score of each image, if each text is a caption of one image; the mean score is the mean recall at 1.
 
-        The score of an image combines two parts: whether the best text is one of its captions, and how many of its
-        captions find the image. Captions of one image are not independent questions, but images are: a paired test of
-        two models can use the scores of the images.
+        The score of an image combines whether its best text is one of its captions, and how many of its captions find
+        the image. Captions of the same image are not independent questions, but images are; therefore, use these scores
+        for a paired test of two models.
 
         Shape:
             `(images,)`.
@@ -458,11 +458,11 @@ def rank(image: Tensor, text: Tensor, *, image_ids: Tensor, text_ids: Tensor, ch
         image: `(images, dim)`; text: `(texts, dim)`; image_ids: `(images,)`; text_ids: `(texts,)`.
 
     Args:
-        image: embeddings, normalised here.
-        text: embeddings, normalised here.
-        image_ids: integers.
-        text_ids: integers.
-        chunk_size: number of queries ranked at once; memory use is `chunk_size` times the number of answers.
+        image: embeddings; they need not be normalised.
+        text: embeddings; they need not be normalised.
+        image_ids: integer id of each image.
+        text_ids: integer id of each text.
+        chunk_size: number of queries per batch; memory use grows with `chunk_size` times the number of answers.
 
     Raises:
         ValueError: if the shapes are inconsistent or a query has no correct answer; the message names the query.
@@ -479,14 +479,14 @@ def rank(image: Tensor, text: Tensor, *, image_ids: Tensor, text_ids: Tensor, ch
 
 
 def rank_captions(image: Tensor, text: Tensor, counts: Sequence[int] | Tensor) -> Ranking:
-    """Rank as `rank` does, if each text is a caption of one image.
+    """Rank images and texts like `rank`, where each text is a caption of one image.
 
     Shape:
-        image: `(images, dim)`; text: `(texts, dim)`, with the captions of the first image first.
+        image: `(images, dim)`; text: `(texts, dim)`, with the captions in the order of the images.
 
     Args:
-        image: embeddings, normalised here.
-        text: embeddings, normalised here.
+        image: embeddings; they need not be normalised.
+        text: embeddings; they need not be normalised.
         counts: number of captions of each image.
 
     Raises:
@@ -536,6 +536,6 @@ def _require_answers(query: str, embeddings: Tensor, query_ids: Tensor, answer: 
     lonely = (~torch.isin(query_ids, answer_ids)).nonzero().flatten().tolist()
     if lonely:
         raise ValueError(
-            f"{query} {lonely[0]} (id {int(query_ids[lonely[0]])}) has no {answer} of the same id, and neither have "
-            f"{len(lonely) - 1} others; leave these out"
+            f"{query} {lonely[0]} (id {int(query_ids[lonely[0]])}) has no {answer} with the same id, and neither do "
+            f"{len(lonely) - 1} others; remove them"
         )

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 _MOST_LETTERS = 10_000
-_MOST_IN_A_PLOT = 24  # letters of a name
+_MOST_IN_A_PLOT = 24  # characters of a model's name
 
 
 def require_report() -> None:
@@ -47,8 +47,8 @@ def require_report() -> None:
         ModuleNotFoundError: if matplotlib or jinja2 is not installed; the message explains how to install the package.
     """
     with needed("a report", "report"):
-        import jinja2  # noqa: F401  whether it is there
-        import matplotlib.figure  # noqa: F401  whether it is there
+        import jinja2  # noqa: F401  checks that it is installed
+        import matplotlib.figure  # noqa: F401  checks that it is installed
 
 
 def write_report(
@@ -62,7 +62,7 @@ def write_report(
 
     Args:
         path: path of the HTML file; an existing file is replaced.
-        models: results measured here or published, in the order of the tables.
+        models: measured or published results, in the order of the table rows.
         title: title of the page.
         when: time of the report; by default the current time.
 
@@ -104,12 +104,12 @@ def _require_models(models: Sequence[ModelResults]) -> None:
     if not names:
         raise ValueError("there are no models; a report needs at least one")
     if twice := repeated(names):
-        raise ValueError(f"models of a report need different names, repeated: {', '.join(map(repr, twice))}")
+        raise ValueError(f"models of a report need different names; repeated: {', '.join(map(repr, twice))}")
     for model in models:
         if model.reference is not None and (model.reference not in names or model.reference == model.name):
             raise ValueError(
-                f"{model.name!r} is compared with {model.reference!r}, which is not another model of the report; "
-                f"expected one of {', '.join(map(repr, names))}"
+                f"{model.name!r} has the reference {model.reference!r}, but a reference must be a "
+                f"different model in the report; expected one of {', '.join(repr(one) for one in names if one != model.name)}"
             )
 
 
@@ -142,7 +142,7 @@ def _template(name: str) -> Template:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # Control characters in a caption cannot change the text direction of the rest of the page.
+        # Removes control characters, which could change the text direction of the rest of the page.
         finalize=lambda value: storage.printable(value, limit=_MOST_LETTERS) if type(value) is str else value,
     )
     return environment.get_template(name)
@@ -175,7 +175,7 @@ class Point:
 
 @attrs.frozen(kw_only=True)
 class Panel:
-    """Models with a known latency on the same device, at least two.
+    """At least two models with known latencies on the same device.
 
     Args:
         device: name of the device.
@@ -191,9 +191,9 @@ class Panel:
 
 
 def latency_panels(models: Sequence[ModelResults]) -> tuple[Panel, ...]:
-    """Return a panel for each device; the scores are over the data sets that all models of the panel share.
+    """Return a panel for each device, with scores over the data sets that all models of the panel share.
 
-    A device has no panel if it has only one model, or if its models share no data set.
+    A device has no panel if it has latencies of only one model, or if its models share no data set.
 
     Args:
         models: results of models; models without latencies appear in no panel.
@@ -208,7 +208,7 @@ def latency_panels(models: Sequence[ModelResults]) -> tuple[Panel, ...]:
         common = set.intersection(*(set(model.results) for model, _ in timed))
         if len(timed) < 2 or not common:
             continue
-        # Published results beyond the suite would change the mean, which would then differ from the papers' mean.
+        # Published results outside the suite are ignored, so that the mean equals the papers' mean.
         keys = suite if common.issuperset(suite) else sorted(common)
         title = f"average of {len(suite)} data sets" if keys is suite else f"mean of {len(keys)} data sets"
         if len(keys) == 1:
@@ -270,6 +270,6 @@ def _plot(panel: Panel) -> dict[str, str]:
     )
     return {
         "src": f"data:image/png;base64,{data}",
-        "caption": f"{panel.score_title}, per cent, over the latency on {panel.device}",
-        "alt": f"Plot of the {panel.score_title}, in per cent, over the latency on {panel.device}: {named}",
+        "caption": f"{panel.score_title}, per cent, against latency on {panel.device}",
+        "alt": f"Plot of the {panel.score_title}, in per cent, against latency on {panel.device}: {named}",
     }

@@ -45,7 +45,7 @@ class Answers:
         class_names: class names in the order of the labels.
         labels: class index of each image.
         predicted: index of the class with the best score.
-        margin: score of the predicted class minus score of the image's own class; cosine similarities for zero-shot
+        margin: score of the predicted class minus score of the image's true class; cosine similarities for zero-shot
             classification, logits for a probe.
     """
 
@@ -67,14 +67,13 @@ class DatasetResult:
     Args:
         key: key of the data set, such as `vtab/pets`.
         dataset: name of the data set in tables.
-        metrics: metrics by name, as fractions from 0 to 1, except that the `count_` of a group is a number of images;
+        metrics: metrics by name, as fractions from 0 to 1, except `count_...`, which are numbers of images;
             `main_metric` is the main metric.
-        num_images: number of images behind the metrics, or of instances for WinoGAViL; None if unknown, as for
-            published results.
+        num_images: number of evaluated images, or of cases for WinoGAViL; None if unknown, as for published results.
         num_skipped: number of skipped samples and shards; None if unknown.
         absent_classes: names of classes without an image.
-        reading: how the model read images and texts: image size, resize filter, context length, precision and a hash of
-            the templates.
+        reading: settings for the inputs: image size, resize filter, context length, precision and a hash of the
+            templates.
         evaluated: hashes of the model and the data, and the time, device and library version of the features.
         report: number of samples read, and skipped samples by reason.
         outcomes: per-image outcomes of the main metric; None if unknown.
@@ -101,11 +100,11 @@ class DatasetResult:
     def __attrs_post_init__(self) -> None:
         if MAIN_METRIC not in self.metrics:
             raise ValueError(
-                f"the result on {self.key!r} has no {MAIN_METRIC}, only {', '.join(self.metrics) or 'none'}"
+                f"the result on {self.key!r} has no {MAIN_METRIC}; its metrics are: {', '.join(self.metrics) or 'none'}"
             )
         for name, value in self.metrics.items():
             if not math.isfinite(value):
-                raise ValueError(f"{name} on {self.key!r} is {value}")
+                raise ValueError(f"{name} on {self.key!r} is {value}, expected a finite number")
         for name, number in (("num_images", self.num_images), ("num_skipped", self.num_skipped)):
             if number is not None and (type(number) is not int or number < 0):
                 raise ValueError(f"{name} on {self.key!r} is {number!r}, expected a non-negative integer")
@@ -129,7 +128,7 @@ class DatasetResult:
     def interval(self) -> Interval | None:
         """The 95 % confidence interval of the main metric.
 
-        Without outcomes, the interval is that of a proportion of `size` images; None if the size is unknown.
+        Without outcomes, the interval is computed for a proportion of `size` images; None if the size is unknown.
         """
         if self.outcomes is not None:
             return self.outcomes.interval
@@ -233,7 +232,7 @@ def add_result(path: Path, result: DatasetResult, *, model: str) -> None:
 
     Raises:
         OSError: if the file cannot be written; an earlier version of the file then remains unchanged.
-        ValueError: if a line is not valid JSON, or other processes hold the lock of the file for minutes.
+        ValueError: if a line is not valid JSON, or other processes hold the lock of the file for two minutes.
     """
     # These are the field names of CLIP_benchmark, so that its table scripts can read our files.
     values = _line(result) | {"model": model, "pretrained": result.evaluated["weights_sha256"]}
@@ -295,7 +294,7 @@ def suite_average(results: Mapping[str, DatasetResult]) -> float:
 
 
 _NAMES = {entry.key: entry.name for entry in SUITE}
-# Main metrics outside the suite. They come first, so that another metric of the same value does not hide them.
+# Main metrics outside the suite, searched first, in case a different metric has the same value.
 _USUAL = ("acc1", "mean_recall@1")
 _STANDARD_ERRORS = 2.0
 
@@ -311,8 +310,8 @@ class Difference:
         reference: main metric of the reference model; None if the reference model has no result.
         interval: 95 % confidence interval of the difference; None if a result is missing or the number of images is
             unknown.
-        num_images: number of images that both models answered, or else the number of the first known result; None if
-            unknown.
+        num_images: number of images if both models were evaluated on the same ones, or else that of the first known
+            result; None if unknown.
     """
 
     dataset: str
@@ -334,7 +333,7 @@ class Difference:
 
 
 def differences(model: ModelResults, reference: ModelResults) -> tuple[Difference, ...]:
-    """Return the differences of two models on their common data sets, with the data sets of the suite first."""
+    """Return the differences between two models on their common data sets, with the data sets of the suite first."""
     return tuple(
         difference(model.results[key], reference.results[key])
         for key in ordered_keys([model])
@@ -362,10 +361,10 @@ def compare_results(
 
 
 def difference(one: DatasetResult | None, other: DatasetResult | None) -> Difference:
-    """Return the difference of two results on the same data set; one of the results may be None.
+    """Return the difference between two results on the same data set; one of the results may be None.
 
-    If both results have per-image outcomes on the same images, the interval is that of the paired differences.
-    Otherwise it is two standard errors of the difference of two accuracies.
+    If both results have per-image outcomes on the same images, the interval is for the paired differences. Otherwise it
+    is the difference plus or minus two standard errors.
     """
     known = [side for side in (one, other) if side is not None]
     interval, num_images = None, known[0].num_images
@@ -402,10 +401,9 @@ def _variance(score: float, num_images: int | None) -> float:
 
 
 UNKNOWN_FILTER = frozenset(f"mobileclip{size}" for size in ("_s3", "_s4", "2_s0", "2_s2", "2_b", "2_s3", "2_s4"))
-"""Models that this library resizes for with the bilinear filter of open_clip's tags; their release's README uses
-bicubic.
+"""Models whose published results used an unknown resize filter.
 
-The authors did not publish which filter their results used.
+This library uses the bilinear filter of open_clip's tags; the README of the release uses bicubic.
 """
 
 
@@ -461,7 +459,7 @@ def published_model(name: str) -> ModelResults:
 
 
 def published_with(model: str | None, interpolation: Interpolation | None) -> str | None:
-    """Return a model's name if its published results may be from a given resize filter; None otherwise.
+    """Return a model's name if its published results may have used a given resize filter; None otherwise.
 
     Args:
         model: name of the model; None for a model without a name.

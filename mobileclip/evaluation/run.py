@@ -75,7 +75,7 @@ def evaluate_models(
     for_report: bool = False,
     console: Console | None = None,
 ) -> Run:
-    """Evaluate models one after another; after a failure on a data set, record the error and go on.
+    """Evaluate models one after another; after a failure on a data set, record the error and continue.
 
     Args:
         models: model arguments of `open_candidate`, or candidates.
@@ -90,7 +90,7 @@ def evaluate_models(
         OSError: if a file is missing, or the results cannot be written.
     """
     if not models:
-        raise ValueError("there are no models to evaluate; give a name such as mobileclip_s2, or a file of weights")
+        raise ValueError("there are no models to evaluate; pass a name such as mobileclip_s2, or a file of weights")
     with storage.use_limits(spec.stores):
         return _evaluated(models, spec, for_report=for_report, console=console)
 
@@ -242,7 +242,7 @@ def _spoken(result: DatasetResult) -> str:
     return " ".join(parts)
 
 
-# Minimum width of the names of rows, in characters, if the names are as long: the other columns fold first.
+# Minimum width of the first column, in characters, unless its text is shorter: the other columns wrap first.
 _NAME_WIDTH = 32
 
 
@@ -266,8 +266,7 @@ def evaluate_and_print(
     Raises:
         SystemExit: with exit code 1 if a model or a data set could not be evaluated, or if samples were skipped and
             `strict` is true.
-        ValueError: if a model or a data set is unusable, or a name in `compare_published` is not that of a published
-            model.
+        ValueError: see `evaluate_models`, or if a name in `compare_published` is not a published model.
         ModuleNotFoundError: if a package for reports is not installed; the message explains how to install the package.
     """
     from mobileclip.evaluation.report import require_report

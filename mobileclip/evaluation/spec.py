@@ -42,9 +42,9 @@ class EvaluationSpec:
         suite: `quick` for six small data sets, `imagenet` for ImageNet and its variants, `retrieval` for Flickr30k and
             COCO, `aro` and `sugarcrepe` for compositional understanding, `full` for the 38 data sets whose mean the
             papers report.
-        datasets: data sets to evaluate in place of a suite: keys such as vtab/pets, or paths of data sets: folders of
-            classes, folders of captioned images, JSON lines, shards, and folders or URLs in the public layout. The
-            prefix `probe:` before a data set with classes runs a linear probe.
+        datasets: data sets to evaluate instead of a suite: keys such as vtab/pets, or paths of folders of classes or of
+            captioned images, JSON lines, shards, and folders or URLs in the public layout. The prefix `probe:` before a
+            data set with classes runs a linear probe.
         data: folder or URL that holds the data sets in folders such as wds_vtab-pets_test, or a pattern with {name}; by
             default, the data sets are read from the Hugging Face hub.
         output: folder for the results.jsonl file of each model and for the embeddings; a stopped run resumes from the
@@ -52,7 +52,7 @@ class EvaluationSpec:
         device: device that runs the models, such as cuda:1, mps or cpu; `auto` selects the best available device.
         precision: precision of the weights.
         image_size: side of the images in pixels; by default each model's own size. Not supported for open_clip models.
-        context_length: number of token ids per text, at most a model's own number; see
+        context_length: number of token ids per text, at most the model's own context length; see
             `mobileclip.encoders.load_model`.
         interpolation: filters for resizing images, `bilinear`, `bicubic` or both; by default each model's own filter.
             Each model is evaluated with each filter, and the filter is appended to its name. Not supported for
@@ -64,8 +64,8 @@ class EvaluationSpec:
         batch_size: number of images per batch; by default as many as fit into memory.
         num_threads: number of threads that read images while the model runs; by default one per core, at most eight.
         cache: whether to cache embeddings, so that a later run does not encode the same images again.
-        allow_missing: whether to go on if a shard is missing; the result states what was skipped.
-        trust: whether to run exports that another machine wrote for targets other than ONNX. The runtimes of these
+        allow_missing: whether to continue if a shard is missing; the result counts the skipped images.
+        trust: whether to run exports written on other machines for targets other than ONNX. The runtimes of these
             targets do not validate files, so the authors of the exports could run any code on this machine.
         rows: options for reading rows of `.jsonl` files and tables of the data sets.
         stores: timeouts of remote stores. Two specs that differ only in `stores` are equal.

@@ -94,7 +94,7 @@ def suite_entry(name: str) -> SuiteEntry | None:
 
 
 def key_and_title(name: str) -> tuple[str, str]:
-    """Return a data set's key in results and title in tables: from the suite, or else its own name as both.
+    """Return a data set's key in results and title in tables: from the suite, or else the name itself for both.
 
     Args:
         name: folder name, as in `suite_entry`.
@@ -106,7 +106,7 @@ def key_and_title(name: str) -> tuple[str, str]:
 def folder_names(key: str) -> tuple[str, ...]:
     """Return the possible folder names of a data set, without `wds_` and `_test`, with the published name first.
 
-    A folder name is the key with `-` in place of `/`. Published names omit the prefix `fairness/`, and published
+    A folder name is the key with `/` replaced by `-`. Published names omit the prefix `fairness/`, and published
     retrieval data sets have separate names.
     """
     published = _RETRIEVAL_FOLDERS.get(key, key.removeprefix("fairness/").replace("/", "-"))

@@ -27,7 +27,7 @@ ROBUSTNESS = ("imagenetv2", "imagenet-a", "imagenet-r", "imagenet_sketch", "imag
 
 _ROBUSTNESS_NOTE = (
     "Top-1 accuracy in per cent, and below it the difference from ImageNet in percentage points. ImageNet-A, "
-    "ImageNet-O, ImageNet-R and ObjectNet choose among fewer classes than ImageNet does: compare models within a "
+    "ImageNet-O, ImageNet-R and ObjectNet have fewer classes than ImageNet: compare models within a "
     "column, not across columns. The mean is over all data sets in the table, and empty if a model lacks one of them."
 )
 _MOST_SIDE_BY_SIDE = 4
@@ -36,9 +36,9 @@ _RESULTS_NOTE = (
     "The intervals of two models may overlap even if the interval of their difference excludes zero."
 )
 _DIFFERENCES_NOTE = (
-    "If both models answered the same images, the interval is that of the paired differences; otherwise it is "
-    "two standard errors of the difference of two accuracies. For equally good models, one in twenty intervals "
-    "excludes zero."
+    "If both models were evaluated on the same images, the interval is for the paired differences; otherwise it is "
+    "the difference plus or minus two standard errors. For equally good models, one in twenty intervals excludes "
+    "zero."
 )
 _NAMES = {entry.key: entry.name for entry in SUITE}
 _UNKNOWN = "not recorded"
@@ -101,7 +101,7 @@ class Table:
                 )
 
     def turned(self, corner: str) -> Table:
-        """Return the transposed table; all columns except the first then hold numbers.
+        """Return the transposed table; all columns except the first then contain numbers.
 
         Args:
             corner: title of the first column of the transposed table.
@@ -268,7 +268,7 @@ def confusion_table(title: str, answers: Answers) -> Table:
     names = [answers.class_names[one] for one in shown]
     return Table(
         title=f"{title}: confusion matrix",
-        columns=(Column(title="class, taken for", is_number=False), *(Column(title=name) for name in names)),
+        columns=(Column(title="true class / predicted", is_number=False), *(Column(title=name) for name in names)),
         rows=tuple(
             (Cell(text=name), *(Cell(text=f"{matrix[one, other]:,}" if matrix[one, other] else "") for other in shown))
             for name, one in zip(names, shown, strict=True)
@@ -284,7 +284,7 @@ def errors_table(title: str, answers: Answers) -> Table:
     return Table(
         title=f"{title}: errors",
         columns=tuple(
-            Column(title=name, is_number=name == "margin") for name in ("image", "class", "taken for", "margin")
+            Column(title=name, is_number=name == "margin") for name in ("image", "true class", "predicted", "margin")
         ),
         rows=tuple(
             (
@@ -303,7 +303,7 @@ def _worst_table(title: str, values: Iterable[tuple[str, float]]) -> Table:
     wrong = sorted(((value, key) for key, value in values if value < 1), key=lambda one: one[0])
     return Table(
         title=f"{title}: errors",
-        columns=(Column(title="image", is_number=False), Column(title="right, %")),
+        columns=(Column(title="image", is_number=False), Column(title="correct, %")),
         rows=tuple((Cell(text=key), Cell(text=per_cent(value))) for value, key in wrong[:_MOST_ERRORS]),
         notes=_more("errors", len(wrong), _MOST_ERRORS),
     )
@@ -322,7 +322,7 @@ def _more(what: str, total: int, most: int) -> tuple[str, ...]:
 
 
 def compared_pairs(models: Sequence[ModelResults]) -> tuple[tuple[ModelResults, ModelResults], ...]:
-    """Return pairs to compare: each later measured model with the first one, and each model with its reference.
+    """Return pairs to compare: the first measured model with every other one, and each model with its reference.
 
     Pairs without a common data set are left out.
     """
@@ -361,7 +361,7 @@ def differences_table(model: ModelResults, reference: ModelResults) -> Table:
 
 
 def language_table(models: Sequence[ModelResults]) -> Table | None:
-    """Return the table of each model in each language against the best result, English; None without languages.
+    """Return the table that compares each model's results by language with English; None without languages.
 
     A data set has languages if its results have parts and one part is named `en`.
 
@@ -381,8 +381,8 @@ def language_table(models: Sequence[ModelResults]) -> Table | None:
     columns = (
         Column(title="language", is_number=False),
         Column(title="model", is_number=False),
-        Column(title="mean R@1, points to English", small="95 % interval, paired"),
-        *(Column(title=f"R@{k}, % of English", small="% of % in English") for k in _KS),
+        Column(title="mean R@1, points vs English", small="95 % interval, paired"),
+        *(Column(title=f"R@{k}, % of English", small="%, of % in English") for k in _KS),
     )
     return Table(title="Languages, with English as the ceiling", columns=columns, rows=tuple(rows))
 
@@ -416,7 +416,7 @@ def coverage_table(models: Sequence[ModelResults]) -> Table:
             for model in models
             for result in model.results.values()
         ),
-        notes=("Skipped samples count in no metric. A truncated shard counts as one skip.",),
+        notes=("Metrics ignore skipped samples. A truncated shard counts as one skipped sample.",),
     )
 
 
@@ -454,7 +454,7 @@ def _ceilings(models: Sequence[ModelResults]) -> dict[str, ModelResults]:
 def _language_row(model: ModelResults, ceiling: ModelResults, key: str, english: str) -> tuple[Cell, ...]:
     own, best = model.results[key], ceiling.results[english]
     found = own.outcomes.compared_with(best.outcomes) if own.outcomes and best.outcomes else None
-    between = "other images" if found is None else _ends(found.interval)
+    between = "different images" if found is None else _ends(found.interval)
     recalls = [(own.metrics.get(f"{_RECALL}{k}"), best.metrics.get(f"{_RECALL}{k}")) for k in _KS]
     return (
         Cell(text=own.dataset),
@@ -465,7 +465,7 @@ def _language_row(model: ModelResults, ceiling: ModelResults, key: str, english:
 
 
 def _share(value: float | None, most: float | None) -> Cell:
-    """Return the ratio of a recall to that in English; an empty cell if unknown or if the English recall is 0."""
+    """Return the ratio of a recall to the English recall; an empty cell if unknown or if the English recall is 0."""
     if value is None or not most:
         return Cell()
     return Cell(text=per_cent(value / most, digits=0), small=f"{per_cent(value)} of {per_cent(most)}")

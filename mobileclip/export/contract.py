@@ -54,7 +54,7 @@ class TextContract:
     """The input of an exported text file, as the host must prepare it.
 
     Args:
-        input: context length, vocabulary and padding. Long texts are cut before the end token.
+        input: context length, vocabulary and padding. Long texts are truncated so that the end token fits.
         start_id: id of the first token of every text; None for a tokenizer without a start token.
         end_id: id of the token after every text.
         tokenizer: name of the Hugging Face `tokenizers` file, which returns complete, padded rows of ids.
@@ -135,7 +135,7 @@ class TowerFile:
             in Core ML. For `int8-weights`, the weights of these layers are stored in float32.
         lengths: row lengths that the text file accepts, ascending, with the length of the input shape last; empty if
             the file accepts only that length. A host cuts the padding off its rows, down to the shortest length that
-            holds the texts. In LiteRT, each length has a signature: `length_8` and so on, and `serving_default` for the
+            fits the texts. In LiteRT, each length has a signature: `length_8` and so on, and `serving_default` for the
             last.
         features: feature maps returned after the embeddings, in this order.
         outside: operations that ExecuTorch runs with its own kernels rather than in XNNPACK.
@@ -183,7 +183,7 @@ def as_taken(pixels: Tensor, contract: ImageInput, preprocess: str) -> Tensor:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Variant:
-    """The same towers in another precision.
+    """The towers of an export in an additional precision.
 
     Args:
         precision: precision of the stored weights.
@@ -196,11 +196,11 @@ class Variant:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Contract:
-    """The whole of an export.
+    """Description of an export: its files, their inputs and outputs, and the origin of the weights.
 
     Args:
         format_version: format version of the contract file.
-        target: format of the runtime.
+        target: name of the target, such as `onnx`.
         precision: precision of the stored weights.
         normalize: whether the exported embeddings have unit length.
         embedding_dim: width of the embeddings; for a classifier, width of the embeddings before the linear layer.
@@ -209,18 +209,18 @@ class Contract:
         towers: entries of the exported files.
         image: input of the image file; None if there is no image file.
         text: input of the text file; None if there is no text file.
-        files: SHA-256 hashes of all other files, by name.
+        files: SHA-256 hashes of all files except the contract, by name.
         versions: versions of the libraries that wrote the export.
         weights_sha256: SHA-256 of the folded float32 weights, as computed by `tensor_files.weights`.
         spec: spec of the model, as in our checkpoints.
         licence: licence of the code and of published weights.
         layout: name of the layout of files, inputs and outputs.
         name: name of the model or of its file; None if unknown.
-        state: `run` if the runtime ran the files on the exporting machine; otherwise `written, not run`, and no gate
-            was checked.
+        state: `run` if the runtime ran the files on the exporting machine; otherwise `written, not run`, without
+            acceptance checks.
         num_classes: number of logits of a classifier; None for embeddings.
         class_names: class names in the order of the logits; empty if unknown.
-        others: the same towers in other precisions.
+        others: the same towers in additional precisions.
     """
 
     format_version: int
@@ -289,8 +289,8 @@ def read_contract(folder: str | Path) -> Contract:
     """Return the contract of an export, after a check that all files exist and are unchanged.
 
     Raises:
-        ValueError: if the folder is not a complete export, if another version of this library wrote the contract, or if
-            a file is missing, changed, outside the folder or absent from the contract; the message names the file.
+        ValueError: if the folder is not a complete export, if the contract has a different format version, or if a file
+            is missing, changed, outside the folder or absent from the contract; the message names the file.
     """
     folder = Path(folder)
     path = folder / CONTRACT
@@ -316,7 +316,7 @@ def _read(path: Path) -> Contract:
     except (OSError, ValueError) as error:
         raise_machine_fault(error)
         raise ValueError(
-            f"{path} cannot be read: {error}; the file is damaged, or another version of mobileclip wrote it"
+            f"{path} cannot be read: {error}; the file is damaged, or a different version of mobileclip wrote it"
         ) from error
     if contract.format_version != FORMAT_VERSION:
         raise ValueError(
@@ -332,11 +332,14 @@ def _faults(contract: Contract) -> Iterator[str]:
     if len(contract.files) > _MOST_FILES:
         yield f"lists {len(contract.files):,} files, expected at most {_MOST_FILES}"
     if not 0 < contract.embedding_dim <= _MOST_EMBEDDING:
-        yield f"has embeddings of {contract.embedding_dim} dimensions"
+        yield f"has embeddings of {contract.embedding_dim} dimensions, expected 1 to {_MOST_EMBEDDING:,}"
     # A classifier is an image file that returns as many logits as it has names.
     is_classifier = kinds == ["image"] and not contract.normalize and len(names) in (0, num_classes)
     if bool(names) if num_classes is None else not (is_classifier and 0 < num_classes <= _MOST_EMBEDDING):
-        yield f"states {num_classes} classes with {len(names)} names, which is not a valid classifier"
+        yield (
+            f"states {num_classes} classes with {len(names)} names, expected an image tower with raw logits, and one "
+            "name per logit or no names"
+        )
     if not kinds or len(set(kinds)) != len(kinds):
         yield f"lists {kinds or 'no towers'}, expected an image tower, a text tower or both"
     for tower in contract.towers:
@@ -350,7 +353,7 @@ def _tower_faults(contract: Contract, tower: TowerFile) -> Iterator[str]:
     if batch not in (None, 1) or not fits:
         yield (
             f"states that the {tower.tower} tower takes {tower.input_dtype} of shape {tower.input_shape} and returns "
-            f"{tower.output_shape}, which does not fit the model"
+            f"{tower.output_shape}, which does not match the model"
         )
     for part, kind, has in (("lengths of texts", "text", tower.lengths), ("feature maps", "image", tower.features)):
         if has and tower.tower != kind:
@@ -359,7 +362,7 @@ def _tower_faults(contract: Contract, tower: TowerFile) -> Iterator[str]:
         places = one.shape[1:]
         fits = len(places) == 3 and (one.stage != TEXT_SPACE or places[:1] == tower.output_shape[1:])
         if one.shape[0] != batch or not fits:
-            yield f"has a map {one.name} of invalid shape {one.shape}"
+            yield f"has a map {one.name} of shape {one.shape}, expected (batch, channels, rows, columns)"
     if len({one.stage for one in tower.features}) != len(tower.features):
         yield "has two maps of the same stage"
 

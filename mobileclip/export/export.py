@@ -84,9 +84,9 @@ def export_model(
 
     The folder holds one file per tower, `mobileclip.json` (the contract of inputs and outputs), `tokenizer.json`,
     golden inputs and embeddings, a card (`README.md`), `LICENSE`, and `report.json`: the deviation of the files, run in
-    their own runtime, from the float32 model. The folder is written atomically. An export that fails a gate is written
-    too: the report states the failure, and `verify_export` measures the export again. In lower precision some layers
-    stay in float32 (`layers_in_float32`); the contract names them.
+    their own runtime, from the float32 model. The folder is written atomically. An export that fails an acceptance
+    check is written too: the report states the failure, and `verify_export` measures the export again. In lower
+    precision, some layers stay in float32 (`layers_in_float32`); the contract names them.
 
     Args:
         model: a model, tower or classifier in evaluation mode; or a model name, a file in any known layout, a folder
@@ -104,8 +104,8 @@ def export_model(
         ImportError: if the target's libraries are not installed; the message gives the install command.
         FileExistsError: if the folder holds files that must not be replaced.
         ValueError: if the target or the layout is unknown or does not support the precision, if the model is in
-            training mode or lacks the tower, if the model's outputs cannot serve as a reference, if the precision
-            cannot represent the model, or if another process is writing the folder.
+            training mode or lacks the tower, if the model's outputs are zero or not finite, if the precision cannot
+            represent the model, or if another process is writing the folder.
     """
     chosen = None if place is None else places.resolve(place)
     spec = fitted(spec if chosen is None else chosen.fitted(spec))
@@ -149,10 +149,10 @@ def _folded(
     if isinstance(model, nn.Module):
         if checkpoint is not None:
             raise ValueError(
-                "a checkpoint needs the name of a model, but a model object was given; give the model's name"
+                "a checkpoint needs the name of a model, but a model object was passed; pass the model's name"
             )
         if (spec.image_size, spec.context_length) != (None, None):
-            raise ValueError("the size of a model object cannot be changed; give the size when you load the model")
+            raise ValueError("the size of a model object cannot be changed; set the size when you load the model")
         return reparameterize(model).to("cpu", torch.float32)
     name = str(model)
     if checkpoint is None and holds_weights(name):
@@ -166,12 +166,12 @@ def _folded(
 
 
 def _as_asked(model: nn.Module, spec: ExportSpec) -> tuple[nn.Module, ExportSpec]:
-    """Return the part of a model to export and its options: a whole classifier with raw logits, or its image tower.
+    """Return the module to export and its options; for a classifier, its raw logits or its image tower.
 
     If the model is a single tower and the spec does not select a tower, export that tower.
 
     Raises:
-        ValueError: if the spec asks a classifier for a missing part or an unsupported option, or the model is a
+        ValueError: if the spec requests a text tower, a layout or feature maps for a classifier, or the model is a
             captioner.
     """
     if isinstance(model, CoCa):
@@ -186,7 +186,7 @@ def _as_asked(model: nn.Module, spec: ExportSpec) -> tuple[nn.Module, ExportSpec
     if spec.tower == "image":
         return model.image_encoder, spec
     if spec.layout != "plain":
-        raise ValueError(f"the layout {spec.layout!r} is only for image-text models; leave layout out for a classifier")
+        raise ValueError(f"the layout {spec.layout!r} is only for image-text models; omit --layout for a classifier")
     if spec.features:
         raise ValueError("a classifier returns logits, and cannot return feature maps; choose --tower image")
     return model, attrs.evolve(spec, tower="image", normalize=False)
@@ -304,7 +304,7 @@ def working_folder(out: Path) -> Iterator[Path]:
         out: path of the output folder to write or replace.
 
     Raises:
-        ValueError: if another process is writing the same output, or the path has no name of its own.
+        ValueError: if another process is writing the same output, or the path does not end with a folder name.
         OSError: if the path is not writable.
     """
     # A hash of fixed length, since the folder's own name may already have the maximum length.
@@ -379,7 +379,7 @@ class Origin:
 
 
 def origin_of(model: object, checkpoint: str | Path | None) -> Origin:
-    """Return the origin of the weights, as far as the arguments of the export determine the origin.
+    """Return the origin of the weights, derived from the arguments of the export.
 
     Args:
         model: a name, a file, a folder or a URL on the hub; or a model object.
@@ -470,10 +470,10 @@ def contract_of(
 CARD, LICENCE = "README.md", "LICENSE"
 
 _BESIDE = (
-    "`mobileclip.json` has the whole contract: the preprocessing of images and texts, and the scale of the softmax. "
-    "`golden.safetensors` has inputs and the embeddings that a host must get for them."
+    "`mobileclip.json` contains the contract: the preprocessing of images and texts, and the scale of the softmax. "
+    "`golden.safetensors` contains inputs and the embeddings that a host must compute for them."
 )
-_TERMS = "The licence of the weights goes with these files; its text is where the weights came from."
+_TERMS = "The licence of the weights applies to these files; its text is at the source of the weights."
 
 
 def write_card(folder: Path, contract: Contract, report: Report, *, spec: ModelSpec, origin: Origin, use: str) -> None:
@@ -501,7 +501,7 @@ def write_card(folder: Path, contract: Contract, report: Report, *, spec: ModelS
         f"An export by mobileclip. Weights: {origin.author}. Licence: {contract.licence}.",
     ]
     parts += [use] if use else []
-    parts.append("| file | precision | takes | gives |\n| --- | --- | --- | --- |\n" + "\n".join(rows))
+    parts.append("| file | precision | input | outputs |\n| --- | --- | --- | --- |\n" + "\n".join(rows))
     parts.append(_BESIDE)
     parts.append(f"## Measured\n\n{_measured(contract, report)}")
     (folder / CARD).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -512,7 +512,7 @@ def write_card(folder: Path, contract: Contract, report: Report, *, spec: ModelS
 def _row(file: TowerFile, precision: str) -> str:
     takes = f"`{file.input_name}`: {file.input_dtype} {_shape(file.input_shape)}"
     if file.lengths:
-        takes += f", and rows of {', '.join(map(str, file.lengths[:-1]))} that hold the text"
+        takes += f", or rows of {', '.join(map(str, file.lengths[:-1]))} ids if the text fits"
     gives = ", ".join(f"`{name}`: float32 {_shape(shape)}" for name, shape in file.outputs.items())
     return f"| `{file.file}` | {precision} | {takes} | {gives} |"
 
@@ -523,7 +523,7 @@ def _shape(sides: tuple[int | None, ...]) -> str:
 
 def _measured(contract: Contract, report: Report) -> str:
     if contract.state != "run":
-        return f"{NOT_RUN[0].upper()}{NOT_RUN[1:]}: no runtime of it was where it was exported."
+        return f"{NOT_RUN[0].upper()}{NOT_RUN[1:]}: the exporting machine had no runtime for this format."
     lines = [
         f"- {tower.tower}{'' if tower.precision is None else f' in {tower.precision}'}: minimum cosine with float32 "
         f"{tower.cosine_minimum}, over {tower.count} inputs"

@@ -22,7 +22,7 @@ from mobileclip.reparam import children_by_name, with_children
 
 Layers = Iterable[tuple[str, nn.Module]]
 
-# If the given inputs reach this value, a quarter of the range of float16, other inputs may exceed the range.
+# If the measured inputs reach this value, a quarter of the range of float16, others may exceed the range.
 _LARGEST_VALUE = torch.finfo(torch.float16).max / 4
 
 
@@ -89,7 +89,7 @@ def calibration_inputs(encoder: nn.Module, samples: Samples, preprocess: Preproc
     if not len(crops):
         raise ValueError(
             f"none of the first {min(NUM_CROPS, len(samples.images))} images of {samples.name} is readable, so int8 "
-            "cannot be calibrated; give another data set with --calibration"
+            "cannot be calibrated; pass a different data set with --calibration"
         )
     return as_taken(crops, contract, preprocess)
 
@@ -120,7 +120,7 @@ class Int8Form:
             are float.
         outputs: classes of the layers whose outputs are 8-bit.
         largest_weight: maximum absolute weight, in steps. Processors without VNNI add pairs of products in 16 bits, and
-            weights above 64 would saturate silently. A file for every runtime cannot know the processor.
+            weights above 64 would saturate silently. A portable file must suit all processors.
         float16_tables: whether lookup tables of token embeddings are stored in float16. The tables are half of a text
             tower, and no multiplication uses them.
     """
@@ -158,7 +158,7 @@ def graph_in_int8(tower: TowerExport, how: Int8Form) -> nn.Module:
     def values(name: str, kind: str) -> _Values:
         if (name, kind) not in ends:
             raise ValueError(
-                f"the layer {name} has no calibration inputs, so its ranges are unknown; give calibration data"
+                f"the layer {name} has no calibration inputs, so its ranges are unknown; pass calibration data"
             )
         low, high = ends[name, kind]
         if not ends[name, kind].isfinite().all():
@@ -240,7 +240,7 @@ class Int8Layer(nn.Module):
     Weights are int8 without a zero point and with one step per output channel. Inputs and outputs are 8-bit.
 
     Shape:
-        that of the layer.
+        as for the layer.
 
     Args:
         layer: a convolution or a linear layer, whose weights are shared.

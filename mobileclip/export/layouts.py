@@ -26,8 +26,8 @@ class TowerNames:
     """The file, input and output names of a tower in an export layout.
 
     Args:
-        stem: path of the file without the parts that the precision and the target add; `{model}` stands for the name of
-            the model.
+        stem: path of the file without the suffixes of precision and target; `{model}` stands for the name of the
+            model.
         input: name of the file's input.
         output: name of the first output.
     """
@@ -57,8 +57,8 @@ class Layout:
         tokenizer: path of the tokenizer file.
         text_dtype: type of the token ids; None for the type of the target.
         cuts_end: whether the host cuts the end token off long texts, so that the text file must replace the last token
-            by the end token.
-        suffix: suffix of the files, which selects another format of the target; None for the target's own.
+            with the end token.
+        suffix: suffix of the files, which selects a different format of the target; None for the target's default.
         needs: allowed values of fields of the spec, with the recommended value first.
         sets: fields of the spec with a fixed value in this layout.
         write: function that writes the additional files, called with the folder and the contract once the towers and
@@ -77,7 +77,7 @@ class Layout:
 
 
 layouts: Registry[Layout] = Registry("export_layout")
-"""Layouts by name; third parties add theirs here or by an entry point in `mobileclip.export_layout`."""
+"""Layouts by name; third parties add layouts here or as entry points in `mobileclip.export_layout`."""
 
 
 def fitted(spec: ExportSpec) -> ExportSpec:
@@ -93,12 +93,12 @@ def fitted(spec: ExportSpec) -> ExportSpec:
     for precision in spec.precisions:
         if precision not in layout.endings:
             raise ValueError(
-                f"the layout {spec.layout!r} does not support {precision}; choose --precision "
+                f"the layout {spec.layout!r} does not support {precision}; choose --precision from "
                 f"{', '.join(layout.endings)}"
             )
     if len({layout.endings[one] for one in spec.precisions}) < len(spec.precisions):
         raise ValueError(
-            f"the layout {spec.layout!r} has the same file names for all precisions; leave also out, or choose "
+            f"the layout {spec.layout!r} has the same file names for all precisions; leave --also out, or choose "
             "--layout transformers.js"
         )
     for name, values in layout.needs.items():
@@ -109,11 +109,11 @@ def fitted(spec: ExportSpec) -> ExportSpec:
 
 
 def _picture(contract: Contract, host: str) -> ImageInput | None:
-    """Return the input of the image tower; log a warning if the host does not handle the model's transparent images."""
+    """Return the input of the image tower; log a warning if the host treats transparent images differently."""
     image = None if contract.image is None else contract.image.input
     if image is not None and image.background != HIDDEN:
         logger.warning(
-            "%s drops the transparency of images, but this model was trained with transparent images on %s: put such "
+            "%s drops the transparency of images, but this model was trained with transparent images on %s: composite "
             "images on that background first",
             host,
             image.background,
@@ -164,7 +164,7 @@ def _write_immich(folder: Path, contract: Contract) -> None:
     )
 
 
-# Pillow's number of Lanczos: the only filter that transformers.js antialiases outside browsers; in browsers, it cannot
+# Pillow's code for Lanczos, the only filter that transformers.js antialiases outside browsers; in browsers, it cannot
 # choose a filter. Its bilinear and bicubic filters only sample single pixels of a large image.
 _ANTIALIASED = 1
 
@@ -192,7 +192,10 @@ def _require_clips_ids(folder: Path, contract: Contract) -> None:
     """Raise an error unless the model uses CLIP's token ids, because ultralytics always passes these."""
     del folder
     if contract.text is not None and contract.text.input.tokenizer is not None:
-        raise ValueError("ultralytics passes CLIP's token ids to a text tower, but this tower has its own tokenizer")
+        raise ValueError(
+            "ultralytics passes CLIP's token ids to a text tower, but this tower has its own tokenizer; choose another "
+            "layout"
+        )
 
 
 TORCHSCRIPT = ".ts"
@@ -227,7 +230,7 @@ layouts.add(
     ),
 )
 # A folder for `from_pretrained`: ONNX files in `onnx/`, named after their dtype, and configurations. Batches may have
-# any size, since the examples of transformers.js encode several texts at once.
+# any size, since the examples of transformers.js encode several texts per batch.
 layouts.add(
     "transformers.js",
     Layout(

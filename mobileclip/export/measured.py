@@ -1,4 +1,4 @@
-"""The inputs for measuring an export, stored in its folder with the model's embeddings."""
+"""Inputs for measuring an export, stored in the export's folder with the model's outputs."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ NUM_MAPPED = 12
 
 @attrs.frozen(kw_only=True, eq=False)
 class Outputs:
-    """The reference outputs of a tower in float32 for the inputs that measure the export.
+    """Float32 outputs of a model's tower, or of its exported file, for the inputs that measure the export.
 
     Shape:
         embeddings: `(images or captions, embedding_dim)`.
         features: `(images, channels, rows, columns)` of each stage.
 
     Args:
-        embeddings: embeddings of all inputs, of unit length if those of the export are.
+        embeddings: embeddings of all inputs, of unit length if the export normalises.
         features: feature maps by stage, only for the first inputs because maps are large.
     """
 
@@ -53,7 +53,7 @@ class Outputs:
 
         Args:
             batches: for each batch, the embeddings and then one feature map per stage.
-            stages: numbers of the stages.
+            stages: stages of the feature maps, in order.
         """
         embeddings: list[Tensor] = []
         kept: list[list[Tensor]] = [[] for _ in stages]
@@ -91,7 +91,7 @@ class Measured:
     of_classes: bool = False
 
     def encoder_inputs(self, tower: Tower, encoder: nn.Module) -> Tensor:
-        """Return a batch of inputs in the form that the encoder itself takes."""
+        """Return a batch of inputs in the form that the encoder expects."""
         few = self.inputs[tower][:_BATCH]
         contract = input_of(encoder)
         return as_taken(few, contract, "host") if isinstance(contract, ImageInput) else few
@@ -193,7 +193,7 @@ def read_measured(folder: Path, contract: Contract) -> Measured:
     path = folder / EVALUATION
     if EVALUATION not in contract.files:
         raise ValueError(
-            f"the contract in {folder} does not list {EVALUATION}, which is needed here; export the model again"
+            f"the contract in {folder} does not list {EVALUATION}, the file of test inputs; export the model again"
         )
     tensors, _ = read_tensors(path)
     inputs: dict[Tower, Tensor] = {}
@@ -231,7 +231,7 @@ def _stored_inputs(tensors: Mapping[str, Tensor], tower: Tower, contract: Contra
     text = contract.text.input
     ids = _stored(tensors, "text.input", torch.int64, (text.context_length,))
     if not bool(((ids >= 0) & (ids < text.vocab_size)).all()):
-        raise ValueError(f"text.input holds ids outside the vocabulary of {text.vocab_size}")
+        raise ValueError(f"text.input contains ids outside the vocabulary of {text.vocab_size}")
     return ids
 
 
@@ -274,7 +274,7 @@ def _read_images(samples: Samples, contract: ImageInput) -> tuple[Tensor, tuple[
     if len(names) < _FEWEST:
         raise ValueError(
             f"only {len(names)} of the {len(samples.images)} images of {samples.name} are usable ({dict(skipped)}); "
-            "give a data set with at least two"
+            "pass a data set with at least two"
         )
     return torch.stack(pixels), tuple(names), skipped
 

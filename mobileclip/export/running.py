@@ -79,7 +79,7 @@ class OpenArguments:
 
         Raises:
             ImportError: if the runtime is not installed.
-            ValueError: if the file has changed, or see `opened`.
+            ValueError: if the file has changed, or the runtime cannot open it.
         """
         for name, digest in self.digests.items():
             check_file(self.folder, name, digest)
@@ -132,7 +132,7 @@ class ExportedTower(PreparedTower):
 
     @property
     def takes_pixels(self) -> bool:
-        """Whether the file itself scales and normalises, so that pixels may be passed in place of images."""
+        """Whether the file itself scales and normalises, so that it also accepts uint8 pixels."""
         image = self._opening.contract.image
         return isinstance(self._spec, ImageEncoderSpec) and image is not None and image.preprocess != "host"
 
@@ -164,7 +164,7 @@ class ExportedTower(PreparedTower):
         return part if text is None else cut_to_length(part, lengths, text.input)
 
     def _taken(self, inputs: Tensor) -> Tensor:
-        """Return inputs in the form that the file takes."""
+        """Return inputs in the form that the file expects."""
         inputs = inputs.detach().cpu()
         if isinstance(self._spec, TextEncoderSpec):
             check_tokens(inputs, self._spec.input)
@@ -194,7 +194,7 @@ def as_pixels(images: Tensor, contract: ImageInput) -> Tensor:
         `(batch, 3, size, size)`, float32 -> the same, uint8.
 
     Args:
-        images: images as the model takes them.
+        images: scaled and normalised images.
         contract: image input with the mean and the standard deviation of the normalisation.
     """
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (contract.mean, contract.std))
@@ -265,7 +265,7 @@ def runnable_target(folder: Path, contract: Contract, *, trust: bool) -> Target:
     if not (target.vouched or trust or is_trusted(folder)):
         raise ValueError(
             f"{folder} was written on another machine, for {contract.target}, whose runtime does not validate files: "
-            "the author could run any code on this machine. If you trust the author, give --trust (trust=True in "
+            "the author could run any code on this machine. If you trust the author, pass --trust (trust=True in "
             f"Python), or set {TRUSTED} to a folder that contains the export; otherwise export the model again on "
             "this machine, or for onnx"
         )
@@ -290,7 +290,7 @@ def require_made_of(folder: str | Path, checkpoint: str | Path) -> None:
     model = load_model(PRETRAINED.get(name, name), name if name in PRETRAINED else None)
     if weights_sha256(model.state_dict()) != contract.weights_sha256:
         raise ValueError(
-            f"{folder} was not made from {checkpoint}: the folded weights differ; give the checkpoint that the model "
+            f"{folder} was not made from {checkpoint}: the folded weights differ; pass the checkpoint that the model "
             "was exported from"
         )
 
@@ -308,7 +308,7 @@ def _spec_of(contract: Contract, folder: Path) -> DualEncoderSpec:
     kinds = {file.tower for file in contract.towers}
     if kinds != {"image", "text"} or contract.logit_scale is None:
         raise ValueError(
-            f"{folder} holds only the {' and the '.join(sorted(kinds))} tower, expected both; export the model "
+            f"{folder} contains only the {' and the '.join(sorted(kinds))} tower, expected both; export the model "
             "without --tower"
         )
     spec = from_json(json.dumps(contract.spec), DualEncoderSpec)
@@ -316,7 +316,7 @@ def _spec_of(contract: Contract, folder: Path) -> DualEncoderSpec:
     assert contract.text is not None, "a text tower has a contract of its texts"
     if (spec.image.input, spec.text.input) != (contract.image.input, contract.text.input):
         raise ValueError(
-            f"the contract of {folder} is damaged: its inputs differ from those of its spec; export the model again"
+            f"the contract of {folder} is damaged: its inputs differ from its model spec; export the model again"
         )
     if spec.text.input.tokenizer is None:
         return spec
@@ -337,7 +337,7 @@ TRUSTED = "MOBILECLIP_TRUST"
 
 _REGISTER = "exports.txt"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-# One line per export; only the last ones are kept, far more than anyone writes and quick to read.
+# One line per export. Only the last ones are kept: far more than anyone writes, yet quick to read.
 _MOST, _MOST_BYTES = 20_000, 2**21
 _WAIT_SECONDS = 10.0
 _logger = get_logger(__name__)
@@ -371,7 +371,7 @@ def is_trusted(folder: Path) -> bool:
         folder: folder of the export.
 
     Raises:
-        ValueError: if the environment variable does not hold an absolute path.
+        ValueError: if the environment variable is not an absolute path.
     """
     named = os.environ.get(TRUSTED, "")
     if named and not Path(named).is_absolute():

@@ -26,7 +26,7 @@ TEXT_SPACE: Final = "text-space"
 
 def _are_stages(_: object, attribute: attrs.Attribute[tuple[Stage, ...]], stages: tuple[Stage, ...]) -> None:
     if len(set(stages)) != len(stages) or any(isinstance(stage, int) and stage < 0 for stage in stages):
-        raise ValueError(f"{attribute.name} must be different numbers of stages, from 0, or {TEXT_SPACE}; got {stages}")
+        raise ValueError(f"{attribute.name} must be distinct stage numbers, from 0, or {TEXT_SPACE}; got {stages}")
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -59,7 +59,7 @@ class ExportSpec:
         context_length: number of token ids per text, at most the model's own number, which is the default.
         text_lengths: `own` lets the text file also accept rows of 8, 16 and 32 ids, so that short texts take less time,
             if the tower is causal and the target supports several lengths. `full` accepts only the context length.
-        converter: path of the Python of a separate environment with the target's converter, for converters that cannot
+        converter: path of the Python in a separate environment with the target's converter, for converters that cannot
             be installed next to this library. Only `litert` needs one.
 
     Examples:
@@ -86,7 +86,7 @@ class ExportSpec:
         """Raise an error if feature maps are requested without an image tower."""
         if self.features and self.tower == "text":
             raise ValueError(
-                "features need the image tower, but only the text tower is exported; choose another --tower"
+                "features need the image tower, but only the text tower is exported; choose --tower image or both"
             )
 
     @property
@@ -102,10 +102,10 @@ class ExportSpec:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Place:
-    """The export options of a place of use: target, layout and precisions.
+    """Export options for the place where an export will run, such as `iphone`.
 
     Args:
-        target: format of the runtime.
+        target: name of the target, such as `coreml`.
         layout: name of the layout of files, inputs and outputs.
         precisions: precisions of the files; `load` opens the first.
         preprocess: input of the image file.
@@ -143,13 +143,13 @@ class Place:
         defaults = attrs.fields_dict(ExportSpec)
         asked = {name for name in wanted if getattr(spec, name) != defaults[name].default}
         if "precision" in asked:
-            # Only the requested precision, without the place's further ones.
+            # Only the requested precision, without the additional ones of the place.
             asked.add("also")
         return attrs.evolve(spec, **{name: value for name, value in wanted.items() if name not in asked})
 
 
 places: Registry[Place] = Registry("export_place")
-"""Places by name; third parties add theirs here or by an entry point in `mobileclip.export_place`."""
+"""Places by name; third parties add places here or as entry points in `mobileclip.export_place`."""
 
 places.add(
     "iphone",

@@ -196,7 +196,7 @@ class TowerExport:
 
     @property
     def input(self) -> ImageInput | TextInput:
-        """What the encoder takes."""
+        """Input contract of the encoder."""
         return input_of(self.encoder)
 
     @property
@@ -247,7 +247,7 @@ class TowerExport:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input without the batch; for images of any size, that of an image that needs no resizing."""
+        """Shape of one input without the batch; for images of any size, with the model's image size."""
         taken = self.input
         return (3, taken.size, taken.size) if isinstance(taken, ImageInput) else (taken.context_length,)
 
@@ -263,7 +263,7 @@ class TowerExport:
         return self.program_of(self.graph(dtype))
 
     def program_of(self, graph: nn.Module, *, largest_batch: int | None = None) -> torch.export.ExportedProgram:
-        """Export a module with the graph's inputs and outputs with torch.export.
+        """Export a module with torch.export; its inputs and outputs must be those of the graph.
 
         Args:
             graph: the graph, or a module made from it.
@@ -315,15 +315,15 @@ class _Masked:
 
 _SHORTER = (8, 16, 32)
 SHORTEST = 3
-"""Minimum of a dynamic token axis: torch.export treats a size of 1 as a constant, even that of the axis without the
-last token."""
+"""Minimum of a dynamic token axis: torch.export treats a size of 1 as a constant, even for a slice without the last
+token."""
 
 
 def lengths_of(encoder: nn.Module, text: TextInput) -> tuple[int, ...]:
     """Return the lengths at which a text tower gives the same embedding, with the context length last.
 
     In a causal tower, no token sees the padding after it. All other towers see their padding, so a shorter row would
-    give another embedding. For these towers only the context length is correct, and the result is empty.
+    give a different embedding. For these towers only the context length is correct, and the result is empty.
 
     Args:
         encoder: encoder in its exported form.
@@ -334,7 +334,7 @@ def lengths_of(encoder: nn.Module, text: TextInput) -> tuple[int, ...]:
 
 
 def cut_to_length(tokens: Tensor, lengths: Sequence[int], text: TextInput) -> Tensor:
-    """Cut a batch to the shortest length that holds its texts; without lengths, return the batch unchanged.
+    """Cut a batch to the shortest length that fits its texts; without lengths, return the batch unchanged.
 
     Shape:
         `(batch, context_length)` to `(batch, one of lengths)`.

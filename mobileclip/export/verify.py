@@ -1,4 +1,4 @@
-"""Measures an export against its model in its own runtime, and defines the gates that the export must pass."""
+"""Compares an export in its own runtime with its model, and defines the acceptance checks of exports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import printable, read_bytes
 from mobileclip.strict import strict
 
-RANKING_GATE = "ranking agreement"
+RANKING_CHECK = "ranking agreement"
 CLASSES = "classes"
 # Cosines ignore lengths. Rounding changes lengths by less than these limits, a missing normalisation or factor by more.
 MOST_LENGTH_ERROR: dict[Precision, float] = {
@@ -50,12 +50,12 @@ _ROUNDING = 1e-7
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
-class Gate:
+class Check:
     """One acceptance check of an export: a measured value and its limit.
 
     Args:
         name: name of the check.
-        value: measured value; None if the value could not be measured, in which case the gate fails.
+        value: measured value; None if the value could not be measured, in which case the check fails.
         bound: limit of the value.
         passed: whether the value is within the limit.
     """
@@ -136,7 +136,7 @@ class Report:
         skipped: number of unusable samples by reason.
         towers: results of each exported tower, and of each stage with feature maps.
         ranking: agreement of the rankings.
-        gates: all acceptance checks.
+        checks: all acceptance checks.
     """
 
     data: str
@@ -146,23 +146,23 @@ class Report:
     skipped: Mapping[str, int]
     towers: tuple[TowerParity, ...]
     ranking: Ranking
-    gates: tuple[Gate, ...]
+    checks: tuple[Check, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether every gate was passed."""
-        return all(gate.passed for gate in self.gates)
+        """Whether all acceptance checks passed."""
+        return all(check.passed for check in self.checks)
 
     @property
     def is_ranked(self) -> bool:
         """Whether rankings were checked for every precision; they are not if a model's embeddings hardly differ."""
         num_precisions = 1 + len({one.precision for one in self.towers} - {None})
-        return sum(gate.name.endswith(RANKING_GATE) for gate in self.gates) >= num_precisions
+        return sum(check.name.endswith(RANKING_CHECK) for check in self.checks) >= num_precisions
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Failed gates, one line each."""
-        return tuple(str(gate) for gate in self.gates if not gate.passed)
+        """Failed acceptance checks, one line each."""
+        return tuple(str(check) for check in self.checks if not check.passed)
 
     def to_json(self) -> str:
         """Return the report as JSON text."""
@@ -170,10 +170,10 @@ class Report:
 
 
 def compare_tower(tower: Tower, exported: Tensor, reference: Tensor, *, stage: Stage | None = None) -> TowerParity:
-    """Return the deviation of exported embeddings, or feature maps, from the model's own.
+    """Return the deviation of exported embeddings or feature maps from those of the model.
 
     Shape:
-        both `(count, embedding_dim)`, or `(count, channels, rows, columns)`.
+        exported, reference: `(count, embedding_dim)` or `(count, channels, rows, columns)`.
 
     Args:
         tower: name of the tower.
@@ -204,7 +204,7 @@ def mean_error(maps: Tensor, embeddings: Tensor) -> float | None:
     """Return the maximum relative distance of means over positions from embeddings; None if a value is not finite.
 
     Shape:
-        `(count, embedding_dim, rows, columns)`, and `(count or more, embedding_dim)`.
+        maps: `(count, embedding_dim, rows, columns)`; embeddings: `(count or more, embedding_dim)`.
     """
     rows = embeddings[: len(maps)].double()
     errors = (maps.double().mean((2, 3)) - rows).norm(dim=1) / rows.norm(dim=1)
@@ -218,7 +218,7 @@ def compare_rankings(
 
     Args:
         exported: embeddings by tower; for a tower that was not exported, the embeddings in `reference` are used.
-        reference: the model's own embeddings of all its towers.
+        reference: embeddings of the model, by tower.
         of_classes: whether the embeddings are logits of classes.
     """
     if of_classes:
@@ -240,11 +240,11 @@ def compare_rankings(
     return Ranking(kind=kind, num_queries=len(same), agreement=float(same.double().mean()))
 
 
-def gates_of(towers: tuple[TowerParity, ...], ranking: Ranking, precision: Precision) -> tuple[Gate, ...]:
-    """Return all gates of an export.
+def checks_of(towers: tuple[TowerParity, ...], ranking: Ranking, precision: Precision) -> tuple[Check, ...]:
+    """Return all acceptance checks of an export.
 
-    A model that gives nearly the same embedding for different inputs, for example with random weights, has no gates for
-    the spread and the ranking. Spread and ranking would differ even if all embeddings are within the tolerance.
+    A model that gives nearly the same embedding for different inputs, for example with random weights, has no checks of
+    the spread and the ranking, which could differ even if all embeddings are within the tolerance.
 
     Args:
         towers: measured deviation of each tower.
@@ -252,14 +252,14 @@ def gates_of(towers: tuple[TowerParity, ...], ranking: Ranking, precision: Preci
         precision: precision of the export.
     """
     what = "logits" if ranking.kind == CLASSES else "embeddings"
-    gates = [gate for parity in towers for gate in _tower_gates(parity, precision, what)]
+    checks = [check for parity in towers for check in _tower_checks(parity, precision, what)]
     least = least_agreement(ranking.num_queries)
     bound = f">= {least:.4g}: {LEAST_AGREEMENT} within the 95 % interval of {ranking.num_queries} queries"
     # The values may be the same fraction and still differ in the last bit.
     passed = ranking.agreement > least - _ROUNDING
     if ranking.kind == CLASSES or not any(_is_constant(one, precision) for one in towers if one.stage is None):
-        gates.append(Gate(name=RANKING_GATE, value=ranking.agreement, bound=bound, passed=passed))
-    return tuple(gates)
+        checks.append(Check(name=RANKING_CHECK, value=ranking.agreement, bound=bound, passed=passed))
+    return tuple(checks)
 
 
 def _is_constant(parity: TowerParity, precision: Precision) -> bool:
@@ -267,28 +267,28 @@ def _is_constant(parity: TowerParity, precision: Precision) -> bool:
     return parity.reference_spread <= 1 - LEAST_COSINE[precision]
 
 
-def _tower_gates(parity: TowerParity, precision: Precision, what: str) -> Iterator[Gate]:
+def _tower_checks(parity: TowerParity, precision: Precision, what: str) -> Iterator[Check]:
     name = parity.tower if parity.stage is None else f"{parity.tower} {feature_name(parity.stage)}"
     what = what if parity.stage is None else "maps"
     if parity.stage == TEXT_SPACE:
         yield _at_most(
-            f"{name} mean over places, distance from the embedding", parity.mean_error, MOST_MEAN_ERROR[precision]
+            f"{name} mean over positions, distance from the embedding", parity.mean_error, MOST_MEAN_ERROR[precision]
         )
     for kind, number in (("with NaN or infinity", parity.num_not_finite), ("of length zero", parity.num_zero)):
-        yield Gate(name=f"{name} {what} {kind}", value=number, bound="0", passed=number == 0)
+        yield Check(name=f"{name} {what} {kind}", value=number, bound="0", passed=number == 0)
     least, cosine = LEAST_COSINE[precision], parity.cosine_minimum
     passed = cosine is not None and cosine > least
-    yield Gate(name=f"{name} cosine, minimum", value=cosine, bound=f"> {least}", passed=passed)
-    yield _at_most(f"{name} error of lengths", parity.length_error, MOST_LENGTH_ERROR[precision])
+    yield Check(name=f"{name} cosine, minimum", value=cosine, bound=f"> {least}", passed=passed)
+    yield _at_most(f"{name} length error", parity.length_error, MOST_LENGTH_ERROR[precision])
     if not _is_constant(parity, precision):
         spread, enough = parity.spread, LEAST_SPREAD * parity.reference_spread
         passed = spread is not None and spread >= enough
-        called = f"{name} spread (zero where all {what} are the same)"
-        yield Gate(name=called, value=spread, bound=f">= {enough:.3g}", passed=passed)
+        called = f"{name} spread (zero if all {what} are the same)"
+        yield Check(name=called, value=spread, bound=f">= {enough:.3g}", passed=passed)
 
 
-def _at_most(name: str, value: float | None, most: float) -> Gate:
-    return Gate(name=name, value=value, bound=f"<= {most}", passed=value is not None and value <= most)
+def _at_most(name: str, value: float | None, most: float) -> Check:
+    return Check(name=name, value=value, bound=f"<= {most}", passed=value is not None and value <= most)
 
 
 def spread_of(embeddings: Tensor) -> float:
@@ -301,7 +301,7 @@ def spread_of(embeddings: Tensor) -> float:
     return max(0.0, 1.0 - math.sqrt(float(unit.mean(dim=0).square().sum())))
 
 
-_LEAST_RESIZED = 0.99  # between the embeddings of an image resized by a file and by the library
+_LEAST_RESIZED = 0.99  # cosine between the embeddings of an image resized by a file and by the library
 _NUM_RESIZED = 4
 
 
@@ -319,8 +319,8 @@ def verify_export(folder: str | Path, *, trust: bool = False, show_progress: boo
         ImportError: if the runtime is not installed; the message gives the install command.
         NotRunHereError: if this machine has no runtime for the export's backend; the files are checked before.
         ValueError: if a file is missing or changed, if a library is older than the one that wrote the export, if a file
-            does not run as stated in the contract, or if the export needs trust. Failed gates do not raise an error;
-            the report contains them.
+            does not run as stated in the contract, or if the export needs trust. Failed acceptance checks do not raise
+            an error; the report contains them.
     """
     folder = Path(folder)
     contract = read_contract(folder)
@@ -389,7 +389,7 @@ def run_tower(
 
 
 def check_resizing(run: Run, crops: Tensor, image: ImageInput, path: Path) -> None:
-    """Raise an error unless a file resizes images as the library does, so that both ways give the same embeddings.
+    """Raise an error unless a file resizes images as the library does, so that both give the same embeddings.
 
     Args:
         run: function that runs the file.
@@ -410,7 +410,7 @@ def check_resizing(run: Run, crops: Tensor, image: ImageInput, path: Path) -> No
         if not cosine >= _LEAST_RESIZED:
             raise ValueError(
                 f"{path} resizes images differently from the library: for an image of {picture.shape[2]} x "
-                f"{picture.shape[1]} pixels, the embeddings with both ways of resizing have a cosine of "
+                f"{picture.shape[1]} pixels, the embeddings from the two resized images have a cosine of "
                 f"{cosine:.4f}, expected at least {_LEAST_RESIZED}; export with --preprocess uint8 and resize in "
                 "the host"
             )
@@ -421,7 +421,7 @@ def check_lengths(run: Run, tokens: Tensor, text: TextInput, tower: TowerFile, p
 
     Args:
         run: function that runs the file.
-        tokens: `(texts, context_length)`, as the file takes them; the check uses the longest text, cut before its end
+        tokens: `(texts, context_length)`, of the file's input type; the check uses the longest text, cut before its end
             token.
         text: text input of the model.
         tower: entry of the file in the contract.
@@ -438,7 +438,7 @@ def check_lengths(run: Run, tokens: Tensor, text: TextInput, tower: TowerFile, p
         row[:, length - 1] = text.end_id
         whole, cut = (_run_or_refuse(run, one, path)[0].float() for one in (row, row[:, :length].contiguous()))
         cosine = float(F.cosine_similarity(cut, whole))
-        # The gates check for values outside the range of the precision.
+        # The acceptance checks cover values outside the range of the precision.
         if whole.isfinite().all() and not cosine >= LEAST_COSINE[tower.compute]:
             raise ValueError(
                 f"{path} gives different embeddings of a text in rows of {length} and of {row.shape[1]} ids: "
@@ -498,22 +498,22 @@ def report_on(
         skipped=measured.skipped,
         towers=parities,
         ranking=ranking,
-        gates=gates_of(parities, ranking, precision),
+        checks=checks_of(parities, ranking, precision),
     )
 
 
 def together(reports: Mapping[Precision, Report]) -> Report:
     """Combine the reports of several precisions, with the contract's own precision first."""
     (_, whole), *others = reports.items()
-    for precision, other in others:  # all on the same inputs; the ranking of the first is kept
+    for precision, other in others:  # all are for the same inputs; the combined report has the first ranking
         towers = (attrs.evolve(one, precision=precision) for one in other.towers)
-        gates = (attrs.evolve(one, name=f"{precision}: {one.name}") for one in other.gates)
-        whole = attrs.evolve(whole, towers=(*whole.towers, *towers), gates=(*whole.gates, *gates))
+        checks = (attrs.evolve(one, name=f"{precision}: {one.name}") for one in other.checks)
+        whole = attrs.evolve(whole, towers=(*whole.towers, *towers), checks=(*whole.checks, *checks))
     return whole
 
 
 def report_of_none(measured: Measured, *, data: str) -> Report:
-    """Return the report of an export that has not been run; its only gate fails and states that.
+    """Return the report of an export that has not been run; its only acceptance check fails and states that.
 
     Args:
         measured: inputs and reference, which are stored with the files for machines that can run the export.
@@ -527,7 +527,7 @@ def report_of_none(measured: Measured, *, data: str) -> Report:
         skipped=measured.skipped,
         towers=(),
         ranking=Ranking(kind=NOT_RUN, num_queries=0, agreement=0.0),
-        gates=(Gate(name="runtimes that have run it", value=0, bound=">= 1", passed=False),),
+        checks=(Check(name="runtimes that ran the export", value=0, bound=">= 1", passed=False),),
     )
 
 

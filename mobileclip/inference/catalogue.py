@@ -81,10 +81,10 @@ def rows(*, known: Collection[str] = ()) -> list[dict[str, str | None]]:
 
 
 def describe(model: str) -> dict[str, Any]:
-    """Return the description of a model: by name, or from a checkpoint.
+    """Describe a model, by name or from a checkpoint.
 
     Args:
-        model: a name, a file, a folder with one file of weights, `hf-hub:owner/name`, or a model of another package.
+        model: a name, a file, a folder with one weight file, `hf-hub:owner/name`, or a model of another package.
 
     Raises:
         ValueError: if `model` is neither a known name nor a readable checkpoint.
@@ -139,10 +139,10 @@ def num_macs(tower: ImageEncoderSpec | TextEncoderSpec) -> int | None:
     The papers' tables call multiply-accumulates FLOPs; other sources count two FLOPs each.
 
     Args:
-        tower: a folded tower on the meta device, which computes shapes only.
+        tower: spec of the tower, which runs on the meta device and so computes only shapes.
 
     Returns:
-        The result is None for a tower that cannot run on the meta device because it needs tensor values.
+        The number, or None for a tower that cannot run on the meta device because it needs tensor values.
     """
     model = skeleton(tower, "folded")
     try:

@@ -38,7 +38,8 @@ class Samples:
         captions: at least two captions, all different.
 
     Raises:
-        ValueError: if there are too few, a caption is duplicated, or names are missing.
+        ValueError: if there are fewer than two images or captions, a caption is duplicated, or the number of names
+            differs from the number of images.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Samples:
     def __attrs_post_init__(self) -> None:
         """Check that every image has a name, and that all captions are different."""
         if len(self.image_names) != len(self.images):
-            raise ValueError(f"{len(self.images)} images have {len(self.image_names)} names; give one for each")
+            raise ValueError(f"{len(self.images)} images have {len(self.image_names)} names; pass one name per image")
         if twice := repeated(self.captions):
             raise ValueError(f"duplicate captions cannot be ranked: {twice[:3]}")
 
@@ -76,14 +77,14 @@ _LEAST_AREA, _WIDEST = 0.4, 4 / 3
 def calibration_crops(images: Sequence[bytes], contract: ImageInput) -> Tensor:
     """Return about a hundred crops of images at the model's input size, not yet normalised.
 
-    With fewer images, the function takes several deterministic crops of each image. A crop has at least 0.4 of the
-    image's area and an aspect ratio between 3:4 and 4:3; half of the crops are mirrored.
+    With fewer images, the function takes several deterministic crops of each image. A crop covers at least 40 % of the
+    image, with an aspect ratio between 3:4 and 4:3; half of the crops are mirrored.
 
     Shape: `(crops, 3, size, size)`, uint8; no crops if no image can be read.
 
     Args:
         images: encoded images; the function skips unreadable images, and uses the first `NUM_CROPS` only.
-        contract: contract of the model.
+        contract: image input of the model.
     """
     transform, generator = ImageTransform(contract), random.Random(0)  # noqa: S311  not for secrets
     each = math.ceil(NUM_CROPS / len(images))
@@ -102,7 +103,7 @@ def _readable(data: bytes, contract: ImageInput) -> Image.Image | None:
 
 
 def _cropped(image: Image.Image, generator: random.Random) -> Image.Image:
-    """Return a random part of an image, mirrored with a probability of one half."""
+    """Return a random crop of an image, mirrored with a probability of one half."""
     area = generator.uniform(_LEAST_AREA, 1) * image.width * image.height
     aspect = math.exp(generator.uniform(-math.log(_WIDEST), math.log(_WIDEST)))
     width = max(1, min(image.width, round(math.sqrt(area * aspect))))
@@ -152,8 +153,8 @@ def times_in_turn(functions: Sequence[Callable[[], object]], *, rounds: int) -> 
 def orders(count: int, *, rounds: int) -> Iterator[list[int]]:
     """Yield a random order per round, the same in every process.
 
-    In this way, a temporary slowdown of the machine affects all functions. Each function also runs twice in a row
-    equally often, because the second of two consecutive runs takes a quarter less time for a small model.
+    Random orders spread a temporary slowdown of the machine over all functions. Each function also runs twice in a row
+    equally often, which matters because the second run takes a quarter less time for a small model.
     """
     generator = torch.Generator().manual_seed(0)
     for _ in range(rounds):
@@ -193,7 +194,7 @@ def largest_error(embeddings: Tensor, expected: Tensor) -> float:
 
 
 def least_agreement(num_queries: int) -> float:
-    """Return the minimum agreement with a 95 % Clopper-Pearson interval that reaches `LEAST_AGREEMENT`.
+    """Return the minimum agreement whose 95 % Clopper-Pearson interval reaches `LEAST_AGREEMENT`.
 
     For example, two of 36 queries may change; if the true agreement is `LEAST_AGREEMENT`, three queries change with a
     probability of 0.6 %.
@@ -223,7 +224,7 @@ class Calibration:
 
     Args:
         ranges: a batch of inputs for calibration.
-        measured: a batch of other inputs for measurement.
+        measured: a held-out batch of inputs for measurement.
         others: float32 embeddings of the other tower, for ranking in both directions; without `others`, inputs are
             ranked by their nearest neighbours within `measured`.
     """

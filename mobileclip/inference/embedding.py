@@ -1,4 +1,4 @@
-"""Embeds files, images, data sets and texts, and writes the archive of embeddings."""
+"""Embeds image files, data sets and texts, and reads and writes archives of embeddings."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ class Embeddings:
         texts: the texts, one per row.
 
     Raises:
-        ValueError: if the numbers of rows and names differ, the embedding dims differ, or a value is not finite.
+        ValueError: if the numbers of rows and names differ, the dimensions of image and text embeddings differ, or a
+            value is not finite.
     """
 
     model: ModelIdentity
@@ -79,7 +80,7 @@ class Embeddings:
             )
 
     def joined(self, other: Embeddings, *, here: str, there: str) -> Embeddings:
-        """Return these embeddings and others of the same model.
+        """Return these embeddings followed by others of the same model.
 
         Args:
             other: embeddings to append.
@@ -87,7 +88,7 @@ class Embeddings:
             there: noun for the other embeddings.
 
         Raises:
-            ValueError: if the other embeddings belong to another model.
+            ValueError: if the other embeddings belong to a different model.
         """
         self.model.require_same(other.model, here=here, there=there)
         return Embeddings(
@@ -129,7 +130,7 @@ def write_embeddings(path: Path, embeddings: Embeddings, *, overwrite: bool = Fa
 
 
 def read_embeddings(path: Path) -> Embeddings:
-    """Return the embeddings of an archive of `write_embeddings`, with bounded memory.
+    """Read an archive written by `write_embeddings`, with bounded memory.
 
     Raises:
         ValueError: if the file is not such an archive, or does not name its model.
@@ -208,10 +209,10 @@ def embed_inputs(
         clip: the model.
         model: identity of the model.
         inputs: images, data sets and texts.
-        before: existing embeddings; the function skips their inputs.
-        precision: lowest precision of the image tower for hundreds of images; see `select_backend`.
+        before: existing embeddings, whose inputs are skipped.
+        precision: lowest allowed precision of the image tower, for hundreds of images or more; see `select_backend`.
         batch_size: images or texts per batch.
-        num_workers: processes that decode images; see `encode_pictures`.
+        num_workers: number of processes that decode images; see `encode_pictures`.
         decode: JPEG decoding, `exact` or `fast`; see `read_tower_image`.
     """
     before = before or Embeddings(model=model)
@@ -254,7 +255,7 @@ def read_texts(path: Path) -> list[str]:
     """Return the lines of a file that are not blank.
 
     Raises:
-        ValueError: if the file is not UTF-8, or a line is too long for a text.
+        ValueError: if the file is not UTF-8, or a line has more than 10,000 characters.
         OSError: if the file cannot be read.
     """
     try:
@@ -284,7 +285,7 @@ def gathered_pictures(
 
     Args:
         data: see `as_source`.
-        report: counts read and skipped samples.
+        report: report that counts read and skipped samples.
         rows: column names of `.jsonl` files and tables.
     """
     for unit in as_source(data, rows=rows).units():

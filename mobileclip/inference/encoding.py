@@ -1,4 +1,4 @@
-"""Encodes batches while other threads decode, and encodes parts of a batch in several threads."""
+"""Encodes batches while other threads decode, and splits a batch between several threads."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def by_length(tokens: Tensor, contract: TextInput) -> Tensor:
 
     Args:
         tokens: token ids.
-        contract: the text input of the ids.
+        contract: text input of the tower.
     """
     return EndTokenPool(end_id=contract.pooled_id).position(tokens).argsort(stable=True)
 
@@ -189,7 +189,7 @@ class OneTokenTextEncoder(TextEncoder):
 
 
 class EndWindowTextEncoder(TextEncoder):
-    """A text encoder whose last layer computes only the end token; the layer before computes only its inputs."""
+    """A text encoder whose last layer computes only the end token, and the layer before only the tokens this needs."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the embeddings, not normalised, of tokenised texts."""
@@ -220,10 +220,10 @@ class OneTokenViT(ViT):
 
 
 class OneTokenTransformerLayer(nn.Module):
-    """A transformer layer that computes one or a few tokens; the other tokens are keys and values only.
+    """A transformer layer that computes one or a few tokens; the other tokens serve only as keys and values.
 
     Shape:
-        that of `pick`.
+        see `pick`.
 
     Args:
         layer: the layer; the result shares its weights.
@@ -283,12 +283,12 @@ def _reach(conv: nn.Module) -> int:
 
 
 class SingleQueryAttention(nn.Module):
-    """Attention for one or a few query tokens, with a layer for queries and a layer for keys and values.
+    """Attention for one or a few query tokens, with separate layers for queries and for keys and values.
 
     Quantisers need separate layers, and attention backends are not faster for few queries.
 
     Shape:
-        that of `pick`.
+        see `pick`.
 
     Args:
         attention: the attention; the result shares its weights.
@@ -361,12 +361,12 @@ little more than half the time per image with batches of four instead of 64."""
 
 
 def prepared(model: DualEncoder, *, images: bool = True, texts: bool = True) -> DualEncoder:
-    """Return a dual encoder whose towers are ready to encode, as `prepared_tower` makes them.
+    """Return a dual encoder with towers prepared for encoding; see `prepared_tower`.
 
     Args:
         model: a model in evaluation mode; the result shares its weights. Preparation takes about a millisecond, so
             callers prepare the model in every call.
-        images: whether to prepare the image tower, the slower part.
+        images: whether to prepare the image tower, which takes longer.
         texts: whether to prepare the text tower.
     """
     return with_towers(
@@ -383,12 +383,12 @@ def with_towers(
     text_encoder: nn.Module | None = None,
     kind: type[Dual] | None = None,
 ) -> Dual:
-    """Return a dual encoder with other towers, in evaluation mode, that shares everything else with the model.
+    """Return a copy of a dual encoder with replaced towers, in evaluation mode, that shares everything else.
 
     Args:
         model: the model, which stays unchanged.
-        image_encoder: replaces the model's image tower.
-        text_encoder: replaces the model's text tower.
+        image_encoder: new image tower; None keeps the model's.
+        text_encoder: new text tower; None keeps the model's.
         kind: class of the result; by default the model's.
 
     Raises:
@@ -442,7 +442,7 @@ class PreparedTower(nn.Module):
 
     @property
     def takes_pixels(self) -> bool:
-        """Whether the tower also takes uint8 pixels, and scales and normalises them."""
+        """Whether the tower also accepts uint8 pixels, and scales and normalises them."""
         return False
 
 

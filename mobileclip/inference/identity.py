@@ -40,8 +40,8 @@ class ModelIdentity:
     """The identity of a model, stored with its embeddings: weights, spec and version.
 
     Args:
-        weights_sha256: hash of the stored weights; a reparameterized checkpoint has another hash, since its embeddings
-            differ by rounding.
+        weights_sha256: hash of the stored weights; reparameterization changes the hash, since embeddings then differ by
+            rounding.
         spec: spec of the model (towers and inputs), as JSON.
         version: version of the library, for information only; comparisons ignore the version.
 
@@ -73,7 +73,7 @@ class ModelIdentity:
         if self.weights_sha256 != other.weights_sha256:
             what = f"weights {self.weights_sha256[:12]} and {other.weights_sha256[:12]}"
         else:
-            what = "the same weights with another spec, so images or texts are preprocessed differently"
+            what = "the same weights with different specs, so images or texts are preprocessed differently"
         raise ValueError(
             f"{here} and {there} belong to different models ({what}), whose embeddings cannot be compared; embed both "
             "with one model"
@@ -88,12 +88,12 @@ class ModelIdentity:
         """Return the identity from the JSON of `to_json`.
 
         Raises:
-            ValueError: if the text is not an identity.
+            ValueError: if the text is not JSON of `to_json`.
         """
         try:
             return cls(**parse_json(text))
         except TypeError as error:
-            raise ValueError(f"it does not name its model: {error}") from None
+            raise ValueError(f"the model's identity is invalid: {error}") from None
 
 
 def identity_of(model: DualEncoder) -> ModelIdentity:
@@ -110,19 +110,19 @@ def identity_of(model: DualEncoder) -> ModelIdentity:
 
 
 def stored_space(stored: Stored, place: str | Path) -> ModelIdentity:
-    """Return a checkpoint's embedding space: the space that it names, or the model's own.
+    """Return the embedding space that a checkpoint names, or else the identity of the checkpoint's model.
 
     Raises:
-        ValueError: if the checkpoint is a tower or classifier that names no space.
+        ValueError: if the named space is invalid, or the checkpoint is a tower or classifier that names no space.
     """
     if stored.taught.space:
         try:
             return ModelIdentity.from_json(stored.taught.space)
         except ValueError as error:
-            raise ValueError(f"the space that {place} names cannot be read: {error}") from None
+            raise ValueError(f"{place} names an invalid embedding space: {error}") from None
     if not isinstance(stored.spec, DualEncoderSpec):
         raise ValueError(
-            f"{place} is a single tower that does not name its embedding space; give the whole model, or a tower "
+            f"{place} is a single tower that does not name its embedding space; pass the full model, or a tower "
             "that was distilled from a model or extracted by `mobileclip convert MODEL --tower text|image -o "
             "FILE`"
         )
@@ -132,12 +132,12 @@ def stored_space(stored: Stored, place: str | Path) -> ModelIdentity:
 
 
 def converted_from(source: str | Path, model: str | ModelSpec | None, stored: Stored) -> TrainingProvenance:
-    """Return the provenance of a converted checkpoint: it stays in the embedding space of its source.
+    """Return the provenance of a converted checkpoint, with the embedding space of its source.
 
     Args:
-        source: the checkpoint.
-        model: the checkpoint's model, if the file does not name it.
-        stored: the converted part, or the whole model.
+        source: the original checkpoint.
+        model: the source's model, if the file does not name it.
+        stored: the converted tower or model.
     """
     if stored.taught.space:
         return stored.taught

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Views = Sequence["Pixels | None"]
-"""Model inputs from parts of an image; None for a part outside the image."""
+"""Crops of an image as model inputs; None for a crop outside the image."""
 
 # Texts per batch of a CPU thread: a few texts of similar lengths.
 MOST_TEXTS = 16
@@ -57,20 +57,20 @@ _MOST_READERS = 16
 
 
 class ImageTextModel:
-    """An image-text model with the image transform and the tokenizer of its own spec.
+    """An image-text model with the image transform and the tokenizer that its spec describes.
 
     The model is thread-safe and can be pickled, in every runtime.
 
     Args:
         model: the dual encoder, in evaluation mode; usually from `mobileclip.load`.
-        num_threads: PyTorch's CPU threads per call; by default PyTorch's. Other runtimes fix their threads when they
-            open the file.
-        text_towers: further text towers of the model's embedding space, in evaluation mode. The tower with the larger
-            share of a text's n-grams in its training data encodes the text; on a tie, the first tied tower does,
-            starting with the model's own.
-        decode: JPEG decoding: `exact` at full size, `fast` at reduced size (see `read_tower_image`), in half the time
-            or less; embeddings differ in the third digit.
-        identity: identity of the stored weights, without further text towers; None if not computed, see `load`.
+        num_threads: number of PyTorch's CPU threads per call; None for PyTorch's setting. Other runtimes fix the number
+            when they open the file.
+        text_towers: additional text towers with the same embedding space, in evaluation mode. A text is encoded by the
+            tower whose training data contains the largest share of the text's n-grams; on a tie, by the first tied
+            tower, starting with the tower in `model`.
+        decode: JPEG decoding: `exact` at full size, or `fast` at reduced size (see `read_tower_image`), which takes at
+            most half the time and changes embeddings in the third digit.
+        identity: identity of the stored weights, without `text_towers`; None if not computed (see `load`).
 
     Raises:
         ValueError: if the model is in training mode, where batch statistics would change with every call, `num_threads`
@@ -111,7 +111,7 @@ class ImageTextModel:
 
     @classmethod
     def of(cls, model: DualEncoder) -> ImageTextModel:
-        """Return a model with a folded copy of a dual encoder in any mode and form, for example during training."""
+        """Return a model with a folded copy of a dual encoder, which may be in training mode and training form."""
         if isinstance(model, ReadyDualEncoder):
             return cls(model)
         with evaluating(model):
@@ -134,7 +134,7 @@ class ImageTextModel:
 
     @property
     def similarity_scale(self) -> float:
-        """The factor of cosine similarities."""
+        """Factor that scales cosine similarities to logits."""
         return float(self.model.similarity_scale.detach())
 
     def classify(
@@ -152,12 +152,12 @@ class ImageTextModel:
         Args:
             image: a Pillow image, a path, the bytes of a file, an open file or an array; see `load_image`.
             labels: candidate texts, at least one, all different.
-            template: prompt template, such as `a photo of a {}`; with several templates, a label has the mean of its
-                unit-length embeddings.
+            template: prompt template, such as `a photo of a {}`; with several templates, a label's embedding is the
+                mean of its unit-length prompt embeddings.
             batch_size: texts per batch.
 
         Raises:
-            ValueError: if there are no labels, two are equal, or a template has no place for the label.
+            ValueError: if there are no labels, a label is blank or duplicated, or a template contains no `{}`.
             ImageError: if the image cannot be read.
 
         Source: Radford et al., "Learning Transferable Visual Models", section 3.1.
@@ -212,14 +212,14 @@ class ImageTextModel:
             B images to `(B, embedding_dim)`, float32 on the CPU; one image counts as B = 1.
 
         Args:
-            images: Pillow images, paths, bytes of files, open files or arrays, see `load_image`: one, or any iterable
-                of them, read batch by batch.
+            images: an image or an iterable of images, read batch by batch. An image is a Pillow image, a path, the
+                bytes of a file, an open file or an array; see `load_image`.
             normalize: whether to scale embeddings to unit length.
             batch_size: images per batch.
             progress: whether to show a bar with the rate and the time left.
 
         Raises:
-            ImageError: if an image cannot be read; the message has its name or index.
+            ImageError: if an image cannot be read; the message contains the image's name or index.
         """
         from mobileclip.data.images.transform import is_one_image
 
@@ -233,10 +233,10 @@ class ImageTextModel:
         return self._in_batches(numbered, encode, total=total, batch_size=batch_size, unit="images", progress=progress)
 
     def explain(self, image: ImageSource, texts: str | Sequence[str]) -> Tensor:
-        """Return each location's share of an image's similarity with texts; a map sums to the score.
+        """Return each location's share of an image's similarity with texts; each map sums to the similarity.
 
         The sum over rows and columns is `encode_image(image) @ encode_text(texts).T`. This is attribution, not
-        segmentation: a location has a receptive field, and its share may be negative.
+        segmentation: a location's receptive field covers its surroundings, and its share may be negative.
 
         Shape:
             result: `(texts, rows, columns)`, float32 on the CPU, over the central square that the model sees, see
@@ -283,7 +283,7 @@ class ImageTextModel:
             normalize: whether to scale embeddings to unit length.
 
         Raises:
-            ValueError: if the pixels have another type or size.
+            ValueError: if the pixels are not uint8, or differ from the model's input size.
         """
         ready = prepared(self.model, texts=False)
         if not isinstance(self.model, ReadyDualEncoder):
@@ -299,7 +299,7 @@ class ImageTextModel:
             return ready.encode_image(inputs, normalize=normalize).float().cpu()
 
     def _side_by_side(self, encode: Callable[[Tensor], Tensor], inputs: Tensor, *, most: int) -> Tensor:
-        """Return the embeddings of inputs; on a CPU, encode small parts in threads with one torch thread each.
+        """Return the embeddings of inputs; on a CPU, encode small chunks in threads with one torch thread each.
 
         Unlike the threads of a torch operation, these threads do not wait for each other after every layer.
         """
@@ -324,12 +324,12 @@ class ImageTextModel:
         num_threads: int | None = None,
         progress: bool = False,
     ) -> Iterator[tuple[Item, list[Tensor | None] | BadSampleError]]:
-        """Yield items, in order, with the embeddings of the item's views, or the item's error.
+        """Yield each item, in order, with the embeddings of its views or with its error.
 
         Args:
-            items: items, which the function reads in the caller's thread.
-            views: function from an item to pixels, see `read_views`; several threads call the function. A
-                `BadSampleError` becomes a result; the caller's thread raises other errors.
+            items: iterable, read in the caller's thread.
+            views: function from an item to pixels (see `read_views`), called in several threads. A `BadSampleError`
+                becomes a result; the caller's thread raises other errors.
             title: title of the bar.
             total: number of items, if known.
             weigh: function that returns the approximate number of views of an item.
@@ -353,7 +353,7 @@ class ImageTextModel:
             `(B, size, size, 3)`, uint8, to `(B, embedding_dim, rows, columns)`, float32 on the CPU.
 
         Args:
-            pixels: pixels of images that the transform has resized and cropped, all encoded at once.
+            pixels: pixels of images that the transform has resized and cropped, encoded as one batch.
 
         Raises:
             ValueError: if the image embedding is not a mean over locations (a ViT, for example).

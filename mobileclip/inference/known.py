@@ -36,16 +36,16 @@ class KnownOutput:
 
     Args:
         model: name of the model.
-        source: publication of the outputs.
+        source: where the outputs were published.
         picture: the embedded image.
         texts: the embedded text, or the labels of an image.
         first: first numbers of the unit-length embedding.
         probabilities: probabilities of the texts: softmax of 100 times the cosines.
         tolerance: absolute tolerance.
-        factor: largest ratio of a number to the published one, if only magnitudes are comparable.
+        factor: largest ratio between a number and the published number, if only magnitudes are comparable.
 
     Raises:
-        ValueError: if there is not exactly one kind of output.
+        ValueError: if not exactly one of `tolerance` and `factor` is set, or the inputs do not fit the output.
     """
 
     model: str
@@ -59,13 +59,14 @@ class KnownOutput:
 
     def __attrs_post_init__(self) -> None:
         if (self.tolerance is None) == (self.factor is None):
-            raise ValueError("give either a tolerance or a factor to compare numbers by")
+            raise ValueError("set either a tolerance or a factor for the comparison")
         is_shown = self.picture is not None
         of_one = bool(self.first) and not self.probabilities and is_shown + len(self.texts) == 1
         of_several = bool(self.texts) and not self.first and is_shown and len(self.probabilities) == len(self.texts)
         if not (of_one or of_several):
             raise ValueError(
-                "give the first numbers of one text's or image's embedding, or an image's probabilities of texts"
+                "set either the first numbers of the embedding of one text or image, or one probability per text for "
+                "an image"
             )
 
     @property
@@ -87,15 +88,15 @@ class KnownOutputs:
 
 
 def known_outputs(path: Path | None = None) -> KnownOutputs:
-    """Return the package's known outputs, or those of a file.
+    """Read known outputs from a file, by default the package's.
 
     Raises:
-        ValueError: if the file does not hold known outputs.
+        ValueError: if the file does not contain known outputs, or is larger than 1 MiB.
         OSError: if the file cannot be read.
     """
     path = path or FOLDER / "outputs.json"
     if path.stat().st_size > _MOST_BYTES:
-        raise ValueError(f"{path} has more than {_MOST_BYTES:,} bytes, too many for a file of known outputs")
+        raise ValueError(f"{path} has more than {_MOST_BYTES:,} bytes, the limit for a file of known outputs")
     return from_json(path.read_text(encoding="utf-8"), KnownOutputs)
 
 
@@ -125,7 +126,7 @@ class Finding:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class WeightsRecord:
-    """The record of comparing a model's weights with known outputs.
+    """The comparison of a model's weights with known outputs.
 
     Args:
         model: name of the model.
@@ -163,7 +164,7 @@ def check_weights(
         model: name, such as `mobileclip_s0`, for its published weights; with a checkpoint, any name with known outputs.
         checkpoint: weights to check instead of the published weights.
         known: expected outputs; by default the package's.
-        pictures: further image files, recognised by digest.
+        pictures: image files to search for images that the package lacks, by SHA-256.
 
     Raises:
         ValueError: if the model has no known outputs, or its weights are missing or do not fit, see `mobileclip.load`.
@@ -191,7 +192,7 @@ def _finding(clip: ImageTextModel, known: KnownOutput, pictures: Sequence[Path])
     finding = Finding(what=str(known), source=known.source, expected=known.expected)
     place = None if known.picture is None else _at_hand(known.picture, pictures)
     if known.picture is not None and place is None:
-        note = f"no file has the SHA-256 {known.picture.sha256} of {known.picture.name}; give the image with --image"
+        note = f"no file has the SHA-256 {known.picture.sha256} of {known.picture.name}; pass the image with --image"
         return attrs.evolve(finding, note=note)
     found = _output(clip, known, place)
     agrees = all(_is_near(known, one, other) for one, other in zip(known.expected, found, strict=True))
@@ -217,7 +218,7 @@ def _is_near(known: KnownOutput, expected: float, found: float) -> bool:
 
 
 def _at_hand(picture: Picture, places: Sequence[Path]) -> Path | None:
-    """Return the file of a packaged or given image."""
+    """Return the file of an image in the package or in `places`; None if missing."""
     for place in (FOLDER / picture.name, *places):
         if place.is_file() and file_sha256(place) == picture.sha256:
             return place

@@ -35,10 +35,10 @@ from mobileclip.registry import Registry, nearest_file
 from mobileclip.reparam import reparameterize
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-"""Usual suffixes of files of weights."""
+"""Usual suffixes of weight files."""
 
 openers: Registry[Callable[..., DualEncoder]] = Registry("opener", home="mobileclip.export.running")
-"""Functions that open a folder other than a checkpoint, by kind of folder: an export."""
+"""Functions that load a model from a folder, by kind of folder: `export`."""
 
 
 def load(
@@ -59,32 +59,33 @@ def load(
     any_language: bool = False,
     identify: bool = False,
 ) -> ImageTextModel:
-    """Return a pretrained model, ready to use: folded, in evaluation mode, with its own preprocessing.
+    """Return a pretrained model, ready to use: folded, in evaluation mode, with its preprocessing.
 
     `load("mobileclip_s2", "mobileclip_s2.pt")`, `load("clip.safetensors")`, or `load("mobileclip_s2")`, which downloads
-    the published weights once (their licence allows research only). `load("icons")` is a small packaged model of
-    drawings; `mobileclip info icons` prints its card. `load("open_clip:ViT-B-32/openai")` and
+    the published weights once (their licence allows research only). `load("icons")` is a small model for drawings,
+    included in the package; `mobileclip info icons` prints its card. `load("open_clip:ViT-B-32/openai")` and
     `load("transformers:google/siglip2-base-patch16-256")` are models of other packages, with the same methods.
-    `load("s2_onnx")` loads a folder of `mobileclip export` into its runtime.
+    `load("s2_onnx")` loads an export, a folder written by `mobileclip export`, into its runtime.
 
     Args:
         model: the name or spec of the model, or a checkpoint that names its model.
         checkpoint: a file in any known layout, in training form or reparameterized; a folder with one such file, such
-            as the output of `save_pretrained`; `hf-hub:owner/name`; or the folder of an export, with its own form,
-            dtype and sizes.
-        fold: reparameterize branches, norms and scales for inference; False keeps the stored form.
+            as the output of `save_pretrained`; `hf-hub:owner/name`; or the folder of an export, whose form, dtype and
+            sizes are fixed.
+        fold: whether to reparameterize branches, norms and scales for inference; False keeps the stored form.
         dtype: dtype of the weights.
         device: device of the model; for an export, `cpu` or a device of its runtime, see
             `mobileclip.export.load_export`.
-        image_size: side of the images in pixels, if it differs from the model's; see `mobileclip.encoders.load_model`.
-        context_length: ids per text, if fewer than the model's; see `mobileclip.encoders.load_model`.
-        interpolation: resize filter, if it differs from the model's; the result's spec stores this filter.
-        num_threads: CPU threads per call; by default PyTorch's. See `mobileclip.export.load_export` for exports.
-        trust: whether to open exports of other machines for targets other than ONNX; these can run code.
-        mmap: leave unchanged weights in the file instead of copying them into memory. Do not change the file
-            afterwards: truncating it kills the process.
-        text_model: another text tower of the model's embedding space, with its own tokenizer and context length: a
-            file, or a folder with one file.
+        image_size: image size in pixels; None for the model's. See `mobileclip.encoders.load_model`.
+        context_length: token ids per text, at most the model's; None for the model's. See
+            `mobileclip.encoders.load_model`.
+        interpolation: resize filter, stored in the result's spec; None for the model's.
+        num_threads: CPU threads per call; None for PyTorch's setting. See `mobileclip.export.load_export` for exports.
+        trust: whether to open exports from other machines for targets other than ONNX, which can run code.
+        mmap: whether to memory-map the weights that need no conversion instead of copying them into memory. Do not
+            change the file afterwards: truncating it kills the process.
+        text_model: text tower that replaces the model's, with the same embedding space but its own tokenizer and
+            context length: a file, or a folder with one file.
         decode: JPEG decoding, `exact` or `fast`; see `ImageTextModel`.
         any_language: whether to add the package's second text tower for the model: `icons` then supports the languages
             of `icons-multilingual`.
@@ -93,9 +94,9 @@ def load(
     Raises:
         ImportError: if an export's runtime is not installed.
         FileNotFoundError: if there is no such file.
-        CheckpointError: if the file does not fit the model, tensor by tensor.
+        CheckpointError: if names or shapes of tensors in the file do not match the model.
         ValueError: if the name is unknown, the model does not support that image size or context length, or the text
-            tower has another embedding space.
+            tower has a different embedding space.
 
     Examples:
         The first two lines download weights from the hub, so the tests skip them.
@@ -109,7 +110,7 @@ def load(
     wanted, found = place_of(model, checkpoint)
     if context_length is not None and text_model is not None:
         raise ValueError(
-            f"{text_model} has a context length of its own; omit the context length, or convert the text tower: "
+            f"{text_model} has its own context length; omit the context length, or convert the text tower: "
             "mobileclip convert FILE -o SHORT.safetensors --context-length N"
         )
     identity = None
@@ -117,7 +118,7 @@ def load(
         if wanted is not None or dtype != torch.float32 or {image_size, context_length, interpolation} != {None}:
             raise ValueError(
                 f"{found} is an export with a fixed model, precision, sizes and resize filter; omit these "
-                "arguments, or give the original checkpoint"
+                "arguments, or pass the original checkpoint"
             )
         built = openers["export"](found, device=str(device), num_threads=num_threads, trust=trust)
         identity, device = identity_of(built), "cpu"
@@ -156,7 +157,8 @@ def _text_tower(place: str | Path, space: ModelIdentity, *, model: str, fold: bo
 
     Raises:
         FileNotFoundError, CheckpointError: if there is no such tower.
-        ValueError: if the tower has another embedding space than the model, or names no space.
+        ValueError: if the checkpoint is not a text tower, names no embedding space, or has a different space than the
+            model.
     """
     stored = read_checkpoint(companion(place) or place)
     if not isinstance(stored.spec, TextEncoderSpec):
@@ -181,7 +183,7 @@ def _text_tower(place: str | Path, space: ModelIdentity, *, model: str, fold: bo
 def space_of(
     model: str | Path | DualEncoderSpec | None = None, checkpoint: str | Path | None = None, *, trust: bool = False
 ) -> ModelIdentity:
-    """Return a model's embedding space: the space in its file, or its own.
+    """Return the embedding space that a model's file names, or else the identity of the model.
 
     A distilled text tower stores its teacher's embedding space, and works with every model of that space.
 
@@ -309,7 +311,7 @@ def spec_by_name(name: str | Path) -> ModelSpec:
 
 
 def _resizing(model: DualEncoder, interpolation: Interpolation | None) -> DualEncoder:
-    """Return the model with another resize filter; None keeps the model's filter."""
+    """Replace the model's resize filter; None keeps it."""
     if interpolation is not None:
         spec = image_spec(model.image_encoder)
         changed = attrs.evolve(spec, input=attrs.evolve(spec.input, interpolation=interpolation))
@@ -324,6 +326,6 @@ def _both_towers(loaded: nn.Module, checkpoint: str | Path) -> DualEncoder:
     if not isinstance(loaded, DualEncoder):
         kind = next((name for cls, name in _KINDS.items() if isinstance(loaded, cls)), "one tower")
         raise ValueError(
-            f"{checkpoint} holds {kind} instead of an image-text model; load it with mobileclip.encoders.load_model"
+            f"{checkpoint} contains {kind} instead of an image-text model; load it with mobileclip.encoders.load_model"
         )
     return loaded

@@ -1,4 +1,4 @@
-"""Compiles towers to OpenVINO programs: int8, for fixed batch sizes, without threads that disturb PyTorch."""
+"""Compiles towers to OpenVINO programs of fixed batch size, in float32, bfloat16 or int8."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Output = TypeVar("Output")
 
 
 class LockedFunction(Generic[Input, Output]):
-    """A function with a lock, for any number of threads.
+    """A function that a lock makes thread-safe.
 
     The object is picklable if the function is; a copy has its own lock.
 
@@ -53,8 +53,8 @@ class LockedFunction(Generic[Input, Output]):
 
 
 PROCESSOR_OPTIONS = {"SNIPPETS_MODE": "DISABLE"}
-"""Compile options for CPUs: no fusing by OpenVINO, since fusing in release 2026.4 ends the process for some towers,
-with one thread or texts of any length. Without fusing, other towers are not slower, and text towers are faster."""
+"""Compile options for CPUs: no operator fusing by OpenVINO, which in release 2026.4 crashes the process for some
+towers, with one thread or dynamic text lengths. Without fusing, text towers are faster, and other towers not slower."""
 
 _TELEMETRY = "openvino_telemetry"
 
@@ -133,7 +133,7 @@ def openvino_model(tower: nn.Module, example: Tensor, *, lengths: bool, any_batc
         tower: a float32 tower in evaluation mode.
         example: an example batch.
         lengths: whether to allow texts shorter than the example's.
-        any_batch: whether to allow any batch size; then the example has several inputs.
+        any_batch: whether to allow any batch size; the example then needs at least two inputs.
 
     Raises:
         ImportError: if OpenVINO is not installed.
@@ -151,14 +151,14 @@ def int8_model(tower: nn.Module, ranges: Tensor, *, lengths: bool) -> Any:
     """Convert a tower to an OpenVINO model for batches of one, with int8 convolutions and linear layers.
 
     Inputs are uint8, with a scale and zero point from the smallest and largest calibration value. Weights are int8
-    without zero point, with a scale per output channel, and within -64 and 64: CPUs without VNNI add pairs of products
-    in 16 bits, and larger weights would saturate silently. Grouped convolutions (most loss, no gain) and attention
-    products stay in float.
+    without zero point, with a scale per output channel, and between -64 and 64: CPUs without VNNI add pairs of products
+    in 16 bits, and larger weights would saturate silently. Grouped convolutions (largest loss of accuracy, no speed-up)
+    and attention products stay in float.
 
     Args:
         tower: a float32 tower in evaluation mode.
-        ranges: a batch for calibration.
-        lengths: whether to allow shorter texts.
+        ranges: a batch of inputs for calibration.
+        lengths: whether to allow texts shorter than those in `ranges`.
 
     Raises:
         ImportError: if OpenVINO or NNCF is not installed.
@@ -192,7 +192,7 @@ def _is_rounded(node: Any) -> bool:
 
 @contextmanager
 def quantiser() -> Iterator[Any]:
-    """Yield NNCF, which then logs only errors."""
+    """Yield NNCF; within the context, it logs only errors."""
     nncf = import_quietly("nncf")
     level = nncf.nncf_logger.level
     with quiet():
@@ -206,7 +206,7 @@ def quantiser() -> Iterator[Any]:
 Program = Callable[[Tensor], Tensor]
 _DEVICE = "CPU"
 _WHITE = 255.0
-# Required capability of the device and precision hint, by precision.
+# Required device capability, and precision hint, for each precision.
 _HINTS: dict[FastPrecision, tuple[str, str]] = {"float32": ("FP32", "f32"), "bfloat16": ("BF16", "bf16")}
 _ROUNDS = 5
 
@@ -222,21 +222,22 @@ def openvino_program(
 ) -> Program:
     """Compile a tower for OpenVINO on the CPU, with PyTorch's current number of threads.
 
-    The program scales and normalises pixels before the first convolution. OpenVINO merges the factor into the
-    convolution, but not the mean, since the convolution pads with zeros of normalised images.
+    The program scales and normalises pixels before the first convolution. OpenVINO fuses the scale into the
+    convolution, but not the mean, since the convolution pads normalised images with zeros.
 
     Args:
         tower: a float32 tower in evaluation mode.
         example: an example batch.
         lengths: whether to allow texts shorter than the example's.
-        precision: OpenVINO's precision; with int8, the precision of the other layers: float32, or bfloat16 if allowed
-            and faster.
-        int8: the quantised tower of `int8_model`, for int8.
-        pixels: normalisation of pixels; the program then also accepts uint8 images in channels-last memory format.
+        precision: OpenVINO's precision; with int8, the other layers use bfloat16 if the CPU supports it and it is
+            faster, otherwise float32.
+        int8: the result of `int8_model`, for int8.
+        pixels: image input with mean and standard deviation; the program then also accepts uint8 images in
+            channels-last memory format.
 
     Raises:
         ImportError: if OpenVINO is not installed.
-        RuntimeError: if the CPU does not support this precision, or the conversion fails.
+        RuntimeError: if the CPU does not support the precision, or the conversion fails.
     """
     with needed("the engine 'openvino'", "openvino"):
         core = openvino_core()
@@ -287,7 +288,7 @@ def _of_pixels(model: Any, contract: ImageInput) -> Any:
 
 
 class _OpenVINOProgram:
-    """Compiled models of OpenVINO; a pickle holds the programs, for the same release of OpenVINO.
+    """Compiled OpenVINO models; a pickle contains them, and needs the same OpenVINO release.
 
     Args:
         compiled: the model, and optionally the model for pixels.

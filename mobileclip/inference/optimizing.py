@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 Engine = Literal["eager", "openvino"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
-"""Engines, starting with the engine that needs no program."""
+"""Engines; the first one needs no compiled program."""
 
 WORTH_TRYING = 200
 """Measuring a tower's backends takes about as long as encoding this number of images."""
@@ -62,7 +62,7 @@ WORTH_COMPILING = 1000
 
 _FEW = 4
 _TEXT = "a photo of two people who walk along an old harbour"
-# Number of images for timing; and for int8, half for ranges and half for measurement.
+# Number of images for timing; and for int8, where half is for ranges and half for comparison.
 _TIMED, _CALIBRATED = 16, 64
 
 
@@ -74,8 +74,8 @@ class Form:
         engine: PyTorch or OpenVINO.
         precision: precision of weights and features; with int8, only convolutions and linear layers are int8.
             Embeddings are float32.
-        most: maximum batch size. The tower splits a larger batch into parts, since features of a few images fit into
-            the CPU's cache.
+        most: maximum batch size. The tower splits a larger batch, since features of a few images fit into the CPU's
+            cache.
     """
 
     engine: Engine
@@ -95,8 +95,9 @@ class Trial:
         form: the measured backend.
         milliseconds: median latency of the example batch; None without timing.
         speed_up: speed relative to the plain tower, median over neighbouring calls.
-        cosine: minimum cosine with the plain tower's embeddings, for int8 on held-out inputs; None without embeddings.
-        error: largest relative error of an embedding.
+        cosine: minimum cosine with the plain tower's embeddings, for int8 on held-out inputs; None if compilation
+            failed.
+        error: largest relative error of an embedding; None if compilation failed.
         refused: reason why the backend was refused; empty if the backend is usable.
     """
 
@@ -126,7 +127,7 @@ class TowerReport:
     Args:
         tower: `image` or `text`.
         batch_size: batch size of the example.
-        plain_milliseconds: median latency of the original model.
+        plain_milliseconds: median latency of the original tower.
         trials: measured backends, in order.
         used: the fastest usable backend; None if the plain reparameterized tower is the fastest.
     """
@@ -153,7 +154,7 @@ class OptimizationReport:
     Args:
         image: report of the image tower.
         text: report of the text tower.
-        threads: number of torch's threads.
+        threads: number of PyTorch's threads.
         processor: name of the processor.
     """
 
@@ -174,14 +175,14 @@ class OptimizationReport:
 class OptimizedTower(PreparedTower):
     """A folded tower with one backend, for batches of any size.
 
-    A program has a fixed batch size; eager PyTorch encodes the rest of a batch, so no call waits for a compiler.
+    A program has a fixed batch size; eager PyTorch encodes the remainder of a batch, so no call waits for a compiler.
     Embeddings are float32 tensors without gradients.
 
     Shape:
         the tower's inputs, or pixels in place of images, to `(batch, embedding_dim)`.
 
     Args:
-        tower: a reparameterized float32 tower on the CPU, which the object copies.
+        tower: a reparameterized float32 tower on the CPU; it is copied.
         form: the backend.
 
     Raises:
@@ -191,7 +192,7 @@ class OptimizedTower(PreparedTower):
     def __init__(self, tower: nn.Module, *, form: Form) -> None:
         super().__init__()
         self.form = form
-        # OpenVINO takes float32, and itself rounds to a lower precision.
+        # OpenVINO accepts float32, and rounds to a lower precision itself.
         self.dtype = torch.float32 if form.engine == "openvino" else dtype_of(form.precision)
         self.tower = copy.deepcopy(with_depthwise_convs(with_one_token(tower))).to(self.dtype)
         if not reads_text(tower):
@@ -207,7 +208,7 @@ class OptimizedTower(PreparedTower):
 
     @property
     def takes_pixels(self) -> bool:
-        """Whether the tower also takes pixels, as image towers do."""
+        """Whether the tower also accepts pixels, as image towers do."""
         return isinstance(self.spec, ImageEncoderSpec)
 
     def int8_model(self, calibration: Calibration) -> Any:
@@ -221,14 +222,14 @@ class OptimizedTower(PreparedTower):
 
         Args:
             inputs: at least `form.most` images or texts.
-            int8: model for int8 programs.
+            int8: result of `int8_model`, for int8 programs.
 
         Raises:
             Exception: any error of the compiler, for example if the compiler is missing or cannot compile the tower.
         """
         with torch.inference_mode(mode=False), torch.no_grad():
             lengths = self._pool is not None
-            # With different lengths, an untruncated batch has the maximum length.
+            # For texts of any length, the untruncated example sets the maximum length.
             example = (inputs if lengths else self._prepared(inputs))[: self.form.most].clone()
             if self.form.engine == "openvino":
                 spec = self.spec
@@ -275,7 +276,7 @@ class OptimizedTower(PreparedTower):
 class OptimizedDualEncoder(ReadyDualEncoder):
     """A dual encoder whose towers use the fastest backend on this machine.
 
-    Its `report` has all measured backends.
+    The `report` attribute lists all measured backends.
     """
 
     report: OptimizationReport
@@ -291,14 +292,14 @@ def optimize(
     rounds: int = 7,
     show_progress: bool = True,
 ) -> OptimizedDualEncoder:
-    """Return the fastest model on this machine with equal embeddings, and a report.
+    """Return a copy of the model with the fastest accurate backends on this machine, and a report.
 
-    For each tower, `optimize` measures eager PyTorch (reparameterized, channels last, texts truncated), batches in
-    small parts, and OpenVINO programs of both; with `bfloat16` also these in bfloat16, with `int8` also OpenVINO in
-    int8 with static ranges, except for grouped convolutions. A backend must compile, be faster, and be accurate: an
-    error of at most 1e-5 in float32; a cosine of at least 0.9995 in bfloat16; in int8 a cosine of at least 0.98, and 99
-    of 100 equal first results within a 95 % interval, on held-out inputs. `.report` has the reasons of refusals. The
-    model itself stays unchanged.
+    For each tower, `optimize` measures eager PyTorch (reparameterized, channels last, texts truncated) and OpenVINO
+    programs, each with full and with small batches; with `bfloat16`, both engines also in bfloat16; with `int8`,
+    OpenVINO also in int8 with static ranges, except for grouped convolutions. A backend must compile, be faster than
+    the original, and be accurate: an error of at most 1e-5 in float32; a cosine of at least 0.9995 in bfloat16; in
+    int8, on held-out inputs, a cosine of at least 0.98 and the same first result for 99 of 100 queries within a 95 %
+    interval. `.report` states why backends were refused.
 
     Args:
         model: a float32 model in evaluation mode on the CPU, in training form or folded.
@@ -307,7 +308,7 @@ def optimize(
         precision: lowest allowed precision.
         calibration: for int8, images and token ids, at least four of each: half for ranges, half for comparison. By
             default the package's images and captions.
-        compiled: whether to compile programs (seconds each; extra `openvino`). int8 needs programs.
+        compiled: whether to compile programs, as int8 requires; each takes seconds and needs the extra `openvino`.
         rounds: number of timed calls of each backend.
         show_progress: whether to show the progress and the elapsed time on standard error.
 
@@ -364,7 +365,7 @@ def optimize_tower(
         calibration: calibration inputs for int8; by default the package's images or captions.
         engines: engines to try.
         rounds: number of timed calls of each backend.
-        show_progress: whether to show how far it is.
+        show_progress: whether to show the progress on standard error.
 
     Raises:
         ValueError: see `optimize`.
@@ -372,7 +373,7 @@ def optimize_tower(
     _check(plain, precision=precision, rounds=rounds)
     tower = "text" if reads_text(plain) else "image"
     if not len(inputs):
-        raise ValueError(f"the example has no {tower}s; give at least one, in the expected batch size")
+        raise ValueError(f"the example has no {tower}s; pass a batch of the size to optimize for, at least 1")
     folded = reparameterize(plain)
     forms = list(_forms(len(inputs), precision=precision, engines=engines))
     expected: Tensor = plain(inputs)
@@ -391,7 +392,7 @@ def optimize_tower(
                 int8 = int8 or candidate.int8_model(calibration)
                 candidate.compile_for(inputs, int8=int8)
                 # Compare on held-out inputs, since the example may be noise, which exceeds all ranges. Fill all
-                # batches, since eager float32 would encode the rest of a batch.
+                # batches, since eager float32 would encode the remainder of a batch.
                 count = len(calibration.measured)
                 whole = calibration.measured[torch.arange(-(-count // form.most) * form.most) % count]
                 trial = _compared(form, candidate(whole)[:count], expected_measured, calibration)
@@ -432,14 +433,14 @@ def select_backend(
 ) -> ImageTextModel:
     """Return the model with the fastest backend of its image tower; see `mobileclip.optimize`.
 
-    For few images, on GPUs, and for models with their own backend, the model stays unchanged.
+    For few images, on GPUs, and for models that already have a backend, the model stays unchanged.
 
     Args:
         clip: the model.
-        pictures: files to encode; the function measures with the first files.
+        pictures: files to encode; the first ones are used for measurement.
         num_pictures: approximate number of images to encode.
-        precision: lowest precision, if accurate enough.
-        show_progress: whether to show how far it is.
+        precision: lowest allowed precision.
+        show_progress: whether to show the progress on standard error.
     """
     device = next(clip.model.parameters()).device.type
     if num_pictures < WORTH_TRYING or device != "cpu" or type(clip.model) is not DualEncoder:
@@ -512,7 +513,7 @@ def _example(model: DualEncoder) -> tuple[Tensor, Tensor]:
 
 
 def _forms(batch_size: int, *, precision: FastPrecision, engines: tuple[Engine, ...]) -> Iterator[Form]:
-    """Yield the backends to try: eager backends before programs, whole batches before parts.
+    """Yield the backends to try: eager backends before programs, full batches before small ones.
 
     With bfloat16, no float32 program is compiled. With int8 (OpenVINO only), bfloat16 is the fallback, or float32 on a
     CPU without bfloat16.

@@ -1,4 +1,4 @@
-"""Encodes many images in order, batch by batch, while processes read and decode the next images."""
+"""Encodes many images in order, batch by batch, while worker processes read and decode the next images."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ Box = tuple[int, int, int, int]
 
 
 def view_of(data: bytes, transform: ImageTransform) -> Pixels:
-    """Return the model's input of an encoded image, upright.
+    """Decode an image into model input, rotated upright.
 
     Shape:
         result: `(size, size, 3)`, uint8.
 
     Raises:
-        BadSampleError: if the image cannot be used; the reason starts with `image_`.
+        BadSampleError: if the image cannot be decoded, or is too large; the reason starts with `image_`.
     """
     try:
         return read_tower_image(data, transform, name="image").pixels
@@ -47,13 +47,13 @@ def view_of(data: bytes, transform: ImageTransform) -> Pixels:
 
 
 def views_of(data: bytes, transform: ImageTransform, boxes: Sequence[Box | None]) -> list[Pixels | None]:
-    """Return the model's inputs of crops of an image, in encoded pixels.
+    """Decode an image into model inputs, one per crop.
 
     Args:
         data: the encoded image.
         transform: transform to the model's input.
-        boxes: left, top, right and bottom of each crop; None for the whole image. A box outside the image gives no
-            view.
+        boxes: left, top, right and bottom of each crop, in pixels before the rotation upright; None for the full image.
+            The result for a box outside the image is None.
 
     Raises:
         BadSampleError: see `view_of`.
@@ -103,7 +103,7 @@ class Picture(Generic[Key]):
         key: the caller's identifier of the image.
         name: name of the image, for messages.
         source: the file, its content, or a time in a video.
-        known: hashes of images with embeddings; the reader reads but does not decode such an image.
+        known: hashes of images that already have embeddings; the reader does not decode such an image.
     """
 
     key: Key
@@ -119,10 +119,10 @@ class PictureRead:
     Args:
         sha256: SHA-256 of the file; empty for a video frame.
         num_bytes: size of the file in bytes; 0 for a video frame.
-        pixels: the model's input; None for a known hash.
-        width: width of the upright image, in pixels; 0 without decoding.
-        height: height of the upright image, in pixels; 0 without decoding.
-        notes: notes of the camera.
+        pixels: the model's input; None if the hash is in `Picture.known`.
+        width: width of the upright image, in pixels; 0 if not decoded.
+        height: height of the upright image, in pixels; 0 if not decoded.
+        notes: camera metadata.
     """
 
     sha256: str
@@ -135,11 +135,11 @@ class PictureRead:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Encoded(Generic[Key]):
-    """The result for an image: its embedding or its problem.
+    """The result for an image: its embedding or its error.
 
     Args:
         picture: the image.
-        read: the decoded image, or its problem.
+        read: the image's size and metadata, or its error.
         embedding: `(dim,)`, float32, of unit length; None if the image was not decoded or not chosen.
     """
 
@@ -161,7 +161,7 @@ class PictureReader:
     reduced: bool
 
     def __call__(self, chunk: _Chunk) -> list[PictureRead | ImageError]:
-        """Return the decoded image, or its problem, for each image."""
+        """Decode images; an image that fails becomes its error."""
         with _OpenVideo() as video:
             return [self._attempt(picture, video) for picture in chunk.pictures]
 
@@ -175,7 +175,7 @@ class PictureReader:
             return error
         except Exception as error:  # noqa: BLE001  last resort: a bad image must not affect others
             raise_machine_fault(error)
-            return ImageError("corrupt", f"image {picture.name!r} cannot be used ({type(error).__name__}: {error})")
+            return ImageError("corrupt", f"image {picture.name!r} cannot be decoded ({type(error).__name__}: {error})")
 
     def _read_frame(self, moment: Moment, name: str, video: _OpenVideo) -> PictureRead:
         image = video.frame(moment, f"video {name!r}")
@@ -241,7 +241,7 @@ def encode_pictures(
     num_workers: int = 1,
     choose: Callable[[Picture[Key], Pixels], bool] | None = None,
 ) -> Iterator[Encoded[Key]]:
-    """Yield the images in order, with their embeddings or problems.
+    """Yield the images in order, with their embeddings or errors.
 
     Args:
         clip: the model.
@@ -249,7 +249,7 @@ def encode_pictures(
         reduced: see `read_tower_image`.
         batch_size: images per batch.
         num_workers: number of processes that read and decode; with 1, only this process.
-        choose: function that returns whether to encode a decoded image; called in order.
+        choose: function that returns whether to encode a decoded image, called in order; None to encode all.
 
     Raises:
         LostProcessError: if a process ends abruptly.

@@ -35,11 +35,11 @@ def ensemble_prompts(text: Tensor) -> Tensor:
 
 
 def fill_templates(labels: Sequence[str], template: str | Sequence[str]) -> list[str]:
-    """Return every label in every template, the templates of the first label first.
+    """Fill every template with every label; the result is grouped by label.
 
     Args:
         labels: at least one label; duplicates are allowed, as in ImageNet's class names.
-        template: a prompt with a place for the label, such as `a photo of a {}.`; or several.
+        template: one or more prompts with `{}` for the label, such as `a photo of a {}.`.
 
     Raises:
         ValueError: if there is no label or no template, or a template has no `{}`.
@@ -77,7 +77,7 @@ def as_templates(template: str | Sequence[str]) -> tuple[str, ...]:
     """
     templates = (template,) if isinstance(template, str) else tuple(template)
     if not templates:
-        raise ValueError("there is no template; omit template to use the labels only, or give 'a photo of a {}'")
+        raise ValueError("there is no template; omit template to use the bare labels, or pass 'a photo of a {}'")
     for one in templates:
         if "{}" not in one:
             raise ValueError(f"the template {one!r} has no {{}} for the label, as in 'a photo of a {{}}'")
@@ -118,7 +118,7 @@ class KeptTexts:
 
         Args:
             texts: at least one.
-            encode: maps unique texts to `(texts, dim)`, on the CPU.
+            encode: function that maps unique texts to embeddings, `(texts, dim)`, on the CPU.
             of: fingerprint of everything else that embeddings depend on; a change clears the cache.
         """
         with self._lock:
@@ -154,7 +154,7 @@ class TextSide:
     """A model whose text tower encodes texts, with its tokenizer.
 
     Args:
-        model: in evaluation mode.
+        model: a dual encoder with the text tower, in evaluation mode.
         tokenizer: tokenizer of the text tower.
         known: n-grams of the tower's training data; None if unknown.
     """
@@ -165,7 +165,7 @@ class TextSide:
 
     @classmethod
     def of(cls, model: DualEncoder, tower: nn.Module | None = None) -> TextSide:
-        """Return the text side of a model, optionally with another text tower.
+        """Return the text side of a model; `tower` replaces the model's text tower.
 
         Raises:
             ValueError: if the towers' embedding dimensions differ.
@@ -175,7 +175,7 @@ class TextSide:
 
         model = model if tower is None else with_towers(model, text_encoder=tower)
         packed = getattr(model.text_encoder, "taught", UNTAUGHT).ngrams
-        # A tower may have its own tokenizer, which the contract does not describe.
+        # A tower may have its own tokenizer, which the spec does not describe.
         tokenizer = getattr(model.text_encoder, "tokenizer", None) or Tokenizer(model.spec.text.input)
         return cls(model, tokenizer, None if packed is None else KnownNgrams(packed))
 
@@ -199,9 +199,9 @@ def state_of(sides: Iterable[TextSide]) -> Hashable:
 
 
 def routed(texts: Sequence[str], sides: Sequence[TextSide]) -> list[list[int]]:
-    """Return the indices of each tower's texts: the tower with the largest share of known n-grams gets the text.
+    """Assign each text to the tower that knows most of its n-grams, and return the indices of each tower's texts.
 
-    On ties, the first tower gets the text. A tower with unknown n-grams has a share of 0.
+    On ties, the first tower gets the text. A tower without a record of its n-grams has a share of 0.
     """
     if len(sides) == 1:
         return [list(range(len(texts)))]

@@ -66,8 +66,8 @@ def model_card(
         for_transformers: whether transformers and sentence-transformers can load the model.
         why_not_transformers: reason why transformers cannot load an image-text model; None otherwise.
         source: `hf-hub:owner/name` or `local-dir:folder`, in the notation of open_clip and timm.
-        licence: the hub's identifier of the weights' licence.
-        base_model: owner and name of the hub model from which this model was made; None without such a model.
+        licence: licence of the weights, as the hub's identifier, such as `mit`.
+        base_model: owner and name of the hub model that this model was trained or converted from, if any.
         results: the model's results on data sets.
     """
     name = source.partition(":")[2].rpartition("/")[2]
@@ -75,12 +75,12 @@ def model_card(
     if for_transformers:
         loading += f"\n\n{_in_transformers(spec, source.partition(':')[2])}"
     if why_not_transformers is not None:
-        loading += f"\n\ntransformers does not load it: {escaped(why_not_transformers)}."
+        loading += f"\n\ntransformers cannot load it: {escaped(why_not_transformers)}."
     tags = ("transformers", "sentence-transformers") if for_transformers else ()
     parts = [
         _front_matter(spec, name, layout=layout, licence=licence, base_model=base_model, tags=tags, results=results),
         f"# {escaped(name)}\n\n{_described(spec, form)}",
-        "## What it is given\n\n" + "\n\n".join(_contract(tower) for _, tower in towers(spec)),
+        "## Inputs\n\n" + "\n\n".join(_contract(tower) for _, tower in towers(spec)),
         f"## How to load it\n\n{loading}",
         f"## Licence\n\n{_licensed(licence)}",
     ]
@@ -122,8 +122,8 @@ def front_matter(
 
     Args:
         spec: spec of the model.
-        licence: the hub's identifier of the weights' licence.
-        base_model: owner and name of the hub model from which this model was made; None without such a model.
+        licence: licence of the weights, as the hub's identifier, such as `mit`.
+        base_model: owner and name of the hub model that this model was trained or converted from, if any.
         library: the hub's name of the library that loads the model.
         tags: tags in addition to the tags of every model.
         more: additional fields.
@@ -168,10 +168,10 @@ def _shown(result: Result) -> Iterator[tuple[str, float]]:
 
 def _described(spec: ModelSpec, form: Form) -> str:
     what = {
-        "zero-shot-image-classification": "An image-text model of two towers that embed images and texts into one "
+        "zero-shot-image-classification": "An image-text model with two towers that embed images and texts into one "
         "space of {dim} dimensions: the larger the cosine of two embeddings, the better the text describes the image.",
         "image-feature-extraction": "The image tower of an image-text model: it embeds images in {dim} dimensions.",
-        "image-classification": "An image classifier: a linear layer on an image encoder of {dim} dimensions.",
+        "image-classification": "An image classifier: a linear layer on an image encoder with {dim} features.",
         "image-to-text": "A captioner: it writes captions of images, and embeds images and texts in {dim} dimensions.",
         "feature-extraction": "The text tower of an image-text model: it embeds texts in {dim} dimensions.",
     }[task_of(spec)]
@@ -185,9 +185,9 @@ def _described(spec: ModelSpec, form: Form) -> str:
         rows.append(f"| {spec.num_classes:,} classes | Linear | {spec.num_classes * (encoder.embedding_dim + 1):,} |")
     head = f"| tower | kind | parameters{', folded' if folded else ''} |\n| --- | --- | ---: |"
     forms = {
-        "training": "The weights are in training form: they can be trained on, and fold into fewer operations.",
-        "folded": "The weights are folded for inference, and can no longer be trained on.",
-        "branches_folded": "The weights' branches are folded for inference, and can no longer be trained on.",
+        "training": "The weights are in training form: they can be trained further, or folded into fewer operations.",
+        "folded": "The weights are folded for inference, and can no longer be trained.",
+        "branches_folded": "The weights' branches are folded for inference, and can no longer be trained.",
     }
     return "\n".join([what.format(dim=encoder.embedding_dim), "", head, *rows, "", forms[form]])
 
@@ -204,10 +204,10 @@ def _contract(tower: TowerSpec) -> str:
 
 def _image_rows(image: ImageInput) -> Iterator[tuple[str, str]]:
     channels = "RGB" if image.channels == 3 else f"{image.channels} channels"
-    yield "size", f"{image.size} x {image.size} pixels, {channels}: the shorter side is resized, the middle cut out"
+    yield "size", f"{image.size} x {image.size} pixels, {channels}: the shorter side is resized, the center cropped"
     yield "interpolation", f"{image.interpolation}, antialiased"
     if image.background != HIDDEN:
-        yield "transparent pictures", f"put on {image.background} first, which open_clip and timm leave to you"
+        yield "transparent images", f"composited on {image.background} first, which open_clip and timm do not do"
     yield "values", "pixels in [0, 1], then (pixel - mean) / std"
     yield "mean", ", ".join(map(str, image.mean))
     yield "std", ", ".join(map(str, image.std))
@@ -216,11 +216,11 @@ def _image_rows(image: ImageInput) -> Iterator[tuple[str, str]]:
 def _text_rows(tower: TextEncoderSpec) -> Iterator[tuple[str, str]]:
     text: TextInput = tower.input
     own = tokenizer_of(tower)
-    yield "context", f"{text.context_length} tokens, start and end included; longer texts are cut"
+    yield "context", f"{text.context_length} tokens, including start and end; longer texts are truncated"
     yield "padding", f"token {text.pad_id}"
     yield (
         "tokenizer",
-        f"CLIP's byte pairs, {text.vocab_size:,} tokens"
+        f"CLIP's BPE, {text.vocab_size:,} tokens"
         if own is None
         else f"`tokenizer.json`, {text.vocab_size:,} tokens, SHA-256 `{own.sha256}`",
     )
@@ -240,22 +240,22 @@ def _loading(spec: ModelSpec, form: Form, *, layout: str, why_not: str | None, s
     if layout == "timm":
         name = "classifier" if isinstance(spec, ClassifierSpec) else "encoder"
         blocks.append(
-            "In timm (`num_classes=0` for features in front of the last layer, `features_only=True` for maps):\n\n"
+            "In timm (`num_classes=0` for features before the last layer, `features_only=True` for feature maps):\n\n"
             "```python\n"
             "import timm\n\n"
             f"{name} = timm.create_model({quoted}, pretrained=True).eval()\n"
             f"preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config({name}))\n```"
         )
     if why_not is not None:
-        blocks.append(f"Neither open_clip nor timm loads it: {escaped(why_not)}.")
+        blocks.append(f"Neither open_clip nor timm can load it: {escaped(why_not)}.")
     return "\n\n".join(blocks)
 
 
 def _in_transformers(spec: ModelSpec, place: str) -> str:
     quoted = json.dumps(place, ensure_ascii=False)
     length = spec.text.input.context_length if isinstance(spec, DualEncoderSpec) else 0
-    return f"""In transformers (5.6 or newer; older ones leave weights out) and timm, without remote code. Texts are \
-padded to {length} tokens, as in training: padded to the longest of a batch, they get other embeddings.
+    return f"""In transformers (5.6 or newer; older versions skip some weights) and timm, without remote code. Texts \
+are padded to {length} tokens, as in training; padding to the longest text of a batch changes the embeddings.
 
 ```python
 from transformers import AutoModel, AutoProcessor
@@ -280,7 +280,7 @@ scores = model.similarity(model.encode([image]), model.encode(["a cat", "a dog"]
 def _ours(spec: ModelSpec, form: Form, place: str) -> str:
     quoted = json.dumps(place, ensure_ascii=False)
     train = ", fold=False" if form == "training" else ""
-    again = f"\n# To train on: from_pretrained({quoted}{train})" if train else ""
+    again = f"\n# To continue training: from_pretrained({quoted}{train})" if train else ""
     if isinstance(spec, DualEncoderSpec):
         lines = (
             "from mobileclip import ImageTextModel\nfrom mobileclip.interop import from_pretrained\n\n"
@@ -296,14 +296,14 @@ def _ours(spec: ModelSpec, form: Form, place: str) -> str:
 def _licensed(licence: str) -> str:
     if licence == _RESEARCH:
         return (
-            f"The weights are under Apple's model licence, `{licence}`: for research only. The code of mobileclip is "
-            "under the MIT licence, which does not change that."
+            f"The weights are under Apple's model licence, `{licence}`, for research only. The MIT licence of "
+            "mobileclip applies only to its code."
         )
     return f"The weights are under `{licence}`. The code of mobileclip is under the MIT licence."
 
 
 def _table(results: Sequence[Result]) -> str:
-    head = "| data set | images | metric that counts | | others |\n| --- | ---: | --- | ---: | --- |"
+    head = "| data set | images | main metric | | other metrics |\n| --- | ---: | --- | ---: | --- |"
     return "\n".join([head, *map(_row, results)])
 
 

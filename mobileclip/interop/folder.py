@@ -39,10 +39,10 @@ class Layout:
     """The layout of a model folder, and the libraries that can load it.
 
     Args:
-        name: name of the layout of the weights.
+        name: layout of the weights file.
         config: configuration for the layout's library; None for this library's own layout.
         why_not: reason why neither open_clip nor timm can load the model; None if one of them can.
-        transformers: content by name of the additional files for transformers; empty if transformers cannot load the
+        transformers: additional files for transformers, as content by file name; empty if transformers cannot load the
             model.
         why_not_transformers: reason why transformers cannot load an image-text model; None if it can, and for other
             models.
@@ -78,11 +78,11 @@ def save_pretrained(
     Args:
         model: an image-text model, a tower or a classifier, in training form or folded.
         folder: output folder.
-        license: the hub's identifier of the weights' licence, such as `mit` or `cc-by-4.0`. Apple's weights, and
+        license: licence of the weights, as the hub's identifier, such as `mit` or `cc-by-4.0`. Apple's weights, and
             weights trained from them, are under `apple-amlr`, for research only.
-        repository: future owner and name on the hub, for the card's examples; without it, the examples name the folder.
-        base_model: owner and name of the hub model from which this model was made, such as `apple/MobileCLIP-S2`. The
-            card names the base model, and the hub lists this model under it.
+        repository: owner and name on the hub, for the card's examples; None to use the folder in the examples.
+        base_model: owner and name of the hub model that this model was trained or converted from, such as
+            `apple/MobileCLIP-S2`. The card names the base model, and the hub lists this model under it.
         results: the model's results on data sets, such as the result of `mobileclip.evaluation.read_results`; the card
             has no results by default.
         library: `transformers` to write files for transformers only.
@@ -141,7 +141,7 @@ def layout_for(spec: ModelSpec, form: Form, *, licence: str) -> Layout:
     Args:
         spec: spec of the model.
         form: form of the model's weights.
-        licence: the hub's identifier of the weights' licence.
+        licence: licence of the weights, as the hub's identifier.
     """
     if form != "training":
         folded = "the model is folded, and they build the training form"
@@ -154,7 +154,7 @@ def layout_for(spec: ModelSpec, form: Form, *, licence: str) -> Layout:
             return Layout(name="timm", config=timm_config(spec, licence=licence))
     except ValueError as error:
         return Layout(name=NATIVE, why_not=str(error))
-    return Layout(name=NATIVE, why_not="they have no text tower alone")
+    return Layout(name=NATIVE, why_not="they do not support a text tower alone")
 
 
 def _for_two_towers(spec: DualEncoderSpec) -> Layout:
@@ -176,7 +176,7 @@ def _for_transformers(layout: Layout) -> Layout:
         ValueError: if transformers cannot load the model.
     """
     if not layout.transformers:
-        why = layout.why_not_transformers or "it is no image-text model"
+        why = layout.why_not_transformers or "it is not an image-text model"
         raise ValueError(f"transformers cannot load this model: {why}")
     return Layout(name="transformers", transformers=layout.transformers)
 
@@ -189,7 +189,7 @@ def require_names(licence: str, repository: str | None, *, base_model: str | Non
     """
     if not _LICENCE.fullmatch(licence):
         raise ValueError(
-            f"the licence is {licence[:80]!r}; expected its name on the hub, such as mit, apache-2.0, cc-by-4.0, "
+            f"the licence is {licence[:80]!r}; expected an identifier of the hub, such as mit, apache-2.0, cc-by-4.0, "
             "apple-amlr (for Apple's weights and weights trained from them) or other"
         )
     if repository is not None and not _REPOSITORY.fullmatch(repository):
@@ -210,6 +210,6 @@ def require_folder(place: Path, *, overwrite: bool) -> None:
     others = sorted(path.name for path in place.iterdir() if path.name not in FILES) if place.is_dir() else []
     if others:
         raise FileExistsError(
-            f"{place} contains {storage.printable(others[0])} in addition to a model, so it is not replaced; choose "
-            "another folder"
+            f"{place} contains {storage.printable(others[0])} in addition to a model, so the folder is not replaced; "
+            "choose a different folder"
         )

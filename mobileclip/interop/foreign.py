@@ -1,4 +1,4 @@
-"""Conversion of other packages' models to models of this library: names of weights, and text contracts."""
+"""Converts other packages' models to models of this library: names of weights, and tokenizers."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def stored_of(spec: DualEncoderSpec, weights: Mapping[str, Tensor], places: Mapp
     Args:
         spec: spec of the model.
         weights: tensors by their names in the package.
-        places: the library's name prefix for each name prefix in the package; other weights except the logit scale are
-            left out.
+        places: this library's name prefix for each name prefix in the package; weights without such a prefix, except
+            the logit scale, are dropped.
     """
     scale = weights["logit_scale"].detach().float().reshape(1)
     factor = float(scale.exp())
@@ -88,19 +88,18 @@ def text_input_of(
     end_id: int | None = None,
     clean: str = "",
 ) -> TextInput:
-    """Return the contract of a `tokenizer.json`, including the package's own processing of texts and ids.
+    """Convert a `tokenizer.json`, and the package's additional processing of texts and ids, to a text input.
 
     Args:
         content: content of the file.
         context_length: ids per text.
         vocab_size: vocabulary size of the tower.
-        pad_id: padding id after a text; None for the tokenizer's own padding id.
-        end_id: id at the end of every text, in place of the tokenizer's own special tokens; None keeps the tokenizer's
-            special tokens.
+        pad_id: padding id after a text; None for the tokenizer's padding id.
+        end_id: id at the end of every text, which replaces the tokenizer's special tokens; None keeps them.
         clean: cleaning of texts before tokenization: empty for none, `lower case`, or one of open_clip's functions.
 
     Raises:
-        ValueError: if the tokenizer cannot be used.
+        ValueError: if `clean` is unknown, or the tokenizer has unsupported components.
     """
     if clean not in _CLEAN:
         raise ValueError(f"unknown cleaning of texts {clean!r}; expected one of {', '.join(filter(None, _CLEAN))}")
@@ -130,7 +129,7 @@ def text_input_of(
 
 
 def checked(contract: TextInput, reference: Callable[[list[str]], Tensor]) -> TextInput:
-    """Return the contract, after checking that it gives the same ids as the package's own tokenizer.
+    """Return the text input after checking that its ids equal those of the package's tokenizer.
 
     Raises:
         ValueError: if the ids differ.
@@ -139,7 +138,7 @@ def checked(contract: TextInput, reference: Callable[[list[str]], Tensor]) -> Te
     for text in _PROBES:
         if not torch.equal(ours([text]), reference([text])):
             raise ValueError(
-                f"the converted tokenizer and the package's own give different ids for {text[:40]!r}; this tokenizer "
-                "is not supported"
+                f"the converted tokenizer and the package's tokenizer return different ids for {text[:40]!r}; this "
+                "tokenizer is not supported"
             )
     return contract

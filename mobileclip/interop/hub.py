@@ -25,7 +25,7 @@ _MAIN = "main"
 
 
 class HubError(ValueError):
-    """An upload that the hub refused; the message says what to do.
+    """Raised if the hub refuses an upload or cannot be reached; the message says what to do.
 
     Examples:
         >>> raise HubError("owner/name was not pushed: there is no connection")
@@ -63,7 +63,7 @@ def push_to_hub(
     message: str = "Add a model of mobileclip",
     overwrite: bool = False,
 ) -> PushResult:
-    """Write a model to a hub repository in one commit, like `save_pretrained` to a folder.
+    """Push a model to a hub repository in one commit, with the files that `save_pretrained` writes.
 
     The hub checks the card first. The function then creates the repository and the branch if they do not exist. Log in
     with `hf auth login`, or set the environment variable HF_TOKEN.
@@ -72,7 +72,7 @@ def push_to_hub(
         model: an image-text model, a tower or a classifier, in training form or folded.
         repository: owner and name.
         license: licence of the weights, see `save_pretrained`.
-        base_model: hub model from which this model was made, see `save_pretrained`.
+        base_model: hub model that this model was trained or converted from, see `save_pretrained`.
         results: the model's results on data sets, see `save_pretrained`.
         private: whether the repository is private; None for the owner's default. An existing repository must already
             have this visibility.
@@ -81,9 +81,9 @@ def push_to_hub(
         overwrite: whether to replace a model on the branch, including its card; the history keeps the old files.
 
     Raises:
-        ImportError: if the hub's client is not installed; the message has the command that installs it.
+        ImportError: if the hub's client is not installed; the message contains the install command.
         ValueError: if license, repository or base model are not valid names, or the model does not match its spec.
-        HubError: if the hub cannot be reached or refuses the model, or a model exists that may not be replaced.
+        HubError: if the hub cannot be reached or refuses the model, or the branch has a model and `overwrite` is False.
 
     Examples:
         >>> spec = mobileclip.encoders.ViTSpec(width=16, depth=1, num_heads=2)
@@ -129,20 +129,20 @@ def _open(api: HfApi, repository: str, *, private: bool | None, revision: str | 
     found = api.model_info(repository)
     if private is not None and found.private is not None and found.private != private:
         raise HubError(
-            f"{repository} is {'private' if found.private else 'public'}, but the push needs it to be "
-            f"{'private' if private else 'public'}; change the repository's settings, or choose another repository"
+            f"{repository} is {'private' if found.private else 'public'}, expected "
+            f"{'private' if private else 'public'}; change the repository's settings, or choose a different repository"
         )
     if revision not in (None, _MAIN):
         api.create_branch(repository, branch=str(revision), exist_ok=True)
 
 
 def _there(api: HfApi, repository: str, *, revision: str | None, overwrite: bool) -> list[str]:
-    """Return the model files on the branch, if they may be replaced."""
+    """Return the names of the model files on the branch; raise if they may not be replaced."""
     found = sorted(set(FILES) & set(api.list_repo_files(repository, revision=revision)))
     if found and not overwrite:
         raise HubError(
-            f"{repository} already contains {', '.join(found)}; choose another repository or branch, or replace the "
-            "model with overwrite=True (--overwrite)"
+            f"{repository} already contains {', '.join(found)}; choose a different repository or branch, or replace "
+            "the model with overwrite=True (--overwrite)"
         )
     return found
 
@@ -182,17 +182,17 @@ def from_pretrained(
     Args:
         name: a folder, or owner and name of a repository with a single weights file in any known layout.
         revision: commit, tag or branch of the repository.
-        sha256: SHA-256 of the weights file in hexadecimal; any other file is an error.
+        sha256: expected SHA-256 of the weights file, in hexadecimal; None accepts any file.
         fold: whether to fold the model for inference, see `load_model`; otherwise a model in training form stays in
             training form.
         dtype: dtype of the weights.
         device: device of the model.
 
     Raises:
-        ImportError: if the hub's client is not installed; the message has the command that installs it.
-        CheckpointError: if the repository does not exist, does not have a single weights file, or the file has another
-            SHA-256.
-        ValueError: if a revision or a SHA-256 is given for a folder.
+        ImportError: if the hub's client is not installed; the message contains the install command.
+        CheckpointError: if the repository does not exist or does not have a single weights file, or the SHA-256 of the
+            file is not `sha256`.
+        ValueError: if `revision` or `sha256` is set for a folder.
 
     Examples:
         >>> tower = mobileclip.encoders.MCtSpec(width=16, depth=0, num_heads=2).build()

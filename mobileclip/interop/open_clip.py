@@ -50,7 +50,7 @@ def _vision(spec: ImageEncoderSpec) -> dict[str, Any]:
         )
     if model.arguments:
         raise ValueError(
-            "open_clip builds timm's image towers by name only, and this tower has another shape than "
+            "open_clip builds timm's image towers by name only, but this tower's shape differs from that of "
             f"{model.architecture}"
         )
     return {
@@ -71,7 +71,7 @@ def _text(spec: TextEncoderSpec) -> dict[str, Any]:
         raise ValueError("open_clip would use CLIP's tokenizer, but this model has its own tokenizer")
     if spec.input != TextInput(context_length=spec.input.context_length):
         raise ValueError(
-            "open_clip uses CLIP's 49,408 tokens and pads with 0, but this model has other tokens or padding"
+            "open_clip uses CLIP's 49,408 tokens and pads with 0, but this model has different tokens or padding"
         )
     return {
         "context_length": spec.input.context_length,

@@ -1,4 +1,4 @@
-"""Models of open_clip: exactly the requested weights, with the models' own preprocessing and tokenizer."""
+"""Loads open_clip models with exactly the requested weights, and with their preprocessing and tokenizer."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def open_clip_package() -> ModuleType:
     """Return open_clip.
 
     Raises:
-        ImportError: if open_clip is not installed; the message has the command that installs open_clip.
+        ImportError: if open_clip is not installed; the message contains the install command.
     """
     with needed("a model of open_clip", "teachers"):
         import open_clip  # type: ignore[import-untyped]
@@ -119,8 +119,9 @@ def load_open_clip(source: OpenClipSource) -> OpenClipModel:
     """Return a model with pretrained weights for every parameter, in float32 on the CPU.
 
     Raises:
-        ValueError: if open_clip is missing or does not have the model or the tag, or the weights do not fit; the
-            function does not interpolate positions of a file.
+        ImportError: if open_clip is missing.
+        ValueError: if open_clip does not have the model or the tag, or the weights do not fit; position embeddings of
+            a different size do not fit, since they are not interpolated.
     """
     from safetensors import SafetensorError
 
@@ -191,7 +192,7 @@ def coca_of(opened: OpenClipModel) -> CoCa:
     """Return open_clip's CoCa in float32 on the CPU, as a model of this library.
 
     Raises:
-        ValueError: if the model is not a CoCa, or this library's CoCa computes other values.
+        ValueError: if the model is not a CoCa, or this library's CoCa computes different values.
     """
     theirs, name = opened.model, opened.name
     if not isinstance(theirs, open_clip_package().CoCa):
@@ -225,15 +226,17 @@ def coca_of(opened: OpenClipModel) -> CoCa:
             found, expected = ours(pixels, ids).logits, theirs(pixels, ids, output_labels=False)["logits"][:, :-1]
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     except (ValueError, RuntimeError, KeyError, AttributeError, AssertionError) as error:
-        raise ValueError(f"{name} is a CoCa with another architecture than coca_ViT-L-14: {error}") from error
+        raise ValueError(f"{name} is a CoCa, but its architecture differs from coca_ViT-L-14: {error}") from error
     return ours
 
 
 def open_clip_source(text: str) -> OpenClipSource:
-    """Return the model that `MODEL/TAG`, `MODEL=FILE` or `hf-hub:OWNER/NAME` means, after checks without downloading.
+    """Parse `MODEL/TAG`, `MODEL=FILE` or `hf-hub:OWNER/NAME`, and check the names without downloading.
 
     Raises:
-        ImportError, ValueError, FileNotFoundError: if open_clip, the model or its weights are missing.
+        ImportError: if open_clip is not installed.
+        ValueError: if open_clip does not have the model or the tag.
+        FileNotFoundError: if the weights file does not exist.
     """
     package = open_clip_package()
     if text.startswith(_SCHEMES):
@@ -254,7 +257,7 @@ def open_clip_source(text: str) -> OpenClipSource:
 
 
 def _text_input(config: Mapping[str, Any], tokenizer: Any, loaded: Any) -> TextInput:
-    """Return the text contract of open_clip's tokenizer."""
+    """Convert open_clip's tokenizer to a text input."""
     length = loaded.context_length
     vocab_size = loaded.vocab_size if hasattr(loaded, "vocab_size") else loaded.text.vocab_size
     clean = config.get("tokenizer_kwargs", {}).get("clean", "whitespace")
@@ -266,15 +269,15 @@ def _text_input(config: Mapping[str, Any], tokenizer: Any, loaded: Any) -> TextI
 
 
 def image_input(preprocess: Mapping[str, Any], name: str) -> ImageInput:
-    """Return the image contract of open_clip's image transform.
+    """Convert open_clip's image transform to an image input.
 
     Args:
         preprocess: open_clip's configuration, with `size`, `mean`, `std` and `interpolation`.
         name: name of the model, for messages.
 
     Raises:
-        ValueError: if the contract does not support the transform: the input is not square, or the filter is another
-            one.
+        ValueError: if the input is not square, the resize mode is neither `shortest` nor `squash`, or the filter is
+            neither `bilinear` nor `bicubic`.
     """
     size = preprocess["size"]
     height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
@@ -284,7 +287,7 @@ def image_input(preprocess: Mapping[str, Any], name: str) -> ImageInput:
     fit = fits.get(preprocess.get("resize_mode", "shortest"))
     if fit is None:
         raise ValueError(
-            f"{name} makes images square with the mode {preprocess['resize_mode']!r}, which is not supported"
+            f"{name} resizes in the mode {preprocess['resize_mode']!r}; only shortest and squash are supported"
         )
     if preprocess["interpolation"] not in {"bilinear", "bicubic"}:
         raise ValueError(
@@ -302,7 +305,7 @@ def require_known(model: str) -> None:
     """
     known = open_clip_package().list_models()
     if model not in known:
-        hint = nearest(model, known, otherwise="open_clip.list_models() has those that it knows")
+        hint = nearest(model, known, otherwise="open_clip.list_models() lists the known names")
         raise ValueError(f"open_clip has no model {model!r}; {hint}")
 
 
@@ -326,7 +329,7 @@ def _known_to_open_clip(source: OpenClipSource) -> Iterator[tuple[str, str | Non
 
 
 def _tokenizer(source: OpenClipSource, model: str, config: Mapping[str, Any]) -> Callable[[Sequence[str]], Tensor]:
-    """Return a model's tokenizer; several threads can call a Hugging Face tokenizer."""
+    """Return a model's tokenizer, with a lock if it is a Hugging Face tokenizer."""
     open_clip = open_clip_package()
     text = config["text_cfg"]
     named = text.get("hf_tokenizer_name")
@@ -346,11 +349,11 @@ def _tokenizer(source: OpenClipSource, model: str, config: Mapping[str, Any]) ->
 
 @lru_cache(maxsize=8)
 def _of_clip(context_length: int | None, options: str) -> Callable[[Sequence[str]], Tensor]:
-    """Return open_clip's tokenizer of CLIP's byte pairs; models share the tokenizer, because reading it is slow.
+    """Return open_clip's CLIP BPE tokenizer, which models share because reading it is slow.
 
     Args:
-        context_length: number of ids per row; None for CLIP's.
-        options: other arguments of the tokenizer, as JSON.
+        context_length: number of ids per row; None for CLIP's 77.
+        options: further arguments of the tokenizer, as JSON.
     """
     module = open_clip_package().tokenizer
     length = module.DEFAULT_CONTEXT_LENGTH if context_length is None else context_length
@@ -359,7 +362,7 @@ def _of_clip(context_length: int | None, options: str) -> Callable[[Sequence[str
 
 
 class _OneAtATime:
-    """A locked tokenizer: it stores its padding, and would fail if another thread changed the padding meanwhile."""
+    """A tokenizer with a lock; without it, a tokenizer fails if another thread changes its padding meanwhile."""
 
     def __init__(self, tokenizer: Callable[[Sequence[str]], Tensor]) -> None:
         self.inner = tokenizer
@@ -423,7 +426,7 @@ def _positions(pretrained: str | None) -> dict[str, torch.Size]:
 
 
 def _require_positions(model: Any, stored: Mapping[str, torch.Size]) -> None:
-    """Raise an error if the file has another context length or image size; open_clip would interpolate silently."""
+    """Raise an error if context length or image size of file and model differ; open_clip would interpolate silently."""
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for theirs, shape in stored.items():
         name = theirs.removeprefix("module.")
@@ -441,8 +444,8 @@ def _tags(model: str) -> list[str]:
 
 def _known_tags(model: str) -> str:
     tags = [] if model.endswith(".json") else _tags(model)
-    known = f"its tags are {', '.join(tags)}; or give" if tags else "give"
-    return f"{known} the path of a file of weights"
+    known = f"its tags are {', '.join(tags)}; or pass" if tags else "pass"
+    return f"{known} the path of a weights file"
 
 
 def _spoken(source: OpenClipSource) -> str:

@@ -1,4 +1,4 @@
-"""The research release's entry points, so that code written for the release only needs another import."""
+"""The research release's entry points, so that code written for the release only needs a different import."""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ def create_model_and_transforms(
             `datacompdr`, `datacompdr_lt` or `dfndr2b`. None for random weights.
         reparameterize: whether to fold the model for inference.
         device: device of the model.
-        image_size: side of the images in pixels, if not the model's own size; see `mobileclip.encoders.load_model`.
-        context_length: number of ids per text, if smaller than the model's; `get_tokenizer` has the same argument.
+        image_size: image size in pixels; None for the model's. See `mobileclip.encoders.load_model`.
+        context_length: number of ids per text, at most the model's; None for the model's. `get_tokenizer` has the same
+            argument.
 
     Raises:
         ValueError: if the name is unknown or the name of a single tower, no such weights are published, or the model
             does not support this size.
         FileNotFoundError: if the file does not exist.
-        CheckpointError: if the file does not fit the model.
+        CheckpointError: if names or shapes of tensors in the file do not match the model.
 
-    Differs: folding removes all batch norms, and a checkpoint that does not fit is an error instead of being loaded in
-        part.
+    Differs: folding removes all batch norms, and a checkpoint that does not match raises an error instead of being
+        loaded partially.
 
     Examples:
         >>> from PIL import Image
@@ -79,7 +80,7 @@ def get_tokenizer(model_name: str, *, context_length: int | None = None) -> Toke
 
     Args:
         model_name: name of a model, such as `mobileclip_s0`.
-        context_length: number of ids per text, if not the model's own.
+        context_length: number of ids per text; None for the model's.
 
     Raises:
         ValueError: if the name is unknown or the name of a single image tower.

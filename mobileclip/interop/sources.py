@@ -27,7 +27,7 @@ def _card_of(source: OpenClipSource) -> str | Path | None:
 
 
 def _licence(place: str | Path | None) -> str | None:
-    """Return the licence in a model card; None if there is no card, no licence or no connection."""
+    """Return the licence in a model card; None without a card, a licence or a connection."""
     from huggingface_hub import ModelCard, hf_hub_download
 
     try:

@@ -25,10 +25,10 @@ class TimmModel:
     """The architecture and arguments for `timm.create_model`.
 
     Args:
-        architecture: name of the function in timm that builds the tower.
-        arguments: arguments of this function that differ from its defaults.
+        architecture: timm's name of the model.
+        arguments: arguments that differ from the model's defaults.
         pooling: timm's name of the pooling before the projection.
-        first_conv: names of the convolutions with the image as input.
+        first_conv: names of the convolutions that read the image.
         projection: name of the last layer.
         fixed_size: whether the weights only fit one image size.
     """
@@ -78,7 +78,7 @@ def timm_config(spec: ImageEncoderSpec | ClassifierSpec, *, licence: str) -> dic
 
     Args:
         spec: spec of an image tower or a classifier, in training form.
-        licence: the hub's identifier of the weights' licence.
+        licence: licence of the weights, as the hub's identifier, such as `mit`.
 
     Raises:
         ValueError: if timm cannot build this model.
@@ -141,9 +141,9 @@ def _fastvit(spec: MCiSpec) -> tuple[str, dict[str, Any]]:
             }
     norms = [stage.mixer.norm if isinstance(stage.mixer, AttentionSpec) else "none" for stage in spec.stages]
     raise ValueError(
-        "timm's FastViT has attention with a batch norm in the fourth stage, attention with a layer norm in the "
-        "fourth and fifth stages, or no attention, and otherwise the published options; the norms of the stages here "
-        f"are: {', '.join(norms)}"
+        "timm's FastViT supports attention with a batch norm in the fourth stage, attention with a layer norm in the "
+        "fourth and fifth stages, or no attention, and otherwise only the published options; the norms in this tower's "
+        f"stages are: {', '.join(norms)}"
     )
 
 
@@ -160,14 +160,14 @@ def _vit(spec: ViTSpec) -> tuple[str, dict[str, Any]]:
         if (spec.width, spec.class_position, spec.norm_before, spec.stem_padding, spec.norm_eps) != built:
             raise ValueError(
                 "timm's ViT with a convolutional stem only supports (width, class_position, norm_before, "
-                f"stem_padding, norm_eps) = {built}, which this ViT does not have"
+                f"stem_padding, norm_eps) = {built}, but this ViT has different values"
             )
         return _CONV_STEM, {**size, **_changed(spec, ViTSpec(), depth="depth", num_heads="num_heads")}
     large = specs.vit_l14()
     if (spec.class_position, spec.norm_before, spec.norm_eps) != (True, True, large.norm_eps):
         raise ValueError(
             f"timm's ViT for CLIP only supports class_position=True, norm_before=True and norm_eps={large.norm_eps}, "
-            "which this ViT does not have"
+            "but this ViT has different values"
         )
     names = {name: name for name in ("patch_size", "depth", "num_heads")}
     return _PATCH_STEM, {**size, **_changed(spec, large, **names, width="embed_dim")}

@@ -1,4 +1,4 @@
-"""Files with which transformers and sentence-transformers load a model folder: configurations of images and texts."""
+"""Configuration files with which transformers and sentence-transformers load a model folder."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def _text_config(spec: TextEncoderSpec) -> dict[str, Any]:
         raise ValueError(f"transformers has no text tower like {type(spec).__name__}")
     if spec.input != TextInput(context_length=spec.input.context_length) or spec.pool != "end":
         raise ValueError(
-            "transformers' text towers pool a text at its largest id, CLIP's end token, but this tower has other ids "
-            "or averages the tokens"
+            "transformers' text towers pool a text at its largest id, CLIP's end token, but this tower has different "
+            "ids or averages the tokens"
         )
     shared = {
         "hidden_size": spec.width,
@@ -126,11 +126,11 @@ def _text_config(spec: TextEncoderSpec) -> dict[str, Any]:
 
 
 def preprocessor_config(image: ImageInput, *, resample: int) -> dict[str, Any]:
-    """Return the `preprocessor_config.json` for an image contract.
+    """Return the content of a `preprocessor_config.json`.
 
     Args:
-        image: the contract.
-        resample: Pillow's number of the resize filter.
+        image: the model's image input.
+        resample: resize filter, as Pillow's number.
     """
     square = {"height": image.size, "width": image.size}
     return {
@@ -154,7 +154,7 @@ def tokenizer_config(tokenizer: str, text: TextInput) -> dict[str, Any]:
 
     Args:
         tokenizer: content of the `tokenizer.json` in the same folder.
-        text: contract of the texts.
+        text: the model's text input.
     """
     whole = json.loads(tokenizer)
     names = {entry["id"]: entry["content"] for entry in whole["added_tokens"]}

@@ -1,4 +1,4 @@
-"""Models of transformers: all weights, with the models' own preprocessing and tokenizer, and without remote code."""
+"""Loads transformers models with all weights and their preprocessing and tokenizer, without remote code."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def transformers_package() -> ModuleType:
     """Return transformers.
 
     Raises:
-        ImportError: if transformers is not installed; the message has the command that installs transformers.
+        ImportError: if transformers is not installed; the message contains the install command.
     """
     with needed("a model of transformers", "transformers"):
         import transformers
@@ -96,15 +96,15 @@ def transformers_package() -> ModuleType:
 
 
 def read_dual_encoder(source: TransformersSource) -> Stored:
-    """Return an image-text model of transformers, with its processing of images and texts, as a model of this library.
+    """Convert a transformers image-text model, with its preprocessing and tokenizer, to a model of this library.
 
-    CLIP and MetaCLIP 2 use texts as their tokenizer encodes them. SigLIP and SigLIP 2 use lower-case texts without a
-    start token and with an end token, even if truncated, and attend to the padding, as in training; their tokenizers
-    alone do only a part of this. The function drops the bias of a sigmoid loss, which is the same for all pairs.
+    For CLIP and MetaCLIP 2, the ids are those of their tokenizers. For SigLIP and SigLIP 2, as in training, texts are
+    lower-cased and end with an end token, even if truncated, without a start token, and the tower attends to padding;
+    their tokenizers do only some of this. The bias of the sigmoid loss, which is the same for all pairs, is dropped.
 
     Raises:
-        ValueError: if the model cannot be loaded, weights are missing, the model is of another type, or its images are
-            not square or not of a single size.
+        ValueError: if the model cannot be loaded, weights are missing, the type is not `clip`, `metaclip_2` or
+            `siglip`, or the images are not square or not of a single size.
         ImportError: if transformers is missing.
 
     Source: Tschannen et al., "SigLIP 2", section 2.1: Gemma's tokenizer on lower-case texts, 64 ids. Zhai et al.,
@@ -160,7 +160,7 @@ def read_dual_encoder(source: TransformersSource) -> Stored:
 
 
 def _padded(tokenizer: Any, contract: TextInput) -> Callable[[list[str]], Tensor]:
-    """Return the function with which a tokenizer itself makes rows of ids."""
+    """Return a function that encodes and pads texts with the tokenizer only."""
     options = {"padding": "max_length", "truncation": True, "return_tensors": "pt", "padding_side": "right"}
     return lambda texts: tokenizer(texts, max_length=contract.context_length, **options)["input_ids"]
 
@@ -185,7 +185,7 @@ def load_weights(kind: Any, source: TransformersSource, *, device: str, precisio
         precision: precision of the returned weights.
 
     Raises:
-        ValueError: if the model cannot be loaded, or weights are missing or have other shapes.
+        ValueError: if the model cannot be loaded, or weights are missing or have wrong shapes.
     """
     with _loading(source):
         model, told = kind.from_pretrained(
@@ -194,8 +194,8 @@ def load_weights(kind: Any, source: TransformersSource, *, device: str, precisio
     if lacking := sorted(map(str, (*told["missing_keys"], *told["mismatched_keys"]))):
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         raise ValueError(
-            f"{source.model} cannot be loaded: {', '.join(lacking[:3])}{more} would be random, because these weights "
-            "are missing in the file or have other shapes"
+            f"{source.model} cannot be loaded: the weights {', '.join(lacking[:3])}{more} are missing from the file or "
+            "have wrong shapes, and would be random"
         )
     own_numbers(model)
     sha256 = weights_sha256(model.state_dict())
@@ -204,7 +204,7 @@ def load_weights(kind: Any, source: TransformersSource, *, device: str, precisio
 
 
 def load_processor(source: TransformersSource) -> Any:
-    """Return the processor that makes a model's inputs from images and texts.
+    """Return the processor that converts images and texts to a model's inputs.
 
     Raises:
         ValueError: if the processor cannot be loaded.
@@ -214,21 +214,21 @@ def load_processor(source: TransformersSource) -> Any:
 
 
 def image_input(processor: Mapping[str, Any], size: int, name: str) -> ImageInput:
-    """Return the image contract of a transformers image processor.
+    """Convert the configuration of a transformers image processor to an image input.
 
     Args:
         processor: configuration of an image processor, as a dictionary.
-        size: side of the model's input in pixels.
+        size: the model's input size in pixels.
         name: name of the model, for messages.
 
     Raises:
-        ValueError: if the contract does not support the processor: its size is not the model's, or it has another
-            filter or value range.
+        ValueError: if the processor's output size is not `size`, its filter is neither bilinear nor bicubic, or it does
+            not scale pixels to the range from 0 to 1.
     """
     is_cropped = bool(processor.get("do_center_crop"))
     sides = set(dict(processor["crop_size" if is_cropped else "size"]).values()) - {None}
     if sides != {size}:
-        raise ValueError(f"{name} needs {size} x {size} pixels, but its image processor gives {sorted(sides)}")
+        raise ValueError(f"{name} needs {size} x {size} pixels, but its image processor produces {sorted(sides)}")
     if processor.get("resample") not in _FILTERS:
         raise ValueError(
             f"{name} resizes with filter {processor.get('resample')}; expected 2 (bilinear) or 3 (bicubic)"
@@ -246,7 +246,7 @@ def image_input(processor: Mapping[str, Any], size: int, name: str) -> ImageInpu
 
 @contextmanager
 def _loading(source: TransformersSource) -> Iterator[None]:
-    """Lock loading to one thread at a time, without progress bars and warnings; turn all errors into a ValueError."""
+    """Load in one thread at a time, without progress bars and warnings; turn loading errors into a ValueError."""
     from safetensors import SafetensorError
 
     logging = transformers_package().utils.logging

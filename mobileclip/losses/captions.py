@@ -22,7 +22,7 @@ class CaptionLossSpec(LossSpec):
     Args:
         contrastive_weight: weight of the contrastive term, at least 0; 0 skips the term.
         caption_weight: weight of the caption term, above 0; open_clip and the paper use twice the contrastive weight.
-        pad_id: label to ignore.
+        pad_id: id of the padding, a label that the caption term ignores.
 
     Examples:
         >>> CaptionLossSpec().term_names
@@ -35,7 +35,7 @@ class CaptionLossSpec(LossSpec):
 
     @property
     def needs_teachers(self) -> bool:
-        """It has none."""
+        """Whether the loss needs teachers: never."""
         return False
 
     @property
@@ -82,11 +82,11 @@ class CaptionLoss(nn.Module):
         """Return the loss of a batch.
 
         Args:
-            image: embeddings of unit length.
-            text: likewise, pair by pair.
-            logit_scale: factor of similarities.
-            logits: logits of the captions' ids.
-            labels: these ids.
+            image: image embeddings of unit length.
+            text: text embeddings of unit length, in the order of the images.
+            logit_scale: factor of the similarities.
+            logits: predicted logits of the captions' ids.
+            labels: ids of the captions, the targets of `logits`.
 
         Raises:
             ValueError: if batch sizes or dims differ, or `logits` does not have one row per label.
@@ -100,7 +100,7 @@ class CaptionLoss(nn.Module):
         return self.of_sums(image=image, text=text, logit_scale=logit_scale, sums=sums, labels=labels)
 
     def sums(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the negative log-likelihood of every caption, `(B,)`, so that micro-batches do not keep the logits."""
+        """Return the negative log-likelihood of every caption, `(B,)`, so that micro-batches need not store logits."""
         with torch.autocast(logits.device.type, enabled=False):
             flat = logits.to(compute_dtype(logits)).flatten(0, -2)
             each = F.cross_entropy(flat, labels.flatten(), ignore_index=self.spec.pad_id, reduction="none")
@@ -109,7 +109,7 @@ class CaptionLoss(nn.Module):
     def of_sums(
         self, *, image: Tensor, text: Tensor, logit_scale: Tensor | float, sums: Tensor, labels: Tensor
     ) -> LossTerms:
-        """Return the loss of a batch, given the captions' likelihoods `sums`; see `forward` for other arguments."""
+        """Return the loss of a batch from the result of `sums`; see `forward` for the other arguments."""
         contrastive = sums.new_zeros(())
         if self.contrastive is not None:
             contrastive = self.contrastive(image=image, text=text, logit_scale=logit_scale).total

@@ -44,25 +44,26 @@ def _positive(_: object, attribute: attrs.Attribute[Any], values: tuple[float, .
 class ReinforcedLossSpec(LossSpec):
     """The options of a loss over all pairs in a batch: CLIP's or SigLIP's, with or without teachers.
 
-    The defaults are the teachers of DataCompDR and the weights of S0, S1 and S2.
+    The defaults are DataCompDR's teachers and the term weights of MobileCLIP-S0, S1 and S2.
 
     Args:
         teacher_dims: embedding dims of the teachers, in the order of concatenation; may be empty without distillation.
         teacher_logit_scales: inverse temperatures of the teachers, after `exp`, in the same order; 100 each by default.
         tuned_scales: whether the logit scales were tuned for the student (MobileCLIP2); tuned scales may differ from
-            the data's card.
-        distill_weight: `w` of Eq. 2, at least 0; 0.75 for B and 1 for the smaller models. The value 0 ignores teachers.
-        contrastive_weight: `1 - w` of Eq. 2, at least 0; by default 0, or 1 without distillation.
+            the scales in the data set's card.
+        distill_weight: `w` in Eq. 2, at least 0; 0.75 for B and 1 for the smaller models. The value 0 ignores teachers.
+        contrastive_weight: `1 - w` in Eq. 2, at least 0; by default 0, or 1 without distillation.
         initial_logit_bias: initial bias of the student's logits in SigLIP's sigmoid loss (SigLIP: -10); None selects
             CLIP's softmax loss.
         teacher_logit_biases: for a sigmoid loss, the bias of each teacher in order, or None for a teacher with a
             softmax loss. None for the whole argument if all teachers have a softmax loss.
-        sigmoid_distillation: for a sigmoid loss, either the divergence from the teachers' probabilities, or the
-            release's loss with soft signs.
-        backend: `dense` computes whole matrices, `tiled` computes one tile at a time; None selects by size.
+        sigmoid_distillation: distillation term of a sigmoid loss: `divergence` from the teachers' probabilities, or
+            `release`, the release's loss with soft signs.
+        backend: `dense` computes whole matrices, `tiled` computes one tile at a time; None selects by batch size.
 
     Raises:
-        ValueError: if lengths differ, a number is out of range, or both weights are zero.
+        ValueError: if the teachers' options differ in length, a number is out of range, both weights are zero, or
+            options of a sigmoid loss are set for a softmax loss.
 
     Examples:
         >>> ReinforcedLossSpec(teacher_dims=(768, 512, 512)).teacher_logit_scales
@@ -101,14 +102,14 @@ class ReinforcedLossSpec(LossSpec):
                 "contrastive_weight and distill_weight are both 0; set at least one of them to a positive number"
             )
         if self.distill_weight > 0 and not self.teacher_dims:
-            raise ValueError("teacher_dims is empty; give one number per teacher, or set distill_weight=0")
-        softmax = "per teacher, None for one that was trained with a softmax"
+            raise ValueError("teacher_dims is empty; pass one number per teacher, or set distill_weight=0")
+        softmax = "logit bias per teacher, None for a teacher with a softmax loss"
         for name, wanted in (("teacher_logit_scales", "logit scale per teacher"), ("teacher_logit_biases", softmax)):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.teacher_dims):
                 raise ValueError(
                     f"teacher_dims {self.teacher_dims} has {len(self.teacher_dims)} teachers, but {name} {values} has "
-                    f"{len(values)}; give one {wanted}"
+                    f"{len(values)}; pass one {wanted}"
                 )
         if self.initial_logit_bias is None and (self.teacher_logit_biases or self.sigmoid_distillation == "release"):
             raise ValueError(
@@ -122,18 +123,18 @@ class ReinforcedLossSpec(LossSpec):
 
     @property
     def about_teachers(self) -> dict[str, tuple[float, ...]]:
-        """Options that must agree with the data's card: empty without distillation; tuned scales are left out."""
+        """Options that must agree with the data set's card, except tuned scales; empty without distillation."""
         names = ("teacher_dims", *(() if self.tuned_scales else ("teacher_logit_scales",)))
         return {name: getattr(self, name) for name in names} if self.needs_teachers else {}
 
     @property
     def term_names(self) -> tuple[str | None, str | None]:
-        """The terms of positive weight."""
+        """Names of the terms with positive weight; None for a term with weight 0."""
         return "contrastive" if self.contrastive_weight > 0 else None, "distillation" if self.needs_teachers else None
 
     @property
     def teacher_biases(self) -> tuple[float | None, ...]:
-        """One entry per teacher."""
+        """Logit bias of each teacher; None for a teacher with a softmax loss."""
         return self.teacher_logit_biases or (None,) * len(self.teacher_dims)
 
     def build(self, *, process_group: distributed.ProcessGroup | None = None) -> ReinforcedLoss:
@@ -153,27 +154,27 @@ class ReinforcedLoss(nn.Module):
     a softmax loss has no bias, so its sigmoid would match nearly every pair. The loss therefore uses the mean of the
     teacher's two softmaxes (images over texts and texts over images) as the probability of a pair.
 
-    The tiled backend has the same values and gradients with memory that grows linearly with the batch, over any number
-    of processes; `torch.compile` treats this backend as one operation. It computes gradients together with the value,
-    and does not support second derivatives; the dense backend does.
+    The tiled backend computes the same values and gradients with memory that grows linearly with the batch, over any
+    number of processes; `torch.compile` treats this backend as one operation. The tiled backend computes gradients
+    together with the value and does not support second derivatives; the dense backend does.
 
     Shape: image, text, syn_text (B, D); teacher_image, teacher_text, teacher_syn_text (B, sum of teacher_dims) ->
     scalars.
 
     Args:
-        spec: options of the loss; by default the options for S0, S1 and S2.
+        spec: options of the loss; by default the options for MobileCLIP-S0, S1 and S2.
         process_group: processes that share the batch; see `LossSpec.build`.
 
     Raises:
-        ValueError: if `process_group` is given with the dense backend.
+        ValueError: if `process_group` is set with the dense backend.
 
     Source: Eq. 2 and 3. For the sigmoid loss: Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023, which
         starts with a logit scale of 10.
 
     Differs: the distillation term is the divergence, which is zero if the student equals the ensemble; the release
         reports the cross-entropy, which has the same gradient. Over several processes, a text's targets are the text's
-        distribution over all images; one path of the release uses the transpose of the images' targets, which is not a
-        distribution. The release distils SigLIP with `-logsigmoid((2 p - 1) * logits)`
+        distribution over all images; one code path of the release uses the transpose of the images' targets, which is
+        not a distribution. The release distils SigLIP with `-logsigmoid((2 p - 1) * logits)`
         (`sigmoid_distillation="release"`). That loss is not a divergence: its minimum is at infinite logits, not at the
         teachers' `p`, and a pair with `p = 1/2` has no gradient. The release uses 0 for a missing bias
         (`teacher_logit_biases` of 0), stored teacher embeddings without normalisation, and only real captions.
@@ -195,13 +196,13 @@ class ReinforcedLoss(nn.Module):
             raise ValueError(
                 "backend 'dense' needs one process with the whole batch; use 'tiled', or leave backend out"
             )
-        # The name of the group: an operation takes plain values, and the loss can be copied.
+        # Store the group's name, since a custom operation accepts only plain values, and a group cannot be copied.
         self.group_name = None if process_group is None else process_group.group_name
         bias = self.spec.initial_logit_bias
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
 
     def contrastive(self, logits: Tensor) -> Tensor:
-        """Return the contrastive term of a (B, B) matrix with images as rows."""
+        """Return the contrastive term of (B, B) logits with images as rows."""
         size = len(logits)
         if self.logit_bias is None:
             own = torch.arange(size, device=logits.device)
@@ -210,14 +211,14 @@ class ReinforcedLoss(nn.Module):
         return -F.logsigmoid(signs * (logits + self.logit_bias)).sum() / size
 
     def distillation(self, logits: Tensor, teachers: Iterable[Tensor]) -> Tensor:
-        """Return the distillation term of a (B, B) matrix, given the teachers' matrices."""
+        """Return the distillation term of (B, B) logits with images as rows, given the logits of each teacher."""
         if self.logit_bias is None:
             return distillation_loss(logits, *_mean_softmaxes(teachers))
         logits = logits + self.logit_bias
         p = torch.zeros_like(logits)
         for teacher, bias in zip(teachers, self.spec.teacher_biases, strict=True):
             p += (teacher.softmax(1) + teacher.softmax(0)) / 2 if bias is None else torch.sigmoid(teacher + bias)
-        p = (p / len(self.spec.teacher_dims)).clamp_max(1)  # rounding may exceed 1 for a certain teacher
+        p = (p / len(self.spec.teacher_dims)).clamp_max(1)  # if a teacher is sure of a pair, rounding may exceed 1
         if self.spec.sigmoid_distillation == "release":
             return -F.logsigmoid((2 * p - 1) * logits).sum() / len(logits)
         match = F.kl_div(F.logsigmoid(logits), p, reduction="sum")
@@ -274,7 +275,7 @@ class ReinforcedLoss(nn.Module):
         return LossTerms(contrastive, distillation, contrastive + distillation)
 
     def extra_repr(self) -> str:
-        """Return the options, as `print` shows them."""
+        """Return the options for `repr`."""
         return repr(self.spec)
 
     def _is_dense(self, image: Tensor) -> bool:
@@ -350,7 +351,7 @@ def teacher_targets(
         teacher_dims: the dims of the teachers, in the same order.
         teacher_logit_scales: the inverse temperatures of the teachers, after `exp`.
 
-    Differs: one path of the release uses the transpose of the first distribution as the second; the rows of the
+    Differs: one code path of the release uses the transpose of the first distribution as the second; the rows of the
         transpose do not sum to one.
 
     Examples:
@@ -381,7 +382,7 @@ def teacher_logits(image: Tensor, text: Tensor, dims: Sequence[int], scales: Seq
 
 
 def dense_loss(spec: LossSpec, *, logit_bias: Tensor | float = 0.0, **embeddings: Any) -> LossTerms:
-    """Return the loss of `spec`, computed by the dense backend with a given bias.
+    """Return the loss of `spec` from the dense backend.
 
     Args:
         spec: spec of a reinforced loss.
@@ -410,7 +411,7 @@ ContrastiveLossSpec = partial(ReinforcedLossSpec, teacher_dims=(), distill_weigh
 SigmoidLossSpec = partial(ReinforcedLossSpec, teacher_dims=(), distill_weight=0.0, initial_logit_bias=-10.0)
 """The sigmoid loss of SigLIP, with an initial bias for which almost no pair matches."""
 ReinforcedSigmoidLossSpec = partial(ReinforcedLossSpec, initial_logit_bias=-10.0)
-"""The divergence of SigLIP's probabilities from the teachers'."""
+"""The divergence of SigLIP's probabilities from the teachers' probabilities."""
 losses.add("contrastive", ContrastiveLossSpec)
 losses.add("sigmoid", SigmoidLossSpec)
 losses.add("reinforced_sigmoid", ReinforcedSigmoidLossSpec)
@@ -460,11 +461,11 @@ def ReinforcedSigmoidLoss(  # noqa: N802
 
 @attrs.frozen(kw_only=True)
 class TargetDivergence:
-    """Divergence of the stored targets from the exact targets in nats, averaged over the batch, for every teacher.
+    """Divergence of stored from exact targets for each teacher, in nats, averaged over the batch.
 
     Args:
-        image_to_text: divergence of the images' distributions over the texts.
-        text_to_image: divergence of the texts' distributions over the images.
+        image_to_text: divergence of the images' distributions over the texts, one value per teacher.
+        text_to_image: divergence of the texts' distributions over the images, one value per teacher.
 
     Examples:
         >>> TargetDivergence(image_to_text=(0.25, 0.5), text_to_image=(0.25, 1.0)).mean
@@ -491,7 +492,7 @@ def distillation_target_kl(
     teacher_dims: Sequence[int],
     teacher_logit_scales: Sequence[float],
 ) -> TargetDivergence:
-    """Return each teacher's KL divergence of softmaxes of rounded embeddings from softmaxes of exact embeddings.
+    """Return each teacher's KL divergence between the softmaxes of exact and of stored embeddings.
 
     The value is `KL(softmax(scale * exact_image @ exact_text.T) || softmax(scale * stored_image @ stored_text.T))`, and
     the same with image and text exchanged, each averaged over its rows. Like the loss, the function first normalises

@@ -53,7 +53,7 @@ class LossSpec(abc.ABC):
 
     @property
     def term_names(self) -> tuple[str | None, str | None]:
-        """Names in the log of the two terms of `LossTerms`; None for a missing term."""
+        """Names of the two terms of `LossTerms` in the log; None for a missing term."""
         return "contrastive", "distillation" if self.needs_teachers else None
 
     @abc.abstractmethod
@@ -117,7 +117,8 @@ class EmbeddingBatch(NamedTuple):
         """Raise an error unless the embeddings fit together.
 
         Raises:
-            ValueError: if batch sizes or dims differ, or teachers are missing.
+            ValueError: if batch sizes or dims differ, teacher embeddings are missing, or `logit_scale` has several
+                values.
         """
         if self.logit_scale.numel() != 1:
             raise ValueError(f"logit_scale must be a single number, but has shape {tuple(self.logit_scale.shape)}")
@@ -146,11 +147,11 @@ class EmbeddingBatch(NamedTuple):
     def _check_teachers(self) -> None:
         if (self.syn_text is None) != (self.teacher_syn_text is None):
             given, missing = ("syn_text", "teacher_syn_text")[:: 1 if self.teacher_syn_text is None else -1]
-            raise ValueError(f"{given} was given without {missing}; synthetic captions need both arguments")
+            raise ValueError(f"{given} was passed without {missing}; synthetic captions need both arguments")
         for name in ("teacher_image", "teacher_text"):
             if getattr(self, name) is None:
                 raise ValueError(
-                    f"{name} is missing; give the teachers' embeddings, or set distill_weight=0 for no distillation"
+                    f"{name} is missing; pass the teachers' embeddings, or set distill_weight=0 for no distillation"
                 )
 
 

@@ -47,8 +47,8 @@ class TextDistillationLoss(nn.Module):
     """Distance between embeddings of texts: `mean(1 - s_i . t_i) + w mean((s_i . s_j - t_i . t_j)^2)`.
 
     `s` are the student's embeddings and `t` the teacher's; the loss normalises both. The second mean, the relation
-    term, is over all pairs `i != j` in the batch. The student needs no temperature, since it replaces the teacher's
-    text tower.
+    term, is over all pairs `i != j` in the batch. The student needs no temperature, since the student replaces the
+    teacher's text tower.
 
     Shape: student, teacher (B, D) -> scalars.
 
@@ -105,5 +105,5 @@ class TextDistillationLoss(nn.Module):
         # A text's similarity with itself is 1 for both models, so it contributes zero.
         squares = (student @ others.mT - teacher @ of_teacher.mT).square().sum(dim=1)
         value = squares.mean() / (len(others) - 1)
-        # Each pair is in two rows, and the gradient of the columns equals that of the rows: the other half.
+        # Each pair occurs in two rows. The detached columns would add the same gradient again, hence the factor 2.
         return 2 * value - value.detach()

@@ -177,7 +177,7 @@ class CaptionSet:
                     total.add_(found.exp_(), alpha=0.5)
             else:
                 total.add_(self.tiling.logits(tile, index, out=self.memory[2]).add_(bias).sigmoid_())
-        # Rounding may bring a certain teacher's softmax above one, where the entropy is not defined.
+        # If a teacher is sure of a pair, rounding may bring the probability above one, where the entropy is undefined.
         return total.div_(len(self.teachers)).clamp_max_(1)
 
 
@@ -195,7 +195,7 @@ class Similarity:
     The class casts low-precision embeddings to float32 for each tile.
 
     Args:
-        image: (B, D), the rows.
+        image: image embeddings of this process, (B, D), the rows.
         text: text embeddings of all processes, (N, D), the columns.
         scale: inverse temperature.
         dtype: dtype of the computation.
@@ -223,18 +223,18 @@ class Similarity:
 
 
 def _length(embedding: Tensor, dtype: torch.dtype) -> Tensor:
-    # The minimum length is that of `torch.nn.functional.normalize`: a zero embedding stays zero.
+    # The same minimum length as in `torch.nn.functional.normalize`, so that a zero embedding stays zero.
     length: Tensor = torch.linalg.vector_norm(embedding, dim=1, keepdim=True, dtype=dtype)
     return length.clamp_min_(1e-12)
 
 
 @attrs.frozen(eq=False)
 class Tile:
-    """A rectangular part of the similarity matrices.
+    """A rectangular block of the similarity matrices.
 
     Args:
-        rows: range of rows, this process's images.
-        columns: range of all texts.
+        rows: range of rows, in this process's images.
+        columns: range of columns, in the texts of all processes.
         offset: index of this process's first image in the whole batch.
     """
 
@@ -258,10 +258,10 @@ class Tile:
 
 
 class Tiling:
-    """Iterates tile by tile over similarity matrices of the same shape; a single tile is computed only once.
+    """Iterates tile by tile over similarity matrices of the same shape; if one tile covers all, it is computed once.
 
     Args:
-        similarities: similarities of the student, followed by those of each teacher.
+        similarities: the student's similarities, then the similarities of each teacher.
         offset: index of this process's first image in the whole batch.
     """
 
@@ -290,7 +290,7 @@ class Tiling:
     def logits(self, tile: Tile, index: int, *, out: Tensor) -> Tensor:
         """Return the logits of similarity `index`, in scratch memory.
 
-        For a single tile, the second call returns the cached result.
+        If one tile covers the matrix, the second call returns the cached result.
         """
         if index in self._kept:
             return self._kept.pop(index)
@@ -349,14 +349,14 @@ class Processes:
             self.rank, self.size = distributed.get_rank(self.group), distributed.get_world_size(self.group)
 
     def agree(self, facts: Mapping[str, int], error: ValueError | None, device: torch.device) -> None:
-        """Raise an error in every process if one process has an error, or if facts differ.
+        """Raise an error in every process if one process has an error, or if values differ between processes.
 
-        If a single process raised an error, the others would wait for it in the next exchange.
+        Otherwise, the other processes would wait for the failed process in the next exchange.
 
         Args:
-            facts: values by display name that must be equal in all processes.
-            error: error of this process's batch, or None.
-            device: device of the group's collective operations.
+            facts: values that must be equal in all processes, keyed by display name.
+            error: error of this process's batch; None if the batch is valid.
+            device: device for collective operations of the group.
 
         Raises:
             ValueError: this process's error, or an error that names the failed process or the values that differ.
@@ -376,8 +376,8 @@ class Processes:
         for name, values in zip(facts, columns, strict=True):
             if len(set(values)) > 1:
                 raise ValueError(
-                    f"{name} must be equal in all processes, but the values by process are {values}; give all "
-                    "processes batches of the same size and form, and drop a smaller last batch"
+                    f"{name} must be equal in all processes, but the values by process are {values}; pass batches of "
+                    "the same size and structure to all processes, and drop a smaller last batch"
                 )
 
     def any(self, value: bool, device: torch.device) -> bool:  # noqa: FBT001
@@ -500,7 +500,7 @@ def pair_terms(*arguments: Any) -> list[Tensor]:
 
 
 def _check(batch: EmbeddingBatch, processes: Processes) -> None:
-    """Raise an error in every process, unless the embeddings of all processes fit together."""
+    """Raise an error in every process unless the embeddings of all processes are consistent."""
     error: ValueError | None = None
     try:
         batch.check()
@@ -552,7 +552,7 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outer: Tensor | None) -> tuple[Tensor | None, ...]:
         factors, others = outer[: ctx.num_terms], outer[ctx.num_terms :]
-        # Compiled code gets zeros instead of None, and PyTorch refuses its second derivatives.
+        # Compiled code passes zeros instead of None, and PyTorch itself rejects second derivatives of compiled code.
         if any(one is not None for one in others) and not torch.compiler.is_compiling():
             raise RuntimeError(
                 "the tiled backend has no second derivative; use backend='dense' or mobileclip.losses.dense_loss, "

@@ -39,7 +39,7 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
     Args:
         name: name of the recipe.
         arguments: the command line; with None, the line comes from `sys.argv`, and the program exits with the status.
-        kept: results that remain after a signal and how to resume, as a sentence without a full stop.
+        kept: sentence, without a full stop, on the results that remain after a signal and how to resume.
 
     Raises:
         SystemExit: with 1 and the error's message, with 0 if the reader of the output has gone, with 130 after Ctrl-C,
@@ -77,7 +77,7 @@ def started(
         docstring: docstring with the program's header.
         arguments: the command line; None for `sys.argv`.
         kept: see `reported`.
-        choices: for `mobileclip.terminal.parse`.
+        choices: keyword arguments of `mobileclip.terminal.flags.parse`.
     """
     with reported(name, None, kept=kept):
         told, rest = split_common_flags(["--quiet"], with_parts(sys.argv[1:] if arguments is None else arguments))
@@ -219,7 +219,7 @@ def read_choices(file: Path, kind: type[Spec]) -> Spec:
     """Return the options in a file written by `--show` or by a run.
 
     Raises:
-        ValueError: if the file does not exist or has other content.
+        ValueError: if the file does not exist, or does not contain a valid spec of this kind.
         OSError: if the file cannot be read.
     """
     from mobileclip.serialization import from_json  # slow, and `--help` does not need it

@@ -81,8 +81,8 @@ class DistilSpec:
         width: width of the student's tokens, 256 by default.
         num_heads: number of attention heads per layer; by default one head per 64 dimensions of the width.
         depth: number of the student's layers, 2 by default; 0 for a bag of tokens.
-        pool: `end` takes the end token, `mean` averages the text's tokens (default).
-        tokenizer: a `tokenizer.json` for the student. The default is the teacher's tokenizer, or CLIP's byte pairs for
+        pool: `end` uses the end token, `mean` averages the text's tokens (default).
+        tokenizer: a `tokenizer.json` for the student. The default is the teacher's tokenizer, or CLIP's BPE for
             teachers of other libraries.
         initial_weights: a checkpoint of a text tower with the same options.
         batch_size: number of texts per step, over all processes.
@@ -159,7 +159,7 @@ class DistilSpec:
             yield (named[1], named[2]) if named else (self.columns.default_language, given)
 
     def pairs(self) -> Iterator[TextPair | BadSampleError]:
-        """Yield the texts of all files, or the problem of an unusable row.
+        """Yield the texts of all files, and an error for each unusable row.
 
         Raises:
             ValueError, OSError: see `read_text_pairs`.
@@ -171,8 +171,8 @@ class DistilSpec:
         """Return the student's spec, for kinds other than `teacher`.
 
         Args:
-            dim: dim of the teacher's embeddings.
-            text: text contract of the student.
+            dim: dimension of the teacher's embeddings.
+            text: text input of the student.
         """
         width = self.width or 256
         choices: dict[str, Any] = {
@@ -197,7 +197,7 @@ class OpenedTeacher:
 
     Args:
         teacher: teacher that encodes texts.
-        text: text contract of the teacher.
+        text: text input of the teacher.
         space: identity of the model that defines the embedding space, as JSON.
         tower: function that returns the teacher's text tower in training form for a context length; None if the teacher
             has no such tower.
@@ -229,10 +229,10 @@ def require_teacher(text: str) -> None:
 
 
 def open_teacher(text: str, *, device: str = "cpu", trust: bool = False) -> OpenedTeacher:
-    """Return the teacher with the given name.
+    """Load a teacher by name.
 
     Args:
-        text: name of the teacher, in a form of `DistilSpec.model`.
+        text: name of the teacher, in a form that `DistilSpec.model` accepts.
         device: device of the teacher.
         trust: whether to open an export that may run code on this machine; see `mobileclip.load`.
 
@@ -307,9 +307,9 @@ def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
         title: title of the progress display.
 
     Raises:
-        ValueError: if an input is missing or not valid, or the output folder has a run with other options; see
+        ValueError: if an input is missing or not valid, or the output folder has a run with different options; see
             `mobileclip.reinforce.reinforce_texts` and `mobileclip.training.run`.
-        FileNotFoundError: if the file does not exist.
+        FileNotFoundError: if a text file or the teacher's file does not exist.
     """
     is_stored = (spec.texts_folder / CARD).exists()
     missing = "--model" if spec.model is None and (spec.data or not is_stored) else "--data"
@@ -333,15 +333,15 @@ def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
 
 
 def _refuse_other(spec: DistilSpec) -> None:
-    """Raise an error if the output folder has a run with other options."""
+    """Raise an error if the output folder has a run with different options."""
     path = spec.output / CHOICES
     if not (path.exists() and (spec.output / SPEC).exists()):
         return
     there = from_json(path.read_text(encoding="utf-8"), DistilSpec)
     if there != spec:
         raise ValueError(
-            f"{spec.output} has a run with other options; delete the folder to start over, resume with the same "
-            f"options by giving `{path}` before the flags, or choose another `--output`"
+            f"{spec.output} has a run with different options; delete the folder to start over, resume with the same "
+            f"options by passing `{path}` before the flags, or choose a different `--output`"
         )
 
 
@@ -389,7 +389,7 @@ def _student(spec: DistilSpec, dim: int, teacher: OpenedTeacher | None) -> tuple
 
 
 def _text_input(spec: DistilSpec, teacher: OpenedTeacher | None) -> TextInput:
-    """Return the student's text input: of the given tokenizer file, or of the teacher."""
+    """Return the student's text input, with the tokenizer file of the spec or the teacher's tokenizer."""
     if spec.tokenizer is not None:
         return read_text_input(spec.tokenizer, context_length=spec.context_length)
     return attrs.evolve(TextInput() if teacher is None else teacher.text, context_length=spec.context_length)

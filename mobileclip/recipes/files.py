@@ -33,13 +33,13 @@ def recipe_files() -> dict[str, Path]:
     """Return the recipe files by name, such as `train_s2`, in alphabetical order.
 
     Raises:
-        FileNotFoundError: if there are none.
+        FileNotFoundError: if there are no recipe files.
     """
     room = Path(__file__).parent
     for folder in (room / "files", room.parents[1] / "recipes"):
         if files := {path.stem: path for path in sorted(folder.glob("*.py"))}:
             return files
-    raise FileNotFoundError(f"{room / 'files'} has no recipes; install the package again")
+    raise FileNotFoundError(f"{room / 'files'} has no recipes; reinstall the package")
 
 
 def find_recipe(name: str, command: str = "") -> Path:
@@ -88,7 +88,7 @@ def run_file(file: Path, arguments: Sequence[str], *, program: str) -> None:
         program: name in `--help`.
 
     Raises:
-        SystemExit: as the recipe does.
+        SystemExit: with the exit status of the recipe.
     """
     if wants_short_help(arguments) and (kind := kind_of(file)):
         # This path does not import torch.
@@ -149,7 +149,7 @@ class Header:
     rows: dict[str, str]
 
     def description(self) -> str:
-        """Return the start of `--help-all`: the whole header at the terminal's width, with one line per command."""
+        """Return the start of `--help-all`: the full header at the terminal's width, with one line per command."""
         width = max(map(len, self.entries), default=0) + len(":  ")
         entries = (format_help(text, heading=f"{name}:".ljust(width)) for name, text in self.entries.items())
         return "\n\n".join((*map(format_help, (self.title, *self.prose)), "\n".join(entries))).strip()

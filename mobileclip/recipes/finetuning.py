@@ -72,20 +72,20 @@ def evaluate_task(
 
 def _picture(sample: ImageTextSample) -> bytes:
     if sample.image is None:
-        raise BadSampleError("no_image", "there is a text alone")
+        raise BadSampleError("no_image", "the sample has a text, but no image")
     return sample.image
 
 
 def table(rows: tuple[Scores, ...]) -> str:
     """Return the scores as a Markdown table with one row per task and one column per model."""
     heads = [_head(row, f"alpha {row.alpha:g}") for row in rows]
-    lines = [["", "metric", "pictures", *heads]]
+    lines = [["", "metric", "images", *heads]]
     tasks = [("new", [row.new for row in rows])]
     tasks += [("old", [row.old[index] for row in rows]) for index in range(len(rows[0].old))]
     for age, scores in tasks:
         first = scores[0]
         values = [f"{score.value:.1f}{_interval(score)}" for score in scores]
-        left_out = f" ({first.num_skipped} left out)" if first.num_skipped else ""
+        left_out = f" ({first.num_skipped} skipped)" if first.num_skipped else ""
         lines.append([f"{age}: {first.task}", first.metric, f"{first.num_images}{left_out}", *values])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = [
@@ -128,15 +128,15 @@ def summary(results: Results) -> str:
     if between:
         best = max(results.rows, key=lambda row: row.new.value + row.mean_old)
         said += (
-            f" The best sum of both has alpha {best.alpha:g}: {best.new.value:.1f} and {best.mean_old:.1f}; chosen on "
-            "these images, so slightly optimistic."
+            f" The best sum of both is at alpha {best.alpha:g}: {best.new.value:.1f} and {best.mean_old:.1f}; since "
+            "alpha was selected on these images, the sum is slightly optimistic."
         )
     return said
 
 
 def write_report(folder: Path, results: Results) -> None:
     """Write `results.json` and `report.md`, and with matplotlib and old tasks also `tradeoff.png`."""
-    text = f"# Fine-tuning\n\n{table(results.rows)}\n\nPer cent, with intervals of 95 %. {summary(results)}\n"
+    text = f"# Fine-tuning\n\n{table(results.rows)}\n\nPercentages, with 95 % intervals. {summary(results)}\n"
     if results.before.old and _plot(results, folder / "tradeoff.png"):
         text += "\n![New task against old tasks, from the original to the fine-tuned model](tradeoff.png)\n"
     write_text(folder / "report.md", text)

@@ -61,7 +61,7 @@ class Command(Generic[Options, Spec]):
     Args:
         options: options outside the spec.
         spec: the options.
-        show: print the spec as JSON and stop; this JSON in a file before the flags replaces the recipe's spec.
+        show: print the spec as JSON and stop; a file with this JSON, before the flags, replaces the recipe's spec.
         tiny: use the first samples of the data, or a few drawn samples, and a small model by default.
     """
 
@@ -101,8 +101,8 @@ class RunOptions:
     """The options of training in addition to the spec.
 
     Args:
-        validation: held-out data for measurements during training: recall on pairs, top-1 and top-5 accuracy on
-            classes, nats per id on captions.
+        validation: held-out data for evaluation during training: recall on pairs, top-1 and top-5 accuracy on classes,
+            nats per id on captions.
         evaluate: additional data sets of classes or captions to evaluate.
         rows: column names of `.jsonl` files and tables.
         tokenizer: a Hugging Face `tokenizer.json` to use instead of CLIP's tokenizer.
@@ -142,8 +142,8 @@ def _train(spec: RunSpec, command: Command[RunOptions, RunSpec], name: str, reci
     options, output = command.options, command.options.output or str(OUTPUTS / name)
     if getattr(spec.data, "shards", True) == ():
         raise ValueError(
-            f"--data is missing: give shards such as 'DataCompDR-12M/{{00000000..00001023}}.tar' (see docs/data.md), "
-            "or a folder with one folder per class\n  small: try the whole path on drawn scenes, in a minute: "
+            f"--data is missing: pass shards such as 'DataCompDR-12M/{{00000000..00001023}}.tar' (see docs/data.md), "
+            "or a folder with one folder per class\n  small: try a full run on drawn scenes, in a minute: "
             f"{retyped_command('--tiny')}"
         )
     spec, taken = follow_card(spec, recipe)
@@ -270,7 +270,7 @@ def _reinforce(
         return
     if spec.source is None:
         raise ValueError(
-            "--data is missing: give shards, a table or a folder; or try a small run on drawn scenes with "
+            "--data is missing: pass shards, a table or a folder; or try a small run on drawn scenes with "
             f"{retyped_command('--tiny')}"
         )
     if options.dry_run:
@@ -289,7 +289,7 @@ def _reinforce(
             retries=options.retries,
         )
     report = reinforce(spec, engine=engine)
-    say(f"{report}; {report.num_done_before} of the shards by an earlier run")
+    say(f"{report}; {report.num_done_before} of the shards are from earlier runs")
     say(f"{spec.output}: {report.num_bytes:,} bytes. `mobileclip data check {spec.output}` checks them.")
     for aside in report.set_aside[:_MOST_NAMED]:
         say(f"set aside: {aside.unit}: {aside.reason}")
@@ -315,7 +315,7 @@ def _finetune(spec: FinetuneSpec, *_: object) -> None:
     results = finetune_and_report(spec)
     if results is not None:
         say(
-            f"\n{table(results.rows)}\n\nPer cent, with intervals of 95 %. {summary(results)}\n"
+            f"\n{table(results.rows)}\n\nPercentages, with 95 % intervals. {summary(results)}\n"
             f"Report and models are in {spec.output}."
         )
 
@@ -324,7 +324,7 @@ def _distil(spec: DistilSpec, _: object, name: str, __: object) -> None:
     if (path := distil(spec, title=name)) is not None:
         _draw_curves(str(spec.output), name)
         cosine = 1 - (last_metrics(spec.output / "metrics.jsonl") or {}).get("cosine", float("nan"))
-        say(f"{path}: a text tower whose embeddings have a cosine of {cosine:.3f} to the teacher's")
+        say(f"{path}: a text tower; its embeddings have a cosine of {cosine:.3f} with the teacher's embeddings")
 
 
 @attrs.frozen(kw_only=True)

@@ -68,12 +68,11 @@ def mobileclip_run(
 
     Args:
         model: the student.
-        peak: highest learning rate.
+        peak: peak learning rate.
         distill_weight: `w` of Eq. 2; the contrastive term has weight `1 - w`.
         batch_size: number of samples per step, over all processes.
         total_steps: length of the run.
-        warmup_steps: number of steps to the peak of the learning rate; a run of another length has the same share of
-            warm-up.
+        warmup_steps: number of steps to the peak of the learning rate; a changed length keeps the share of warm-up.
         max_gradient_norm: norm to which larger gradients are clipped; None for no clipping.
         range_augment: additional augmentation of the student's images.
         memory: stored activations; the micro-batch size is the release's batch size per GPU with 128 GPUs, so that
@@ -185,7 +184,7 @@ def with_drop_path(model: DualEncoderSpec, rate: float) -> DualEncoderSpec:
     """Return the model with stochastic depth in its image tower.
 
     Args:
-        model: model with an image tower of a published kind.
+        model: model whose image tower is an MCi or a ViT.
         rate: drop probability of the last block's branches in training.
     """
     assert isinstance(model.image, MCiSpec | ViTSpec), "the published towers take it"
@@ -193,12 +192,12 @@ def with_drop_path(model: DualEncoderSpec, rate: float) -> DualEncoderSpec:
 
 
 def with_data(run: RunSpec, **changes: Any) -> RunSpec:
-    """Return the run with some options of its data changed."""
+    """Return the run with changed data options."""
     return attrs.evolve(run, data=attrs.evolve(run.data, **changes))
 
 
 def with_loss(run: RunSpec, loss: LossSpec) -> RunSpec:
-    """Return the run with another loss."""
+    """Return the run with a different loss."""
     return attrs.evolve(run, training=attrs.evolve(run.training, loss=loss))
 
 
@@ -309,7 +308,7 @@ def coca_vit_l14(context: int = 77) -> CoCaSpec:
 
 
 def coca_run(model: CoCaSpec) -> RunSpec:
-    """Return the run of a captioner on image-text pairs, such as DFN-2B."""
+    """Return a run that trains a captioner on image-text pairs, such as DFN-2B."""
     run = _captioner_run(
         model,
         batch_size=CAPTIONER_BATCH,

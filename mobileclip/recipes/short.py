@@ -1,6 +1,6 @@
 """The common flags of recipes for `--help`, one line each, without importing torch.
 
-A line has the names of a flag, its value, the field if its name is longer than the flag, and a description.
+A line has the names of a flag, its value, the spec's field if the flag has a shorter name, and a description.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class ShortFlag:
     Args:
         names: names of the flag.
         value: placeholder of the flag's value; empty for a switch.
-        field: name of the field, if it is longer than the flag's; empty otherwise.
+        field: path of the spec's field, such as `data.shards`, if the flag has a shorter name; empty otherwise.
         text: description.
     """
 

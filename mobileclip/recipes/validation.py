@@ -36,7 +36,7 @@ def measured_on(
         model: spec of the run's model, with its inputs.
 
     Raises:
-        ValueError: if the pairs or a data set cannot be used.
+        ValueError: if there are no pairs, or a data set does not exist or cannot be read.
     """
     parts = [retrieval_on(pairs, rows)] if pairs else []
     if benchmarks:

@@ -1,6 +1,6 @@
-"""Captioners: models that write captions for images; one or several, with nucleus sampling from a CoCa.
+"""Captioners: models that write captions for images, such as a CoCa with nucleus sampling, and sets of captioners.
 
-A seed determines every sample, with one random stream per caption. Add new captioners here and register them by name.
+Sampling depends only on a seed, with one random stream per caption. Add new captioners here and register them by name.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Captioner(Protocol):
         Captions depend only on the image and its seed, not on other images or their order.
 
         Args:
-            images: unchanged, not augmented.
+            images: original images, without augmentation.
             seeds: one integer per image.
 
         Raises:
@@ -91,7 +91,7 @@ class CaptionerSpec(ABC):
             device: device of the captioner, such as `cuda:1`.
 
         Raises:
-            ValueError: if the weights do not exist or cannot be used.
+            ValueError: if the weights do not exist or cannot be loaded.
         """
 
 
@@ -149,7 +149,7 @@ class CaptionerEnsemble:
     """Loaded captioners by the names of their caption sets, with the interface of a single captioner.
 
     Args:
-        sets: at least one.
+        sets: captioners by the names of their caption sets, at least one.
     """
 
     def __init__(self, sets: Mapping[str, Captioner]) -> None:
@@ -180,7 +180,7 @@ def caption_sets(captioner: Captioner, name: str) -> Mapping[str, Captioner]:
     """Return captioners by the names of their caption sets.
 
     Args:
-        captioner: one, or several.
+        captioner: a captioner or a `CaptionerEnsemble`.
         name: name of the caption set of a single captioner.
     """
     return captioner.sets if isinstance(captioner, CaptionerEnsemble) else {name: captioner}
@@ -231,7 +231,7 @@ def nucleus_ids(logits: Tensor, draws: Tensor, *, top_p: float, temperature: flo
 
     Args:
         logits: logits of the ids; minus infinity for ids that must not be sampled.
-        draws: from [0, 1).
+        draws: random numbers in [0, 1).
         top_p: total probability of the nucleus, in (0, 1].
         temperature: sampling temperature, above 0; values below 1 sharpen the distribution.
 
@@ -283,12 +283,12 @@ def sampling_device(device: torch.device) -> torch.device:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class NucleusSpec(CaptionerSpec):
-    """Options that all captioners with nucleus sampling have; a caption ends before its first full stop.
+    """Base class of captioner specs with nucleus sampling; a caption ends before its first full stop.
 
     Args:
         num_captions: number of captions per image; the captioner keeps duplicates.
         top_p: total probability of the nucleus, in (0, 1].
-        temperature: above 0.
+        temperature: sampling temperature, above 0.
         max_length: maximum number of ids per caption, including start and end.
         precision: precision of the weights and the computation; probabilities are computed in float64.
         max_batch: number of images per batch. Every step runs with this size, so that a caption does not depend on the
@@ -343,7 +343,7 @@ class NucleusCaptioner:
         """Return `num_captions` captions for every image; duplicates are possible.
 
         Args:
-            images: unchanged, not augmented.
+            images: original images, without augmentation.
             seeds: one integer per image.
 
         Raises:
@@ -392,11 +392,11 @@ class NucleusCaptioner:
 @captioners.register("coca")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class CocaCaptioner(NucleusSpec):
-    """CoCa's captions by nucleus sampling, cut before the first full stop.
+    """An open_clip CoCa with nucleus sampling; captions are truncated before the first full stop.
 
     Args:
-        model: as `OpenClipTeacher` takes it.
-        pretrained: as `OpenClipTeacher` takes it.
+        model: see `OpenClipTeacher`.
+        pretrained: see `OpenClipTeacher`.
 
     Raises:
         ValueError: if there is no source of weights, or more than one.
@@ -416,8 +416,9 @@ class CocaCaptioner(NucleusSpec):
         """Return the captioner with loaded weights.
 
         Raises:
-            ValueError: if open_clip is missing or does not have the model or the tag, the weights do not fit, or the
-                model is not a supported CoCa.
+            ImportError: if open_clip is missing.
+            ValueError: if open_clip does not have the model or the tag, the weights do not fit, or the model is not a
+                supported CoCa.
         """
         opened = load_open_clip(self._source())
         sha256 = opened.weights_sha256
@@ -430,7 +431,7 @@ class CocaCaptioner(NucleusSpec):
 @captioners.register("checkpoint")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class CheckpointCaptioner(NucleusSpec):
-    """A captioner with nucleus sampling and a `CoCa` from a file, like `CocaCaptioner` but without open_clip.
+    """A `CoCa` from a file with nucleus sampling, like `CocaCaptioner` but without open_clip.
 
     Args:
         checkpoint: a file in this library's or open_clip's layout (see `load_model`), a checkpoint of a run, or
@@ -450,7 +451,7 @@ class CheckpointCaptioner(NucleusSpec):
         model = load_model(self.checkpoint, fold=False)
         if not isinstance(model, CoCa):
             raise CheckpointError(
-                f"{self.checkpoint} contains a {type(model).__name__}, but expected a captioner", code="another_model"
+                f"{self.checkpoint} contains a {type(model).__name__}; expected a captioner", code="another_model"
             )
         sha256 = weights_sha256(model.state_dict())
         name = f"{Path(self.checkpoint).stem}-{sha256[:8]}"
@@ -462,7 +463,7 @@ def with_weights(captioner: NucleusSpec, weights: Sequence[str]) -> CaptionerSpe
     """Return a captioner with the weights and architecture of each file; several files get one caption set each.
 
     Args:
-        captioner: for its other options.
+        captioner: spec with the other options.
         weights: checkpoints as for `CheckpointCaptioner`; with several files, the caption set of NAME.pt or
             hf-hub:OWNER/NAME is `syn_text_NAME`.
 

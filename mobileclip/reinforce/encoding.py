@@ -47,7 +47,7 @@ logger = get_logger(__name__)
 
 # Below this agreement, most stored image embeddings describe something else.
 LOW_AGREEMENT = 0.5
-CHANGED_BY = "larger crops or fewer operations of the spec's augmentation raise it; in a recipe, --augmentation crop"
+CHANGED_BY = "larger crops or fewer augmentation operations in the spec raise it; in a recipe, --augmentation crop"
 _FEWEST = 2
 
 _Matrix = npt.NDArray[np.float32]
@@ -63,13 +63,13 @@ def plain_augmentation(size: int) -> AugmentationSpec:
 
 
 def plain_views(images: Sequence[Image.Image], policy: AugmentationSpec) -> Tensor:
-    """Return images without augmentation, resized to each teacher's size.
+    """Return images without augmentation, resized to the policy's size.
 
     Shape:
         (images, 3, size, size) uint8.
 
     Args:
-        images: at least one.
+        images: at least one image.
         policy: see `plain_augmentation`.
     """
     views = [np.asarray(policy.apply(one, policy.sample(augmentation_rng(0, "", 0), one.size))) for one in images]
@@ -103,9 +103,9 @@ def encode_plain(teachers: TeacherEnsemble, images: Sequence[bytes], spec: Reinf
 def measure_agreement(
     samples: Sequence[ReinforcedSample], teachers: TeacherEnsemble, spec: ReinforcementSpec
 ) -> ViewAgreement | None:
-    """Measure how often a teacher assigns a stored view to the same caption as the image without augmentation.
+    """Measure how often the teachers assign a stored view to the same image as the view without augmentation.
 
-    A teacher assigns a view to the image with the most similar caption, real or synthetic. The measurement ignores
+    A view is assigned to the image whose caption, real or synthetic, is the most similar. The measurement ignores
     captions that several images share, and images without a unique caption.
 
     Args:
@@ -157,9 +157,9 @@ class _Item:
     """A sample in progress, with its results so far.
 
     Args:
-        sample: the sample, with the captions and embeddings made so far.
-        image: decoded.
-        params: params of its augmentations.
+        sample: the sample, with the captions and embeddings computed so far.
+        image: the decoded image.
+        params: parameters of the augmentations.
         pixels: augmented images by size, each of shape (augmentations, size, size, 3).
     """
 
@@ -177,7 +177,7 @@ class BatchEncoder:
         spec: the options.
         teachers: teachers of the stored embeddings; None for captions only.
         captioner: captioner of the synthetic captions; None for no captions.
-        shard: source of the samples, for messages.
+        shard: name of the samples' shard, for messages.
     """
 
     spec: ReinforcementSpec
@@ -232,10 +232,10 @@ class BatchEncoder:
         return list(items)
 
     def _skip(self, item: _Item, error: Exception, *, plain: Callable[[], object], who: str, prefix: str = "") -> Skip:
-        """Return the reason to skip an item, if a plain image does not fail in the same way.
+        """Return the reason to skip an item.
 
         Raises:
-            FatalError: if it is not.
+            FatalError: if a plain image also fails.
         """
         reason, detail = type(error).__name__, str(error)
         if isinstance(error, NotFiniteError):
@@ -320,12 +320,12 @@ class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
     Args:
         batches: batches with online images at the teachers' sizes; see `online` of `ReinforcedPipelineSpec`.
         teachers: teachers that encode the images and captions of every batch.
-        captioner: captioner of every augmented image, at its largest size; None for the source's captions.
+        captioner: captioner for every augmented image, at the largest online size; None for the source's captions.
         tokenizer: the student's tokenizer, for the captioner's captions.
         seed: seed of the captions.
 
     Raises:
-        ValueError: while streaming, if the batches do not have the images or the captions.
+        ValueError: while streaming, if the batches lack the images or the captions.
 
     Source: MobileCLIP, table 4d.
     """

@@ -29,7 +29,7 @@ class Estimate:
     Args:
         num_shards: number of shards of the output.
         num_samples: number of samples in all shards, extrapolated from the first shards if there are many shards.
-        num_measured: measured samples.
+        num_measured: number of measured samples.
         samples_per_second: samples per second of one worker with loaded models.
         bytes_per_sample: size of a finished shard in bytes per sample, including images.
         loading_seconds: time to load a worker's models, in seconds.
@@ -48,7 +48,7 @@ class Estimate:
 
     @property
     def device_hours(self) -> float:
-        """Time for the whole reinforcement on one device, in hours."""
+        """Time for the complete reinforcement on one device, in hours."""
         return self.num_samples / self.samples_per_second / 3600
 
     @property
@@ -94,7 +94,7 @@ def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str = AU
         stored = islice(read_reinforced_samples([join(folder, units[0].name)]), spec.num_compared)
         agreement = None if worker.teachers is None else measure_agreement(list(stored), worker.teachers, aside)
     if entry.num_samples == 0:
-        raise ValueError(f"none of the first {num_samples} samples of {units[0].name} can be used: {entry.skipped}")
+        raise ValueError(f"none of the first {num_samples} samples of {units[0].name} is usable: {entry.skipped}")
     return Estimate(
         num_shards=len(units),
         num_samples=_count(units),

@@ -41,22 +41,22 @@ PROMPT = "Describe this image in one sentence."
 @captioners.register("image_text_to_text")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ImageTextToTextCaptioner(CaptionerSpec):
-    """A vision-language model's answers to one prompt about every image, by nucleus sampling (extra `transformers`).
+    """A vision-language model that answers the same prompt for every image (extra `transformers`).
 
     Args:
-        model: a folder of `save_pretrained`, or `OWNER/NAME` on the hub, for `AutoModelForImageTextToText` and
+        model: a folder written by `save_pretrained`, or `OWNER/NAME` on the hub, for `AutoModelForImageTextToText` and
             `AutoProcessor`.
         revision: revision of the hub repository; None for the newest revision.
-        prompt: the question, as one turn of the processor's chat template. For a processor without template, the whole
-            text, including the image token: `USER: <image> Describe it. ASSISTANT:`.
+        prompt: the question, as one turn of the processor's chat template. For a processor without a chat template, the
+            complete prompt with the image token: `USER: <image> Describe it. ASSISTANT:`.
         num_captions: number of captions per image; the captioner keeps duplicates.
         top_p: total probability of the nucleus, in (0, 1].
-        temperature: above 0.
+        temperature: sampling temperature, above 0.
         max_length: maximum number of ids per caption; longer captions are truncated.
         first_sentence: whether a caption ends before its first full stop, like CoCa's captions.
         precision: precision of the weights and the computation; probabilities are computed in float64.
         max_batch: number of images per batch. Every step runs with this size, so that a caption does not depend on the
-            number of images; calls with fewer images, or with images of other shapes, waste the remaining rows.
+            number of images; calls with fewer images, or with images of different shapes, waste rows.
 
     Raises:
         ValueError: if a number is out of range, or the prompt is blank.
@@ -95,7 +95,7 @@ class ImageTextToTextModel:
         processor: the model's processor.
 
     Raises:
-        ValueError: if the processor has no tokenizer, or the end id is not known.
+        ValueError: if the processor has no tokenizer, or the model has no end id.
     """
 
     def __init__(self, spec: ImageTextToTextCaptioner, loaded: LoadedWeights, processor: Any) -> None:
@@ -118,7 +118,7 @@ class ImageTextToTextModel:
             decoder_start_token_id=published.decoder_start_token_id,
         )
         for module in self._model.modules():
-            # Some models have the other inside generate.
+            # Some models generate with an inner model that has its own configuration.
             if hasattr(module, "generation_config"):
                 module.generation_config = settings
         # Some models store the state of an answer as attributes.
@@ -134,7 +134,7 @@ class ImageTextToTextModel:
         """Return `num_captions` captions for every image; duplicates are possible.
 
         Args:
-            images: unchanged, not augmented.
+            images: original images, without augmentation.
             seeds: one integer per image.
 
         Raises:
@@ -180,12 +180,12 @@ class AnswerVocabulary:
     """The kinds of token ids in an answer: end tokens, tokens to exclude, and text tokens.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: tokenizer of the model.
         ends: end ids in the model's settings: one id, several ids, or None for the tokenizer's end id.
         name: name of the model, for messages.
 
     Raises:
-        ValueError: if the end id is not known.
+        ValueError: if neither the settings nor the tokenizer define an end id.
     """
 
     def __init__(self, tokenizer: Any, ends: int | Iterable[int] | None, *, name: str) -> None:
@@ -194,7 +194,7 @@ class AnswerVocabulary:
         given = ends if isinstance(ends, Iterable) else () if ends is None else (ends,)
         self.end_ids = [int(index) for index in given if index < len(tokenizer)]
         if not self.end_ids:
-            raise ValueError(f"the id that ends an answer of {name} is not known; its tokenizer has no end token")
+            raise ValueError(f"{name} has no end id: neither its settings nor its tokenizer define an end token")
         self.pad_id = self.end_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         words = tokenizer.batch_decode([[index] for index in range(len(tokenizer))])
         special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()} - {*self.end_ids}
@@ -215,8 +215,8 @@ class AnswerVocabulary:
 class _Sampler:
     """A logits processor that samples one id per row, with the random numbers of the caption.
 
-    The sampler never selects a special id, and selects the end only after a letter or digit. If no earlier id has a
-    letter or digit, the last id has one, so no caption is blank.
+    The sampler never selects a special id, and selects the end only after a letter or digit. If no earlier id contains
+    a letter or digit, the last id does, so no caption is blank.
 
     Args:
         spec: the options.

@@ -46,7 +46,7 @@ class ReinforcementReport:
 
     Args:
         shards: paths or URLs of all reinforced shards, including the shards of earlier runs.
-        num_samples: samples in them.
+        num_samples: number of samples in these shards.
         num_bytes: total size of the shards in bytes.
         skipped: number of skipped samples by reason.
         num_done_before: number of shards that earlier runs finished.
@@ -92,13 +92,13 @@ def reinforce(
         spec: the options.
         engine: engine that runs the workers; None for this machine, with one process per GPU.
         teachers: loaded teachers to use instead of the spec's teachers, in this process.
-        captioner: the same.
+        captioner: loaded captioner to use instead of the spec's captioner, in this process.
         show_progress: whether to show a progress bar with speed, remaining time and written bytes.
 
     Raises:
         ValueError: if the source has no units, two units have the same shard name, there are neither teachers nor a
-            captioner, `output` has other options or teachers or is locked by another job, the disk is full, a teacher's
-            embeddings cannot be stored, or no sample is stored.
+            captioner, `output` was written with different options or teachers or is locked by another job, the disk is
+            full, a teacher's embeddings cannot be stored, or no sample is stored.
 
     Source: section 4 of the paper.
     """
@@ -122,7 +122,7 @@ def reinforce(
             entries = [manifest[name] for name in units if name in manifest]
             report = _report(spec.output, entries, run.set_aside, num_units=len(units))
         except BaseException:
-            # The output only has a card and no shards, so remove the card for jobs with other options.
+            # The output has a card but no shards, so remove the card, to allow jobs with different options.
             if not is_known and not any(entry.num_samples for entry in manifest.entries()):
                 with suppress(OSError):  # the error that ended the run matters more
                     close_card(spec)
@@ -219,7 +219,7 @@ def _tell(agreement: ViewAgreement, *, aloud: bool) -> None:
     if agreement.agreement < LOW_AGREEMENT:
         logger.warning(
             "the teachers recognise only %.0f %% of the stored views as the original image, so a student learns little "
-            "from them; %s; choose another output",
+            "from them; %s; choose a different output",
             100 * agreement.agreement,
             CHANGED_BY,
         )

@@ -61,7 +61,7 @@ class ShardEntry:
     Args:
         shard: path of the shard below the output, with `/` between folders; a shard without samples has no file.
         fingerprint: fingerprint of the shard's input; if the input changes, the shard is written again.
-        num_samples: samples in it.
+        num_samples: number of samples in the shard.
         num_bytes: size of the shard in bytes.
         skipped: number of skipped samples by reason.
         agreement: agreement of the teachers on the shard's views; None without a measurement.
@@ -167,7 +167,7 @@ def refuse_own_input(spec: ReinforcementSpec, units: Sequence[Unit]) -> None:
     """Raise an error if the output's shards would replace the source's shards.
 
     Raises:
-        ValueError: if it is one.
+        ValueError: if a shard would be replaced.
     """
     place = cache(_place)
     for unit in units:
@@ -181,7 +181,7 @@ def refuse_own_input(spec: ReinforcementSpec, units: Sequence[Unit]) -> None:
             else place(shard_folder(unit.path)) == place(shard_folder(target))
         )
         if same:
-            raise ValueError(f"the output would replace {unit.path}; choose another output directory")
+            raise ValueError(f"the output would replace {unit.path}; choose a different output directory")
 
 
 @attrs.frozen(kw_only=True)
@@ -244,8 +244,8 @@ def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Mani
 
     Args:
         spec: the options.
-        units: units of its source.
-        manifest: manifest of the output; shards without an entry are not trusted.
+        units: units of the spec's source.
+        manifest: manifest of the output; shards without an entry are written again.
 
     Raises:
         OSError: if a store does not respond.
@@ -284,7 +284,7 @@ def open_card(
     """Return the card of the job's output; write a new card if there is none.
 
     Raises:
-        ValueError: if the output has other options, teachers or captioners.
+        ValueError: if the output was written with different options, teachers or captioners.
     """
     card = _card(spec, teachers, captioner)
     found = find_card(spec.output)
@@ -296,7 +296,7 @@ def open_card(
 
 
 def close_card(spec: ReinforcementSpec) -> None:
-    """Remove the card of an empty output, so that a job with other options can use the output."""
+    """Remove the card of an empty output, so that a job with different options can use the output."""
     storage.remove(storage.join(spec.output, CARD))
 
 
@@ -304,7 +304,7 @@ def refuse_other_choices(spec: ReinforcementSpec) -> bool:
     """Return whether the output has a card; compare all options that do not need loaded teachers.
 
     Raises:
-        ValueError: if the output has other options.
+        ValueError: if the output was written with different options.
     """
     found = find_card(spec.output)
     if found is None:
@@ -316,7 +316,7 @@ def refuse_other_choices(spec: ReinforcementSpec) -> bool:
     if spec.teachers and [entry.spec for entry in found.teachers] != [
         _as_json(one, TeacherSpec) for one in spec.teachers
     ]:
-        # The same weights may have another path now.
+        # The same weights may have a different path now.
         captioner = None if spec.captioner is None else spec.captioner.build("cpu")
         open_card(spec, build_ensemble(spec.teachers, "cpu"), captioner)
     return True
@@ -327,8 +327,8 @@ def _refuse_difference(output: str, found: ReinforcementCard, wanted: Reinforcem
     different = [name for name in fields if getattr(found, name) != getattr(wanted, name)]
     if different:
         raise ValueError(
-            f"{output} was reinforced with other values of {', '.join(different)}; delete the folder to start over, or "
-            "choose another `--output`"
+            f"{output} was reinforced with different values of {', '.join(different)}; delete the folder to start "
+            "over, or choose a different `--output`"
         )
 
 

@@ -26,7 +26,7 @@ class ReinforcementSpec:
     teachers.
 
     Args:
-        source: the data; a path or pattern determines the kind of source. Recipes leave source and output empty.
+        source: the data, as a `Source` or a path or pattern for `as_source`. Recipes leave source and output empty.
         output: directory of the reinforced shards, their manifest and their card; a local path or a URL.
         teachers: teachers of the stored embeddings, which are concatenated in this order.
         captioner: captioner of the synthetic captions, or `SeveralCaptioners`; None for captions of the source, if any.
@@ -45,7 +45,7 @@ class ReinforcementSpec:
 
     Raises:
         ValueError: if a number is out of range. `reinforce` checks that there are teachers or a captioner, since
-            `InlineEngine` may have its own.
+            callers can pass loaded ones.
 
     Examples:
         >>> augmentation = mobileclip.data.datacompdr_augmentation(256)

@@ -204,7 +204,7 @@ class TeacherSpec(ABC):
             device: device of the teacher, such as `cuda:1`; embeddings are returned on the CPU.
 
         Raises:
-            ValueError: if the weights do not exist or cannot be used.
+            ValueError: if the weights do not exist or cannot be loaded.
         """
 
 
@@ -258,12 +258,12 @@ class ModelTeacher:
 
     @property
     def image(self) -> ImageInput:
-        """The image contract of the model."""
+        """The model's image input."""
         return self.clip.image_input
 
     @property
     def dim(self) -> int:
-        """Dim of its joint embedding."""
+        """Dimension of the joint embedding."""
         return self.clip.embedding_dim
 
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -300,7 +300,7 @@ def teacher_of(
         device: device of the computation.
 
     Raises:
-        ValueError: if the checkpoint has only one tower.
+        ValueError: if the checkpoint is not an image-text model.
     """
     if not isinstance(stored.spec, DualEncoderSpec):
         raise ValueError(f"{name('')} has only one tower, but a teacher needs both towers")
@@ -324,7 +324,7 @@ def teacher_of(
 @teachers.register("checkpoint")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class CheckpointTeacher(TeacherSpec):
-    """A folded model of this library.
+    """A checkpoint of an image-text model, folded for inference.
 
     Args:
         checkpoint: a file in the official layout, open_clip's or this library's, in training form or folded, or
@@ -346,7 +346,7 @@ class CheckpointTeacher(TeacherSpec):
 
         Raises:
             FileNotFoundError: if the file does not exist.
-            CheckpointError: if the file does not fit the model.
+            CheckpointError: if names or shapes of tensors in the file do not match the model.
             ValueError: if the name is unknown, or the checkpoint has only one tower.
         """
         stored, stem = read_checkpoint(self.checkpoint, self.model), Path(self.checkpoint).stem
@@ -363,9 +363,9 @@ class OpenClipTeacher(TeacherSpec):
     Args:
         model: name of a model in open_clip, such as `ViT-L-14`; `hf-hub:OWNER/NAME` or `local-dir:PATH`, which include
             weights; or the path of an architecture's JSON file.
-        pretrained: open_clip's tag for the model's weights, or the path of a file of weights; None if the model
-            includes weights. If the architecture differs from the tag's training only in QuickGELU, the teacher
-            corrects the architecture.
+        pretrained: open_clip's tag for the model's weights, or the path of a weights file; None if the model includes
+            weights. If the weights of a tag need QuickGELU and the architecture does not use it, the teacher adds
+            QuickGELU to the architecture.
         logit_scale: factor of cosine similarities; None for the model's own logit scale.
         precision: precision of the weights and the computation. Use bfloat16 on GPUs, and on CPUs with bfloat16
             instructions.
@@ -390,7 +390,8 @@ class OpenClipTeacher(TeacherSpec):
         """Return the teacher with loaded weights.
 
         Raises:
-            ValueError: if open_clip is missing or does not have the model or the tag, or the weights do not fit.
+            ImportError: if open_clip is missing.
+            ValueError: if open_clip does not have the model or the tag, or the weights do not fit.
         """
         return teacher_of(read_open_clip(self._source()), self._source().name, spec=self, device=device)
 
@@ -407,7 +408,8 @@ class TransformersTeacher(TeacherSpec):
     similarities. Augmented images are square, so the model's own cropping does not matter.
 
     Args:
-        model: a folder of `save_pretrained`, or `OWNER/NAME` on the hub, such as `google/siglip2-so400m-patch14-384`.
+        model: a folder written by `save_pretrained`, or `OWNER/NAME` on the hub, such as
+            `google/siglip2-so400m-patch14-384`.
         revision: revision of the hub repository; None for the newest revision.
         logit_scale: factor of cosine similarities; None for the model's own logit scale.
         precision: precision of the weights and the computation. Use bfloat16 on GPUs, and on CPUs with bfloat16
@@ -428,7 +430,7 @@ class TransformersTeacher(TeacherSpec):
         """Return the teacher with loaded weights.
 
         Raises:
-            ValueError: if the model does not exist, lacks weights, or is of another type.
+            ValueError: if the model does not exist, lacks weights, or is of an unsupported type.
             ImportError: if transformers is missing.
         """
         source = TransformersSource(model=self.model, revision=self.revision)

@@ -40,11 +40,11 @@ def reinforce_texts(
 ) -> tuple[TextsCard, SkipReport]:
     """Store texts with a teacher's embeddings, for `mobileclip.data.TextPipelineSpec`.
 
-    The teacher encodes a repeated text once per part. A second call resumes: parts with the same texts and teacher are
-    not written again.
+    The teacher encodes a repeated text once per part. A second call resumes: it skips existing parts with the same
+    texts and teacher.
 
     Args:
-        pairs: the texts; the report counts and lists unusable rows.
+        pairs: texts, and errors for unusable rows; the report counts and lists the errors.
         teacher: teacher that computes the embeddings, which are stored as float16 with unit length.
         output: folder of the parts and the card; the card is written last.
         space: identity of the model that defines the embedding space, as JSON; see
@@ -67,7 +67,7 @@ def reinforce_texts(
         exclusive(folder),
         Progress("store texts", total=None, unit="texts", console=console) as progress,
     ):
-        (folder / CARD).unlink(missing_ok=True)  # possibly of other texts
+        (folder / CARD).unlink(missing_ok=True)  # it may describe other texts
         usable = _usable(pairs, report)
         while part := list(islice(usable, texts_per_part)):
             for pair in part:
@@ -78,7 +78,7 @@ def reinforce_texts(
             progress.advance(len(part))
         if not counts:
             raise ValueError(
-                f"there are no texts to store ({report.num_skipped} rows were skipped); give at least one text"
+                f"there are no texts to store ({report.num_skipped} rows were skipped); pass at least one text"
             )
         card = TextsCard(
             teacher=teacher.name,

@@ -157,7 +157,7 @@ class ShardCheck:
         return attrs.evolve(SAMPLE_LIMITS, dim=sum(self.card.teacher_dims) or None)
 
     def read(self, shard: str, on_skip: Callable[[Skip], None]) -> Iterable[RawSample]:
-        """Yield a shard's samples; a missing shard has none, since the list of files reports it.
+        """Yield a shard's samples; yield none for a missing shard, which the check of files reports.
 
         Args:
             shard: name of the shard.
@@ -206,8 +206,8 @@ class Verification:
     """The result of verifying a reinforced directory: counts and errors.
 
     Args:
-        num_shards: completely read shards.
-        num_samples: completely read samples.
+        num_shards: number of shards read completely.
+        num_samples: number of samples read completely.
         num_checked: number of samples with checked members, shapes and norms.
         all_shards: number of shards in the manifest.
         all_samples: number of samples in the manifest.
@@ -216,7 +216,7 @@ class Verification:
             both of unit length; 0 if no embedding was recomputed.
         problems: the first problems of each kind.
         counts: total number of problems by kind.
-        notes: impossible checks, with reasons.
+        notes: checks that were not possible, with reasons.
     """
 
     num_shards: int
@@ -269,19 +269,19 @@ def verify(
 
     The function checks that all files exist with the manifest's sizes. For every shard that it reads, it checks the
     number of samples and looks for duplicate keys. For every sample, it checks members, shapes, norms and the number of
-    augmentations. For random samples, it checks that the image is the reinforced image, that the seed gives the stored
-    augmentations, and that the teachers give the stored embeddings.
+    augmentations. For random samples, it checks that the image is the reinforced image, that the seed reproduces the
+    stored augmentations, and that the teachers reproduce the stored embeddings.
 
     Args:
-        directory: local or a URL.
+        directory: local path or URL.
         num_samples: number of samples to recompute; 0 for no recomputation.
         num_shards: number of shards to read, selected at random; None for all shards.
         num_rows: number of samples to check per shard, selected at random; None for all samples.
         teachers: teachers that recompute the embeddings; None for the teachers in the card.
         device: device for recomputing; `auto` selects the best available device.
-        seed: seed of the options.
+        seed: seed of the random selection.
         engine: engine that reads the shards; None for this process. The result does not depend on the engine.
-        show_progress: show a bar.
+        show_progress: whether to show a bar.
 
     Raises:
         ValueError: if the card does not exist or cannot be read.
@@ -302,14 +302,14 @@ def verify(
 def choose_tasks(
     entries: Sequence[ShardEntry], *, num_samples: int, num_shards: int | None, num_rows: int | None, seed: int
 ) -> list[ShardTask]:
-    """Return the samples to verify in each shard, selected at random with the shards' counts.
+    """Select at random the samples to verify in each shard, from the counts in the manifest.
 
     Args:
         entries: entries of the manifest.
         num_samples: number of samples to recompute, selected uniformly from the checked samples.
         num_shards: number of shards to read; None for all shards.
         num_rows: number of samples to check per shard; None for all samples.
-        seed: seed of the options.
+        seed: seed of the random selection.
     """
     chosen: Sequence[int] = range(len(entries))
     if num_shards is not None:
@@ -397,7 +397,7 @@ class _Verifier:
         )
 
     def load(self, teachers: TeacherEnsemble | None, device: str) -> None:
-        """Return the given teachers, or build the teachers in the card; if building fails, add a note instead."""
+        """Use the given teachers, or build the teachers in the card; if that is not possible, add a note instead."""
         specs = [entry.spec for entry in self.card.teachers]
         if not specs:
             self.notes.append("the shards have captions but no embeddings, so nothing was recomputed")
@@ -429,7 +429,7 @@ class _Verifier:
             yield Problem("unknown_shard", name, "the manifest does not list it; a resumed job writes it again")
         total = sum(entry.num_samples for entry in self.entries)
         if total != self.card.num_samples:
-            detail = f"it counts {self.card.num_samples} samples, the manifest {total}"
+            detail = f"{self.card.num_samples} samples, the manifest says {total}"
             yield Problem("wrong_card", "the card", detail)
 
     def _replay(self, shard: str, sample: ReinforcedSample) -> None:
@@ -453,7 +453,7 @@ class _Verifier:
             self.add(Problem("wrong_image", where, "the image differs from the reinforced image"))
             return
         if sample.augmentations != again.augmentations:
-            detail = "the stored augmentations differ from those of the card's seed"
+            detail = "the stored augmentations differ from the augmentations that the card's seed reproduces"
             self.add(Problem("wrong_replay", where, detail))
             return
         pairs = zip(parts_of(sample, card), parts_of(again, card), strict=True)
@@ -462,7 +462,7 @@ class _Verifier:
             self.largest_difference = max(self.largest_difference, difference)
             is_half = (teacher.spec or {}).get("precision") == "bfloat16"
             if difference > max(TOLERANCES[card.layout], _HALF_PRECISION_TOLERANCE * is_half):
-                detail = f"{name} of {teacher.name} differs by {difference:.1e} from what it gives now"
+                detail = f"{name} of {teacher.name} differs by {difference:.1e} from the recomputed embedding"
                 self.add(Problem("wrong_embedding", where, detail))
 
 

@@ -72,7 +72,7 @@ class WatchedSource(Generic[T]):
         """Run `work` on this stream in another thread; return the future after the stream has ended.
 
         Args:
-            work: iterates over this once.
+            work: function that iterates over this object once.
 
         Raises:
             Exception: the error of `work`, if it fails before the end of the source.
@@ -107,7 +107,7 @@ class ReinforcementWork(Work[Unit, ShardEntry]):
     Args:
         spec: the options.
         teachers: loaded teachers to use instead of the spec's teachers, for an engine in this process.
-        captioner: the same.
+        captioner: loaded captioner to use instead of the spec's captioner.
         measured: name of the unit on which to measure the agreement.
     """
 
@@ -117,7 +117,7 @@ class ReinforcementWork(Work[Unit, ShardEntry]):
     measured: str | None = None
 
     def open(self, place: Place) -> ShardWorker:
-        """Load the spec's teachers and captioner, unless loaded ones were given."""
+        """Return a worker with the loaded teachers and captioner, or load those in the spec."""
         spec, teachers, captioner = self.spec, self.teachers, self.captioner
         if teachers is None and captioner is None:
             teachers = build_ensemble(spec.teachers, place.device) if spec.teachers else None
@@ -134,14 +134,14 @@ class ShardWorker:
         spec: the options.
         teachers: teachers of the stored embeddings; None for captions only.
         captioner: captioner of the synthetic captions; None for no captions.
-        num_threads: number of concurrent batches from one or two units, with one thread each; the threads share torch's
-            threads. On the CPU, one thread per core is fastest. With a GPU, the threads decode and replay while the GPU
-            computes.
+        num_threads: number of batches to process concurrently, from one or two units, with one thread per batch; the
+            threads share torch's threads. On the CPU, one thread per core is fastest. With a GPU, the threads decode
+            and replay while the GPU computes.
         measured: name of the unit on which to measure the agreement; None for no measurement.
 
     Raises:
-        ValueError: if there are neither teachers nor a captioner, or the output has other options, teachers or
-            captioners.
+        ValueError: if there are neither teachers nor a captioner, or the output was written with different options,
+            teachers or captioners.
     """
 
     spec: ReinforcementSpec
@@ -168,13 +168,13 @@ class ShardWorker:
         first batches, and the device never waits.
 
         Args:
-            unit: part of the source; its existing shard is replaced.
+            unit: unit of the source; an existing shard is replaced.
             on_samples: function that another thread calls with the number of samples since the last call.
 
         Raises:
             FatalError: if no sample has finite embeddings, or there is no space for the shard.
             ValueError: if the unit cannot be read, or the shard cannot be written.
-            StorageError: if reading or writing fails, but may succeed at another time.
+            StorageError: if reading or writing fails temporarily.
         """
         skips = SkipReport()
         watched = WatchedSource(unit.read(skips))
@@ -292,7 +292,7 @@ def _use_threads(count: int) -> None:
 
 @contextmanager
 def _named_errors(target: str) -> Iterator[None]:
-    """Add the shard's path to a write error; end the run if no other shard could be written either."""
+    """Add the shard's path to a write error; end the run if the error would also affect every other shard."""
     try:
         yield
     except storage.StorageError as error:
@@ -301,7 +301,7 @@ def _named_errors(target: str) -> Iterator[None]:
         raise_machine_fault(error, f"so that {target} could not be written")
         what = f"{target} could not be written: {error.strerror or error}"
         if isinstance(error, PermissionError):
-            raise FatalError(f"{what}; check the disk and start the job again; finished shards are kept") from error
+            raise FatalError(f"{what}; check the disk and start the job again; finished shards are saved") from error
         raise (storage.StorageError if storage.is_transient(error) else ValueError)(what) from error
 
 

@@ -87,7 +87,7 @@ def identity_kernel(dim: int, kernel_size: tuple[int, int], *, groups: int, like
         `(dim, dim / groups, height, width)`, in float64 on the device of `like`.
 
     Args:
-        dim: channels in and out.
+        dim: number of input and of output channels.
         kernel_size: height and width of the kernel, both odd, so that the kernel has a centre.
         groups: groups of the convolution.
         like: a tensor on the target device.
@@ -113,10 +113,11 @@ def identity_kernel(dim: int, kernel_size: tuple[int, int], *, groups: int, like
 def pad_kernel(kernel: Tensor, kernel_size: tuple[int, int]) -> Tensor:
     """Return `kernel` centred and zero-padded to `kernel_size`.
 
-    Both convolutions agree if each pads its input by half its own kernel size.
+    Convolutions with either kernel agree if each pads its input by half its kernel size.
 
     Raises:
-        ValueError: if the target size is smaller, or differs by an odd number, so that the centres do not align.
+        ValueError: if the target size is smaller than the kernel, or differs from it by an odd number, so that the
+            centres do not align.
 
     Examples:
         >>> pad_kernel(torch.full((1, 1, 1, 1), 5), (3, 3)).squeeze()

@@ -23,7 +23,7 @@ from mobileclip.reparam.module import (
 )
 
 PLAIN: set[type[nn.Module]] = {nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.SyncBatchNorm, LayerScale}
-"""Layers whose weights say what they compute. A subclass with a forward of its own adds itself if that still holds."""
+"""Layers whose weights determine the computation. Add a subclass with its own `forward` only if that still holds."""
 
 _EMPTY = {nn.Identity, nn.ModuleList, nn.Sequential, nn.ModuleDict}
 _ALGEBRA = ("fold", "scaled", "shifted")
@@ -32,14 +32,14 @@ _COMPUTE = ("forward", "_conv_forward", "__call__")
 
 
 def refuse_lost(module: nn.Module, folded: nn.Module) -> None:
-    """Raise if a fold dropped a part's computation.
+    """Raise if folding dropped the computation of a submodule.
 
     Args:
         module: original module.
-        folded: result of the module's `fold`; parts that both contain are unchanged.
+        folded: result of the module's `fold`; submodules of both `module` and `folded` are not checked.
 
     Raises:
-        ValueError: if a dropped part may compute more than its weights express; the message names the first such part.
+        ValueError: if a dropped submodule may compute more than its weights express; the message names the first one.
     """
     kept = set(folded.modules())
     for name, part in module.named_modules():
@@ -52,14 +52,14 @@ def refuse_lost(module: nn.Module, folded: nn.Module) -> None:
         if not _is_plain(part):
             raise ValueError(
                 f"{shown} is a {type(part).__name__} whose forward cannot be folded; merge adapters first, "
-                "put back what the block was made with, or give the class a fold of its own"
+                "restore the block's original layer, or define fold() in the class"
             )
 
 
 def _is_plain(part: nn.Module) -> bool:
-    """Whether a part computes its class's formula: a subclass with its own `forward` needs its own `fold`."""
+    """Return whether a module computes only its class's formula; a subclass with its own `forward` needs a `fold`."""
     cls = type(part)
-    if "forward" in vars(part):  # replaced for this one module
+    if "forward" in vars(part):  # replaced on this instance only
         return False
     forward = _owner(cls, "forward")
     for known in PLAIN | _EMPTY:
@@ -77,19 +77,19 @@ def _owner(cls: type, name: str) -> type:
 
 
 Fold: TypeAlias = Callable[[nn.Module], nn.Module]
-"""Takes a module in evaluation mode, which it may change, and returns the folded one."""
+"""A function that returns the folded form of a module in evaluation mode; it may change the module in place."""
 
 folds: Registry[Fold] = Registry("fold")
-"""By the name of the package that defines a module's class. What it returns is not looked into any further."""
+"""Fold functions by the name of the package that defines a module's class; each must also fold the submodules."""
 
 _MEANS = ("reparameterize", "fuse", "switch_to_deploy")
 
 
 @folds.register("timm")
 def fold_timm(module: nn.Module) -> nn.Module:
-    """Fold a timm model or a part of it: FastViT, MobileOne, RepVGG and others. Other parts stay unchanged.
+    """Fold a timm module, such as FastViT, MobileOne or RepVGG; modules that timm cannot fold stay unchanged.
 
-    timm folds the weights in the model's own precision.
+    timm computes in the precision of the weights.
     """
     from timm.utils.model import reparameterize_model
 
@@ -110,15 +110,15 @@ def warn_if_foldable(module: nn.Module) -> None:
     if means is not None:
         package = cls.__module__.partition(".")[0]
         warnings.warn(
-            f"a {cls.__qualname__} stays unfolded, though it has a method {means!r}: add what folds modules of "
-            f"{package} to mobileclip.reparam.folds, as {package!r}",
+            f"a {cls.__qualname__} stays unfolded, though it has a method {means!r}: register a fold function for "
+            f"modules of {package} in mobileclip.reparam.folds, as {package!r}",
             stacklevel=2,
         )
 
 
 Module = TypeVar("Module", bound=nn.Module)
 
-_TOLERANCE = 0.1  # of the root of the precision's step: 3.5e-5 of the largest output in float32
+_TOLERANCE = 0.1  # times the square root of the dtype's eps: in float32, 3.5e-5 of the largest output
 
 
 def reparameterize(
@@ -136,15 +136,16 @@ def reparameterize(
     with one final cast, so bfloat16 and float16 models lose precision only in that cast.
 
     Args:
-        model: any module in evaluation mode. The result has the same class, unless the root itself folds into another
-            (a RepMixer becomes a convolution).
+        model: any module in evaluation mode. The result has the same class, unless the root itself folds into a module
+            of a different class (a RepMixer becomes a convolution).
         only: classes to fold; empty for all. Apple's code, for example, does not fold some norms and scales.
         inplace: whether to fold the model itself instead of a copy; use only the result afterwards.
-        check: an example input, or a tuple of inputs, to compare outputs before and after folding.
+        check: an example input, or a tuple of inputs, to compare outputs before and after folding; None for no check.
 
     Raises:
-        ValueError: if a part of the model is in training mode, a removed part may compute more than its weights (an
-            adapter, a hook, its own `forward`, another activation or norm), or the outputs differ.
+        ValueError: if a submodule is in training mode, the weights are sharded, a removed submodule may compute more
+            than its weights express (an adapter, a hook, its own `forward`, a replaced activation or norm), or the
+            outputs for `check` differ.
 
     Examples:
         >>> model, x = nn.Sequential(mobileclip.blocks.RepMixer(8), nn.ReLU()).eval(), torch.rand(1, 8, 6, 6)
@@ -192,11 +193,11 @@ def _unwrapped(module: nn.Module, path: str) -> nn.Module | None:
     """
     if _is_one(module, "torch.distributed.fsdp", "FSDPModule", "FullyShardedDataParallel"):
         raise ValueError(
-            f"cannot fold the {type(module).__name__} {path!r}: each process has a part of the weights; gather them "
-            "into a model of one process first, with torch.distributed.checkpoint.state_dict.get_model_state_dict"
+            f"cannot fold the {type(module).__name__} {path!r}: each process holds only a shard of the weights; gather "
+            "them into an unsharded model first, with torch.distributed.checkpoint.state_dict.get_model_state_dict"
         )
     if _is_one(module, "torch._dynamo.eval_frame", "OptimizedModule"):
-        return cast("nn.Module", module._orig_mod)  # noqa: SLF001 - there is no other way to it
+        return cast("nn.Module", module._orig_mod)  # noqa: SLF001 - there is no public attribute
     is_parallel = _is_one(module, "torch.nn.parallel", "DistributedDataParallel", "DataParallel")
     return cast("nn.Module", module.module) if is_parallel else None
 
@@ -230,8 +231,9 @@ def _refuse_unequal(model: nn.Module, folded: nn.Module, inputs: tuple[Tensor, .
         difference = float((own - other).abs().max())
         if not difference <= allowed:
             raise ValueError(
-                f"the folded model is not equal: output {number} differs by {difference:.2g}, at most {allowed:.2g} is "
-                "allowed; fold its parts one by one to find the part that computes more than its class defines"
+                f"the folded model is not equal: output {number} differs by {difference:.2g}, but at most "
+                f"{allowed:.2g} is allowed; fold the submodules one by one to find the module that computes more than "
+                "its class defines"
             )
 
 

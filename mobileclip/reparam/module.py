@@ -18,7 +18,8 @@ Module = TypeVar("Module", bound=nn.Module)
 class Reparameterizable(nn.Module, ABC):
     """A module with a training form and an equal, cheaper inference form.
 
-    Subclasses implement `fold` for themselves. `mobileclip.reparam.folds` then folds the children of the result.
+    Subclasses implement `fold` without regard to their children; `reparameterize` then folds the children of the
+    result.
 
     Examples:
         >>> class Negated(Reparameterizable, nn.Linear):
@@ -75,7 +76,7 @@ def refuse_training(module: nn.Module) -> None:
     """Raise if `module` or any submodule is in training mode.
 
     Raises:
-        ValueError: if so; the message names the first such module.
+        ValueError: if a module is in training mode; the message names the first one.
     """
     for name, child in module.named_modules():
         if child.training:
@@ -87,7 +88,7 @@ def refuse_training(module: nn.Module) -> None:
 
 
 def children_by_name(module: nn.Module) -> dict[str, nn.Module]:
-    """Return the children of `module` by name; a shared child has all its names, unlike in `named_children`.
+    """Return the children of `module` by name; unlike in `named_children`, a shared child appears under every name.
 
     Examples:
         >>> activation = nn.ReLU()
@@ -98,7 +99,7 @@ def children_by_name(module: nn.Module) -> dict[str, nn.Module]:
 
 
 def with_children(module: Module, children: dict[str, nn.Module]) -> Module:
-    """Return a shallow copy of `module` with some children replaced and shared parameters.
+    """Return a shallow copy of `module` that shares its parameters, with some children replaced.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(4, 2), nn.ReLU())
@@ -123,7 +124,7 @@ def in_class(module: nn.Module, cls: type[Module]) -> Module:
 
     Args:
         module: original module, which stays unchanged; both modules share their state.
-        cls: class of the copy, which computes with the module's attributes.
+        cls: class of the result; its `forward` uses the attributes of `module`.
 
     Examples:
         >>> layer = nn.BatchNorm2d(4)
@@ -141,7 +142,7 @@ def in_classes(model: Module, cls_of: Callable[[nn.Module], type[nn.Module] | No
 
     Args:
         model: any module; shared modules stay shared.
-        cls_of: function that returns the new class of a module; None or its own class keeps the module.
+        cls_of: function that returns a module's new class; None or the current class keeps the module.
 
     Returns:
         The model, or its replacement.
@@ -177,7 +178,7 @@ def copied(module: Module) -> Module:
 
 
 def some_outputs(layer: Module, chosen: slice) -> Module:
-    """Return a linear layer or convolution with only some outputs, and with shared weights.
+    """Return a layer that computes only some outputs of a linear layer or convolution, with shared weights.
 
     Args:
         layer: linear layer or convolution; a grouped convolution needs one input channel per chosen output.
@@ -216,7 +217,7 @@ def is_hooked(module: nn.Module) -> bool:
         >>> is_hooked(layer)
         True
     """
-    # PyTorch has no public way to ask.
+    # PyTorch has no public API for this.
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks)
 

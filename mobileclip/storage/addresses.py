@@ -9,7 +9,7 @@ import unicodedata
 import urllib.parse
 from pathlib import Path
 
-# Joiners of letters and emoji, which stay; every other invisible character becomes an escape.
+# Joiners of letters and emoji, which are kept; all other invisible characters are escaped.
 _JOINERS = "\u200c\u200d"
 _ADDRESS = re.compile(
     r"(?<![A-Za-z0-9+.-])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,29})://(?P<rest>(?:[^\s'\"<>|\\^`{}]*[^\s'\"<>|\\^`{}.,:;)\]])?)"
@@ -17,7 +17,7 @@ _ADDRESS = re.compile(
 
 
 def printable(text: object, *, limit: int = 300) -> str:
-    r"""Return a text as one safe line for a terminal, a log or a table.
+    r"""Return a text as a single line that is safe to print to a terminal, log or table.
 
     Control characters, line breaks, tabs, bidirectional marks and unpaired surrogates become escapes such as `\n` or
     `\x1b`, so that a name cannot move the cursor, add a row or disguise itself.
@@ -91,7 +91,7 @@ def file_name(path: AnyPath) -> str:
 
 
 def is_same(one: AnyPath, other: AnyPath) -> bool:
-    """Return whether two paths are equal after following links; the files need not exist."""
+    """Return whether two paths are equal after resolving links; the files need not exist. URLs are equal as texts."""
     if is_remote(one) or is_remote(other):
         return os.fspath(one) == os.fspath(other)
     return local_path(one).resolve() == local_path(other).resolve()

@@ -29,28 +29,28 @@ LOCK = ".lock"
 def exclusive(directory: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     """Lock a folder while a job writes to it; the system releases the lock when the process ends.
 
-    The lock file stays, because removing it could let two waiting processes in.
+    The lock file is never removed, because two waiting processes could then both acquire the lock.
 
     Args:
         directory: the folder, created if missing.
-        wait_seconds: maximum time to wait for another holder of the lock, in seconds; no wait by default.
+        wait_seconds: maximum time to wait for the lock, in seconds; by default, do not wait.
 
     Raises:
         ValueError: if this or another process already holds the lock.
-        OSError: if the folder is not writable.
+        OSError: if the folder is not writable, or its file system does not support locks.
     """
     lock = filelock.FileLock(directory / LOCK, timeout=wait_seconds)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout:
-        waited = f" for {wait_seconds:g} s" if wait_seconds else ""
+        waited = f", still after waiting for {wait_seconds:g} s" if wait_seconds else ""
         raise ValueError(
-            f"another job is working in {directory}{waited}; wait for it, or choose another output (processes of a "
-            "killed launcher may still run: end them)"
+            f"another job is writing to {directory}{waited}; wait for it, end leftover processes of a killed "
+            "launcher, or choose another output"
         ) from None
     except NotImplementedError as error:
-        raise OSError(f"{directory} is on a disk without locks ({error}); choose another output") from error
+        raise OSError(f"{directory} is on a file system without locks ({error}); choose another output") from error
     except OSError as error:
         raise OSError(
             error.errno, f"{directory} cannot be written to ({error.strerror or error}); choose another output"
@@ -61,7 +61,7 @@ def exclusive(directory: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
         lock.release()
 
 
-# A temporary file that was not touched for this time is a leftover, from whatever machine.
+# A temporary file not modified for this long is a leftover, even if a different machine wrote it.
 LEFT_OVER_SECONDS = 24 * 3600.0
 
 PREFIX = ".mobileclip-"
@@ -71,18 +71,18 @@ _TEMPORARY, _ORIGINAL = ".tmp", ".before"
 
 
 def is_left_over(name: str) -> bool:
-    """Return whether a name is that of a temporary file or lock of this library."""
+    """Return whether a file name belongs to a temporary file or lock of this library."""
     return name == LOCK or name.startswith(PREFIX)
 
 
 def temporary_path(path: Path) -> Path:
-    """Return a temporary path of this process in the folder of a path; the first use removes leftovers there."""
+    """Return a new temporary path in the folder of `path`; the first call for a folder removes leftovers there."""
     sweep(path.parent)
     return path.parent / f"{_name()}{_TEMPORARY}"
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporary files of dead processes and restore originals, once per process and folder."""
+    """Remove temporary files of dead processes and restore half-replaced folders, once per process and folder."""
     _sweep(folder, os.getpid())
 
 
@@ -97,7 +97,7 @@ def _sweep(folder: Path, _: int) -> None:
 
 
 def _put_back(holder: Path) -> None:
-    """Restore an original, or remove the original if its replacement (identified by inode) is in place."""
+    """Restore the original folder, or remove it if its replacement (identified by inode) is in place."""
     inode = holder.name.removesuffix(_ORIGINAL).rpartition("-")[2]
     for original in list(holder.iterdir()):
         place = holder.parent / original.name
@@ -105,7 +105,7 @@ def _put_back(holder: Path) -> None:
             original.rename(place)
         elif str(place.lstat().st_ino) == inode:
             remove_tree(original)
-    # The folder is not empty if something else has taken the place; then the original stays.
+    # This fails if something else has taken the place; then the original stays in the holder.
     holder.rmdir()
 
 
@@ -138,9 +138,9 @@ def _is_of_the_dead(name: str) -> bool:
 
 @cache
 def _place() -> str:
-    """Return a short identifier of the scope of process ids: this machine since its start, or a container.
+    """Return a short identifier of the scope in which process IDs are unique: this boot of the machine or container.
 
-    Processes of machines that share a folder may have equal ids.
+    Machines that share a folder may have processes with equal IDs.
     """
     parts = [platform.node()]
     with suppress(OSError):
@@ -158,9 +158,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path, and move its file into place at the end of the block.
 
     File and folder are synced to disk at the end; an error leaves no output. The first write in a folder removes
-    leftovers of dead processes. A link stays, and its target is replaced; a replaced file keeps its permissions.
-    Content for a pipe, a device or an open stream, such as `/dev/stdout`, is kept in the temporary directory (`TMPDIR`)
-    until the end of the block.
+    leftovers of dead processes. If the path is a link, its target is replaced; the new file has the permissions of the
+    old one. Content for a pipe, a device or an open stream, such as `/dev/stdout`, is stored in the temporary directory
+    (`TMPDIR`) until the end of the block.
 
     Args:
         path: path of the file; an existing file is replaced, and the directory must exist.
@@ -199,7 +199,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def is_stream(path: Path) -> bool:
-    """Return whether the path is a pipe, a device or a standard stream of this process, which is never replaced."""
+    """Return whether the path is a pipe, device or standard stream, which is written to instead of replaced."""
     try:
         status = path.stat()
     except OSError:
@@ -209,12 +209,12 @@ def is_stream(path: Path) -> bool:
 
 def _opened_stream(path: Path) -> IO[bytes]:
     printed_to = _printed_to(path.stat())
-    # Opening the output of a stream again would overwrite earlier output from the beginning.
+    # Reopening the file of a standard stream would overwrite its earlier output.
     return path.open("wb") if printed_to is None else os.fdopen(os.dup(printed_to), "wb")
 
 
 def _printed_to(status: os.stat_result) -> int | None:
-    """Return the file descriptor of the standard stream that is open on a file, or None."""
+    """Return the file descriptor of the standard stream that writes to a file, or None."""
     for number in (1, 2):
         with suppress(OSError):
             if os.path.samestat(status, os.fstat(number)):
@@ -224,11 +224,11 @@ def _printed_to(status: os.stat_result) -> int | None:
 
 @contextmanager
 def _named(path: Path, temporary: Path) -> Iterator[None]:
-    """Let a disk-full error name the output instead of the temporary path."""
+    """Convert a disk-full error to an error that names the output instead of the temporary path."""
     try:
         yield
     except Exception as error:
-        # PyTorch raises its own error if a stream raises an error.
+        # If writing to a stream fails, PyTorch raises its own error.
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError) or cause.errno not in _FULL:
             raise
@@ -242,8 +242,8 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty temporary folder, and move it into place at the end of the block.
 
     The files are synced to disk at the end; an error leaves no output, and leftovers of dead processes are removed as
-    in `atomic_path`. If another process finished first, its folder stays. A replaced folder is moved aside first; if
-    the process is killed at that moment, the next write in the parent restores the folder.
+    in `atomic_path`. If another process has created the folder meanwhile, that folder is kept. A folder to be replaced
+    is first moved aside; if the process is killed at that moment, the next write in the parent folder restores it.
 
     Args:
         path: path of the folder; missing parents are created.
@@ -251,7 +251,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Raises:
         ValueError: if the path has no name, such as `.` or `..`.
-        FileExistsError: if the path exists and may not be replaced.
+        FileExistsError: if the path exists and `overwrite` is False.
         OSError: if the folder cannot be written.
     """
     if path.name in ("", ".."):
@@ -290,9 +290,9 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def _replace(temporary: Path, path: Path) -> None:
-    """Exchange a folder with the temporary folder.
+    """Swap a folder with the temporary folder.
 
-    The original is kept in a new folder, named by the inode of its replacement, until the replacement is in place.
+    The original stays in a holder folder, named after the inode of its replacement, until the replacement is in place.
     """
     holder = path.parent / f"{_name()}-{temporary.stat().st_ino}{_ORIGINAL}"
     holder.mkdir()
@@ -311,7 +311,7 @@ def move_into_place(source: Path, target: Path) -> None:
 def unwritable(error: OSError, path: Path) -> OSError:
     """Return an error that names the unwritable file and a remedy."""
     if error.errno in _FULL:
-        said = os.strerror(error.errno)  # not `strerror`, which may already contain the message of an inner error
+        said = os.strerror(error.errno)  # not `error.strerror`, which may contain the message of an inner error
         return OSError(error.errno, f"{path} cannot be written: {said}; free some space and run this again")
     return OSError(error.errno, f"{path} cannot be written: {error.strerror or error}")
 
@@ -322,7 +322,7 @@ def _synchronise(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        # Network and FUSE folders without this operation sync by themselves or not at all.
+        # Network and FUSE file systems without this operation sync by themselves or not at all.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS):
             raise
     finally:
@@ -342,7 +342,7 @@ def require_output(path: AnyPath, *, overwrite: bool, suffixes: Collection[str] 
 
     Raises:
         ValueError: if the suffix is not allowed; the message lists the suffixes.
-        FileExistsError: if the file exists and may not be replaced.
+        FileExistsError: if the file exists and `overwrite` is False.
         OSError: if the path is a folder, or its folder cannot be created or written to.
     """
     place = _local(path)
@@ -353,7 +353,7 @@ def require_output(path: AnyPath, *, overwrite: bool, suffixes: Collection[str] 
     if _is_there(place):
         if place.is_dir():
             raise IsADirectoryError(
-                f"{path} is a folder; give the name of a file, such as {place / _example(suffixes)}"
+                f"{path} is a folder; expected the path of a file, such as {place / _example(suffixes)}"
             )
         if not overwrite:
             raise FileExistsError(f"{path} already exists; choose another name, or replace it with `--overwrite`")
@@ -365,13 +365,13 @@ def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -
 
     Args:
         path: path of the folder, which need not exist.
-        overwrite: whether to replace a folder of the same kind.
-        marker: a file that identifies folders of this kind; other non-empty folders are never replaced. Leftovers of
-            killed processes and locks do not count.
+        overwrite: whether to replace a folder that contains `marker`.
+        marker: name of a file that identifies replaceable folders; a non-empty folder without this file is never
+            replaced. Locks and leftovers of killed processes do not count as content.
 
     Raises:
-        FileExistsError: if the folder has content and may not be replaced.
-        OSError: if the path is a file, or cannot be created or written to.
+        FileExistsError: if the folder has content, and `overwrite` is False or `marker` is missing.
+        OSError: if the path is a file, or the folder cannot be created or written to.
     """
     place = _local(path)
     sweep(place.parent)
@@ -379,7 +379,7 @@ def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -
         _require_writable(place.parent)
         return
     if not place.is_dir():
-        raise NotADirectoryError(f"{path} is a file; give the name of a folder")
+        raise NotADirectoryError(f"{path} is a file; expected a folder")
     if has_content(place):
         if not overwrite:
             raise FileExistsError(f"{path} already exists; choose another folder, or replace it with `--overwrite`")
@@ -417,7 +417,7 @@ def _require_writable(folder: Path) -> None:
     if not nearest.is_dir():
         raise NotADirectoryError(f"nothing can be written to {folder}: {nearest} is not a folder")
     try:
-        # Try an unnamed file, because permissions do not always show whether a folder is writable.
+        # Create an unnamed file, because permissions do not always show whether a folder is writable.
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:

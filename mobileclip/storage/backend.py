@@ -1,4 +1,4 @@
-"""Remote stores: their interface, timeouts, and a stream that survives a broken connection."""
+"""Interface and limits of remote stores, and a stream that reconnects after a broken connection."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class StoreLimits:
 
     Args:
         answer_seconds: timeout for a web server's response header, including connecting and redirects.
-        stall_seconds: time below `min_bytes_per_second`, in seconds, after which a connection counts as broken.
-        min_bytes_per_second: lowest data rate of a connection.
-        recovery_seconds: time below `min_bytes_per_second`, including pauses, after which the reader gives up on a
-            file, in seconds.
-        call_seconds: timeout for one call to the package of any other store: look up, list, read a block, remove.
-        retry_delays_seconds: pauses before the second and further attempts, also after a store's request to slow down.
-        max_bytes: maximum size of a file.
+        stall_seconds: time below `min_bytes_per_second` after which a connection counts as broken.
+        min_bytes_per_second: minimum data rate of a connection.
+        recovery_seconds: time below `min_bytes_per_second`, including retries and their pauses, after which reading a
+            file fails.
+        call_seconds: timeout for one fsspec call to a store that is not a web server, such as reading a block.
+        retry_delays_seconds: pauses before each retry, also after a store's request to slow down.
+        max_bytes: maximum size of a file, in bytes.
     """
 
     answer_seconds: float = attrs.field(default=60.0, validator=validators.gt(0))
@@ -50,7 +50,7 @@ class StoreLimits:
 
     @property
     def num_attempts(self) -> int:
-        """Number of attempts before a store counts as failed."""
+        """Number of attempts before a call to a store fails."""
         return len(self.retry_delays_seconds) + 1
 
 
@@ -58,14 +58,14 @@ _in_use = StoreLimits()
 
 
 def store_limits() -> StoreLimits:
-    """Return the limits in use."""
+    """Return the current limits."""
     return _in_use
 
 
 @contextmanager
 def use_limits(limits: StoreLimits) -> Iterator[None]:
-    """Use these limits in all threads of this process; open streams keep their limits."""
-    global _in_use  # noqa: PLW0603 - files are opened from everywhere
+    """Use the given limits in all threads of this process during the block; streams already open keep their limits."""
+    global _in_use  # noqa: PLW0603 - one setting for all callers
     before, _in_use = _in_use, limits
     try:
         yield
@@ -78,7 +78,7 @@ class StallTimeout:
 
     Args:
         seconds: maximum budget.
-        bytes_per_second: the data rate at which the budget stays constant.
+        bytes_per_second: data rate at which the budget stays constant.
     """
 
     def __init__(self, seconds: float, bytes_per_second: float) -> None:
@@ -94,18 +94,18 @@ _trusted: ContextVar[tuple[str, ...] | None] = ContextVar("trusted", default=Non
 
 
 class RefusedHostError(PermissionError):
-    """Raised if data names a host to which connections are not allowed."""
+    """Raised if an untrusted URL names a host to which connections are not allowed."""
 
 
 @contextmanager
 def public_hosts_only(trusted: Sequence[str] = ()) -> Iterator[None]:
     """Restrict connections in this block, including redirects, to hosts with public internet addresses.
 
-    Otherwise an untrusted list of URLs could read private data from cloud metadata services or local machines. A
-    configured proxy stays reachable and applies its own rules.
+    Otherwise, an untrusted list of URLs could read private data from cloud metadata services or local machines. If a
+    proxy is configured, the proxy decides which hosts are reachable.
 
     Args:
-        trusted: names of hosts that are always allowed, such as `127.0.0.1` or `images.example`.
+        trusted: names of additional allowed hosts, such as `127.0.0.1` or `images.example`.
     """
     token = _trusted.set(tuple(host.lower() for host in trusted))
     try:
@@ -117,7 +117,7 @@ def public_hosts_only(trusted: Sequence[str] = ()) -> Iterator[None]:
 def connect(
     address: tuple[str, int], timeout: float | None, source_address: tuple[str, int] | None = None
 ) -> socket.socket:
-    """Connect to allowed hosts, like `socket.create_connection`.
+    """Connect to a host like `socket.create_connection`, if `public_hosts_only` allows the host.
 
     Raises:
         RefusedHostError: if the host has a non-public address and is not trusted.
@@ -131,8 +131,8 @@ def connect(
     private = next((ip for ip in places if not _is_public(ipaddress.ip_address(ip))), None)
     if private is not None:
         raise RefusedHostError(
-            f"{host} is at {private}, which is not a public address; if you trust the host, add it to `hosts` of "
-            "the source (--hosts)"
+            f"{host} resolves to {private}, which is not a public address; if you trust the host, add it to "
+            "`hosts` of the source (--hosts)"
         )
     # Connect to the checked addresses: a second look-up could return other addresses.
     for ip in places[:-1]:
@@ -156,14 +156,14 @@ class StorageError(OSError):
     """Raised if a store is unreachable or fails; the same call may succeed later."""
 
 
-# Missing, forbidden and broken files stay so on a retry.
+# A retry does not help if a file is missing, forbidden or damaged.
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, gzip.BadGzipFile)
 
 
 def is_transient(error: Exception) -> bool:
-    """Return whether the same call may succeed later: a store, network, disk or memory was unavailable.
+    """Return whether the same call may succeed later, as a store, network, disk or memory was unavailable.
 
-    False means that a file is damaged, missing or not permitted.
+    False means that a file is damaged, missing or forbidden.
 
     Args:
         error: any exception.
@@ -172,7 +172,7 @@ def is_transient(error: Exception) -> bool:
         return True
     if not isinstance(error, OSError) or isinstance(error, _LASTING):
         return False
-    # System errors have a number. A plain OSError without a number comes from a library that cannot read the bytes.
+    # System errors have a number. A plain OSError without a number comes from a library that cannot parse the file.
     return error.errno is not None or type(error) is not OSError
 
 
@@ -182,8 +182,9 @@ class Info:
 
     Args:
         size: size in bytes; None if the server does not state the size.
-        version: string that changes with the content, as far as the store knows; possibly only a modification time.
-        etag: the store's checksum of the content or a similar identifier; empty if missing.
+        version: string that changes with the content, as far as the store knows; for some stores, only a modification
+            time.
+        etag: checksum or similar identifier of the content, from the store; empty if the store has none.
     """
 
     size: int | None
@@ -197,16 +198,16 @@ class Info:
 
 
 class Backend(Protocol):
-    """Interface of a remote store for reading. Transient failures raise StorageError, other failures another OSError.
+    """Interface of a remote store. Transient failures raise `StorageError`; other failures raise a different `OSError`.
 
-    A writable store also has the last three methods.
+    Only writable stores implement the last three methods.
     """
 
     def check(self, address: str, *, write: bool = False) -> None:
         """Check that this machine can read or write such URLs, without connecting."""
 
     def open(self, address: str, position: int) -> tuple[Any, str]:
-        """Return a stream that starts at `position`, with `seekable`, `seek` and `close`, and the file's version."""
+        """Return the version of a file and a stream from byte `position` that has `seekable`, `seek` and `close`."""
 
     def read(self, address: str, stream: Any, size: int) -> bytes:  # noqa: ARG002 - for stores that need it
         """Return at most `size` bytes of an open stream; empty at the end."""
@@ -221,9 +222,9 @@ class Backend(Protocol):
         return False
 
     def find(self, address: str, *, recursive: bool) -> dict[str, Info]:  # noqa: ARG002 - as above
-        """Return the files below the URL by relative name."""
+        """Return the files below the URL by relative path."""
         raise ValueError(
-            f"{address} cannot be listed; name the files, for example by a brace pattern such as {{000..127}}"
+            f"{address} cannot be listed; name the files, for example with a brace pattern such as {{000..127}}"
         )
 
     def upload(self, source: str, address: str) -> None:  # noqa: ARG002 - as above
@@ -240,11 +241,11 @@ class Backend(Protocol):
 
 
 def retried(call: Callable[[], T], num_attempts: int | None = None) -> T:
-    """Call a function, with retries after pauses if the store fails.
+    """Call a function, and retry the call after a pause if it raises `StorageError`.
 
     Args:
         call: the function, which may be called several times.
-        num_attempts: maximum number of attempts, if fewer than the limits allow.
+        num_attempts: maximum number of attempts, at most `StoreLimits.num_attempts`; None for that number.
     """
     delays = store_limits().retry_delays_seconds
     for delay in delays if num_attempts is None else delays[: num_attempts - 1]:
@@ -261,7 +262,7 @@ class RemoteStream(io.RawIOBase):
     Args:
         backend: store of the file.
         address: URL of the file.
-        num_attempts: maximum number of attempts per connection; None for the limits' number.
+        num_attempts: maximum number of attempts per connection; None for `StoreLimits.num_attempts`.
 
     Raises:
         OSError: if the file cannot be opened.
@@ -289,11 +290,11 @@ class RemoteStream(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Return the position."""
+        """Return the position, in bytes."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Set the position; the next read reconnects."""
+        """Set the position; if the store's stream cannot seek, the next read reconnects."""
         start: int | None = self._position if whence == io.SEEK_CUR else 0
         if whence == io.SEEK_END:
             start = retried(lambda: self._backend.info(self._address), self._num_attempts).size
@@ -320,7 +321,9 @@ class RemoteStream(io.RawIOBase):
                 f"{self._limits.min_bytes_per_second:g} bytes per second"
             )
         if self._position + len(data) > self._limits.max_bytes:
-            raise OSError(f"{self._name} has more than {self._limits.max_bytes} bytes")
+            raise OSError(
+                f"{self._name} has more than {self._limits.max_bytes} bytes, the limit of `StoreLimits.max_bytes`"
+            )
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -346,7 +349,7 @@ class RemoteStream(io.RawIOBase):
         except Exception as error:
             raise_machine_fault(error)
             self._disconnect()
-            # The store's package may raise anything within a file; reconnecting shows the cause.
+            # Stores raise many kinds of errors while reading a file; reconnecting shows the cause.
             raise StorageError(f"{self._name} was interrupted at byte {self._position}: {error}") from error
 
     def _disconnect(self) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def state_folder() -> Path | None:
     """Return the user's folder for program state, which may not exist yet; None without a home folder.
 
-    `XDG_STATE_HOME/mobileclip`, by default in `~/.local/state`.
+    The folder is `$XDG_STATE_HOME/mobileclip`, by default `~/.local/state/mobileclip`.
 
     Source: the XDG Base Directory Specification.
     """
@@ -37,7 +37,7 @@ def state_folder() -> Path | None:
 def cache_folder() -> Path | None:
     """Return the user's cache folder, which may not exist yet; None without a home folder.
 
-    `XDG_CACHE_HOME/mobileclip`, by default in `~/.cache`.
+    The folder is `$XDG_CACHE_HOME/mobileclip`, by default `~/.cache/mobileclip`.
 
     Source: the XDG Base Directory Specification.
     """
@@ -54,21 +54,21 @@ def _user_folder(variable: str, default: str) -> Path | None:
 
 
 _SUFFIX, _UNFINISHED = ".copy", ".part"
-# Maximum number of bytes that a reader leaves unread after the end mark of a file.
+# Maximum number of bytes to read after the end mark of a tar file, so that the copy is complete.
 _REST_BYTES = 2**20
-# The holder of the folder's lock scans the file names.
+# Time to wait for the folder's lock; its holder scans the file names.
 _LOCK_SECONDS = 60.0
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class FileCache:
-    """A cache folder that several processes may share. The first complete read of a file stores a copy.
+    """A cache folder for remote files, which several processes may share.
 
-    Old copies are removed after a new copy is complete, so the folder temporarily exceeds its limit. Leftovers of
-    killed processes are removed after a day. The name of a copy contains its size, so truncated copies are detected and
-    downloaded again. Files of unknown size are not cached.
+    The first complete read of a file stores a copy. Old copies are removed after a new copy is complete, so the folder
+    temporarily exceeds its limit. Leftovers of killed processes are removed after a day. The name of a copy contains
+    its size, so truncated copies are detected and downloaded again. Files of unknown size are not cached.
 
-    The cache assumes that remote files do not change; otherwise delete the folder.
+    The cache assumes that remote files do not change; if they change, delete the folder.
 
     Args:
         path: path of the folder, created if missing.
@@ -83,7 +83,7 @@ class FileCache:
         """Open a file, from the cache if possible; local files are not cached.
 
         Raises:
-            OSError: if the file cannot be read; a failed copy is not an error.
+            OSError: if the file cannot be read; failing to store a copy is not an error.
         """
         if not is_remote(address):
             with open_read(address) as stream:
@@ -99,7 +99,7 @@ class FileCache:
             yield copy
 
     def _found(self, name: str) -> IO[bytes] | None:
-        """Open the complete copy of a file; a copy of the wrong size is removed."""
+        """Open the cached copy of a file and remove copies of the wrong size; None without a copy."""
         with suppress(OSError), os.scandir(self.path) as entries:
             for entry in entries:
                 if entry.name.startswith(name) and entry.name.endswith(_SUFFIX):
@@ -112,7 +112,7 @@ class FileCache:
 
     @contextmanager
     def _copying(self, stream: IO[bytes], address: str, name: str) -> Iterator[IO[bytes]]:
-        """Open a file and copy its content while reading, if the copy is possible."""
+        """Yield a stream that copies the file to the cache while it is read, if the cache can store the file."""
         part, target = self.path / f"{name}.{secrets.token_hex(8)}{_UNFINISHED}", None
         with suppress(OSError):
             num_bytes = size(address)
@@ -140,10 +140,10 @@ class FileCache:
                 part.unlink()
 
     def _make_room(self, num_bytes: int) -> bool:
-        """Remove leftovers of dead processes, and then the least recently read copies, until a new copy fits."""
+        """Remove leftovers, and the least recently read copies until a new copy fits; return whether it fits."""
         total, copies = num_bytes, []
         for entry in os.scandir(self.path):
-            with suppress(OSError):  # another process was faster
+            with suppress(OSError):  # another process has removed the file
                 status = entry.stat()
                 if entry.name.endswith(_UNFINISHED) and time.time() - status.st_mtime > LEFT_OVER_SECONDS:
                     Path(entry.path).unlink()
@@ -164,7 +164,7 @@ def _copy_name(name: str, num_bytes: int) -> str:
 
 
 class _CopyingReader(io.RawIOBase):
-    """A stream that also writes the content to a file, as long as writing succeeds."""
+    """A stream that also copies the bytes read to a file, as long as writing succeeds."""
 
     def __init__(self, stream: IO[bytes], target: IO[bytes]) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class _CopyingReader(io.RawIOBase):
         return len(data)
 
     def finish(self) -> int | None:
-        """Read a short remainder, and return the number of copied bytes, or None if the copy is incomplete."""
+        """Read a short remainder of the file, and return the size of the copy; None if the copy is incomplete."""
         rest = _REST_BYTES
         while not self._at_end and rest > 0:
             rest -= self.readinto(bytearray(min(rest, 2**16)))

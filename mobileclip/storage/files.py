@@ -29,7 +29,7 @@ def check_address(path: AnyPath) -> None:
     """Check that this machine can open URLs of this kind, without connecting.
 
     Raises:
-        ValueError: if the kind is unknown, or a package is missing; the message names the package.
+        ValueError: if the URL scheme is unsupported, or a package is missing; the message names the package.
     """
     if is_remote(path):
         backend_of(path).check(os.fspath(path))
@@ -48,25 +48,25 @@ def backend_of(path: AnyPath) -> Backend:
 
 @contextmanager
 def open_read(path: AnyPath, *, num_attempts: int | None = None, regular: bool = False) -> Iterator[IO[bytes]]:
-    """Open a file for reading bytes from any position.
+    """Open a file for reading in binary mode, with seeking.
 
     Args:
         path: path or URL.
-        num_attempts: maximum number of attempts to connect to a failing remote store; None for the limits' number.
+        num_attempts: maximum number of attempts to connect to a remote store; None for `StoreLimits.num_attempts`.
         regular: whether to reject local pipes and devices, which may block or never end.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        StorageError: if a store fails, also during reading.
+        StorageError: if a store fails when the file is opened or read.
         OSError: if the file cannot be read for another reason.
-        ValueError: if the kind of URL is unknown, or a package is missing.
+        ValueError: if the URL scheme is unsupported, or a package is missing.
     """
     if not is_remote(path):
         status = local_path(path).stat()
-        # A file in /proc has the size 0, and may never end.
+        # Files in /proc state the size 0 and may never end, so an empty file is not opened.
         is_regular = stat.S_ISREG(status.st_mode)
         if regular and not is_regular:
-            raise OSError("it is a folder, pipe or device")
+            raise OSError("it is a folder, pipe or device, expected a regular file")
         with local_path(path).open("rb") if status.st_size or not is_regular else io.BytesIO() as stream:
             yield stream
         return
@@ -80,17 +80,17 @@ def read_bytes(path: AnyPath, *, limit: int, num_attempts: int | None = None) ->
 
     Args:
         path: path or URL.
-        limit: maximum size in bytes; a larger file is rejected without reading more than this.
-        num_attempts: maximum number of attempts to connect to a failing remote store; None for the limits' number.
+        limit: maximum size in bytes; reading a larger file stops after `limit + 1` bytes.
+        num_attempts: maximum number of attempts to connect to a remote store; None for `StoreLimits.num_attempts`.
 
     Raises:
         OSError: if the file cannot be read, or exceeds the limit.
-        ValueError: if the kind of URL is unknown, or a package is missing.
+        ValueError: if the URL scheme is unsupported, or a package is missing.
     """
     pieces = []
     missing = limit + 1
     with open_read(path, num_attempts=num_attempts) as stream:
-        # A read without a piece size would allocate the whole limit at once, even for a small file.
+        # A single read would allocate memory for the whole limit, even for a small file.
         while missing and (piece := stream.read(min(missing, _PIECE_BYTES))):
             pieces.append(piece)
             missing -= len(piece)
@@ -104,11 +104,11 @@ def read_if_exists(path: AnyPath, *, limit: int) -> bytes | None:
 
     Args:
         path: path or URL.
-        limit: maximum size in bytes; a larger file is rejected without reading more than this.
+        limit: maximum size in bytes; reading a larger file stops after `limit + 1` bytes.
 
     Raises:
         OSError: if the file cannot be read, or exceeds the limit.
-        ValueError: if the kind of URL is unknown, or a package is missing.
+        ValueError: if the URL scheme is unsupported, or a package is missing.
     """
     try:
         return read_bytes(path, limit=limit)
@@ -130,7 +130,7 @@ def exists(path: AnyPath) -> bool:
 
 
 def is_directory(path: AnyPath) -> bool:
-    """Return whether the path is a directory; on a store without directories, whether files exist below."""
+    """Return whether the path is a directory; on a store without directories, whether files exist below the path."""
     if is_remote(path):
         return retried(lambda: backend_of(path).is_directory(os.fspath(path)))
     return local_path(path).is_dir()
@@ -148,8 +148,8 @@ def size(path: AnyPath) -> int | None:
 def fingerprint(path: AnyPath) -> str:
     """Return a short string that changes with the file: size and modification time, or the store's version.
 
-    A reset modification time or a power failure can hide a change; `content_hash` reads the file and detects the
-    change.
+    A reset modification time or a power failure can hide a change; `content_hash` reads the file, so it detects such
+    changes.
 
     Raises:
         OSError: if the file does not exist, or its store cannot be reached.
@@ -158,13 +158,13 @@ def fingerprint(path: AnyPath) -> str:
 
 
 def make_directory(path: AnyPath) -> None:
-    """Make a missing directory with its parents; remote stores need no directories."""
+    """Create a directory and its parents if they are missing; do nothing for remote stores."""
     if not is_remote(path):
         local_path(path).mkdir(parents=True, exist_ok=True)
 
 
 def make_directory_of(path: AnyPath) -> None:
-    """Make the parent directory of a file; see `make_directory`."""
+    """Create the parent directory of a file; see `make_directory`."""
     if not is_remote(path):
         local_path(path).parent.mkdir(parents=True, exist_ok=True)
 
@@ -190,7 +190,7 @@ def atomic_write(path: AnyPath) -> Iterator[IO[bytes]]:
 
     Raises:
         OSError: if the file cannot be written.
-        ValueError: if the URL is read-only, the kind of URL is unknown, or a package is missing.
+        ValueError: if the URL is read-only, its scheme is unsupported, or a package is missing.
     """
     with atomic_file(path) as temporary, temporary.open("wb") as stream:
         yield stream
@@ -205,7 +205,7 @@ def atomic_file(path: AnyPath) -> Iterator[Path]:
 
     Raises:
         OSError: if the file cannot be written.
-        ValueError: if the URL is read-only, the kind of URL is unknown, or a package is missing.
+        ValueError: if the URL is read-only, its scheme is unsupported, or a package is missing.
     """
     if not is_remote(path):
         with atomic_path(local_path(path)) as temporary:
@@ -228,10 +228,10 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
 
     Raises:
         OSError: if the file cannot be read, or the copy cannot be written.
-        ValueError: if the kind of URL is unknown, or a package is missing.
+        ValueError: if the URL scheme is unsupported, or a package is missing.
     """
     if not is_remote(path):
-        file_info(path)  # raises the usual error for a missing file
+        file_info(path)  # raises FileNotFoundError for a missing file
         yield local_path(path)
         return
     with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
@@ -242,7 +242,7 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
 
 
 def rename(source: AnyPath, name: str) -> str:
-    """Rename a file in its directory, replace an existing file, and return the new path.
+    """Rename a file within its directory, replacing an existing file, and return the new path.
 
     Raises:
         OSError: if renaming fails.
@@ -255,7 +255,7 @@ def rename(source: AnyPath, name: str) -> str:
 
 
 def write_text(path: AnyPath, text: str) -> None:
-    """Write a text in UTF-8 atomically; see `atomic_write`."""
+    """Write text in UTF-8 atomically; see `atomic_write`."""
     with atomic_write(path) as stream:
         stream.write(text.encode())
 
@@ -275,9 +275,9 @@ def file_info(path: AnyPath) -> Info:
 
 
 def modified_ns(status: os.stat_result) -> int:
-    """Return a file's modification time in nanoseconds since 1970, modulo 2**64 as a signed 64-bit integer.
+    """Return a file's modification time in nanoseconds since 1970, wrapped to a signed 64-bit integer.
 
-    File systems allow times after the year 2262, which 64-bit integers, SQLite and Parquet cannot hold.
+    File systems allow times after the year 2262, which SQLite and Parquet cannot store as 64-bit integers.
     """
     return (status.st_mtime_ns + 2**63) % 2**64 - 2**63
 
@@ -291,7 +291,7 @@ def list_files(directory: AnyPath, suffix: str = "", *, recursive: bool = False)
 
     Args:
         directory: path or URL.
-        suffix: suffix that the file names must have.
+        suffix: suffix of the files to return, such as `.tar`; empty for all files.
         recursive: whether to include files in subdirectories.
 
     Raises:
@@ -305,7 +305,7 @@ def list_files(directory: AnyPath, suffix: str = "", *, recursive: bool = False)
 def find_files(
     directory: AnyPath, *, recursive: bool = True, outside: bool = True, passed_over: _Tell | None = None
 ) -> dict[str, str]:
-    """Return the fingerprints of the files in a directory by relative name, with `/` between parts.
+    """Return the fingerprints of the files in a directory, by path relative to the directory, with `/` separators.
 
     The search skips inaccessible entries, and ignores entries that vanish during the search.
 
@@ -314,7 +314,7 @@ def find_files(
         recursive: whether to include files in subdirectories; hidden directories are not entered, and links to
             directories are not followed.
         outside: whether to follow links to files outside the directory.
-        passed_over: function that is called with the name and the kind of every skipped entry: `hidden_folder`,
+        passed_over: function called with the relative path and kind of every skipped entry: `hidden_folder`,
             `linked_folder`, `outside_link`, `broken_link`, `special_file`, `unreadable_folder` or `unreadable_file`.
 
     Raises:
@@ -326,13 +326,13 @@ def find_files(
 
 
 def find_sizes(directory: AnyPath, names: Iterable[str] = ("",)) -> dict[str, int | None]:
-    """Return the sizes of all files in the folders of the given names, by name; None for a size that is unknown.
+    """Return the sizes of all files in the folders of the given names, by relative path; None for an unknown size.
 
-    The function lists folders with a thousand files or more per request, and never requests single files.
+    The function lists whole folders instead of requesting single files.
 
     Args:
         directory: path or URL.
-        names: names below the directory, of which only the folders matter; by default the directory itself.
+        names: relative paths of files, which select the folders to list; by default, the directory itself.
 
     Raises:
         OSError: if the directory cannot be listed.
@@ -346,7 +346,7 @@ def find_sizes(directory: AnyPath, names: Iterable[str] = ("",)) -> dict[str, in
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a name is that of a hidden file or folder, or of macOS archive metadata."""
+    """Return whether a file or folder name is hidden, or belongs to macOS archive metadata."""
     return name.startswith(".") or name == _MAC_ARCHIVE
 
 
@@ -389,7 +389,7 @@ def _walk(top: Path, passed_over: _Tell, *, recursive: bool, outside: bool) -> I
 
 
 def _look_at(entry: os.DirEntry[str]) -> Info | str:
-    """Return the fingerprint of a file, or the kind of another entry; a vanished entry counts as an empty folder."""
+    """Return the size and version of a file, or the kind of any other entry; a vanished entry counts as a folder."""
     try:
         if entry.is_dir(follow_symlinks=False):
             return "hidden_folder" if is_hidden(entry.name) else _FOLDER
@@ -407,23 +407,23 @@ def _look_at(entry: os.DirEntry[str]) -> Info | str:
 
 
 def _hidden_folder(name: str) -> str:
-    """Return the first hidden folder in the path of a file in a store, or an empty string."""
+    """Return the topmost hidden folder in the path of a file in a store, or an empty string."""
     parts = name.split("/")
     return next(("/".join(parts[: place + 1]) for place, part in enumerate(parts[:-1]) if is_hidden(part)), "")
 
 
-# Reading and hashing overlap, and more threads make neither faster.
+# More threads make reading and hashing no faster.
 _MOST_THREADS = 8
 _BLOCK_BYTES = 2**20
-# A file that has just changed may change again within the resolution of the file system's clock.
+# A file that has just changed may change again with the same time, within the resolution of the file system.
 _SETTLED_SECONDS = 2.0
 
 
 def content_hash(path: AnyPath) -> str:
     """Return the SHA-256 of a file, or its store's equivalent, such as an ETag.
 
-    Local files are read, once per process while size and times stay unchanged, at about a gigabyte per second. Files in
-    stores that state only size and time are also read.
+    Local files are read at about 1 GB/s, and only once per process while their size and times stay unchanged. Remote
+    files without an ETag or similar identifier are also read.
 
     Raises:
         OSError: if the file is missing or cannot be read.
@@ -433,7 +433,7 @@ def content_hash(path: AnyPath) -> str:
         return f"{info.size} {info.etag}" if info.etag else _read(path)
     file = local_path(path)
     status = file.stat()
-    # The third time is the time of the last change of any kind, which programs cannot reset.
+    # Programs cannot reset ctime, the time of the last change of any kind.
     times = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     is_settled = time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_SECONDS
     return _read_once(str(file.absolute()), status.st_dev, status.st_ino, *times) if is_settled else _read(path)
@@ -445,7 +445,7 @@ def _read_once(path: str, *_: int) -> str:
 
 
 def content_hashes(paths: Iterable[AnyPath]) -> list[str]:
-    """Return the `content_hash` of several files, which are read in parallel; `missing` for a missing file.
+    """Return the `content_hash` of several files, read in parallel; `"missing"` for a missing file.
 
     Raises:
         OSError: if a file cannot be read.

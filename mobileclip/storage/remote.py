@@ -1,4 +1,4 @@
-"""Files of all stores that fsspec supports: s3, gs, memory and others."""
+"""Files in the stores that fsspec supports: s3, gs, memory and others."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ class FsspecBackend(Backend):
     """Backend for URLs of stores that fsspec supports."""
 
     def check(self, address: str, *, write: bool = False) -> None:  # noqa: ARG002 - readable URLs are also writable
-        """Check that fsspec supports such URLs."""
+        """Check that fsspec supports the scheme of a URL."""
         from fsspec.core import split_protocol
         from fsspec.registry import get_filesystem_class
 
         _known(address, lambda: get_filesystem_class(split_protocol(address)[0]))
 
     def open(self, address: str, position: int) -> tuple[Any, str]:
-        """Return the file, opened at `position`, and the file's version."""
+        """Return a stream of the file from byte `position`, and the version of the file."""
         from fsspec.spec import AbstractBufferedFile
 
         stream = _do(address, "open", "rb", block_size=_BLOCK_BYTES)
-        # The opened file already has this information; another request would cost one more per shard.
+        # The opened file already has this information; `info` would cost one more request per shard.
         is_known = isinstance(stream, AbstractBufferedFile)
         version = (_info(address, stream.details) if is_known else self.info(address)).version
         if isinstance(stream, io.BytesIO):
-            # All readers of a file in memory share one object; this shares the bytes but not the position.
+            # All readers of a memory:// file share one stream; a new stream shares only its bytes.
             stream = io.BytesIO(stream.getvalue())
         _call(address, lambda: stream.seek(position))
         return stream, version
 
     def read(self, address: str, stream: Any, size: int) -> bytes:
-        """Read at most `size` bytes, with a timeout, because the packages of stores may wait forever."""
+        """Read at most `size` bytes, with a timeout, because fsspec implementations may wait forever."""
         return _in_time(address, lambda: bytes(stream.read(size)))
 
     def info(self, address: str) -> Info:
-        """Return the size and the version of a file."""
+        """Return the size, version and ETag of a file."""
         return _info(address, _do(address, "info"))
 
     def is_directory(self, address: str) -> bool:
@@ -61,7 +61,7 @@ class FsspecBackend(Backend):
         return bool(_do(address, "isdir"))
 
     def find(self, address: str, *, recursive: bool) -> dict[str, Info]:
-        """Return the files below the URL by relative name."""
+        """Return the files below the URL by relative path."""
         try:
             found = _do(address, "find", detail=True).values() if recursive else _do(address, "ls", detail=True)
         except FileNotFoundError:
@@ -74,12 +74,12 @@ class FsspecBackend(Backend):
         }
 
     def upload(self, source: str, address: str) -> None:
-        """Upload a local file; these stores only show complete files."""
+        """Upload a local file, which the store shows only when complete."""
         filesystem, path = _filesystem(address)
         _call(address, lambda: filesystem.put_file(source, path))
 
     def rename(self, source: str, target: str) -> None:
-        """Move a file within the store by copying."""
+        """Move a file within the store by copying and removing it."""
         _do(source, "mv", _filesystem(target)[1])
 
     def remove(self, address: str) -> None:
@@ -102,7 +102,7 @@ def _filesystem(address: str) -> tuple[Any, str]:
 
 
 def _known(address: str, call: Callable[[], T]) -> T:
-    """Call a function, and convert its errors to errors with a message about the URL."""
+    """Call a function, and convert its errors to `ValueError` with the URL and a remedy."""
     try:
         return call()
     except ImportError as error:
@@ -134,7 +134,7 @@ def _call(address: str, call: Callable[[], T]) -> T:
 
 
 def _in_time(address: str, call: Callable[[], T]) -> T:
-    """Call a function with a timeout; after a timeout, its thread continues unattended."""
+    """Call a function with a timeout; a call that times out continues in its thread, and its result is ignored."""
     seconds = store_limits().call_seconds
     outcome: Future[T] = Future()
 

@@ -1,4 +1,4 @@
-"""Reading files from web servers by the standard library, within limits and from any byte."""
+"""Reads files from web servers with the standard library, within limits and from any byte position."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-# Allowance for headers, redirects and the framing of a body, which are small.
+# Allowance for headers, redirects and framing bytes of a response body, which are small.
 _SPARE_BYTES = 2**20
 _BUFFER_BYTES = 2**16
 
 
 class Exchange:
-    """A request and its response: the header with a deadline, then the body with a minimum data rate."""
+    """One HTTP request, with a deadline for the response header and a minimum data rate for the body."""
 
     def __init__(self, limits: StoreLimits) -> None:
         self._limits = limits
@@ -48,24 +48,24 @@ class Exchange:
         self._answers: list[http.client.HTTPResponse] = []
 
     def answer(self, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:
-        """Return a reader for one response: a redirect or the final response."""
+        """Return the response read from a socket: a redirect or the final response."""
         reader = io.BufferedReader(_Receiver(self, sock), _BUFFER_BYTES)
         readable = SimpleNamespace(makefile=lambda _: reader)  # the only method of a socket that a response uses
         self._answers.append(http.client.HTTPResponse(cast("socket.socket", readable), **options))
         return self._answers[-1]
 
     def close(self) -> None:
-        """Close every response, because urllib leaves unreadable redirects open."""
+        """Close every response, because urllib leaves malformed redirects open."""
         for answer in self._answers:
             answer.close()
 
     def begin_body(self) -> None:
-        """Record that the header has arrived; the reader of the body closes the response."""
+        """Switch to the limits of the body; from now on, its reader closes the response."""
         self._patience = StallTimeout(self._limits.stall_seconds, self._limits.min_bytes_per_second)
         self._answers.clear()
 
     def allow(self, num_bytes: int) -> None:
-        """Allow `num_bytes` of the body and its framing."""
+        """Allow the next `num_bytes` of the body, and their framing bytes."""
         self._allowance = num_bytes + _SPARE_BYTES
 
     def seconds_left(self) -> float:
@@ -91,7 +91,7 @@ class Exchange:
             self._patience.spend(time.monotonic() - started, num_bytes)
         self._allowance -= num_bytes
         if self._allowance < 0:
-            raise http.client.HTTPException("the headers, redirects or framing of the response do not end")
+            raise http.client.HTTPException("the headers, redirects or framing of the response are too long")
         return num_bytes
 
     def _late(self) -> TimeoutError:
@@ -102,7 +102,7 @@ class Exchange:
         return TimeoutError(f"less than {rate} arrived for {limits.stall_seconds:g} s")
 
     def opener(self) -> urllib.request.OpenerDirector:
-        """Return an opener that follows redirects to web servers only, since urllib also follows ftp."""
+        """Return an opener that follows redirects only to web servers, because urllib also follows redirects to ftp."""
         opener = urllib.request.OpenerDirector()
         opener.add_handler(_Handler(self))
         for kind in ("Proxy", "HTTPRedirect", "HTTPDefaultError", "Unknown"):
@@ -184,30 +184,31 @@ class WebBackend(Backend):
     """Backend for `http:` and `https:` URLs, which are read-only."""
 
     def check(self, address: str, *, write: bool = False) -> None:
-        """Raise for writing, and for a URL with a user or password; reading needs no package."""
+        """Raise if the URL is to be written, or contains a user or password."""
         if "@" in address.partition("://")[2].partition("/")[0]:
             raise ValueError(
-                f"{_named(address)} has a user or a password, which are not sent; give a URL without them, such as "
-                "a signed URL"
+                f"{_named(address)} contains a user or password, which would not be sent; use a URL without "
+                "them, such as a signed URL"
             )
         if write:
             raise ValueError(f"{address} can only be read; write to a path, or to a URL such as s3://bucket/key")
 
     def open(self, address: str, position: int) -> tuple[io.RawIOBase | io.BytesIO, str]:
-        """Return the response from `position`, and the file's version."""
+        """Return a stream of the file from byte `position`, and the version of the file."""
         try:
             body = self._request(address, position=position)
         except _PastTheEndError:
             size = self.info(address).size
             if size is not None and position < size:
                 raise OSError(
-                    f"{_named(address)}: the server refuses to send bytes from {position} on, of {size}"
+                    f"{_named(address)}: the server refuses to send bytes from {position} on, although "
+                    f"the file has {size} bytes"
                 ) from None
             return io.BytesIO(), ""
         return body, body.version
 
     def info(self, address: str) -> Info:
-        """Return size and version from the server's headers."""
+        """Return the size, version and ETag of a file from the response headers."""
         try:
             body = self._request(address, "HEAD")
         except (FileNotFoundError, StorageError):
@@ -224,7 +225,7 @@ class WebBackend(Backend):
             headers["Range"] = f"bytes={position}-"
         exchange = Exchange(store_limits())
         try:
-            request = urllib.request.Request(urllib.parse.quote(address, safe=_SAFE), headers=headers, method=method)  # noqa: S310 - only WebBackend's URLs come here
+            request = urllib.request.Request(urllib.parse.quote(address, safe=_SAFE), headers=headers, method=method)  # noqa: S310 - the URL is http or https
             response = exchange.opener().open(request)
         except urllib.error.HTTPError as error:
             error.close()
@@ -245,13 +246,13 @@ class WebBackend(Backend):
 
 
 class _Body(io.RawIOBase):
-    """The body of a response, which unlike http.client distinguishes a broken connection from the end.
+    """The body of a response; unlike http.client, it distinguishes a broken connection from the end of the file.
 
     Args:
         address: URL of the file.
         response: response of the server.
-        exchange: exchange to which the response belongs.
-        position: first wanted byte of the file; if the server starts earlier, the bytes before are skipped.
+        exchange: request that received the response.
+        position: first byte to return; if the server sends the whole file, the earlier bytes are skipped.
     """
 
     def __init__(self, address: str, response: http.client.HTTPResponse, exchange: Exchange, position: int) -> None:
@@ -279,21 +280,21 @@ class _Body(io.RawIOBase):
             first, last, size = (-1, -1, "*") if found is None else (int(found[1]), int(found[2]), found[3])
             is_to_the_end = size in ("*", str(last + 1))
             if first != position or not is_to_the_end or self._remaining not in (None, last - first + 1):
-                raise OSError(f"{self._name}: the server answers with another part of the file than requested")
+                raise OSError(f"{self._name}: the server answers with a different part of the file than requested")
             self.size = None if size == "*" else last + 1
         elif status != http.HTTPStatus.OK:
-            raise OSError(f"{self._name}: the server answers with status {status} and no file")
+            raise OSError(f"{self._name}: the server answers with status {status} instead of the file")
         encoding = headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity") and not name.endswith(_PACKED):
             raise OSError(
-                f"{self._name} arrives compressed ({printable(encoding, limit=40)}) without a request to compress, and "
-                "parts of the file cannot be read; let the server send the file uncompressed"
+                f"{self._name} arrives compressed ({printable(encoding, limit=40)}), although mobileclip requested an "
+                "uncompressed file; configure the server to send the file uncompressed"
             )
         if headers.get_content_type() == "text/html" and not name.endswith((".html", ".htm")):
-            raise OSError(f"{self._name}: the server answers with a web page instead of the file; open it to see why")
+            raise OSError(f"{self._name}: the server answers with a web page instead of the file; open it in a browser")
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return up to `size` available bytes; empty at the end."""
+        """Return up to `size` bytes as soon as some are available; empty at the end."""
         size = _PIECE_BYTES if size < 0 else size
         self._exchange.allow(size)
         try:

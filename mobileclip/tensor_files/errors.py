@@ -1,4 +1,4 @@
-"""The error of weight files, the display of tensor names in messages, and the maximum number of tensors."""
+"""The error class for weight files, display of tensor names in messages, and the maximum number of tensors."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ _MAX_SHOWN = 80
 
 CheckpointCode = Literal[
     "damaged",  # cut off, contradicts itself, too large, or in an unsupported format
-    "not_weights",  # holds something other than plain dense tensors by name
+    "not_weights",  # contains something other than named dense tensors
     "unsafe",  # unpickling it would call functions
-    "digest",  # has another SHA-256 than expected
-    "description",  # its own description of model, form, layout or tokenizer is invalid
-    "unknown_layout",  # tensor names of no known layout
-    "unknown_model",  # a known layout, but none of the known models
+    "digest",  # its SHA-256 differs from the expected one
+    "description",  # its metadata about the model, form, layout or tokenizer is invalid
+    "unknown_layout",  # its tensor names match no known layout
+    "unknown_model",  # has a known layout, but matches no known model
     "ambiguous",  # several models or files match; the user must name one
-    "another_model",  # holds another model than requested
-    "no_such_tower",  # does not hold the requested tower
-    "does_not_fit",  # tensors are missing, left over, or of another shape
-    "another_dtype",  # floating point instead of integers, or the reverse
+    "another_model",  # contains a different model than requested
+    "no_such_tower",  # does not contain the requested tower
+    "does_not_fit",  # tensors are missing, unexpected, or have the wrong shape
+    "another_dtype",  # floating-point tensors where integers are expected, or the reverse
     "not_finite",  # NaN or infinite weights
-    "folded",  # no longer has the branches that training needs
+    "folded",  # folded for inference, without the branches that training needs
     "export",  # is an export rather than a checkpoint
     "address",  # does not name a checkpoint on the hub
     "not_fetched",  # the download from the hub failed
     "no_checkpoint",  # a repository or folder without checkpoints
-    "not_storable",  # a model that no checkpoint can hold under this name
+    "not_storable",  # a checkpoint with this file name cannot store the model
 ]
-"""The kind of problem of a checkpoint, for code that handles some kinds."""
+"""Kinds of checkpoint problems, for programs that handle some of them."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message states the problem and a remedy.
+    """Raised if a checkpoint cannot be loaded or saved; the message states the problem and a remedy.
 
     Args:
         message: message for the user.
@@ -58,10 +58,10 @@ def shown(name: object) -> str:
 
 
 def check_count(num_tensors: int) -> None:
-    """Raise if a file claims to hold more tensors than any model has.
+    """Raise if a file claims to contain more tensors than any model has.
 
     Raises:
         CheckpointError: if `num_tensors` exceeds the maximum.
     """
     if num_tensors > MAX_TENSORS:
-        raise CheckpointError(f"it holds {num_tensors:,} tensors, but the maximum is {MAX_TENSORS:,}")
+        raise CheckpointError(f"it contains {num_tensors:,} tensors, but the maximum is {MAX_TENSORS:,}")

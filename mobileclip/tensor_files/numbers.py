@@ -1,4 +1,4 @@
-"""Reads numbers from a file, always as a copy, so that later changes of the file do not change the numbers."""
+"""Reads tensor data from a file into memory, so that later changes to the file do not change the tensors."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mobileclip.tensor_files.errors import CheckpointError
 
 
 def read_numbers(file: IO[bytes], start: int, count: int, dtype: torch.dtype) -> Tensor:
-    """Return numbers from a file as a copy, never as a view of the file.
+    """Return the numbers at a position of a file as a new tensor, never as a view of the file.
 
     Shape:
         `(count,)`.
 
     Args:
-        file: file, opened for reading.
+        file: file, opened for reading bytes.
         start: position of the first number, in bytes.
         count: number of values.
         dtype: dtype of the values.
@@ -27,15 +27,15 @@ def read_numbers(file: IO[bytes], start: int, count: int, dtype: torch.dtype) ->
     """
     content = torch.empty(count * dtype.itemsize, dtype=torch.uint8)
     file.seek(start)
-    if file.readinto(content.numpy().data) != len(content):  # type: ignore[attr-defined]  # what is opened has it
-        raise CheckpointError("it ends in the middle of its numbers: it was cut off, or another program is writing it")
+    if file.readinto(content.numpy().data) != len(content):  # type: ignore[attr-defined]  # binary files have it
+        raise CheckpointError("it ends in the middle of a tensor: it was truncated, or another program is writing it")
     return content.view(dtype)
 
 
 def own_numbers(module: nn.Module) -> None:
-    """Copy every tensor of a module that another library loaded, since the tensors may be views of a file.
+    """Copy every tensor of a module loaded by another library, since the tensors may be memory-mapped.
 
-    The function copies one tensor at a time; shared parameters stay shared.
+    The function replaces one tensor at a time; shared parameters stay shared.
     """
     for tensor in (*module.parameters(), *module.buffers()):
         tensor.data = tensor.data.clone()

@@ -1,4 +1,4 @@
-"""Reads tensor files of any name, and detects the format from the first bytes."""
+"""Reads tensor files; detects their format from the first bytes, not from the file name."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def read_tensors(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of a file by name, and its metadata, which only safetensors files have.
 
-    The function executes nothing in a file: it reads PyTorch's files by `torch.load(weights_only=True)`. If a training
-    checkpoint nests the weights, it takes the first of `ema`, `state_dict`, `model` and similar keys.
+    No code in the file is executed: PyTorch files are read by `torch.load(weights_only=True)`. If a training checkpoint
+    nests the weights, the function reads the first of `ema`, `state_dict`, `model` and similar keys.
 
     Args:
-        path: the file.
-        sha256: digest that the file must have, in hexadecimal; None to accept any file.
-        mmap: whether to return tensors that are views of the file. Little is read and no memory is used before the
-            tensors are used. A change of the file changes the tensors, and a truncation of the file ends the process.
+        path: path of the file.
+        sha256: expected digest of the file, in hexadecimal; None to accept any file.
+        mmap: whether to memory-map the file, so that the data of a tensor are read on first use. Changes to the file
+            then change the tensors, and truncating the file crashes the process.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        CheckpointError: if the file is damaged, has another digest than expected, or holds something other than dense
-            tensors of numbers; the message states the problem.
+        CheckpointError: if the file is damaged, its digest differs from `sha256`, or it contains something other than
+            dense tensors; the message states the problem.
     """
     if not path.is_file():
-        what = "a folder instead of a weights file is" if path.is_dir() else "no checkpoint"
+        what = "expected a weights file, but found a folder" if path.is_dir() else "no checkpoint"
         raise FileNotFoundError(f"{what} at {path}")
     check_sha256(path, sha256)
     try:
@@ -48,7 +48,7 @@ def check_sha256(path: Path, expected: str | None) -> None:
     """Raise if a file does not have the expected SHA-256.
 
     Args:
-        path: the file.
+        path: path of the file.
         expected: expected digest, in hexadecimal; None to accept any file.
 
     Raises:
@@ -57,8 +57,8 @@ def check_sha256(path: Path, expected: str | None) -> None:
     found = None if expected is None else file_sha256(path)
     if found != expected:
         raise CheckpointError(
-            f"{path} is not the file that was expected: its SHA-256 is {found}, not {expected}; fetch it again, and if "
-            "that does not help, do not use it",
+            f"{path} is not the file that was expected: its SHA-256 is {found}, not {expected}; download it "
+            "again, and do not use it if the error persists",
             code="digest",
         )
 
@@ -83,9 +83,11 @@ def _read(path: Path, *, mmap: bool) -> tuple[dict[str, Tensor], dict[str, str]]
         tensors, metadata = read_safetensors(path, num_bytes, mmap=mmap)
     else:
         raise CheckpointError(
-            "it is damaged, or is neither a safetensors file nor a file of torch.save; fetch or write the file again"
+            "it is damaged, or is neither a safetensors file nor a file of torch.save; download or save the file again"
         )
     for name in tensors:
         if len(name) > _MAX_NAME:
-            raise CheckpointError(f"the tensor {shown(name)} has a name of {len(name):,} characters")
+            raise CheckpointError(
+                f"the tensor {shown(name)} has a name of {len(name):,} characters, but the limit is {_MAX_NAME}"
+            )
     return tensors, metadata

@@ -39,14 +39,14 @@ def read_safetensors(path: Path, num_bytes: int, *, mmap: bool) -> tuple[dict[st
     """Return the tensors of a file by name, and the metadata of the file.
 
     Raises:
-        CheckpointError: if the file is damaged, or holds a dtype that is not for weights.
+        CheckpointError: if the file is damaged, or contains tensors of an unsupported dtype.
     """
     from safetensors import SafetensorError, safe_open
 
     with path.open("rb") as file:
         entries, metadata, start = _checked_header(file, num_bytes)
         try:
-            # The package checks that shapes and offsets are consistent and fill the file; its tensors are views of it.
+            # safetensors checks that shapes and offsets are consistent and cover the file, and memory-maps tensors.
             with safe_open(path, framework="pt") as views:
                 if mmap:
                     return {name: views.get_tensor(name) for name in entries}, metadata
@@ -73,15 +73,15 @@ def _checked_header(file: IO[bytes], num_bytes: int) -> tuple[dict[str, dict[str
     except ValueError as error:
         raise CheckpointError(f"its header is damaged: {error}") from None
     if not isinstance(header, dict):
-        raise CheckpointError("its header is not a table of tensors")
+        raise CheckpointError("its header is not a JSON object")
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise CheckpointError("its metadata holds values that are not strings")
+        raise CheckpointError("its metadata contains values that are not strings")
     check_count(len(header))
     for name, entry in header.items():
         kind = entry.get("dtype") if isinstance(entry, dict) else None
         if not isinstance(kind, str) or kind not in _TYPES:
             raise CheckpointError(
-                f"the tensor {shown(name)} holds {shown(kind)}, which is not a dtype of weights", code="not_weights"
+                f"the tensor {shown(name)} has the dtype {shown(kind)}, which is not supported", code="not_weights"
             )
     return header, metadata, _LENGTH_BYTES + length

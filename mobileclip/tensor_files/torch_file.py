@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 ARCHIVE_START, STREAM_START = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
 AVERAGES = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")
 NESTED = (*AVERAGES, "state_dict", "model_state_dict", "model", "module", "params")
-"""Keys under which training scripts keep weights, in the order of preference: averages before other weights."""
+"""Keys under which training scripts store weights, in order of preference: averaged weights first."""
 
 _MAX_NESTED = 4
 _WEIGHTS = frozenset(
@@ -37,15 +37,15 @@ _DAMAGE = (
 
 
 def read_torch(path: Path, *, is_archive: bool, mmap: bool) -> dict[str, Tensor]:
-    """Return the tensors of a PyTorch file, each in its own memory.
+    """Return the tensors of a PyTorch file; without `mmap`, they share no memory.
 
     Args:
-        path: the file.
+        path: path of the file.
         is_archive: whether the file is an archive rather than a stream.
-        mmap: whether tensors of an archive may be views of the file.
+        mmap: whether to memory-map an archive; streams are always read into memory.
 
     Raises:
-        CheckpointError: if the file is damaged, or holds something other than tensors.
+        CheckpointError: if the file is damaged, or contains something other than tensors.
     """
     try:
         with warnings.catch_warnings():
@@ -59,7 +59,7 @@ def read_torch(path: Path, *, is_archive: bool, mmap: bool) -> dict[str, Tensor]
         raise _refused(error) from None
     tensors = weights_of(value)
     if sum(tensor.nbytes for tensor in tensors.values()) > 2 * path.stat().st_size:
-        raise CheckpointError("its tensors are larger than the file: too many of them share memory")
+        raise CheckpointError("its tensors have more than twice the size of the file: too many of them share memory")
     return tensors if mmap else _apart(tensors)
 
 
@@ -67,13 +67,13 @@ def _check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise CheckpointError("files in it are compressed, which torch.save never does; unpack it and save it again")
+        raise CheckpointError("it has compressed entries, which torch.save never writes; extract it, or save it again")
     if len({member.filename for member in members}) < len(members):
-        raise CheckpointError("it has two files of the same name")
+        raise CheckpointError("it has two entries of the same name")
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors that share no memory with each other, and keep no memory of other tensors."""
+    """Copy tensors that share memory or are views of a larger storage; return other tensors unchanged."""
     seen: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():
@@ -85,7 +85,7 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _refused(error: BaseException) -> CheckpointError:
-    """Return an error with a one-line version of torch's long message."""
+    """Return a CheckpointError with a one-line version of PyTorch's long message."""
     said = str(error)
     if "GLOBAL " in said:
         called = said.partition("GLOBAL ")[2].partition(" ")[0]
@@ -99,7 +99,7 @@ def _refused(error: BaseException) -> CheckpointError:
 
 
 def weights_of(value: Any) -> dict[str, Tensor]:
-    """Return the weights in the checkpoint of a training script, such as `{"model": ..., "ema": ..., "epoch": 3}`.
+    """Return the weights of a training checkpoint, such as `{"model": ..., "ema": ..., "epoch": 3}`.
 
     If the checkpoint has both weights and their average, the function returns the average and logs this.
 
@@ -125,15 +125,15 @@ def weights_of(value: Any) -> dict[str, Tensor]:
     check_count(len(value))
     for name, tensor in value.items():
         if not isinstance(name, str):
-            # The message shows only numbers, since the repr of nested tuples can take for ever.
+            # The message shows only numbers, since the repr of nested tuples can take forever.
             what = f"the number {name}" if isinstance(name, int) else f"a {type(name).__name__}"
-            raise CheckpointError(f"it has {what} in place of a tensor's name", code="not_weights")
+            raise CheckpointError(f"it has {what} as a key, expected the name of a tensor", code="not_weights")
         _check_tensor(name, tensor)
     return {name: tensor.detach() for name, tensor in value.items()}
 
 
 def _holds_tensors(value: Any, depth: int = _MAX_NESTED) -> bool:
-    """Return whether a dictionary or one nested in it holds tensors."""
+    """Return whether a dictionary contains tensors, directly or in nested dictionaries."""
     if not isinstance(value, Mapping) or not depth:
         return False
     return any(isinstance(one, Tensor) or _holds_tensors(one, depth - 1) for one in value.values())
@@ -147,14 +147,14 @@ def _check_tensor(name: str, tensor: Any) -> None:
             code="not_weights",
         )
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:
-        kinds = {"quantized": tensor.is_quantized, "nested": tensor.is_nested, "without numbers": tensor.is_meta}
+        kinds = {"quantized": tensor.is_quantized, "nested": tensor.is_nested, "on the meta device": tensor.is_meta}
         kind = next((kind for kind, holds in kinds.items() if holds), "sparse")
         raise CheckpointError(
             f"the tensor {shown(name)} is {shown(kind)}; weights are plain dense tensors", code="not_weights"
         )
     if tensor.dtype not in _WEIGHTS:
         raise CheckpointError(
-            f"the tensor {shown(name)} holds {shown(str(tensor.dtype))}, which is not a dtype of weights",
+            f"the tensor {shown(name)} has the dtype {shown(str(tensor.dtype))}, which is not supported",
             code="not_weights",
         )
     if any(side > 1 and step == 0 for side, step in zip(tensor.shape, tensor.stride(), strict=True)):

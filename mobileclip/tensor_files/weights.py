@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 def weights_sha256(state: Mapping[str, Tensor], *, head: str = "{}\x1f{}\x1f{}\x1e") -> str:
-    """Return the SHA-256 of a state dict: of the sorted names with dtypes, shapes and bytes.
+    """Return the SHA-256 of a state dict: of names in sorted order, dtypes, shapes and data.
 
     The digest does not depend on the device, the memory layout, the order of the names or the file format; any changed
-    bit changes the digest. The function is as fast as SHA-256 and copies one tensor at a time.
+    bit changes the digest. The function runs at the speed of SHA-256 and copies one tensor at a time.
 
     Args:
         state: a state dict.
-        head: format of the name, dtype and shape of a tensor.
+        head: format string for name, dtype and shape, hashed before the data of each tensor.
     """
     digest = hashlib.sha256()
     for name in sorted(state):

@@ -11,12 +11,12 @@ import attrs
 T = TypeVar("T")
 RARE = "rare"
 Rare = Annotated[T, RARE]
-"""Marks the type of an argument or a field whose flag `--help-all` alone shows."""
+"""Marks the type of an argument or field whose flag only `--help-all` shows."""
 
 
 @attrs.frozen(kw_only=True)
 class Common:
-    """The flags that every command takes: `--quiet` and `--strict`.
+    """The flags that every command accepts: `--quiet` and `--strict`.
 
     Args:
         quiet: whether to hide progress.
@@ -50,7 +50,7 @@ def split_common_flags(names: Collection[str], arguments: Sequence[str]) -> tupl
 @contextmanager
 def use_common(told: Common) -> Iterator[None]:
     """Use these common flags in all threads of this process within the context."""
-    global _in_use  # noqa: PLW0603 - whoever shows progress asks for it, and is called from everywhere
+    global _in_use  # noqa: PLW0603 - progress displays anywhere in the process read it
     before, _in_use = _in_use, told
     try:
         yield

@@ -34,7 +34,7 @@ from mobileclip.terminal.printing import say
 
 T = TypeVar("T")
 Field = tuple[type, str]
-"""A class, and a field of it."""
+"""A class, and the name of one of its fields."""
 
 ASKING, ASKING_ALL = frozenset(("-h", "--help")), "--help-all"
 
@@ -49,10 +49,10 @@ class Reading:
     """The rules that turn fields and arguments into flags.
 
     Args:
-        aliases: short names of fields.
+        aliases: further flag names of fields, by class and field name.
         letters: short names by field or argument name, for all classes.
         fixed: fields without flags.
-        made_by: factories of some classes.
+        made_by: factories to call instead of a class, by class.
         all_flags: whether to show rare flags.
     """
 
@@ -83,7 +83,7 @@ class Reading:
             kind = Annotated[kind, arg(help_behavior_hint="")]
         if _POSITIONAL not in said and (aliases := aliases or self.letters.get(name, ())):
             kind = Annotated[kind, arg(aliases=aliases)]
-        if default is tyro.MISSING_NONPROP:  # tyro does not require appended lists
+        if default is tyro.MISSING_NONPROP:  # tyro cannot require an append flag
             return Flag(kind, default)
         if is_list(whole) and get_args(whole)[0] not in (int, float) and _POSITIONAL not in said:
             own, *said = get_args(kind) if get_origin(kind) is Annotated else (kind,)
@@ -98,12 +98,12 @@ class Reading:
 
 @attrs.frozen
 class Flag:
-    """A flag.
+    """A flag as tyro reads it, and the conversion of its value.
 
     Args:
         kind: type of the flag, for tyro.
-        default: tyro's default.
-        value: conversion of tyro's value.
+        default: default value, for tyro.
+        value: function that converts the value from tyro.
     """
 
     kind: Any
@@ -121,7 +121,9 @@ class _Chosen:
 def _chosen_of(kind: Any) -> Any:
     """Return a type that tyro parses into `_Chosen`."""
     read = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, parent_markers=set()))
-    assert isinstance(read, PrimitiveConstructorSpec), "what follows other fields is a number, a word or some of them"
+    assert isinstance(read, PrimitiveConstructorSpec), (
+        "a field that depends on other fields is a number, a word or a list of these"
+    )
     return Annotated[kind, replace(read, instance_from_str=lambda given: _Chosen(read.instance_from_str(given)))]
 
 
@@ -192,7 +194,7 @@ def specs_read(reading: Reading) -> Iterator[None]:
         return replace(spec, fields=tuple(map(field, spec.fields)), instantiate=instantiate)
 
     with registry, warnings.catch_warnings():
-        # A part of another class than its field's default has the flags of its own class.
+        # A nested spec whose class differs from the field's default has the flags of its own class.
         warnings.filterwarnings("ignore", "The field", UserWarning)
         yield
 
@@ -217,12 +219,12 @@ def parse(
     Args:
         target: a class or function; its arguments become flags, and its positional-only arguments become positional.
         arguments: the command line without the program name; None for `sys.argv`.
-        description: start of `--help`, formatted.
+        description: formatted text at the start of `--help`.
         reading: rules for flags from arguments and fields.
         choices: further arguments of `tyro.cli`.
 
     Raises:
-        SystemExit: with status 0 after `--help`, or 2 if the command line is wrong.
+        SystemExit: with status 0 after `--help`, or 2 if the command line is not valid.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     is_asking = ASKING_ALL in given or not ASKING.isdisjoint(given)
@@ -256,7 +258,7 @@ def _refuse_unknown(arguments: Sequence[str], names: Collection[str], program: s
     for name in (one.partition("=")[0].replace("_", "-") for one in arguments if one.startswith("--")):
         if name not in names and name != "--":
             near = " or ".join(map(repr, difflib.get_close_matches(name, names)))
-            hint = f"did you mean {near}?" if near else f"`{program} {ASKING_ALL}` lists all"
+            hint = f"did you mean {near}?" if near else f"`{program} {ASKING_ALL}` lists all flags"
             say(f"{program}: unknown flag {name}; {hint}", error=True)
             sys.exit(2)
 
@@ -275,11 +277,11 @@ def flags_of(target: Callable[..., Any], reading: Reading | None = None, **choic
 
 
 def reader_of(function: Callable[..., T], reading: Reading) -> Callable[..., Callable[[], T]]:
-    """Return a function for tyro with the arguments of `function`, which returns the call with the parsed values."""
+    """Return a function for tyro, with the arguments of `function`, that returns the call with the parsed values."""
     hints, given = get_type_hints(function, include_extras=True), inspect.signature(function).parameters
     flags, parameters = {}, []
     for name, one in given.items():
-        # Python 3.10 alone puts an `Optional` around a type whose default is `None`.
+        # Only Python 3.10 wraps a type whose default is `None` in `Optional`.
         kind = hints[name]
         kind = get_args(kind)[0] if get_origin(kind) is Union and get_origin(get_args(kind)[0]) is Annotated else kind
         flags[name] = flag = reading.flag(name, kind, one.default)

@@ -10,7 +10,7 @@ import shutil
 import textwrap
 
 PROGRAMS = ("python ", "torchrun ", "mobileclip ", "make ")
-"""Beginnings of lines with commands."""
+"""Prefixes of lines with commands."""
 
 _WIDEST = 120
 

@@ -3,8 +3,8 @@
 The exit status is 130, 143 or 129. Schedulers warn with SIGUSR1: SLURM's `--signal=USR1@120` sends this signal two
 minutes before the time limit. The exit status is then 75, "try again" (`EX_TEMPFAIL`).
 
-The first signal raises `Interrupted` at once, or at the end of a training step; a second signal, more than a second
-later, exits at once. So does a cleanup that takes more than a few seconds. An error after a signal stays an error.
+The first signal raises `Interrupted` immediately, or at the end of a training step. A second signal, more than a second
+later, exits immediately, as does a cleanup that takes more than a few seconds. Errors after a signal are still raised.
 Child processes of a command ignore signals and exit with the command.
 """
 
@@ -30,7 +30,7 @@ from mobileclip.processes import this_process
 from mobileclip.terminal import say
 
 WARNING, _AGAIN = signal.SIGUSR1, 75
-# A launcher forwards signals that the terminal also sent: signals so close together count as one.
+# A launcher forwards signals that the terminal also sent: signals within this time count as one.
 _ONE_SIGNAL_SECONDS = 1.0
 # For the work after the state is saved: closing files, ending processes, a hanging upload. Docker kills after 10 s.
 _TIDYING_SECONDS = 8.0
@@ -121,7 +121,7 @@ def _on_signal(number: int, _frame: FrameType | None) -> None:
     if heard.is_child and not heard.postponed:
         os._exit(_status_of(number))
     if heard.postponed and not heard.is_child:
-        # Not through a stream, which may be in the middle of a line of its own.
+        # Not through a stream, which the interrupted code may be writing to.
         _write(f"\n{signal.Signals(number).name}: stopping after this step; a second signal stops at once\n")
     if heard.may_be_cut:
         raise Interrupted(number)
@@ -206,7 +206,7 @@ def _signal_behind(error: BaseException | None) -> Interrupted | None:
 
 
 class Postponed:
-    """Reports a signal received during work that must not be cut short, and raises it afterwards."""
+    """Reports a signal received during work that must not be cut short, and raises `Interrupted` afterwards."""
 
     @property
     def requested(self) -> bool:
@@ -229,7 +229,7 @@ class Postponed:
 
     @contextmanager
     def not_now(self) -> Iterator[None]:
-        """Let a signal raise at once during an interruptible action or wait.
+        """Let a signal raise `Interrupted` immediately, during an interruptible action or wait.
 
         Raises:
             Interrupted: on a signal in or before this context; save the state then, see `stop`.
@@ -279,12 +279,12 @@ def leave_to_parent(end: Callable[[], None] = _end_abruptly) -> None:
     """In a child process of a command: ignore Ctrl-C and warnings, and exit with the command.
 
     Args:
-        end: function to call after the command's death; must end this process and its children.
+        end: function to call when the command has exited; must end this process and its children.
     """
     for number in (signal.SIGINT, signal.SIGHUP, WARNING):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    if parent is None:  # nobody's child: a process of Ray, or a command itself
+    if parent is None:  # no parent: a Ray process, or the command itself
         return
 
     def watch() -> None:
@@ -295,9 +295,9 @@ def leave_to_parent(end: Callable[[], None] = _end_abruptly) -> None:
 
 
 def save_for_parent() -> None:
-    """In a training child process of a command: SIGTERM waits for the end of a step, or exits at once outside training.
+    """In a training child process of a command: SIGTERM exits after the current step, or immediately outside training.
 
-    The process saves and exits with the command.
+    When the command exits, this process saves its state and exits as well.
     """
 
     def end() -> None:
@@ -315,7 +315,7 @@ def save_for_parent() -> None:
 def serve_loader(_worker: int) -> None:
     """In a data loader's worker, forked or spawned: only the process that loads data ends the worker.
 
-    Launchers and schedulers send SIGTERM to all processes at once, and the current step still needs its batch.
+    Launchers and schedulers send SIGTERM to all processes together, and the current step still needs its batch.
     """
     if sys.platform == "linux":  # other systems do not report the sender of a signal
         signal.pthread_sigmask(

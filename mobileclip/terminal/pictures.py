@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from rich.text import Text
 
-# The upper half of a character's cell, in the colour of the letters above that of the paper.
+# A half block: the foreground colour is the upper pixel, and the background colour the lower pixel.
 _UPPER_HALF = "▀"
 
 
@@ -55,5 +55,5 @@ def _half_blocks(picture: Image.Image) -> Text:
 
 def _colour(picture: Image.Image, x: int, y: int) -> str:
     pixel = picture.getpixel((x, y))
-    assert isinstance(pixel, tuple), "the picture has three channels"
+    assert isinstance(pixel, tuple), "the image has three channels"
     return "#{:02x}{:02x}{:02x}".format(*pixel)

@@ -65,7 +65,7 @@ def shown(text: object) -> str:
 
 
 def console(*, shown: bool = True) -> Console | None:
-    """Return a console on standard error for progress; None if closed or quiet."""
+    """Return a console on standard error for progress; None without `shown`, with `--quiet` or a closed stream."""
     if not shown or sys.stderr is None or common_flags().quiet:
         return None
     return _console_class()(stderr=True, markup=False, emoji=False, highlight=False)
@@ -75,7 +75,7 @@ def print_table(*parts: Any, min_width: int = 100) -> None:
     """Print rich tables and texts on standard output; in a pipe or file, tab-separated and without truncation.
 
     Args:
-        parts: one after another.
+        parts: tables and texts, printed in this order.
         min_width: minimum number of columns, even on a narrower terminal.
     """
     output = output_console()

@@ -1,6 +1,6 @@
 """Silences libraries: their loggers, warnings and output streams.
 
-All threads share these. If two threads silenced and restored them in turns, the process would stay silent for ever.
+All threads share these. If two threads silenced and restored them in overlapping order, the process could stay silent.
 """
 
 from __future__ import annotations
@@ -8,4 +8,4 @@ from __future__ import annotations
 import threading
 
 SILENCING = threading.RLock()
-"""Held by whoever changes loggers, filters of warnings or standard streams for a while."""
+"""Lock to hold during temporary changes of loggers, warning filters or standard streams."""

@@ -19,7 +19,7 @@ def conclude(*, left_out: object, strict: bool = False, done: object = True) -> 
         done: finished inputs, as a boolean, count or list.
 
     Raises:
-        SystemExit: with status 1 in either case.
+        SystemExit: with status 1, if `done` is empty, or if `left_out` is not empty and strictness applies.
     """
     if not done or ((strict or common_flags().strict) and left_out):
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""Handles closed standard streams: closed by schedulers at the start, or by readers later."""
+"""Handles standard streams that are closed at the start, by a scheduler, or later, by a reader."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def ensure_streams() -> None:
     Otherwise the next opened file, such as a checkpoint, gets the stream's file descriptor, and libraries print into
     that file.
     """
-    # Each gets the lowest number that is free.
+    # `os.open` returns the lowest free descriptor.
     while (opened := os.open(os.devnull, os.O_RDWR)) < len(_STREAMS):
         os.set_inheritable(opened, True)
     os.close(opened)
     for name, mode in _STREAMS:
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - to the end
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - open until the exit
 
 
 def output_stream(*, error: bool = False) -> TextIO:

@@ -1,6 +1,6 @@
-"""Contract suites, one per kind of part, for tests of this library and of your own parts.
+"""Contract suites for blocks, encoders, losses and specs, of this library or your own.
 
-Each kind of part has one function to call in a test. The function raises an error that describes the problem.
+Each suite is one function to call in a test. The function raises an error that describes the problem.
 """
 
 import lazy_loader

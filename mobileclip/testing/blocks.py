@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mobileclip.reparam import foldable_modules, reparameterize
 from mobileclip.testing.comparing import copies, exported, relative_error, with_random_statistics
 
-# Maximum relative errors: of half precisions, of other batches or compilers, and in float64.
+# Maximum relative errors: in half precision, for other batch sizes or compilers, and in float64.
 _HALF = {torch.bfloat16: 0.03, torch.float16: 0.004}
 _NEAR = 1e-5
 # An activation may block the gradient of a parameter at random, but not for all random weights.
@@ -36,8 +36,8 @@ def check_block(
     The suite checks that two builds with one seed are equal; that the block returns one finite tensor of its input's
     dtype in training and evaluation mode; that in evaluation mode examples are independent and the block's state does
     not change; that gradients reach every parameter and the input; that state dict, deep copy and pickle restore the
-    block; that folding, once or twice, gives equal outputs and keeps the original; and that the block and its folded
-    form run in bfloat16, in float16 and through `torch.export`.
+    block; that folding, once or twice, gives equal outputs and does not change the original; and that the block and its
+    folded form run in bfloat16, in float16 and through `torch.export`.
 
     Args:
         block: a function or class without arguments, or a spec with `build()`.
@@ -54,22 +54,22 @@ def check_block(
         >>> check_block(lambda: RepMixer(8), torch.randn(3, 8, 7, 6), shape=(3, 8, 7, 6), export=False)
         >>> check_block(lambda: RepMixer(8), torch.randn(3, 8, 7, 6), shape=(3, 8, 9, 9))
         Traceback (most recent call last):
-        AssertionError: RepMixer gives (3, 8, 7, 6), not (3, 8, 9, 9)
+        AssertionError: RepMixer returned the shape (3, 8, 7, 6), expected (3, 8, 9, 9)
     """
     make = block if callable(block) else block.build
     with torch.random.fork_rng(devices=()):
         module = _seeded(make, 0)
         name = type(module).__name__
-        _check_state(f"{name} built twice from a seed", _seeded(make, 0), module.state_dict())
+        _check_state(f"{name}, built again from the same seed,", _seeded(make, 0), module.state_dict())
         _check_training(name, make, inputs, shape)
         expected = _check_evaluation(name, with_random_statistics(module).eval(), inputs, shape)
         other = make().eval()
         _check_loading(name, other, module.state_dict())
-        _check_near(f"{name} with another's state dict", other(*inputs), expected, 0)
+        _check_near(f"{name} with the state dict of another build", other(*inputs), expected, 0)
         _check_form(name, module, inputs, expected, export=export)
         folded = _folded(name, module, inputs, folds=folds)
         if folded is not None:
-            _check_form(f"{name}, folded,", folded, inputs, expected, export=export)
+            _check_form(f"folded {name}", folded, inputs, expected, export=export)
 
 
 def _seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -85,7 +85,7 @@ def _check_training(
         block = with_random_statistics(_seeded(make, seed)).train()
         given = [one.clone().requires_grad_(one.is_floating_point()) for one in inputs]
         output = _output(name, block, given, shape)
-        assert output.requires_grad, f"what {name} gives has no gradient"
+        assert output.requires_grad, f"the output of {name} does not require a gradient"
         tensors = dict(block.named_parameters()) | {f"input {index}": one for index, one in enumerate(given)}
         wanted = {key: one for key, one in tensors.items() if one.requires_grad}
         value = (output * torch.randn_like(output)).sum()
@@ -106,18 +106,18 @@ def _check_evaluation(name: str, block: nn.Module, inputs: Sequence[Tensor], sha
     output = _output(name, block, inputs, shape).detach()
     for index, expected in enumerate(output):
         (alone,) = block(*(one[index : index + 1] for one in inputs))
-        _check_near(f"{name}, in evaluation, for an example alone,", alone, expected, _NEAR)
-    _check_state(f"{name}, in evaluation,", block, before)
+        _check_near(f"{name}, in evaluation mode on a single example,", alone, expected, _NEAR)
+    _check_state(f"{name}, after evaluation,", block, before)
     return output
 
 
 def _output(name: str, block: nn.Module, inputs: Sequence[Tensor], shape: Sequence[int] | None) -> Tensor:
     output = block(*inputs)
-    assert isinstance(output, Tensor), f"{name} gives {type(output).__name__}, not one tensor"
+    assert isinstance(output, Tensor), f"{name} returned {type(output).__name__}, expected one tensor"
     wanted = tuple(output.shape if shape is None else shape)
-    assert tuple(output.shape) == wanted, f"{name} gives {tuple(output.shape)}, not {wanted}"
-    assert len(output) == len(inputs[0]), f"{name} gives {len(output)} rows for {len(inputs[0])} examples"
-    assert output.dtype == torch.float32, f"{name} gives {output.dtype} for torch.float32"
+    assert tuple(output.shape) == wanted, f"{name} returned the shape {tuple(output.shape)}, expected {wanted}"
+    assert len(output) == len(inputs[0]), f"{name} returned {len(output)} rows for {len(inputs[0])} examples"
+    assert output.dtype == torch.float32, f"{name} returned {output.dtype} for torch.float32"
     return output
 
 
@@ -131,16 +131,16 @@ def _check_loading(name: str, block: nn.Module, state: dict[str, Tensor]) -> Non
 def _check_form(form: str, block: nn.Module, inputs: tuple[Tensor, ...], expected: Tensor, *, export: bool) -> None:
     before = block(*inputs)
     for done, other in copies(block):
-        _check_near(f"{form} once it was {done}", other(*inputs), before, 0)
+        _check_near(f"{done} {form}", other(*inputs), before, 0)
         shared = {id(one) for one in block.parameters()} & {id(one) for one in other.parameters()}
-        assert not shared, f"{form} once it was {done} still has its parameters in common with the copy"
+        assert not shared, f"{done} {form} shares parameters with the original"
     for dtype, bound in _HALF.items():
         found = copy.deepcopy(block).to(dtype)(*_cast(inputs, dtype))
-        assert found.dtype == dtype, f"{form} gives {found.dtype} for {dtype}"
+        assert found.dtype == dtype, f"{form} returned {found.dtype} for {dtype}"
         _check_near(f"{form} in {dtype}", found, expected, bound)
     if export:
         turned = tuple(one.flip(0) for one in inputs)
-        _check_near(f"{form} as a program", exported(form, block, inputs)(*turned), block(*turned), _NEAR)
+        _check_near(f"{form} after torch.export", exported(form, block, inputs)(*turned), block(*turned), _NEAR)
 
 
 def _folded(name: str, block: nn.Module, inputs: Sequence[Tensor], *, folds: bool) -> nn.Module | None:
@@ -153,11 +153,11 @@ def _folded(name: str, block: nn.Module, inputs: Sequence[Tensor], *, folds: boo
         if folds:
             raise AssertionError(f"{name} cannot be folded: {error}") from error
         return None
-    _check_near(f"{name}, folded,", found(*given), expected, _EXACT)
+    _check_near(f"folded {name}", found(*given), expected, _EXACT)
     left = [type(module).__name__ for _, module in foldable_modules(found)]
-    assert not (folds and left), f"{name} is folded, and {left} in it can be folded further"
+    assert not (folds and left), f"folded {name} still contains foldable modules: {left}"
     _check_near(f"{name}, folded twice,", reparameterize(found)(*given), expected, _EXACT)
-    _check_state(f"{name}, which was folded,", block, before)
+    _check_state(f"{name}, after folding a copy,", block, before)
     return folded
 
 
@@ -165,12 +165,12 @@ def _check_state(what: str, block: nn.Module, expected: dict[str, Tensor]) -> No
     state = block.state_dict()
     other = [key for key in state.keys() | expected.keys() if key not in state or key not in expected]
     other += [key for key in state.keys() & expected.keys() if not torch.equal(state[key], expected[key])]
-    assert not other, f"{what} has other tensors: {', '.join(sorted(other))}"
+    assert not other, f"{what} has different tensors: {', '.join(sorted(other))}"
 
 
 def _check_near(what: str, found: Tensor, expected: Tensor, bound: float) -> None:
     error = relative_error(found, expected)
-    assert error <= bound, f"{what} gives other values: the relative error is {error:.1e}, and {bound:.0e} is allowed"
+    assert error <= bound, f"{what} returned different values: the relative error is {error:.1e}, the limit {bound:.0e}"
 
 
 def _cast(inputs: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:

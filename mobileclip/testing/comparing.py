@@ -16,7 +16,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def with_random_statistics(model: ModuleT) -> ModuleT:
-    """Return the model with scales, shifts and statistics of order one, so that no part is almost an identity."""
+    """Return the model with scales, shifts and statistics of order one, so that no layer is almost an identity."""
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             if name.endswith(("running_mean", "running_var")):

@@ -24,8 +24,8 @@ def check_encoder(spec: ImageEncoderSpec | TextEncoderSpec, *, export: bool = Tr
     """Check that saving, loading, folding and exporting an encoder keeps its outputs, and that JSON keeps its spec.
 
     The suite checks that the spec is frozen, hashable, equal after a JSON round trip, and registered in its family;
-    that the encoder has the spec, returns embeddings of the spec's width that do not depend on other examples, is equal
-    after saving and loading, and has equal outputs after reparameterization and through `torch.export`.
+    that the encoder's `.spec` equals the spec; and that its embeddings have the spec's width, do not depend on other
+    examples, and are equal after saving and loading, after reparameterization and through `torch.export`.
 
     Args:
         spec: spec of the encoder; prefer a small one for speed.
@@ -54,10 +54,10 @@ def check_encoder(spec: ImageEncoderSpec | TextEncoderSpec, *, export: bool = Tr
         with torch.no_grad():
             expected = _check_outputs(spec, model, inputs)
             _check_round_trip(spec, model, inputs, expected)
-            _check_equal(spec, "folded", reparameterize(model)(inputs), expected)
+            _check_equal(spec, "after folding", reparameterize(model)(inputs), expected)
             if export:
                 program = exported(type(spec).__name__, model, (inputs,))
-                _check_equal(spec, "exported", program(inputs), expected)
+                _check_equal(spec, "after torch.export", program(inputs), expected)
     except ValueError as error:  # the library's own description
         raise AssertionError(str(error)) from error
 
@@ -66,23 +66,23 @@ def _check_spec(spec: ImageEncoderSpec | TextEncoderSpec) -> None:
     name = type(spec).__name__
     require_hashable(spec)
     has_kind = any(field.name == "kind" for field in attrs.fields(type(spec)))
-    assert not has_kind, f"{name} has a field `kind`, which is what JSON calls the family's member by; rename it"
+    assert not has_kind, f"{name} has a field `kind`, but JSON uses this key for the registered name; rename the field"
     again = from_json(model_json(spec), read_back_as(spec))
-    assert again == spec, f"{name} is another one once it was written as JSON and read again: {again}, not {spec}"
+    assert again == spec, f"{name} changes in a JSON round trip: got {again}, expected {spec}"
 
 
 def _check_outputs(spec: ImageEncoderSpec | TextEncoderSpec, model: nn.Module, inputs: Tensor) -> Tensor:
     name = type(spec).__name__
     is_said = getattr(model, "spec", None) == spec
-    assert is_said, f"what {name}.build() returns has no `.spec` that is equal to the spec; set it in its __init__"
+    assert is_said, f"the model from {name}.build() has no `.spec` equal to this spec; set it in the model's __init__"
     outputs = cast("Tensor", model(inputs))
     width = (len(inputs), spec.embedding_dim)
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     assert shape == width, (
-        f"{name} gives {shape} for {len(inputs)} examples, and its spec says {width}: (batch, embedding_dim)"
+        f"{name} returned {shape} for {len(inputs)} examples, expected (batch, embedding_dim): {width}"
     )
     alone = torch.cat([cast("Tensor", model(one[None])) for one in inputs])
-    _check_equal(spec, "asked one by one", alone, outputs)
+    _check_equal(spec, "for single examples", alone, outputs)
     return outputs
 
 
@@ -95,15 +95,15 @@ def _check_round_trip(
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(1)  # not the seed of the model, so that unsaved weights differ
             loaded = load_model(path, fold=False)
-    assert loaded.spec == spec, f"{type(spec).__name__} is another one once it was saved and loaded: {loaded.spec}"
-    _check_equal(spec, "saved and loaded", loaded(inputs), expected)
+    assert loaded.spec == spec, f"the spec of {type(spec).__name__} changes after saving and loading: {loaded.spec}"
+    _check_equal(spec, "after saving and loading", loaded(inputs), expected)
 
 
 def _check_equal(spec: ImageEncoderSpec | TextEncoderSpec, how: str, found: Tensor, expected: Tensor) -> None:
     error = relative_error(found, expected)
     assert error <= _MOST_ERROR, (
-        f"{type(spec).__name__} gives other embeddings {how}: the relative error is {error:.1e}, and at most "
-        f"{_MOST_ERROR:.0e} is expected"
+        f"{type(spec).__name__} returned different embeddings {how}: the relative error is {error:.1e}, the limit "
+        f"{_MOST_ERROR:.0e}"
     )
 
 

@@ -25,17 +25,17 @@ _Inputs = dict[str, Tensor]
 def check_loss(spec: LossSpec, *, teacher_dims: int = 0, synthetic: bool = True, processes: int = 1) -> None:
     """Check a loss's keywords, terms, gradients and copies, in half precision and over several processes.
 
-    The suite checks the spec (`check_spec`); that the loss takes embeddings by keyword and returns finite `LossTerms`
+    The suite checks the spec (`check_spec`); that the loss accepts embeddings by keyword and returns finite `LossTerms`
     whose total is the sum of both terms and whose unnamed terms are zero; that gradients reach the embeddings, the
     logit scale and every parameter, scale with the total, and do not depend on which inputs require gradients; that the
     order of pairs does not matter; that a copy has its own parameters; that values and gradients in bfloat16 and
-    float16 at a logit scale of 100 are finite and close to float64; and that several processes, each with a share of
-    the batch, have on average the value and gradients of one process.
+    float16 at a logit scale of 100 are finite and close to float64; and that the value and gradients averaged over
+    several processes, each with a share of the batch, equal those of one process.
 
     Args:
         spec: spec of a registered class.
-        teacher_dims: total width of the teachers' embeddings, if the loss needs them.
-        synthetic: whether the loss also takes synthetic captions.
+        teacher_dims: total width of the teachers' embeddings; 0 for a loss without teachers.
+        synthetic: whether the loss also accepts synthetic captions.
         processes: number of processes that share a batch; 1 for single-process losses.
 
     Raises:
@@ -57,9 +57,9 @@ def check_loss(spec: LossSpec, *, teacher_dims: int = 0, synthetic: bool = True,
         _check_gradients(spec, loss, inputs, total)
         _check_order(spec, loss, inputs)
         for done, other in copies(loss):
-            assert _terms(spec, other, inputs).total == total, f"{_named(spec)} once it was {done} gives another value"
+            assert _terms(spec, other, inputs).total == total, f"{done} {_named(spec)} returned a different value"
             shared = {id(one) for one in loss.parameters()} & {id(one) for one in other.parameters()}
-            assert not shared, f"{_named(spec)} once it was {done} still has its parameters in common with the copy"
+            assert not shared, f"{done} {_named(spec)} shares parameters with the original"
         for dtype in (torch.bfloat16, torch.float16):
             _check_half(spec, inputs, dtype)
     if processes > 1:
@@ -82,24 +82,24 @@ def _terms(spec: LossSpec, loss: nn.Module, inputs: Mapping[str, Tensor]) -> Los
     try:
         terms = loss(**inputs)
     except Exception as error:
-        raise AssertionError(f"{_named(spec)} takes no batch: {first_line(error)}") from error
-    assert isinstance(terms, LossTerms), f"{_named(spec)} gives {type(terms).__name__}, not LossTerms"
+        raise AssertionError(f"{_named(spec)} cannot process a batch: {first_line(error)}") from error
+    assert isinstance(terms, LossTerms), f"{_named(spec)} returned {type(terms).__name__}, expected LossTerms"
     return terms
 
 
 def _check_terms(spec: LossSpec, loss: nn.Module, inputs: _Inputs) -> LossTerms:
     terms = _terms(spec, loss, inputs)
     for name, value in terms._asdict().items():
-        assert not value.ndim, f"{name} of {_named(spec)} has the shape {tuple(value.shape)}; it is to be one number"
-        assert value.isfinite(), f"{name} of {_named(spec)} is {value.item()}"
+        assert not value.ndim, f"{name} of {_named(spec)} has the shape {tuple(value.shape)}, expected a scalar"
+        assert value.isfinite(), f"{name} of {_named(spec)} is {value.item()}, expected a finite value"
     for name, shown in zip(("contrastive", "distillation"), spec.term_names, strict=True):
         value = getattr(terms, name).item()
-        assert shown or value == 0, f"{name} of {_named(spec)} is {value}, and has no name in its `term_names`"
+        assert shown or value == 0, f"{name} of {_named(spec)} is {value}, but has no name in `term_names`"
     gap = (terms.contrastive + terms.distillation - terms.total).abs() / terms.total.abs().clamp_min(1e-12)
-    assert gap < _EXACT, f"the terms of {_named(spec)} do not add up to its total: {terms}"
+    assert gap < _EXACT, f"the terms of {_named(spec)} do not add up to the total: {terms}"
     with torch.no_grad():
         other = _terms(spec, loss, inputs).total
-    assert other == terms.total, f"{_named(spec)} is {other.item()} where no gradient is asked for, not {terms.total}"
+    assert other == terms.total, f"{_named(spec)} is {other.item()} under torch.no_grad(), expected {terms.total}"
     return terms
 
 
@@ -110,7 +110,7 @@ def _gradients(loss: nn.Module, inputs: _Inputs, total: Tensor) -> _Inputs:
 
 
 def _check_gradients(spec: LossSpec, loss: nn.Module, inputs: _Inputs, total: Tensor) -> None:
-    assert total.requires_grad, f"the total of {_named(spec)} has no gradient"
+    assert total.requires_grad, f"the total of {_named(spec)} does not require a gradient"
     found = _gradients(loss, inputs, total)
     wanted = {name for name, one in inputs.items() if one.requires_grad} | dict(loss.named_parameters()).keys()
     missing = [
@@ -119,10 +119,12 @@ def _check_gradients(spec: LossSpec, loss: nn.Module, inputs: _Inputs, total: Te
     ]
     assert not missing, f"no finite gradient of {_named(spec)} reaches {', '.join(sorted(missing))}"
     doubled = {name: 2 * one for name, one in found.items()}
-    _check_near(f"gradients of {_named(spec)}, of twice its total,", _gradients(loss, inputs, 2 * total), doubled)
+    _check_near(f"gradients of {_named(spec)} for twice the total", _gradients(loss, inputs, 2 * total), doubled)
     alone = {name: one if name == "text" else one.detach() for name, one in inputs.items()}
     only = _gradients(loss, alone, _terms(spec, loss, alone).total)
-    _check_near(f"gradients of {_named(spec)}, of the texts alone,", {"text": only["text"]}, {"text": found["text"]})
+    _check_near(
+        f"gradients of {_named(spec)} if only texts require gradients", {"text": only["text"]}, {"text": found["text"]}
+    )
 
 
 def _check_order(spec: LossSpec, loss: nn.Module, inputs: _Inputs) -> None:
@@ -135,7 +137,7 @@ def _check_order(spec: LossSpec, loss: nn.Module, inputs: _Inputs) -> None:
         total = _terms(spec, loss, given).total
         results.append({"total": total} | _gradients(loss, given, total))
     expected = {name: one[order] if name in inputs and one.ndim else one for name, one in results[0].items()}
-    _check_near(f"{_named(spec)}, of the same pairs in another order,", results[1], expected)
+    _check_near(f"{_named(spec)} for the pairs in a different order", results[1], expected)
 
 
 def _check_half(spec: LossSpec, inputs: _Inputs, dtype: torch.dtype) -> None:
@@ -146,7 +148,7 @@ def _check_half(spec: LossSpec, inputs: _Inputs, dtype: torch.dtype) -> None:
     total = _terms(spec, loss, given).total
     expected = _terms(spec, spec.build().double(), exact).total
     assert relative_error(total, expected) < _ROUGH, (
-        f"{_named(spec)} is {total.item()} in {dtype}, not {expected.item()}"
+        f"{_named(spec)} is {total.item()} in {dtype}, expected {expected.item()}"
     )
     missing = (
         given.keys() - _gradients(loss, given, total).keys() - {one for one in given if not given[one].requires_grad}
@@ -191,9 +193,9 @@ def _share(rank: int, folder: str, processes: int, spec: LossSpec, inputs: _Inpu
 def _check_near(what: str, found: _Inputs, expected: _Inputs) -> None:
     """Raise if values differ; the tolerance allows for gradients that are zero except for rounding."""
     for name, one in expected.items():
-        assert name in found, f"{what} lack {name}"
+        assert name in found, f"{what}: {name} is missing"
         difference = float((found[name] - one).detach().norm() / one.detach().norm().clamp_min(1e-3))
-        assert difference < _EXACT, f"{what}: {name} is another, the relative error is {difference:.1e}"
+        assert difference < _EXACT, f"{what}: {name} differs, with a relative error of {difference:.1e}"
 
 
 def _named(spec: LossSpec) -> str:

@@ -21,8 +21,8 @@ def check_spec(spec: Any, *, family: type | None = None) -> None:
     field holds a mapping. JSON with an unknown key raises an error that names the key.
 
     Args:
-        spec: an instance. Its fields should differ from their defaults, since the suite cannot check default values.
-        family: base class of an `open_family`, such as `TeacherSpec`; JSON then names the member class.
+        spec: an instance of the spec class; set fields to non-default values, since the suite cannot check defaults.
+        family: base class with a registry, such as `TeacherSpec`; JSON then contains the registered name.
 
     Raises:
         AssertionError: if a check fails; the message names the problem.
@@ -52,12 +52,12 @@ def check_spec(spec: Any, *, family: type | None = None) -> None:
             raise AssertionError(f"{cls.__name__} can be written to JSON but not read back: {error}") from error
         value = json.loads(text)
         for difference in _differences(spec, read, cls.__name__):
-            raise AssertionError(f"{difference} after JSON")
-        assert read == spec, f"{cls.__name__} is another after JSON: {read!r}, not {spec!r}"
+            raise AssertionError(f"{difference} after a JSON round trip")
+        assert read == spec, f"{cls.__name__} changes in a JSON round trip: got {read!r}, expected {spec!r}"
         again = to_json(read, unstructure_as=read_as, indent=1)
-        assert json.loads(again) == value, f"{cls.__name__} is written otherwise once it was read: {again}"
+        assert json.loads(again) == value, f"the JSON of {cls.__name__} changes in a round trip: {again}"
         if _is_hashed(spec):
-            assert hash(read) == hash(spec), f"the hash of a {cls.__name__} is another after JSON"
+            assert hash(read) == hash(spec), f"the hash of {cls.__name__} changes in a JSON round trip"
         _check_unknown_key(value, read_as)
 
 
@@ -79,7 +79,7 @@ def _differences(one: Any, other: Any, place: str) -> Iterator[str]:
 
 
 def _is_hashed(value: Any) -> bool:
-    """Whether a value must have a hash: true unless a compared field holds a mapping."""
+    """Return whether a value must have a hash: True unless a compared field contains a mapping."""
     if attrs.has(type(value)):
         return all(_is_hashed(getattr(value, field.name)) for field in attrs.fields(type(value)) if field.eq)
     if isinstance(value, tuple):
@@ -94,4 +94,4 @@ def _check_unknown_key(value: dict[str, Any], cls: type) -> None:
         refusal = str(error)
     else:
         raise AssertionError(f"{cls.__name__} accepts an unknown key; a misspelled name would go unnoticed")
-    assert _UNKNOWN in refusal, f"an unknown key of {cls.__name__} is refused, but not named: {refusal}"
+    assert _UNKNOWN in refusal, f"the error for an unknown key of {cls.__name__} does not name the key: {refusal}"

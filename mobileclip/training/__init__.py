@@ -1,7 +1,7 @@
 """Training: the spec of a run, the training loop, optimisers, schedules and processes.
 
-This subpackage has the training loop, checkpoints and resumption. `losses` has the losses, and `recipes` the command
-lines.
+This subpackage contains the training loop, checkpoints and resumption. `losses` contains the losses, and `recipes` the
+command lines.
 """
 
 from mobileclip.training.distributed import World, process_group

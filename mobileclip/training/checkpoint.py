@@ -1,4 +1,4 @@
-"""Checkpoint files with the whole state of a run, so that a resumed run equals an uninterrupted run."""
+"""Checkpoint files with the full state of a run, so that a resumed run equals an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _MOST_NAMED = 4
 
 @attrs.frozen
 class CheckpointFolder:
-    """The newest checkpoints of a run.
+    """A folder that keeps the newest checkpoints of a run.
 
     Args:
         path: a URL or a folder; the first checkpoint creates the folder.
@@ -54,7 +54,7 @@ class CheckpointFolder:
     keep: int = 1
 
     def newest(self) -> str | None:
-        """Return the checkpoint with the most steps, or None without checkpoints."""
+        """Return the path of the checkpoint with the most steps; None without checkpoints."""
         found = self.all()
         return found[-1] if found else None
 
@@ -63,12 +63,12 @@ class CheckpointFolder:
         return storage.join(self.path, f"step-{num_steps:08d}.safetensors")
 
     def remove_old(self) -> None:
-        """Remove all but the newest."""
+        """Remove all but the newest `keep` checkpoints."""
         for old in self.all()[: -self.keep]:
             storage.remove(old)
 
     def all(self) -> list[str]:
-        """Return all checkpoints, in order of their steps."""
+        """Return the paths of all checkpoints, in order of their steps."""
         return [path for path in storage.list_files(self.path) if _NAME.fullmatch(storage.file_name(path))]
 
 
@@ -78,7 +78,7 @@ class RunState:
 
     Args:
         objective: the model and the loss, with their weights and buffers.
-        optimizer: optimizer of their parameters.
+        optimizer: optimiser of the objective's parameters.
         average: the student's moving average, if this process keeps one.
         world: the processes of the run. All processes save and restore together; only the first process writes and
             reads files.
@@ -103,7 +103,7 @@ class RunState:
         the next.
 
         Args:
-            step: steps done.
+            step: number of completed steps.
             position: position of this process in its data.
         """
         random = self.world.gather(_random_state(self.world.device))
@@ -129,8 +129,8 @@ class RunState:
         The first process reads the checkpoints. It renames damaged checkpoints and logs a warning.
 
         Raises:
-            ValueError: if no checkpoint can be read, the readable checkpoint belongs to another run, or processes find
-                different checkpoints.
+            ValueError: if none of the checkpoints can be read, the newest readable checkpoint is from a run with
+                different options, or processes find different checkpoints.
         """
         names = self.world.from_first(lambda: [storage.file_name(path) for path in checkpoints.all()])
         self._compare_found(checkpoints, names[-1] if names else None)
@@ -150,10 +150,10 @@ class RunState:
         """Check that all processes are at the same step, with the same weights and optimiser moments.
 
         Args:
-            step: steps done.
+            step: number of completed steps.
 
         Raises:
-            ValueError: if a process differs; the message names the process.
+            ValueError: if a process differs from the first process; the message names the process.
         """
         if self.world.size == 1:
             return
@@ -162,10 +162,10 @@ class RunState:
         _require_equal(found, [said.partition(": ")[2] for said in found], "are not in the same state", "start again")
 
     def _compare_found(self, checkpoints: CheckpointFolder, newest: str | None) -> None:
-        """Raise an error if a process finds another checkpoint than the first process; finding none is allowed."""
+        """Raise an error if a process finds a different checkpoint from the first process; finding none is allowed."""
         if self.world.size == 1:
             return
-        # The lookup is by name: a shared disk may list a new file late, but can open it.
+        # The lookup is by name: a shared file system may list a new file late, but can open it.
         path = None if newest is None else storage.join(checkpoints.path, newest)
         if path is not None and storage.exists(path):
             own: str | None = f"{newest} ({mark(path) or 'damaged'})"
@@ -178,8 +178,8 @@ class RunState:
             [said for _, said in found],
             [first if here is None else here for here, _ in found],
             "find different checkpoints",
-            "give all of them one output, on a disk that they share or at a URL such as s3://, or delete the "
-            "checkpoints that are not this run's",
+            "use one output for all processes, on a shared disk or at a URL such as s3://, or delete the "
+            "checkpoints of other runs",
         )
 
     def _read(self, path: str) -> StateFile | None:
@@ -191,7 +191,7 @@ class RunState:
                 content = read_state(path)
             except DamagedError as error:
                 aside = storage.rename(path, storage.file_name(path).replace(".safetensors", ".unreadable"))
-                logger.warning("%s; it is now %s, and the run resumes from the previous checkpoint", error, aside)
+                logger.warning("%s; renamed to %s; the run resumes from the previous checkpoint", error, aside)
                 return None
             tensors.update(content.tensors)
             return dict(content.metadata)
@@ -261,13 +261,13 @@ class RunState:
                 f"{name}: {one} in the checkpoint, {own} here" for name, (one, own) in pairs.items() if one != own
             )
             raise ValueError(
-                f"{path} was written by a run with another training spec; choose another output folder, or delete this "
-                f"folder to start over. {'; '.join(different)}"
+                f"{path} was written by a run with a different training spec; choose a different output folder, or "
+                f"delete this folder to start over. {'; '.join(different)}"
             )
-        if metadata["model"] != model_json(model) and model_there != model:  # the maximum logit scale is the run's
+        if metadata["model"] != model_json(model) and model_there != model:  # equality ignores the maximum logit scale
             raise ValueError(
-                f"{path} was written by a run with another model; choose another output folder, or delete this folder "
-                f"to start over.\n  checkpoint: {metadata['model']}\n  this run:   {model_json(model)}"
+                f"{path} was written by a run with a different model; choose a different output folder, or delete this "
+                f"folder to start over.\n  checkpoint: {metadata['model']}\n  this run:   {model_json(model)}"
             )
 
     def _load_modules(self, tensors: dict[str, Tensor], path: str) -> None:
@@ -311,8 +311,8 @@ def _require_equal(said: list[str], values: list[Any], what: str, advice: str) -
     Args:
         said: messages of all processes, each starting with the name of its machine.
         values: values that must be equal, one per process.
-        what: description of the problem.
-        advice: remedy.
+        what: predicate of the error message, such as `find different checkpoints`.
+        advice: remedy, the last sentence of the error message.
     """
     others = [rank for rank, value in enumerate(values) if value != values[0]]
     if others:
@@ -334,7 +334,7 @@ def _place(metadata: dict[str, str], path: str) -> tuple[int, StreamPosition]:
 
 
 def _damaged(path: str, why: str) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be read ({why}); delete it, to resume from the previous checkpoint")
+    return CheckpointError(f"{path} cannot be read ({why}); delete it to resume from the previous checkpoint")
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -349,7 +349,7 @@ _MAX_HEADER_BYTES = 1 << 24
 
 
 class DamagedError(ValueError):
-    """A file that is, or was meant to be, a training state."""
+    """An error for a damaged training checkpoint."""
 
 
 @attrs.frozen(kw_only=True)
@@ -358,7 +358,7 @@ class StateFile:
 
     Args:
         tensors: CPU tensors by name.
-        metadata: texts by name.
+        metadata: strings by name, for the file header.
     """
 
     tensors: Mapping[str, Tensor]
@@ -383,8 +383,8 @@ class StateFile:
                 save_file(dict(self.tensors), temporary, metadata)
         except (OSError, SafetensorError) as error:
             raise OSError(
-                f"checkpoint {path} could not be written ({error}); make room and start the run again; the run resumes "
-                "from the last checkpoint"
+                f"checkpoint {path} could not be written ({error}); make room and start the run again to resume from "
+                "the last checkpoint"
             ) from error
 
 
@@ -393,7 +393,7 @@ def read_state(path: storage.AnyPath) -> StateFile:
 
     Raises:
         DamagedError: if the file is damaged or a checksum does not match.
-        ValueError: if the file cannot be read at the moment.
+        ValueError: if the file cannot be read, for example because a store is unreachable.
     """
     try:
         with storage.local_copy(path) as local:
@@ -405,7 +405,7 @@ def read_state(path: storage.AnyPath) -> StateFile:
             f"{path} cannot be read ({error}); the run resumes from it once the file is readable"
         ) from None
     if DIGEST in metadata and metadata[DIGEST] != digest(tensors):
-        raise DamagedError(f"{path} is damaged (its values differ from the values that were written)")
+        raise DamagedError(f"{path} is damaged (the checksum of its tensors does not match)")
     return StateFile(tensors=tensors, metadata=metadata)
 
 
@@ -460,7 +460,7 @@ class BackgroundWriter:
         """Wait for the previous write, then start this one.
 
         Args:
-            write: function that writes; its data must not change until it returns.
+            write: function that writes a file; the data to write must not change until the function returns.
 
         Raises:
             Exception: the error of the previous write; this write then does not start.

@@ -61,7 +61,7 @@ class CpuConv2d(nn.Conv2d):
         return super().forward(input)
 
     def _interleaved(self, x: Tensor) -> Tensor:
-        """Return the convolution, computed as one depthwise convolution per output of a channel."""
+        """Return the convolution, computed as one depthwise convolution per output channel of an input channel."""
         several = self.out_channels // self.groups
         biases = [None] * several if self.bias is None else [self.bias[start::several] for start in range(several)]
         return interleave(
@@ -103,9 +103,9 @@ def computes_wide(x: Tensor) -> bool:
 
 
 def conv_and_picked(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `conv(x)`, depthwise and without bias, and the positions of `x` that the stride selects.
+    """Return the depthwise convolution `conv(x)` without bias, and `x` at the positions that the stride selects.
 
-    The backward pass adds the two gradients in place: the gradient of the selected positions alone would need a whole
+    The backward pass adds the two gradients in place: the gradient of the selected positions alone would need a full
     feature map of zeros.
     """
     outputs: tuple[Tensor, Tensor] = _ConvAndPicked.apply(x, conv.weight, conv.stride, conv.padding)  # type: ignore[no-untyped-call]
@@ -136,7 +136,7 @@ class _ConvAndPicked(torch.autograd.Function):
 
 
 class _DepthwiseConv(torch.autograd.Function):
-    """A depthwise convolution of stride 1 with its weight gradient in strips."""
+    """A depthwise convolution of stride 1 whose weight gradient is computed in strips."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
@@ -179,7 +179,7 @@ class NormBranch(NamedTuple):
     """One summand `sign * norm(scale * x)` of `sum_of_norms`.
 
     Args:
-        x: `(batch, dim, height, width)`; several branches may have the same `x`.
+        x: input of shape `(batch, dim, height, width)`; several branches may share one input.
         norm: batch norm of the branch.
         scale: factor per channel, such as the weight of a depthwise 1x1 convolution; None for 1.
         sign: 1 or -1.
@@ -194,8 +194,8 @@ class NormBranch(NamedTuple):
 def merges(norms: Sequence[nn.Module | None], x: Tensor) -> bool:
     """Return whether `sum_of_norms` can replace these norms of `x` and its convolutions.
 
-    The function returns False for frozen or synchronised norms, which use other statistics than the batch's, and in
-    half precision, where the fused sums take longer than they save.
+    The function returns False for frozen or synchronised norms, which do not use the statistics of this process's
+    batch, and in half precision, where the fused sums are slower.
     """
     own = all(type(norm) is nn.BatchNorm2d and norm.training and norm.affine for norm in norms)
     return own and computes_wide(x)
@@ -222,8 +222,8 @@ def sum_of_norms(
 
     Args:
         branches: the summands; `merges` must hold for their norms.
-        residual: one of the branches' inputs.
-        factor: factor per channel of the sum, a tensor of any shape with `dim` values.
+        residual: tensor to add, the same object as a branch's input; None adds no tensor.
+        factor: factor per channel of the sum, a tensor of any shape with `dim` values; None for 1.
 
     Raises:
         ValueError: if a channel has only one value, and therefore no variance.
@@ -268,18 +268,18 @@ def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and variance per channel, from sums over `count` values."""
+    """Return the mean and the biased variance of each channel."""
     mean, variance = _aten.batch_norm_update_stats(x, None, None, 0.0)
     return mean, variance
 
 
 def _of_branches(values: Tensor, source: Sequence[int]) -> Tensor:
-    """Return for each branch the value of its input."""
+    """Return the value of each branch's input."""
     return torch.stack([values[index] for index in source])
 
 
 def _of_inputs(values: Tensor, source: Sequence[int]) -> Tensor:
-    """Return for each input the sum of its branches' values; index tensors would have to be copied to the device."""
+    """Return the sum of the branches' values for each input, without index tensors, which need a copy to the device."""
     rows = values.unbind()
     sums = [[row for row, index in zip(rows, source, strict=True) if index == own] for own in range(max(source) + 1)]
     return torch.stack([sum(own[1:], start=own[0]) for own in sums])
@@ -499,7 +499,7 @@ def _branches_merge(block: MobileOneBlock, x: Tensor) -> bool:
 
 
 def _norm_branches(block: MobileOneBlock, x: Tensor) -> list[NormBranch]:
-    """Return the branches as norms: of convolutions of `x`, and of `x` itself."""
+    """Return the branches as norms of convolutions of `x`, and of `x` itself."""
     convs = _conv_norms(block)
     is_factor = _is_factor(block)
     if is_factor and block.stride > 1 and [type(conv.conv) in _PLAIN for conv in convs] == [True, True]:

@@ -28,7 +28,7 @@ from mobileclip.terminal.interruption import postponed
 T = TypeVar("T")
 
 COLLECTIVE_SECONDS = 1800.0
-"""Timeout for the slowest step; the first process's own work, such as evaluating and reading, does not count."""
+"""Default timeout of a collective, in seconds; the first process's own work, such as evaluation, does not count."""
 
 # Messages of gloo, NCCL and the store about processes that are late or gone.
 _LATE = re.compile(
@@ -123,7 +123,7 @@ class World:
         return received
 
     def share(self, batch_size: int) -> int:
-        """Return the number of samples of a batch for this process.
+        """Return the number of samples per batch in this process.
 
         Raises:
             ValueError: if the batch size is not a multiple of the number of processes.
@@ -146,24 +146,24 @@ class World:
 def process_group(
     device: str | torch.device = AUTO, *, collective_seconds: float = COLLECTIVE_SECONDS
 ) -> Iterator[World]:
-    """Join the other processes of a run that `torchrun` or `srun` started, or train in a single process without them.
+    """Join the other processes of a run that `torchrun` or `srun` started, or use a single process without them.
 
     Args:
-        device: `auto` for the GPU of this process, or the best available device.
+        device: name of a device; `auto` for this process's GPU, or the best available device.
         collective_seconds: timeout of every collective operation.
 
     Raises:
         TimeoutError: if another process is late or dead; the message names the collective operation. With NCCL, PyTorch
             ends the process and logs the collective operation.
-        ValueError: if the device does not exist, if this machine has more processes than GPUs and `device` is not
-            given, or if several processes would use Apple's GPU, which has no collectives.
+        ValueError: if the device does not exist, if this machine has more processes than GPUs and `device` is
+            `auto`, or if several processes would use Apple's GPU, which has no collectives.
     """
     place = this_process()
     chosen = pick_device(device, local_rank=place.local_rank)
     if chosen.type == "mps" and place.size > 1:
         if str(device) != AUTO:
             raise ValueError(
-                "only one process can train on Apple's GPU; start it without torchrun, or give --device cpu"
+                "only one process can train on Apple's GPU; start it without torchrun, or pass --device cpu"
             )
         chosen = torch.device("cpu")
     if chosen.type == "cuda":
@@ -186,7 +186,7 @@ def process_group(
         if not _is_late(error):
             raise
         raise TimeoutError(
-            f"process {place.rank} of {place.size} waited too long for the other processes (at most "
+            f"process {place.rank} of {place.size} lost another process or waited too long for it (timeout "
             f"{collective_seconds:g} s), in {traceback.extract_tb(error.__traceback__)[-1].name}: {error}. Start all "
             "processes again; the run resumes from its last checkpoint"
         ) from error
@@ -209,8 +209,8 @@ def _own_store(board: Store, place: ProcessPlace, within: timedelta) -> Store:
 
     Args:
         board: the launcher's store, for exchanging the new store's address.
-        place: rank and number of processes.
-        within: timeout.
+        place: rank of this process, and number of processes.
+        within: timeout for connecting to the new store.
     """
     if place.is_first:
         host = os.environ["MASTER_ADDR"]
@@ -252,7 +252,7 @@ class _OnTheWay(Generic[BatchType]):
 
     Args:
         batch: a batch on the device, complete after the event; None at the end of the source.
-        copied: event after the copy; None if there is nothing to wait for.
+        copied: CUDA event recorded after the copy; None if there is nothing to wait for.
         error: error of the source, exception of a signal, or KeyboardInterrupt; None without an error.
     """
 
@@ -265,11 +265,11 @@ class Feed(Generic[BatchType]):
     """Copies the batches of a source to a device, one batch ahead.
 
     `advance` waits for the next batch and starts its copy while the device computes on the current batch; CUDA copies
-    use pinned memory and their own stream. The feed reads at most `count` batches.
+    use pinned memory and a separate stream. The feed reads at most `count` batches.
 
     Args:
         source: iterator of batches.
-        count: number of batches.
+        count: maximum number of batches.
         device: target of the copies.
         waiting: context manager around each wait for the source; it may raise a signal's exception.
     """
@@ -311,7 +311,7 @@ class Feed(Generic[BatchType]):
         """Return the next batch on the device; None at the end of the source.
 
         Raises:
-            Exception: whatever the source does.
+            Exception: an error of the source.
             Interrupted: if a signal interrupted the wait.
         """
         started = time.perf_counter()
@@ -323,7 +323,7 @@ class Feed(Generic[BatchType]):
         try:
             with self._waiting():
                 batch = next(self._source, None)
-        except BaseException as error:  # noqa: BLE001 - raised when its turn comes
+        except BaseException as error:  # noqa: BLE001 - `take` raises it
             return _OnTheWay(error=error)
         if batch is None:
             return _OnTheWay()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class MovingAverage:
-    """Computes `average <- decay average + (1 - decay) weight` after every step, from the initial weights.
+    """Computes `average <- decay average + (1 - decay) weight` after every step, starting from the initial weights.
 
     The average includes floating-point buffers (BatchNorm's statistics); integer buffers are copied.
 
@@ -34,7 +34,7 @@ class MovingAverage:
         """Update the average with the weights of `model`."""
         current = model.state_dict()
         groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
-        # A tensor with several names takes only one step.
+        # A tensor with several names is updated only once.
         names = {tensor: name for name, tensor in self.module.state_dict(keep_vars=True).items()}
         for average, name in names.items():
             averages, values = groups.setdefault((average.device, average.dtype), ([], []))

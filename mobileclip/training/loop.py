@@ -42,7 +42,7 @@ logger = get_logger(__name__)
 _KEYS_SHOWN = 8
 
 Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
-"""Function of the model (in evaluation mode, adapters merged) and the completed steps; returns named numbers."""
+"""Function of the model (in evaluation mode, adapters merged) and the completed steps; returns metrics by name."""
 
 
 @attrs.frozen(kw_only=True)
@@ -80,7 +80,7 @@ def train(
         batches: training data; with several processes, the share of this process.
         output: folder for `metrics.jsonl` and `checkpoints/`, or a URL such as `s3://bucket/run`; URLs are not locked,
             so do not start two runs with the same URL.
-        card: card of the reinforced data, if any. The loss must have the dims of the card's teachers; other logit
+        card: card of the reinforced data, if any. The loss must have the dims of the card's teachers; different logit
             scales only cause a log message.
         world: the processes of the run, with this process's device; None for a single process on the CPU.
         evaluate: function that the first process calls with the model or its average, every `evaluate_every_steps` and
@@ -89,12 +89,12 @@ def train(
         console: console of the progress display; None for no display.
 
     Raises:
-        ValueError: if the loss has other teachers than the data, the checkpoint belongs to another run, another run
-            writes to the folder, the batches end too early or lack inputs of the loss, or `channels_last` is set on the
-            CPU.
+        ValueError: if the loss and the data have different teachers, the checkpoint is from a run with different
+            options, a second run writes to the folder, the batches end too early or lack inputs of the loss, or
+            `channels_last` is set on the CPU.
         Interrupted: after a signal (SIGTERM only in a command); the run first saves the state after the current step.
         FloatingPointError: if the loss or its gradient is not finite; the message has the step, some keys of the batch
-            and the last checkpoint; `diverged.json` has all keys. The weights are the weights before the step.
+            and the last checkpoint; `diverged.json` has all keys. The weights stay as they were before the step.
     """
     world = World() if world is None else world
     stated = spec.loss.about_teachers if isinstance(spec.loss, ReinforcedLossSpec) else {}
@@ -146,10 +146,10 @@ class _Wishes:
     """The actions that a process requests after a step; all processes carry out the request of any process.
 
     Args:
-        stop: save the state and exit after a signal.
+        stop: save the state and exit, after a signal.
         warned: whether the signal is a scheduler's warning, after which the user starts the same command again.
-        save: save the state because a checkpoint is due, or report that the last save failed.
-        fail: save the state and exit because the batch source failed.
+        save: save the state, because a checkpoint is due, the last save failed, or a loader worker died.
+        fail: save the state and exit, because the batch source failed.
     """
 
     stop: bool
@@ -160,7 +160,7 @@ class _Wishes:
 
 @attrs.define(kw_only=True)
 class _Run:
-    """Runs steps, logs, evaluates, saves and stops, after the same step in all processes.
+    """Runs the steps, and logs, evaluates, saves and stops after the same step in all processes.
 
     Saving only waits for a copy in memory. A background thread then writes the metrics before the state, so that no
     saved state lacks its metrics.
@@ -169,8 +169,8 @@ class _Run:
         spec: training options.
         state: state of the run, for checkpoints.
         minimised: the objective, possibly wrapped in DistributedDataParallel.
-        feed: feed of the batches.
-        batches: source of batches, with a position for checkpoints.
+        feed: batches, prefetched to the device.
+        batches: source of the batches, for the position and skipped samples in checkpoints.
         output: folder of the run.
         checkpoints: checkpoints of the run.
         skipped: files of skipped samples, one per process.
@@ -201,7 +201,7 @@ class _Run:
 
     @property
     def world(self) -> World:
-        """The processes of the run; all processes call the methods together."""
+        """The processes of the run; all of them must call the methods of this class together."""
         return self.state.world
 
     def begin(self, done: int) -> None:
@@ -214,7 +214,7 @@ class _Run:
             self._fail(done)
 
     def step(self, step: int) -> _Wishes:
-        """Make a step; return the combined requests of all processes after the step.
+        """Run one step; return the combined requests of all processes after the step.
 
         Raises:
             ValueError: if there is no batch for the step.
@@ -263,8 +263,8 @@ class _Run:
         """Save the state, evaluate and end the run, each if due or requested.
 
         Args:
-            done: steps done.
-            wishes: those of any process.
+            done: number of completed steps.
+            wishes: combined requests of all processes.
 
         Raises:
             Interrupted: if a process has received a signal.
@@ -288,7 +288,7 @@ class _Run:
         """Save the state if it is not saved yet, and end the run.
 
         Args:
-            done: steps done.
+            done: number of completed steps.
             warned: whether a process has received a scheduler's warning.
 
         Raises:
@@ -339,7 +339,7 @@ class _Run:
         return int(getattr(self.batches, "num_lost", 0))
 
     def _agreed(self, terms: tuple[Tensor, ...], norm: Tensor) -> tuple[dict[str, float], _Wishes]:
-        """Return the loss and requests over all processes, with one collective and one transfer from the device."""
+        """Return the mean loss and combined requests of all processes, with one collective and one device transfer."""
         names, wishes = self.state.objective.term_names, self._wishes()
         own = in_float64(torch.stack([term.detach() for term in (*terms, norm)]))
         if self.world.group is not None:
@@ -362,17 +362,17 @@ class _Run:
             storage.write_text(path, json.dumps(report, indent=1) + "\n")
         shown = ", ".join(map(repr, keys[:_KEYS_SHOWN])) + (", ..." if len(keys) > _KEYS_SHOWN else "")
         raise FloatingPointError(
-            f"the {wrong.replace('_', ' ')} is {values[wrong]} at step {step}; the batch's keys are [{shown}], with "
-            f"all keys in {path}. The last good state is {newest or 'the beginning'}. Start from its weights in "
-            "another output folder, with a lower learning rate, a longer warm-up or max_gradient_norm=1"
+            f"the {wrong.replace('_', ' ')} is {values[wrong]} at step {step}; the batch has the keys [{shown}]; "
+            f"{path} lists all keys. The last good state is {newest or 'the beginning'}. Start from this state in a "
+            "different output folder, with a lower learning rate, a longer warm-up or max_gradient_norm=1"
         )
 
     def _fail(self, done: int) -> NoReturn:
-        """After saving, raise the error of this process's source, or a ValueError that another process has failed."""
+        """After saving, raise the error of this process's source, or a ValueError if another process has failed."""
         self.finish()
         with self._keeping(done):
             self.feed.take()
-        raise ValueError(f"another process of the run gets no batch after step {done}; see the error of that process")
+        raise ValueError(f"another process of the run got no batch after step {done}; see the error of that process")
 
     @contextmanager
     def _keeping(self, done: int) -> Iterator[None]:
@@ -433,13 +433,13 @@ def _alone(output: storage.AnyPath, world: World) -> Iterator[None]:
             if not storage.is_remote(output):
                 held.enter_context(storage.exclusive(storage.local_path(output)))
 
-        world.from_first(hold)  # the files read there must not be another run's
+        world.from_first(hold)  # no other run may change the files that are read next
         yield
 
 
 def _new_state(spec: TrainingSpec, model: nn.Module, world: World) -> RunState:
     """Return the run's state before the first step."""
-    # The first process draws the same random numbers as a single process.
+    # The first process draws the same random numbers as a single-process run.
     torch.manual_seed(spec.seed if world.is_first else derived_seed(spec.seed, "process", world.rank))
     least, most = spec.min_logit_scale, max_logit_scale(model)
     if least is not None and least > most:

@@ -1,4 +1,4 @@
-"""Low-rank adapters by peft (extra `lora`): train few parameters, then merge them into the weights."""
+"""Low-rank adapters from peft (extra `lora`): train few parameters, then merge them into the weights."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class LoraSpec:
         rank: number of rows of `A` and columns of `B`.
         alpha: scale, `s = alpha / rank`; twice the rank by default.
         dropout: dropout probability on the inputs of `A`.
-        extras: names of parameters or modules to train as well, such as `image_encoder.head.project`. The default does
-            not apply to a tower without logit scale.
+        extras: names of parameters or modules to train as well, such as `image_encoder.head.project`. The default is
+            ignored for a tower without logit scale.
 
     Raises:
         ValueError: if a number is out of range.
@@ -67,7 +67,7 @@ def add_lora(model: nn.Module, spec: LoraSpec | None = None) -> None:
         spec: settings of the adapters; None for the default settings.
 
     Raises:
-        ValueError: if the model already has adapters, does not have one of the extras, or has no layer for adapters.
+        ValueError: if the model already has adapters, lacks one of the extras, or has no trainable layer for adapters.
         ModuleNotFoundError: if `peft` is not installed.
     """
     with needed("fine-tuning with adapters", "lora"):
@@ -118,8 +118,8 @@ def _extras(model: nn.Module, names: tuple[str, ...]) -> list[nn.Parameter]:
         found = [parameter for name, parameter in parameters.items() if name == extra or name.startswith(f"{extra}.")]
         if not found and names != _DEFAULT_EXTRAS:
             raise ValueError(
-                f"the model has no part {extra!r} to train in addition to the adapters; expected the name of a "
-                "parameter or a module, such as 'logit_scale' or 'text_encoder.project'"
+                f"the model has no parameter or module {extra!r} to train in addition to the adapters; expected a name "
+                "such as 'logit_scale' or 'text_encoder.project'"
             )
         chosen += found
     return chosen
@@ -131,7 +131,7 @@ def merge_lora(model: nn.Module) -> None:
     Outputs change only by rounding. A model without adapters stays unchanged.
 
     Args:
-        model: changed in place.
+        model: model, modified in place.
     """
     adapted = _adapted(model)
     if not adapted:

@@ -98,7 +98,7 @@ class Objective(nn.Module, ABC):
 
     @property
     def image_input(self) -> ImageInput:
-        """The model's image input; not available for text-only models."""
+        """The model's image input; not available for text towers."""
         contract: ImageInput = self.model.spec.image.input
         return contract
 
@@ -151,7 +151,7 @@ class Objective(nn.Module, ABC):
         applies RangeAugment, and returns the changed images and loss terms.
 
         Args:
-            image: images of the whole batch, as in the batch.
+            image: images of the whole batch, as stored in `batch.image`.
             progress: finished fraction of the training, from 0 to 1.
         """
         augment = self.range_augment
@@ -166,9 +166,9 @@ class Objective(nn.Module, ABC):
         """Return normalised images and, with RangeAugment, the loss term of each image.
 
         Args:
-            image: all or some rows of `image_rows`, the same rows as `numbers`.
-            numbers: RangeAugment's parameters, or its loss terms for images that are already changed; None without
-                RangeAugment.
+            image: all or some of the images from `image_rows`.
+            numbers: for the same images, RangeAugment's parameters, or its loss terms if `image_rows` has already
+                changed the images; None without RangeAugment.
         """
         image = self.normalized(image)
         if self.range_augment is None or numbers is None:
@@ -178,7 +178,7 @@ class Objective(nn.Module, ABC):
         return self.range_augment.change(image, numbers, mean=self._contract.mean, std=self._contract.std)
 
     def not_compiled(self, function: Callable[P, Result]) -> Callable[P, Result]:
-        """Return a function that `torch.compile` leaves out when it compiles a step."""
+        """Return the function, excluded from compilation if `torch.compile` compiles whole steps."""
         if self.spec.compile != "step":
             return function  # PyTorch's compiler takes seconds to import
         left_out: Callable[P, Result] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
@@ -280,7 +280,7 @@ class ImageTextObjective(Objective):
 
     @torch.no_grad()
     def _learnable(self, batch: ReinforcedBatch) -> ReinforcedBatch:
-        """Return the samples of a batch that the student's losses in evaluation mode select."""
+        """Return the samples of a batch that are selected by the student's losses in evaluation mode."""
         loss, selection = self.spec.loss, self.spec.selection
         assert isinstance(loss, ReinforcedLossSpec), "checked by the spec"
         teachers = self._stored(batch)
@@ -325,7 +325,7 @@ class ImageTextObjective(Objective):
         """Return the stored teacher embeddings of a batch.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if the batch has no teacher embeddings.
         """
         if batch.teacher_image is None or batch.teacher_text is None:
             there = [name for name in attrs.fields_dict(ReinforcedBatch) if getattr(batch, name) is not None]
@@ -345,7 +345,7 @@ def _unit(embedding: Tensor) -> Tensor:
 
 
 def with_mean(total: Tensor, terms: Sequence[Tensor]) -> Tensor:
-    """Return `loss` plus the mean of each tensor in `terms`, which have one value per image."""
+    """Return `total` plus the mean of each tensor in `terms`, which have one value per image."""
     for term in terms:
         total = total + term.mean()
     return total
@@ -363,7 +363,7 @@ def build_objective(loss: LossSpec, *, spec: TrainingSpec, model: nn.Module, wor
     Register your own objective for a loss spec class with `build_objective.register`.
 
     Args:
-        loss: loss of the spec.
+        loss: spec of the loss, whose class selects the objective.
         spec: training options.
         model: the student.
         world: the processes of the run.
@@ -406,7 +406,7 @@ class CrossEntropySpec(LossSpec):
 
     @property
     def needs_teachers(self) -> bool:
-        """Labels are all it needs."""
+        """Whether the loss needs teachers: no, only labels."""
         return False
 
     @property
@@ -520,10 +520,10 @@ class CaptionObjective(Objective):
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
         """Return the contrastive term, the caption term and the total."""
         if not isinstance(batch, ReinforcedBatch) or batch.syn_text is not None:
-            given = "two captions of each" if isinstance(batch, ReinforcedBatch) else type(batch).__name__
+            given = "images with two captions each" if isinstance(batch, ReinforcedBatch) else type(batch).__name__
             raise ValueError(
-                f"a captioner learns from images with one caption each, but the batches are {given}; set captions to "
-                "'real', 'synthetic' or 'either'"
+                f"a captioner needs batches of images with one caption each, got {given}; set captions to 'real', "
+                "'synthetic' or 'either'"
             )
         rows = self.image_rows(batch.image, progress)
         with self.autocast(batch.image.device):
@@ -570,7 +570,7 @@ class TextDistillationObjective(Objective):
             )
         of_images = [name for name in ("range_augment", "channels_last") if getattr(spec, name)]
         if of_images:
-            raise ValueError(f"{' and '.join(of_images)} is for images, but a text tower has no images; leave it out")
+            raise ValueError(f"a text tower has no images; leave out {' and '.join(of_images)}, only for images")
         super().__init__(spec, model=model, world=world)
 
     @property

@@ -47,8 +47,8 @@ class OptimizerSpec(ABC):
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return the optimiser for every parameter that requires a gradient.
 
-        The training loop sets the learning rate of every group: the schedule's, times the group's `rate_scale` if it
-        has one.
+        The training loop sets the learning rate of every group: the schedule's rate, times `rate_scale` if the
+        group has one.
 
         Raises:
             ValueError: if no parameter requires a gradient.
@@ -69,13 +69,13 @@ class AdamWSpec(OptimizerSpec):
         beta1: decay per step of the running mean of the gradient.
         beta2: decay per step of the running mean of the squared gradient.
         eps: constant added to the root of the mean square.
-        weight_decay: coefficient of weight decay; times the learning rate, the fraction removed from a weight per step.
+        weight_decay: coefficient of weight decay; a step removes `learning_rate * weight_decay` of each weight.
         decayed: kinds of parameters with weight decay: `weights`, `positions`, `class_tokens`, `layer_scales`. Norms,
             biases and the logit scale never have weight decay.
 
     Source: MobileCLIP, table 12.
 
-    Differs: Apple's scripts exempt parameters with one dimension or with a name of a norm or bias. These scripts
+    Differs: Apple's scripts exempt parameters with one dimension, or named like a norm or a bias. These scripts
         therefore decay positions, class tokens of timm's towers, and layer scales with several dimensions.
 
     Examples:
@@ -146,7 +146,7 @@ def decay_groups(
 
 
 def parameter_table(model: nn.Module) -> dict[Tensor, tuple[str, Kind | None]]:
-    """Yield every parameter once, with name and kind; a shared parameter has its first name.
+    """Return the name and kind of every parameter; a shared parameter has only its first name.
 
     Examples:
         >>> [of for of in parameter_table(nn.Linear(4, 2)).values()]
@@ -229,7 +229,7 @@ def rate_scales(model: nn.Module, decay: float, *, by: Granularity = "block") ->
         model: a tower, an image-text model, a classifier, or a module that contains a tower, such as a detector.
         decay: factor per layer, in (0, 1]; 1 gives equal learning rates. Deep towers need values close to 1: over the
             46 layers of MCi2, a decay of 0.9 gives a factor of 0.009 at the stem.
-        by: unit that counts as a layer of an MCi tower: a `block` or a whole `stage`. In transformers, every layer
+        by: unit that counts as a layer of an MCi tower: a `block` or a `stage`. In transformers, every layer
             counts as one.
 
     Raises:
@@ -245,8 +245,8 @@ def rate_scales(model: nn.Module, decay: float, *, by: Granularity = "block") ->
     towers = _towers(model)
     if not towers:
         raise ValueError(
-            f"layer-wise learning rates need a tower of this library, but {type(model).__name__} is not a tower and "
-            "has none; register the layers of another tower with mobileclip.training.finetuning.tower_layers.register"
+            f"layer-wise learning rates need a tower of this library, but {type(model).__name__} neither is nor "
+            "contains one; register your tower class with mobileclip.training.finetuning.tower_layers.register"
         )
     for tower in towers.values():
         layers = _layers(tower, by)
@@ -266,7 +266,7 @@ def _towers(model: nn.Module) -> dict[str, nn.Module]:
         for name in next((names for kind, names in kinds.items() if isinstance(module, kind)), ()):
             found[f"{prefix}.{name}" if prefix else name] = module.get_submodule(name)
         is_known = tower_layers.dispatch(type(module)) is not tower_layers.dispatch(object)
-        # Parts of a tower keep the tower's order, even if they are of such a class themselves.
+        # Submodules of a tower belong to its layers, even if their own class is registered as well.
         if is_known and not any(prefix.startswith(f"{one}.") or not one for one in found):
             found[prefix] = module
     return found
@@ -339,7 +339,7 @@ class LayerDecayAdamWSpec(AdamWSpec):
 
     Args:
         rate_decay: ratio of a layer's learning rate to that of the layer above it, in (0, 1].
-        rate_layers: unit that counts as a layer of an MCi tower: a `block` or a whole `stage`.
+        rate_layers: unit that counts as a layer of an MCi tower: a `block` or a `stage`.
 
     Source: Bao et al., "BEiT", appendix G.
 

@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 
 
 _MAX_BYTES = 1 << 32
-# Only for two or more lines.
+# Longer than the last two lines of a metrics file.
 _TAIL_BYTES = 1 << 16
 
 
 class MetricLog:
     """Appends metrics to a JSONL file; a resumed run first removes lines after its checkpoint.
 
-    Object stores cannot append. For a URL, the log keeps all lines in memory, and the function from `written` uploads
-    the file at every checkpoint.
+    Object stores cannot append. For a URL, the log keeps all lines in memory, and the function that `written`
+    returns uploads the file at every checkpoint.
 
     Args:
         path: a URL, or a file, which is created if missing.
-        resume_step: step from which lines are removed.
-        tensorboard: folder for TensorBoard's files; None for no TensorBoard files.
+        resume_step: first step of the resumed run; the log removes the lines of this and later steps.
+        tensorboard: local folder for TensorBoard files; None writes no TensorBoard files.
 
     Raises:
         ModuleNotFoundError: if `tensorboard` is set and TensorBoard is not installed.
@@ -54,7 +54,7 @@ class MetricLog:
         lines = [json.dumps(line) + "\n" for line in kept]
         self._lines = lines if storage.is_remote(path) else None
         storage.make_directory_of(path)
-        storage.write_text(path, "".join(lines))  # fails at once if the path cannot be written
+        storage.write_text(path, "".join(lines))  # fails early if the path is not writable
         self._evaluated = {line["step"] for line in kept if "loss" not in line}
         self._writer = None if tensorboard is None else _summary_writer(tensorboard, resume_step)
 
@@ -63,7 +63,7 @@ class MetricLog:
         return step in self._evaluated
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line and flush it; for a URL, hold it until `written`."""
+        """Append one line to the file; for a URL, buffer the line for the next upload (see `written`)."""
         line = json.dumps({"step": step, **values}) + "\n"
         if self._lines is not None:
             self._lines.append(line)
@@ -76,7 +76,7 @@ class MetricLog:
             self._writer.flush()
 
     def written(self) -> Callable[[], None]:
-        """Return a function that uploads the current lines from any thread, and does nothing for local files."""
+        """Return a thread-safe function that uploads the current lines; for a local file, it does nothing."""
         if self._lines is None:
             return lambda: None
         return partial(storage.write_text, self.path, "".join(self._lines))
@@ -86,7 +86,7 @@ def read_metrics(path: AnyPath) -> list[dict[str, float]]:
     """Return the lines of a metrics file, without an incomplete last line.
 
     Raises:
-        ValueError: if another line is not valid JSON.
+        ValueError: if a complete line is not valid JSON.
         OSError: if the file cannot be read.
     """
     *whole, _ = storage.read_bytes(path, limit=_MAX_BYTES).decode().split("\n")
@@ -97,7 +97,7 @@ def read_metrics(path: AnyPath) -> list[dict[str, float]]:
 
 
 def last_metrics(path: Path) -> dict[str, float] | None:
-    """Return the last complete line of a local metrics file, or None.
+    """Return the last complete line of a local metrics file; None without a complete line.
 
     The function reads only the end of the file, so it is cheap to call every second.
 
@@ -122,16 +122,16 @@ def last_metrics(path: Path) -> dict[str, float] | None:
 def _summary_writer(folder: AnyPath, resume_step: int) -> SummaryWriter:
     if storage.is_remote(folder):
         raise ValueError(
-            f"TensorBoard's files cannot be written to {folder}; leave tensorboard out, or use a local folder as output"
+            f"TensorBoard files must be in a local folder, not at {folder}; leave out tensorboard or use a local output"
         )
-    with needed("training with TensorBoard's log", "tensorboard"):
+    with needed("training with TensorBoard logs", "tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
     return SummaryWriter(str(folder), purge_step=resume_step)
 
 
 _TERMS = ("contrastive", "distillation")
 _ALWAYS = ("logit_scale", "learning_rate")
-# Names of main metrics in evaluations; all metrics would be too many panels.
+# Suffixes of the main evaluation metrics; a panel for every metric would be too many.
 _MAIN = ("acc1", "mean_recall@1", "recall_at_1", "top-1", "R@1", "measured")
 _MOST_EVALUATED = 4
 
@@ -139,25 +139,25 @@ Lines = list[dict[str, float]]
 
 
 def plot_curves(runs: Mapping[str, AnyPath], path: AnyPath, *, metrics: Sequence[str] | None = None) -> None:
-    """Draw metrics over steps to a PNG file, with one panel per metric and one line per run.
+    """Plot metrics over steps in a PNG file, with one panel per metric and one line per run.
 
     The plot marks the best step of each evaluation metric.
 
     Args:
-        runs: metrics files by the run's name in the legend.
-        path: the PNG to write.
+        runs: metrics file of each run, by the name of the run in the legend.
+        path: PNG file to write.
         metrics: names of the metrics to draw; None for the loss terms, at most four evaluation metrics, the logit scale
             and the learning rate.
 
     Raises:
-        ValueError: if `runs` is empty, or no file has a metric of that name.
+        ValueError: if `runs` or `metrics` is empty, or no run has logged one of the metrics.
         ModuleNotFoundError: if matplotlib is not installed.
     """
     lines = {name: read_metrics(metrics_path) for name, metrics_path in runs.items()}
     logged = [line for run in lines.values() for line in run]
     chosen = _usual(logged) if metrics is None else tuple(metrics)
     if not lines or not chosen:
-        raise ValueError("nothing to draw: give at least one run and one metric")
+        raise ValueError("nothing to plot: pass at least one run and one metric")
     write_chart([_panel(metric, lines, logged) for metric in chosen], path)
 
 
@@ -176,7 +176,7 @@ def _usual(logged: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
 
 
 def _is_evaluated(metric: str, logged: Iterable[Mapping[str, float]]) -> bool:
-    """Return whether a metric comes from an evaluation: lines of training steps have the loss."""
+    """Return whether a metric comes from an evaluation; only the lines of training steps have a loss."""
     return any(metric in line and "loss" not in line and not {*_TERMS, *_ALWAYS} & line.keys() for line in logged)
 
 
@@ -206,12 +206,12 @@ _MAX_SPEC_BYTES = 1 << 26
 
 @attrs.frozen(kw_only=True)
 class RunGroup:
-    """Runs with equal settings except for their seeds.
+    """Runs whose settings differ only in the seeds.
 
     Args:
-        name: folders of the runs.
+        name: folders of the runs, separated by commas.
         steps: number or range of completed steps, as text.
-        values: last value of each metric by name; for several runs the mean, followed by the standard deviation.
+        values: last value of each metric, as text; for several runs, the mean, standard deviation and number of runs.
     """
 
     name: str
@@ -221,11 +221,11 @@ class RunGroup:
 
 @attrs.frozen(kw_only=True)
 class ComparedRuns:
-    """Runs side by side.
+    """A comparison of runs.
 
     Args:
-        groups: groups of runs that differ only in the seed.
-        choices: dotted names of the options that differ, with the value of each group in order.
+        groups: the runs, grouped by settings without seeds.
+        choices: options that differ between groups, by dotted name; one value per group, in the order of `groups`.
         metrics: names of all metrics, evaluation metrics first.
     """
 
@@ -235,17 +235,17 @@ class ComparedRuns:
 
 
 def compare_runs(folders: Sequence[AnyPath]) -> ComparedRuns:
-    """Return runs side by side.
+    """Compare the options and the last metrics of runs.
 
     Args:
         folders: output folders or URLs of runs, each with `run.json` and `metrics.jsonl`.
 
     Raises:
-        ValueError: if `folders` is empty, a folder is not a training output, or a file is not valid.
+        ValueError: if `folders` is empty, a folder has no `run.json`, or a file is not valid JSON.
         OSError: if a file cannot be read.
     """
     if not folders:
-        raise ValueError("nothing to compare: give the folder of at least one run")
+        raise ValueError("nothing to compare: pass the folder of at least one run")
     groups: dict[tuple[tuple[str, str], ...], list[AnyPath]] = {}
     for folder in folders:
         chosen = tuple((name, value) for name, value in _choices(folder).items() if name not in SEEDS)

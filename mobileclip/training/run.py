@@ -51,7 +51,7 @@ _MAX_SPEC_BYTES = 1 << 26
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class RunSpec:
-    """A whole training run.
+    """The options of a training run: model, data, training and initial weights.
 
     Args:
         model: the student: a `DualEncoderSpec`, a `ClassifierSpec`, a `CoCaSpec`, a text tower's spec, or any
@@ -63,8 +63,8 @@ class RunSpec:
             of any context length (see `load_model`).
 
     Raises:
-        ValueError: if data and model have different inputs or classes, a classifier has an image-text loss, or a part
-            cannot be built.
+        ValueError: if data and model have different inputs or classes, a classifier has an image-text loss, or `model`
+            or `data` does not implement its interface.
 
     Examples:
         >>> from mobileclip.data import ReinforcedPipelineSpec
@@ -97,16 +97,16 @@ class RunSpec:
         for name in ("image", "text"):
             wanted, given = _tower(self.model, name), getattr(self.data, name, None)
             if wanted is not None and given is not None and wanted.input != given:
-                raise ValueError(f"the data's {name} contract is {given}, but the model expects {wanted.input}")
+                raise ValueError(f"the data's {name} input is {given}, but the model expects {wanted.input}")
         if hasattr(self.model, "num_classes") and hasattr(self.data, "num_classes"):
             _check_classes(self.model, self.data)
         loss = self.training.loss
         if isinstance(self.model, ClassifierSpec) and is_of_texts(loss):
-            raise ValueError(f"a classifier trains with CrossEntropySpec as its loss, not with {type(loss).__name__}")
+            raise ValueError(f"a classifier needs the loss CrossEntropySpec, not {type(loss).__name__}")
 
     @property
     def resolved(self) -> RunSpec:
-        """The same run with the content of its tokenizer file in the model's text input, for saving."""
+        """The same run, for saving: the model's text input includes the content of the tokenizer file."""
         if not (isinstance(self.model, DualEncoderSpec | TextEncoderSpec) and hasattr(self.data, "text")):
             return self
         text = attrs.evolve(_tower(self.model, "text"), input=self.data.text)
@@ -115,7 +115,7 @@ class RunSpec:
 
     @property
     def card(self) -> ReinforcementCard | None:
-        """The card in the shards' folder, or None."""
+        """The reinforcement card in the shards' folder; None without a card."""
         return getattr(self.data, "card", None)
 
     def start(self) -> nn.Module:
@@ -147,25 +147,25 @@ def run(
 ) -> storage.AnyPath:
     """Train, or resume an earlier run, and return the trained model's file or URL.
 
-    Under `torchrun` or `srun`, every process calls this method for its share of the batch.
+    Under `torchrun` or `srun`, every process must call this function for its share of the batch.
 
     Args:
         spec: the run.
         output: folder, or URL such as `s3://bucket/run`, for `run.json`, `metrics.jsonl`, `checkpoints/` and, at the
-            end, `model.safetensors`. The run locks a folder, but not a URL. A folder without checkpoints can be used
-            again with other options.
-        evaluate: function that makes the `evaluate` argument of `train` from the model's spec.
+            end, `model.safetensors`. The run locks a folder, but not a URL. A folder without checkpoints can be
+            reused with different options.
+        evaluate: function that returns the `evaluate` argument of `train` for the model's spec; None for no evaluation.
         device: name of a device; `auto` for this process's GPU, or the best available device.
         title: title of the progress display.
         console: console of the progress display; None for no display.
-        within: the processes of an existing `process_group`, with this process's device.
+        within: the processes of an existing `process_group`; None to join or start a group on `device`.
 
     Raises:
-        ValueError: if the folder has another run, the batch size is not divisible by the number of processes, the run
-            contradicts its data (see `follow_card`), or the data, the checkpoint or the training loop raise a
+        ValueError: if the folder contains a different run, the batch size is not divisible by the number of processes,
+            the run contradicts its data (see `follow_card`), or the data, the checkpoint or the training loop raise a
             ValueError.
         FloatingPointError: if the loss is not finite.
-        TimeoutError: if other processes of the run, or data workers, are late.
+        TimeoutError: if another process of the run, or a data worker, does not respond in time.
     """
     spec = spec.resolved
     seconds = spec.training.collective_seconds
@@ -198,11 +198,11 @@ def plain(run: RunSpec) -> RunSpec:
     """Return the run for plain image-text pairs, with real captions only and without teachers.
 
     Args:
-        run: run on image-text samples; a distillation loss keeps only its contrastive part, CLIP's or SigLIP's, with
+        run: run on image-text samples; a distillation loss keeps only its contrastive term, CLIP's or SigLIP's, with
             weight 1.
 
     Raises:
-        ValueError: if the run has other data than image-text samples.
+        ValueError: if the run's data are not image-text samples.
     """
     data, loss = run.data, run.training.loss
     if not isinstance(data, ReinforcedPipelineSpec):
@@ -234,16 +234,16 @@ def _tower(model: Any, name: str) -> Any:
 
 def _check_classes(model: Any, data: Any) -> None:
     if model.num_classes != data.num_classes:
-        different = f"{data.num_classes}, and the model's {model.num_classes}"
+        different = f"the data has {data.num_classes} classes, and the model has {model.num_classes}"
     elif all(names := [getattr(part, "class_names", ()) for part in (model, data)]) and names[0] != names[1]:
-        different = "others than the model's"
+        different = "the data and the model have different class_names"
     else:
         return
-    raise ValueError(f"the data's classes are {different}; give both the same num_classes and class_names")
+    raise ValueError(f"{different}; use the same num_classes and class_names for both")
 
 
 def _check(spec: RunSpec, output: storage.AnyPath) -> None:
-    """Raise an error if the run cannot train, before writing or loading anything."""
+    """Raise an error if the folder, the card or the first samples contradict the run, before writing or loading."""
     _refuse_other(spec, output)
     follow_card(spec)
     if isinstance(spec.data, ReinforcedPipelineSpec):
@@ -265,22 +265,22 @@ def _refuse_lacking(data: ReinforcedPipelineSpec) -> None:
             f"reinforce datacompdr12m --data {data.shards[0]} --output REINFORCED` adds captions and embeddings"
         )
     else:
-        advice = "give shards with an image (such as jpg) and a caption (txt, or in json) for every key"
+        advice = "use shards with an image (such as jpg) and a caption (txt, or in json) for every key"
     raise ValueError(
-        f"none of the first {len(skips)} samples of {skips[0].shard} can be used ({lacking}); the samples have "
-        f"{', '.join(members) or 'nothing'}: {advice}"
+        f"none of the first {len(skips)} samples of {skips[0].shard} can be used ({lacking}); members found: "
+        f"{', '.join(members) or 'nothing'}; {advice}"
     )
 
 
 def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, tuple[str, ...]]:
     """Return a run that agrees with its data's card, and one line for each option taken from the card.
 
-    The card has the captioner, and the teachers' dims and logit scales. Without a captioner in the card, the first
+    The card contains the captioner, and the teachers' dims and logit scales. Without a captioner in the card, the first
     samples show whether the data has synthetic captions. The function adapts the recipe's options to the card; if the
     user's options contradict the card, the error names them.
 
     Args:
-        run: the run.
+        run: run whose options may contradict the card.
         recipe: the recipe's options; None if the user chose all options.
 
     Raises:
@@ -296,9 +296,9 @@ def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, t
         for name, value in stated.items()
         if getattr(given, name, None) == value != getattr(card, name)
     }
-    told = [f"{name} {value}, as the card of the data says" for name, value in taken.items()]
+    told = [f"{name} {value}, from the data's card" for name, value in taken.items()]
     wrong = card.differences({name: value for name, value in stated.items() if name not in taken})
-    # The user has kept the recipe's captions, of both kinds.
+    # Whether the user kept the recipe's default, captions of both kinds.
     follows = isinstance(data, ReinforcedPipelineSpec) and getattr(recipe and recipe.data, "captions", None) == "both"
     if follows and data.captions == "both" and data.caption_sets is None and not card.captioners:
         skips, _ = data.lacking_samples()
@@ -316,7 +316,7 @@ def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, t
 
 
 def _refuse_other(spec: RunSpec, output: storage.AnyPath) -> None:
-    """Raise an error if the folder has another run."""
+    """Raise an error if the folder contains a run with different options."""
     path = storage.join(output, SPEC)
     content = storage.read_if_exists(path, limit=_MAX_SPEC_BYTES)
     if content is None:
@@ -325,8 +325,8 @@ def _refuse_other(spec: RunSpec, output: storage.AnyPath) -> None:
     changed = [name for name in ("model", "data", "training") if getattr(there, name) != getattr(spec, name)]
     if changed:
         raise ValueError(
-            f"{output} has a run with other options of {' and '.join(changed)}; delete the folder to start over, "
-            f"resume with the same options by giving `{path}` before the flags, or choose another `--output`"
+            f"{output} contains a run with different options of {' and '.join(changed)}; delete the folder to start "
+            f"over, pass `{path}` before the flags to resume with the same options, or choose a different `--output`"
         )
 
 
@@ -341,16 +341,16 @@ def claimed(
     kept: str | None = None,
     made: str | None = None,
 ) -> Iterator[None]:
-    """Lock a folder for this run; an error before the first checkpoint releases the folder for other settings.
+    """Reserve a folder for this run; an error before the first checkpoint releases the folder for other settings.
 
     Args:
         output: the folder or URL.
-        files: content by file name of the files that identify the run; the last file is written last.
+        files: contents of the files that identify the run, by file name, in the order of writing.
         world: the processes of the run; all processes must call this function.
-        refuse: function that raises a ValueError if the folder has another run.
-        checkpoints: subfolder of the run's checkpoints.
-        kept: file that, if it exists, also keeps the folder locked for this run.
-        made: folder to remove when the run releases the output folder.
+        refuse: function that raises a ValueError if the folder contains a different run.
+        checkpoints: subfolder with the run's checkpoints.
+        kept: file in the folder whose existence also keeps the folder reserved; None for no such file.
+        made: subfolder to remove when the run releases the folder; None for no subfolder.
     """
 
     def take() -> bool:

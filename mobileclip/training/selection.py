@@ -21,7 +21,7 @@ class SelectionSpec:
 
     Args:
         share: selected fraction of every batch; 1 selects all pairs.
-        num_chunks: number of chunks; the selection of a chunk depends on the chunks before.
+        num_chunks: number of chunks; the selection of a chunk depends on the previous chunks.
 
     Examples:
         >>> SelectionSpec(share=0.25, num_chunks=3).sizes(40)
@@ -133,9 +133,8 @@ def choose_pairs(spec: SelectionSpec, captions: Sequence[Learnability], draws: T
 
     Args:
         spec: settings of the selection.
-        captions: losses of every caption set, without selected pairs; the function adds up the caption sets'
-            learnabilities.
-        draws: random numbers.
+        captions: learnability with each caption set, before any pair is selected; the function adds them up.
+        draws: uniform random numbers.
 
     Source: Evans et al., "Data curation via joint example selection further accelerates multimodal learning", algorithm
         1, with learnability as the score. Differs: the terms are those of a softmax loss. The reference is the

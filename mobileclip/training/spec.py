@@ -1,4 +1,4 @@
-"""The options of a run as one value, saved with checkpoints and compared on resumption; and interfaces of its parts."""
+"""The training options of a run, saved with checkpoints and compared on resumption; interfaces of models and data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from mobileclip.training.selection import SelectionSpec
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Schedule(ABC):
-    """Base class of schedules: linear warm-up to the peak, `peak (s + 1) / w` for step `s < w`, then another curve.
+    """Base class of schedules: linear warm-up, `peak (s + 1) / w` for step `s < w`, then the curve of a subclass.
 
     Args:
         total_steps: number of steps of the whole run, `n`.
@@ -61,8 +61,8 @@ class Schedule(ABC):
         """Check that the numbers are a valid schedule."""
         if self._warmup >= self.total_steps:
             raise ValueError(
-                f"warmup_steps ({self._warmup}) must be below total_steps ({self.total_steps}), or the learning rate "
-                "never falls"
+                f"warmup_steps ({self._warmup}) must be below total_steps ({self.total_steps}); otherwise the learning "
+                "rate never falls"
             )
         if self.final > self.peak:
             raise ValueError(f"final ({self.final}) must not exceed peak ({self.peak})")
@@ -128,9 +128,9 @@ class CosineSchedule(Schedule):
 @schedules.register("constant_cosine")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ConstantCosineSchedule(Schedule):
-    """A schedule for long training: linear warm-up to the peak, a constant part, then half a cosine to `final`.
+    """A schedule for long training: linear warm-up to the peak, a constant phase, then half a cosine to `final`.
 
-    Several runs can branch off from one constant part, which does not depend on the decay after it.
+    Several runs can branch off from one constant phase, which does not depend on the decay after it.
 
     Args:
         constant_steps: number of steps before the decay, including the warm-up, or a share of the run; half of the run
@@ -173,7 +173,7 @@ class ConstantCosineSchedule(Schedule):
 
 @runtime_checkable
 class StudentSpec(Protocol):
-    """The interface of a model's spec in a run, an attrs class; the run checks `image.input` and `text.input`.
+    """Interface of a student's spec, an attrs class; a run compares its `image.input` and `text.input` with the data.
 
     Register your own spec class in `students`, or define it at the top level of an imported module.
 
@@ -188,7 +188,7 @@ class StudentSpec(Protocol):
 
 @runtime_checkable
 class DataSpec(Protocol):
-    """The interface of a data spec in a run, an attrs class; the run checks `image` and `text`.
+    """Interface of a data spec, an attrs class; a run compares its `image` and `text` with the student's inputs.
 
     Register your own spec class in `pipelines`, or define it at the top level of an imported module.
 
@@ -201,7 +201,7 @@ class DataSpec(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Number of samples per step: over all processes in a run's spec, of one process in a built pipeline's spec."""
+        """Number of samples per step: over all processes in a `RunSpec`, per process in a built pipeline's spec."""
 
     def build(self) -> BatchSource[Batch]:
         """Return the batches of this process."""
@@ -216,7 +216,7 @@ open_family(StudentSpec, students, own=(DualEncoderSpec, ClassifierSpec, CoCaSpe
 open_family(DataSpec, pipelines, own=(ReinforcedPipelineSpec, LabelledPipelineSpec, TextPipelineSpec))
 
 if TYPE_CHECKING:
-    # Type checkers then know the other members of the library's own specs.
+    # So that type checkers know the other attributes of the library's own specs.
     Student: TypeAlias = DualEncoderSpec | Any
     Data: TypeAlias = ReinforcedPipelineSpec | Any
 else:
@@ -255,9 +255,9 @@ class TrainingSpec:
     Equality ignores the last seven fields, because they do not change the trained weights.
 
     Args:
-        loss: the loss.
+        loss: spec of the loss.
         schedule: schedule of learning rates; its `total_steps` is the length of the run.
-        optimizer: AdamW's constants.
+        optimizer: spec of the optimiser; AdamW by default.
         max_gradient_norm: norm to which larger gradients are clipped; None for no clipping.
         min_logit_scale: minimum of the logit scale, after the exponential; None for no minimum. The model's spec has
             the maximum. The scale starts at 1 / 0.07, and falls below 1 only in failing runs.
@@ -265,16 +265,16 @@ class TrainingSpec:
         precision: `bfloat16` runs the towers' convolutions and matrix products in autocast. Norm statistics, softmax
             sums, embedding norms, logits, loss, weights, gradients, optimiser state and moving average stay in float32.
             `float16` also scales the loss; the run does not log steps that it skips because the gradient overflows.
-        memory: stored activations; all activations by default.
-        channels_last: whether convolutions use the channels-last memory format, which is faster on a GPU; an error on
-            the CPU, where convolutional stems always use this format.
+        memory: activations to store for the backward pass; all activations by default.
+        channels_last: whether convolutions use the channels-last memory format, which is faster on a GPU; not allowed
+            on the CPU, where convolutional stems always use this format.
         compile: `towers` compiles each tower with torch.compile, `step` compiles everything from pixels to the loss,
             and None is eager mode. Compilation takes minutes.
-        range_augment: brightness, contrast and noise of learnt strength on the student's images, applied per
-            micro-batch, or to the whole batch in a compiled step; None for no such augmentation.
+        range_augment: RangeAugment (brightness, contrast and noise of learnt strength) on the student's images, applied
+            per micro-batch, or to the whole batch in a compiled step; None for no RangeAugment.
         selection: selection of the pairs in each batch that are harder for the student than for its teachers. The
             data's `batch_size` is the size before selection.
-        seed: random seed of the model; the data has its own seed.
+        seed: random seed of the model; the data has a separate seed.
         log_every_steps: number of steps between two lines of metrics.
         checkpoint_every_steps: number of steps between two checkpoints; the last step always writes a checkpoint.
         checkpoint_every_minutes: time in minutes between two checkpoints, by the first process's clock.
@@ -331,5 +331,5 @@ class TrainingSpec:
 
     @property
     def total_steps(self) -> int:
-        """Length of the run."""
+        """Number of steps of the run."""
         return self.schedule.total_steps

@@ -101,7 +101,7 @@ def examples(collection: Collection) -> dict[str, Any]:
 
 
 def unreadable(collection: Collection) -> dict[str, Any]:
-    """Return the unreadable files, each with the reason, up to a maximum number.
+    """Return the unreadable files with their reasons, up to a maximum number.
 
     Args:
         collection: collection with the files.
@@ -157,7 +157,7 @@ _JUDGEMENTS = ("yes", "no", "neither")
 def save_example(served: ServedCollection, request: Request) -> Response:
     """Add a concept, or an example to a concept, and return the updated concept.
 
-    The query of the URL has the name of the concept, and `yes`, `no` or `neither` with an image's id.
+    The URL's query contains the concept's `name`, and image ids as `yes`, `no` or `neither`.
 
     Args:
         served: collection whose index stores the concept.
@@ -183,7 +183,7 @@ def save_example(served: ServedCollection, request: Request) -> Response:
 
 
 def requested_concept(collection: Collection, texts: Sequence[str]) -> dict[str, Any]:
-    """Return the concept of a query with a single concept, as `concept`, with the ids of its examples.
+    """Return the `concept` with its examples' ids if a query is only a single concept; otherwise an empty dict.
 
     Args:
         collection: collection to search.
@@ -283,7 +283,7 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
         kind = named_format(match.path)
         if match.time is None and (data := read_if_unchanged(match, indexed)) is not None:
             named, _ = guess_type(match.name)
-            # Never a page of this server. For other names, browsers detect the image format from the first bytes.
+            # An image type, never HTML. For other names, browsers detect the image format from the first bytes.
             return Response(data, media_type=named if named and named.startswith("image/") else "image/png")
         if kind is not None and stamp_of(match.path) == (indexed.mtime_ns, match.size):
             return FileResponse(match.path, media_type=kind.media_type)
@@ -464,7 +464,7 @@ def serve(collection: Collection, *, port: int) -> None:
             proxy_headers=False,
             timeout_graceful_shutdown=_SECONDS_TO_END,
         )
-        say(f"open http://{_ADDRESS}:{listener.getsockname()[1]}/ in a browser; Ctrl-C ends it")
+        say(f"open http://{_ADDRESS}:{listener.getsockname()[1]}/ in a browser; Ctrl-C stops the server")
         uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -472,5 +472,5 @@ def _listening(port: int) -> socket.socket:
     try:
         return socket.create_server((_ADDRESS, port))
     except OSError as error:
-        why = "is in use by another program" if error.errno == errno.EADDRINUSE else f"cannot be had ({error})"
+        why = "is in use by another program" if error.errno == errno.EADDRINUSE else f"cannot be opened ({error})"
         raise OSError(f"port {port} {why}; choose another port with --port, or 0 for any free port") from None

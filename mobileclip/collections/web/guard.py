@@ -31,11 +31,11 @@ _HEADERS = {
 class SecurityMiddleware:
     """Middleware that rejects requests from other sites, and sends the security headers of the page.
 
-    The guard checks the Host header to prevent DNS rebinding, and the headers Origin and Sec-Fetch-Site to reject
+    The middleware checks the Host header to prevent DNS rebinding, and the headers Origin and Sec-Fetch-Site to reject
     requests from other sites. Links to the page work from any site.
 
     Args:
-        app: application that answers all other requests.
+        app: application that answers the accepted requests.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -66,10 +66,10 @@ def _problem(scope: Scope) -> str | None:
         return "this page is only for the machine that serves it; open http://127.0.0.1 with the port"
     origin = headers.get("origin")
     if origin is not None and origin.lower() != f"http://{host.lower()}":
-        return "another site asked for this; open the page itself"
+        return "the request came from a different site; open the page directly"
     is_link = scope["path"] == "/" and headers.get("sec-fetch-mode") == "navigate"
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not is_link:
-        return "another site asked for this; open the page itself"
+        return "the request came from a different site; open the page directly"
     return None
 
 
@@ -99,7 +99,8 @@ class Uploads:
         """Yield the encoded image in a request's body.
 
         Raises:
-            HTTPException: if the image is missing or too large, or the uploads reach the limit.
+            HTTPException: if the content type is wrong, the image is empty or too large, or all uploads together
+                exceed the limit.
         """
         # HTML forms of other sites cannot send this content type.
         if request.headers.get("content-type", "").partition(";")[0].strip() != _PICTURE_TYPE:
@@ -116,7 +117,7 @@ class Uploads:
                 self.num_free -= len(chunk)
                 data += chunk
             if not data:
-                raise HTTPException(400, "the image is empty; choose another one")
+                raise HTTPException(400, "the image is empty; choose another image")
             yield bytes(data)
         finally:
             self.num_free += len(data)

@@ -53,7 +53,7 @@ class _Kept:
 
 
 class Thumbnails:
-    """A cache of the most recent thumbnails.
+    """A cache of the most recently used thumbnails.
 
     Args:
         num_bytes: maximum size of the cache, in bytes.
@@ -109,7 +109,7 @@ def read_if_unchanged(match: Match, indexed: Indexed) -> bytes | None:
 
 
 def _make(match: Match, indexed: Indexed, side: int) -> bytes | None:
-    # If the path now leads to another file, the server does not show this file.
+    # If a different file is now at the path, the server does not show it.
     if match.time is not None:
         # Hashing a video takes seconds.
         is_same = stamp_of(match.path) == (indexed.mtime_ns, match.size)

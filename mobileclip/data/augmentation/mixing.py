@@ -96,7 +96,7 @@ def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[tupl
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class MixingSpec:
-    """Apply either Mixup or CutMix to a whole batch, with one share for all its images.
+    """Apply either Mixup or CutMix to a whole batch, with one mixing weight for all images.
 
     Image `i` is mixed with image `j = B - 1 - i`. With a share `s` from Beta(alpha, alpha), Mixup returns `s x_i + (1 -
     s) x_j`. CutMix returns `x_i` with a rectangle of `x_j`. The rectangle covers `1 - s` of the image unless the

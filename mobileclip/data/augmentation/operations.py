@@ -1,6 +1,6 @@
-"""RandAugment's image operations on Pillow, pixel for pixel those of torchvision, and a registry for more.
+"""RandAugment's image operations for Pillow, with the same pixels as torchvision's, and a registry for more.
 
-The public data sets store an operation by its index in `OPERATIONS`, so that order never changes. Operations of other
+The public data sets store an operation by its index in `OPERATIONS`, so the order never changes. Operations of other
 packages are stored by name.
 """
 
@@ -248,7 +248,7 @@ def magnitudes(num_bins: int, side: int) -> tuple[tuple[float, ...], ...]:
     """Return the unsigned strength of every operation for every bin, rounded to float32 like torchvision's.
 
     Args:
-        num_bins: number of strengths.
+        num_bins: number of strength bins.
         side: side of the image, in pixels; translations are a fraction of this side.
 
     Returns:

@@ -95,7 +95,7 @@ class LearntRange(nn.Module):
 class RangeNumbers:
     """The random numbers with which RangeAugment changes a batch, one row per image.
 
-    The same row changes an image in the same way, whichever other images are in the call.
+    A row changes an image in the same way regardless of the other images in the call.
 
     Shape:
         chosen and chance: (B, 3), with the operations in alphabetical order; seed: (B,).
@@ -233,7 +233,7 @@ class RangeAugment(nn.Module):
 
         Args:
             image: all or some images of a batch, in the form that `forward` expects.
-            numbers: the rows of these images.
+            numbers: the rows of the batch's random numbers for these images.
             mean: mean per channel that was subtracted from the pixels.
             std: standard deviation per channel by which the pixels were divided.
 
@@ -254,7 +254,7 @@ class RangeAugment(nn.Module):
         return (changed - shift) / scale, terms
 
     def target_error(self, progress: float) -> float:
-        """Return the target mean squared error, for pixels in [0, 1], at a fraction of the training."""
+        """Return the target mean squared error, for pixels in [0, 1], at a training progress from 0 to 1."""
         first, last = (10 ** (-psnr / 10) for psnr in self.spec.target_psnr)
         return last + 0.5 * (first - last) * (1 + math.cos(math.pi * progress))
 

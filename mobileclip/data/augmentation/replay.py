@@ -41,8 +41,8 @@ class AugmentationParams:
 
     Args:
         crop: top, left, height and width of the crop, in pixels of the source image.
-        operations: pairs of an operation and its signed magnitude, in order of application. The operation is given by
-            its index in `OPERATIONS` or its name in `augmentation_operations`.
+        operations: pairs of an operation and its signed magnitude, in order of application. The operation is an index
+            in `OPERATIONS` or a name in `augmentation_operations`.
         image_size: width and height of the source image, in pixels, or None if unknown; replay rejects images of any
             other size.
 
@@ -64,7 +64,7 @@ class AugmentationParams:
         for stored, magnitude in self.operations:
             operation = operation_of(stored)
             if not math.isfinite(magnitude):
-                raise ValueError(f"the magnitude of operation {operation.name} is {magnitude}, expected a finite one")
+                raise ValueError(f"the magnitude of operation {operation.name} is {magnitude}, not a finite number")
         if self.image_size is not None:
             self.check_fits(self.image_size)
 
@@ -72,7 +72,7 @@ class AugmentationParams:
         """Raise unless these parameters can be replayed on an image of `size` (width, height).
 
         Raises:
-            ValueError: if the parameters were sampled for another size, or the crop exceeds the image.
+            ValueError: if the parameters were sampled for a different size, or the crop exceeds the image.
         """
         if self.image_size is not None and tuple(self.image_size) != tuple(size):
             raise ValueError(
@@ -82,7 +82,7 @@ class AugmentationParams:
         top, left, height, width = self.crop
         if left + width > size[0] or top + height > size[1]:
             raise ValueError(
-                f"crop {self.crop} (top, left, height, width) leaves the image of {size[0]}x{size[1]} pixels; replay "
+                f"crop {self.crop} (top, left, height, width) exceeds the image of {size[0]}x{size[1]} pixels; replay "
                 "needs the reinforced copy of the image"
             )
 
@@ -158,7 +158,7 @@ class AugmentationSpec:
         num_bins: number of strength bins.
         reference_size: side of the image, in pixels, for which translations are sampled.
         scale_translations: whether replay rescales translations from `reference_size` to `size`. The public data sets
-            do not: at another size, the student sees the image moved by a different fraction than the teachers did.
+            do not: at a different size, the student sees the image moved by a different fraction than the teachers did.
         operation_probability: probability that each drawn operation is applied; 1 applies all of them.
         operations: names in `augmentation_operations` to draw from; torchvision's 14 operations by default. Cards and
             stored augmentations refer to other operations by name.
@@ -199,7 +199,7 @@ class AugmentationSpec:
         """Draw the parameters of one augmentation.
 
         Args:
-            rng: source of randomness; `augmentation_rng` ties it to the sample.
+            rng: source of randomness; `augmentation_rng` returns a generator that depends on the sample.
             size: width and height of the source image, in pixels, like `PIL.Image.size`.
 
         Raises:
@@ -233,7 +233,7 @@ class AugmentationSpec:
             params: parameters from `sample` or `decompress`.
 
         Raises:
-            ValueError: if the parameters were sampled for an image of another size, or the crop exceeds the image.
+            ValueError: if the parameters were sampled for an image of a different size, or the crop exceeds the image.
         """
         params.check_fits(image.size)
         top, left, height, width = params.crop
@@ -287,7 +287,7 @@ def augmentation_rng(seed: int, key: str, index: int) -> np.random.Generator:
     Args:
         seed: the reinforcement's seed.
         key: the sample's key.
-        index: index of the augmentation among those of the sample.
+        index: index of the augmentation within the sample.
     """
     return seeded_rng(seed, "augmentation", key, index)
 

@@ -67,7 +67,7 @@ class FolderFiles:
         return (*self.passed_over, *(_skip(self.path, name, OTHER) for name in others))
 
     def said_left_out(self) -> str:
-        """Return the end of a message that describes the files left out; empty if no file was left out."""
+        """Return the end of a message, which describes the files left out; empty if none was left out."""
         return "".join(f"; left out: {line}" for line in describe_left_out(self.left_out()))
 
 

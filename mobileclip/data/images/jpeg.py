@@ -189,7 +189,7 @@ def decode_jpeg(data: bytes, size: tuple[int, int], *, reduce: int, strict: bool
     Args:
         data: JPEG file with one or three channels.
         size: width and height of the JPEG, in pixels.
-        reduce: 1, 2, 4 or 8 to decode the JPEG at that fraction of its size (1 / `reduce`), rounded up.
+        reduce: 1, 2, 4 or 8 to decode the JPEG at 1 / `reduce` of its size, rounded up.
         strict: whether bytes that belong to no row count as damage.
     """
     library = _library()

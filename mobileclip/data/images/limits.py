@@ -1,9 +1,9 @@
-"""The image formats that are read, limits on the cost of an image, and the error for an unusable image.
+"""The supported image formats, limits on the cost of an image, and the error for an unusable image.
 
 Pillow supports about forty more formats. Some start other programs (PostScript starts Ghostscript), some are decoded
 byte by byte in Python (QOI, BLP), and few of them are used for photographs. JPEG 2000 is left out because its header
 gives no bound on the decoder's work. Vector graphics (SVG, WMF, PDF) are left out because they hold no pixels. Pillow
-does not decode HEIC, so pillow-heif (an extra) does. From camera raw files, the embedded preview is read.
+does not decode HEIC, so pillow-heif (an extra) does. Of a camera raw file, only the embedded preview is read.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ def format_names() -> str:
 
 MIB = 2**20
 MAX_PIXELS = "MOBILECLIP_MAX_PIXELS"
-_RAISE = f"if you trust it, set {MAX_PIXELS} to more pixels (num_pixels of ImageLimits), or scale the image down"
+_RAISE = f"if you trust it, increase {MAX_PIXELS} (num_pixels of ImageLimits), or scale the image down"
 
 
 class ImageError(ValueError):
-    """An image that cannot be used.
+    """Raised for an image that is missing, damaged, unsupported or beyond a limit.
 
     Args:
         reason: identifier by which errors are counted: `missing_file`, `unreadable` (a folder, a pipe, no permission),
@@ -124,8 +124,8 @@ def _growing(least: int, per_pixel: int) -> Any:
 class ImageLimits:
     """Limits on the work and memory for one image; all limits are checked before decoding.
 
-    These counts bound the time, not a clock: whether a sample is used must not depend on the load of the machine. An
-    image beyond the limits is not decoded and raises `ImageError`.
+    Counts, not a clock, bound the time, so that the machine's load does not affect which samples are used. An image
+    beyond the limits is not decoded and raises `ImageError`.
 
     Args:
         num_pixels: maximum width times height of the decoded image, after any reduction of a JPEG to 1/2, 1/4 or 1/8.
@@ -133,8 +133,8 @@ class ImageLimits:
             `num_file_bytes` and `num_scan_pixels` grow with this limit. Decoding takes up to 20 bytes per pixel.
         num_file_bytes: maximum size of the file, in bytes.
         num_scans: maximum number of scans of a JPEG; encoders write about ten, at most a few dozen.
-        num_scan_pixels: maximum number of scans of a JPEG times its full-size pixels; the default allows twelve scans
-            of the largest image.
+        num_scan_pixels: maximum product of a JPEG's number of scans and its full-size number of pixels; the default
+            allows twelve scans of the largest image.
 
     Raises:
         ValueError: if a number is not positive.
@@ -152,7 +152,11 @@ class ImageLimits:
             ImageError: if the limit is exceeded, with the reason `too_large`.
         """
         if num_bytes > self.num_file_bytes:
-            raise ImageError("too_large", f"{name} exceeds the limit of {self.num_file_bytes:,} bytes; {_RAISE}")
+            raise ImageError(
+                "too_large",
+                f"{name} has more than {self.num_file_bytes:,} bytes; if you trust it, increase num_file_bytes of "
+                f"ImageLimits, or {MAX_PIXELS}, with which this limit grows",
+            )
 
     def check_pixels(self, width: int, height: int, name: str) -> None:
         """Raise if an image has too many pixels to be decoded.
@@ -176,5 +180,5 @@ class ImageLimits:
             raise ImageError(
                 "too_many_scans",
                 f"{name} has {num_scans} scans of {num_pixels:,} pixels; the limit is {self.num_scans} scans, and "
-                f"{self.num_scan_pixels:,} pixels in all of them; {_RAISE}",
+                f"{self.num_scan_pixels:,} pixels in all scans together; {_RAISE}",
             )

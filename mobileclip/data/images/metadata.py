@@ -88,7 +88,7 @@ def centre_before(centre: Centre, orientation: int) -> Centre:
 
 
 def tiff_tags(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Yield number, type, count and offset of the first value of every tag in a TIFF file's first directory.
+    """Yield the number, type, count and value offset of every tag in a TIFF file's first directory.
 
     EXIF data is encoded like a TIFF file.
 
@@ -117,7 +117,7 @@ def tiff_tags(data: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def whole_number(data: bytes, kind: int, place: int) -> int | None:
-    """Return the integer value of a tag of `data`, or None for another type."""
+    """Return the integer at an offset of `data`, or None if its type is not an integer type."""
     order = "<" if data[:2] == b"II" else ">"
     return int(struct.unpack_from(order + _INTEGERS[kind], data, place)[0]) if kind in _INTEGERS else None
 
@@ -165,7 +165,7 @@ def read_camera_notes(exif: bytes | None) -> CameraNotes:
         try:
             notes.load_from_fp(_Bounded(data))
             top = dict(notes)
-        except Exception:  # noqa: BLE001  Pillow raises anything on broken bytes
+        except Exception:  # noqa: BLE001  Pillow may raise any exception on broken bytes
             return CameraNotes()
         below, place = _directory(notes, _CAMERA), _directory(notes, _PLACE)
     maker, model = _text(top.get(_TAG.Make)), _text(top.get(_TAG.Model))
@@ -201,7 +201,7 @@ class _Bounded(io.BytesIO):
 def _directory(notes: Image.Exif, number: int) -> Mapping[int, Any]:
     try:
         return notes.get_ifd(number)
-    except Exception:  # noqa: BLE001  Pillow raises anything on broken bytes
+    except Exception:  # noqa: BLE001  Pillow may raise any exception on broken bytes
         return {}
 
 

@@ -6,9 +6,9 @@ A malicious image file attacks the program that opens it in one of three ways:
   their first bytes, never by Pillow's guess.
 - It exhausts memory or time. This module counts pixels, bytes and the scans of a JPEG before decoding and applies
   `ImageLimits`.
-- It contains expensive metadata, which Pillow parses in Python, partly several times. The pixels do not depend on
+- It contains expensive metadata, which Pillow parses in Python, some of it repeatedly. The pixels do not depend on
   metadata, so this module removes all metadata except the orientation from JPEG and PNG files before decoding. The tags
-  of a TIFF file must not claim more bytes than the file has.
+  of a TIFF file may claim at most twice the size of the file.
 
 After these checks, a decoder may still fail; `image_error` describes the failure. This module does not protect against
 a decoder that can be made to run code; keep Pillow up to date.
@@ -242,7 +242,7 @@ def open_image(data: bytes, limits: ImageLimits, name: str = "image", *, reduce:
     except (OverflowError, struct.error):
         raise ImageError("truncated", f"{name} is truncated: it ends within its header; fetch it again") from None
     except Exception as error:
-        # Plug-ins raise anything on broken bytes.
+        # Plug-ins may raise any exception on broken bytes.
         raise image_error(error, name) from error
     return OpenedImage(image=image, kind=kind, jpeg=jpeg)
 

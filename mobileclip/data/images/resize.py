@@ -1,4 +1,4 @@
-"""Resizing images by Pillow (as in training) or by torch (in half the time), and conversion to RGB."""
+"""Resizing images with Pillow (as in training) or torch (in half the time), and conversion to RGB."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def resize(
     interpolation: Filter,
     box: tuple[float, float, float, float] | None = None,
 ) -> Image.Image:
-    """Resize an image by Pillow with antialiasing, for replay, transforms and pages.
+    """Resize an image with Pillow and antialiasing, for replay, transforms and pages.
 
     Args:
         image: image of any mode.

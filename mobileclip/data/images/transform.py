@@ -47,7 +47,7 @@ def normalize_pixels(
 
     Args:
         pixels: values from 0 to 255, such as `Batch.image`; in any memory format.
-        image: the input contract with mean and std.
+        image: the image contract, which contains mean and std.
         memory_format: memory format of the result; `torch.channels_last` needs a batch.
 
     Raises:
@@ -96,7 +96,7 @@ class ImageTransform:
     Shape: an image of any size -> (3, size, size), float32.
 
     Args:
-        image_input: the contract of the model.
+        image_input: the model's image contract.
 
     Raises:
         ValueError: if the contract's channels are not RGB.
@@ -109,8 +109,8 @@ class ImageTransform:
     image_input: ImageInput = attrs.field(validator=attrs.validators.instance_of(ImageInput))
 
     def __attrs_post_init__(self) -> None:
-        """Check that the model takes RGB images."""
-        self.image_input.require_rgb("pictures are")
+        """Check that the model expects RGB images."""
+        self.image_input.require_rgb("ImageTransform returns")
 
     def __call__(self, source: ImageSource) -> torch.Tensor:
         """Return the input for one image; see `load_image`.
@@ -129,7 +129,7 @@ class ImageTransform:
 
         Args:
             source: see `load_image`.
-            name: name of the image, for messages; by default the source's own name.
+            name: name of the image, for messages; by default, a name derived from the source.
             limits: limits on work and memory.
 
         Raises:
@@ -210,10 +210,10 @@ def load_image(
         orient: rotate the image by its EXIF orientation, if readable. TIFF and HEIF files are always rotated.
         background: colour behind a transparent image. None drops the alpha channel, as in the training of the published
             models.
-        reduce: 2, 4 or 8 to decode a JPEG at that fraction of its size, rounded up, which is faster; other formats
+        reduce: 2, 4 or 8 to decode a JPEG at 1 / `reduce` of its size, rounded up, which is faster; other formats
             ignore `reduce`.
         limits: limits on work and memory; the limits do not apply to PIL images.
-        name: name of the image, for messages; by default the source's own name.
+        name: name of the image, for messages; by default, a name derived from the source.
 
     Raises:
         ImageError: if the file is missing or not an image, or if the image is damaged, cannot be converted to RGB or
@@ -249,7 +249,7 @@ def _decoded(opened: OpenedImage, name: str, *, orient: bool, background: Color 
     except ImageError:
         raise
     except Exception as error:
-        # Decoders raise anything on broken bytes.
+        # Decoders may raise any exception on broken bytes.
         raise image_error(error, name) from error
 
 
@@ -396,7 +396,7 @@ def require_decode(decode: str) -> Decode:
     """Check a decoding mode and return it.
 
     Raises:
-        ValueError: if the decode mode is unknown.
+        ValueError: if `decode` is not one of `DECODES`.
     """
     for one in DECODES:
         if one == decode:
@@ -411,15 +411,15 @@ def read_pixels(
     reduced: bool = False,
     name: str | None = None,
 ) -> Pixels:
-    """Return the tower's input pixels for any image (see `read_tower_image`); decoded images are used as they are.
+    """Return the tower's input pixels for any image source; see `read_tower_image`.
 
     Shape: an image -> (size, size, 3), uint8.
 
     Args:
         source: see `load_image`.
         transform: transform to the tower's input.
-        reduced: see `read_tower_image`.
-        name: name of the image, for messages; by default the source's own name.
+        reduced: see `read_tower_image`; ignored for decoded images.
+        name: name of the image, for messages; by default, a name derived from the source.
 
     Raises:
         ImageError: if the image cannot be read, or has no pixels or an extreme shape.

@@ -134,7 +134,7 @@ class ReinforcedBatch(ImageBatch):
     Args:
         text: token ids of one caption per sample, by default a real caption; see the pipeline's option `captions`.
         syn_text: token ids of one synthetic caption per sample, if used in addition to the real caption.
-        teacher_image: the teachers' embeddings of the same augmentations.
+        teacher_image: the teachers' embeddings of the same augmented images.
         teacher_text: the teachers' embeddings of the captions in `text`.
         teacher_syn_text: the teachers' embeddings of the captions in `syn_text`.
         online_images: the same augmented images in the online teachers' sizes, by side in pixels.
@@ -175,11 +175,11 @@ for _cls in (Batch, ImageBatch, TextBatch, LabelledBatch, ReinforcedBatch):
 
 
 def interleaved(batches: Sequence[BatchType], numbers: Sequence[Sequence[int]]) -> BatchType:
-    """Merge batches into one batch, sorted by numbers.
+    """Merge batches into one batch, with the samples sorted by number.
 
     Args:
         batches: batches with the same fields.
-        numbers: sort key of each sample of each batch.
+        numbers: for each batch, the sort keys of its samples.
     """
     if len(batches) == 1:
         return batches[0]
@@ -212,7 +212,7 @@ def join_batches(batches: Sequence[BatchType]) -> BatchType:
 
 
 def _of_sides(change: Callable[..., Any], *values: Any) -> Any:
-    """Apply a function to values, or to the values of every image side."""
+    """Apply a function to values, or per image side if the values are mappings by side."""
     if isinstance(values[0], Mapping):
         return {side: change(*(value[side] for value in values)) for side in values[0]}
     return change(*values)
@@ -230,8 +230,8 @@ def share_images() -> None:
 def stack_pixels(pixels: Sequence[Pixels]) -> torch.Tensor:
     """Stack the pixels of images into one batch; a worker allocates the batch in shared memory.
 
-    The batch keeps the channels-last memory format of decoding: transposing takes four times as long as copying, and
-    normalisation on the device transposes without extra cost.
+    The batch keeps the channels-last memory format of the decoded images: transposing takes four times as long as
+    copying, and normalisation on the device transposes without extra cost.
 
     Shape: B times (height, width, 3), uint8 -> (B, 3, height, width), uint8, in `torch.channels_last` memory format.
 
@@ -258,14 +258,14 @@ class BatchSource(Protocol[BatchType_co]):
         """Yield batches from a position; equal positions give equal batches."""
 
     def position(self, num_batches: int) -> StreamPosition:
-        """Return the position after a number of batches of the run; the source may have prefetched one more batch."""
+        """Return the position after the run's first `num_batches` batches; the stream may already be further."""
 
     def take_skips(self, num_batches: int) -> Sequence[Skip]:
         """Return the skips of the first `num_batches` batches; every skip is returned only once."""
 
 
 class ChangedBatches(ABC, Generic[BatchType]):
-    """A batch source that changes each batch of another source, and keeps its positions and skips."""
+    """A batch source that changes the batches of a wrapped source, but not the positions and skips."""
 
     batches: BatchSource[BatchType]
 
@@ -274,18 +274,18 @@ class ChangedBatches(ABC, Generic[BatchType]):
         """Return the changed batch."""
 
     def stream(self, position: StreamPosition) -> Iterator[BatchType]:
-        """Yield the source's changed batches from a position."""
+        """Yield the wrapped source's batches from a position, changed."""
         return map(self.changed, self.batches.stream(position))
 
     def position(self, num_batches: int) -> StreamPosition:
-        """Return the source's position after the first `num_batches` batches."""
+        """Return the wrapped source's position after the first `num_batches` batches."""
         return self.batches.position(num_batches)
 
     def take_skips(self, num_batches: int) -> Sequence[Skip]:
-        """Return the source's skips in the first `num_batches` batches."""
+        """Return the wrapped source's skips in the first `num_batches` batches."""
         return self.batches.take_skips(num_batches)
 
     @property
     def num_lost(self) -> int:
-        """Number of workers that the source has lost, if known."""
+        """Number of workers that the wrapped source has lost; 0 if unknown."""
         return int(getattr(self.batches, "num_lost", 0))

@@ -85,9 +85,9 @@ class SourceImage:
         """Return the pixels of the augmented image at the size of each augmentation.
 
         `exact` returns the same pixels as `AugmentationSpec.apply`, bit for bit. `fast` decodes a JPEG without its high
-        frequencies at 1/2, 1/4 or 1/8 of its size, if the crop then still has as many pixels as the largest output.
+        frequencies at 1/2, 1/4 or 1/8 of its size, if the crop is then still at least as large as the largest output.
         `fast` also resizes every image with `resized_crop`, which is within three levels (of 255) of `exact` for images
-        that are not reduced.
+        decoded at full size.
 
         Shape: (size, size, 3) each, uint8.
 
@@ -139,17 +139,16 @@ class ExampleSpec:
         augmentation: augmentation at the student's size. None uses the policy of the public data sets; its translations
             are in pixels of the teachers' image for replayed augmentations, and of the student's image for newly
             sampled ones.
-        decode: `exact` or `fast`. `fast` decodes JPEGs at 1/2, 1/4 or 1/8 of their size if the crop then still has as
-            many pixels as the output, and resizes with torch's filters; the pixels differ slightly from the teachers'
-            input.
+        decode: `exact` or `fast`. `fast` decodes JPEGs at 1/2, 1/4 or 1/8 of their size if the crop is then still at
+            least as large as the output, and resizes with torch's filters; the pixels differ slightly from the
+            teachers' input.
         limits: limits on work and memory per image; images beyond the limits are skipped.
         sample_limits: limits on the data of a sample; samples beyond the limits are skipped, and no memory is allocated
             for them.
         seed: seed of all random choices and of the sample order.
 
     Raises:
-        ValueError: if a number is out of range, or the size of the augmentation differs from that of the image
-            contract.
+        ValueError: if a number is out of range, or the sizes of the augmentation and the image contract differ.
 
     Examples:
         >>> ExampleSpec(image=mobileclip.inputs.ImageInput(size=256)).decode
@@ -166,8 +165,8 @@ class ExampleSpec:
     def __attrs_post_init__(self) -> None:
         if self.augmentation is not None and self.augmentation.size != self.image.size:
             raise ValueError(
-                f"the augmentation makes images of {self.augmentation.size} pixels and the image contract requires "
-                f"{self.image.size}; give both the same size"
+                f"the augmentation has size {self.augmentation.size}, but the image contract has size "
+                f"{self.image.size}; set both to the same size"
             )
 
 
@@ -195,7 +194,7 @@ def _are_columns(_: object, attribute: attrs.Attribute[tuple[int, int]], value: 
 
 def _are_sides(_: object, attribute: attrs.Attribute[tuple[int, ...]], value: tuple[int, ...]) -> None:
     if len(set(value)) < len(value) or any(side < 1 for side in value):
-        raise ValueError(f"{attribute.name} must be distinct sides above 0, not {value}")
+        raise ValueError(f"{attribute.name} must be distinct image sides above 0, not {value}")
 
 
 def _default_captions(spec: ReinforcedExampleSpec) -> Captions:
@@ -220,12 +219,12 @@ class ReinforcedExampleSpec(ExampleSpec):
         num_captions: maximum number of synthetic captions to use from the start of every set; None uses all.
         num_augmentations: maximum number of stored augmentations to use from the start of a sample's list; None uses
             all.
-        teacher_dim: dimension of the concatenated teacher embeddings; samples with another dimension are rejected. With
-            None, a pipeline uses the dimension of the first usable sample.
-        teacher_columns: first and (exclusive) end column of the teacher embeddings to use, to select some of the
-            teachers; None uses all columns.
+        teacher_dim: dimension of the concatenated teacher embeddings; samples with a different dimension are skipped.
+            If None, a pipeline uses the dimension of the first usable sample.
+        teacher_columns: first and (exclusive) end column of the teacher embeddings, to use only some of the teachers;
+            None uses all columns.
         online: sides, in pixels, of images for teachers that run during training. Batches then also contain these
-            images and the captions. Stored translations are in pixels and are not rescaled to these sides.
+            images and the captions as strings. Stored translations are in pixels and are not rescaled to these sides.
 
     Raises:
         ValueError: for the same reasons as `ExampleSpec`, or if `caption_sets` is not a regular expression,
@@ -278,12 +277,11 @@ class Example:
 
 
 class ExampleMaker:
-    """Makes examples and collates them to batches; all choices depend only on the seed, the epoch and the key.
+    """Makes examples and collates them into batches; all choices depend only on the seed, the epoch and the key.
 
     Args:
-        spec: settings of the examples; the spec of a reinforced pipeline also works.
-        tokenizer: function from texts to token ids (B, context length); None uses CLIP's tokenizer with the text
-            contract.
+        spec: settings of the examples; also accepts a `ReinforcedPipelineSpec`.
+        tokenizer: function from texts to token ids (B, context length); None uses the text contract's tokenizer.
     """
 
     def __init__(self, spec: ReinforcedExampleSpec, *, tokenizer: TextToIds | None = None) -> None:
@@ -299,7 +297,7 @@ class ExampleMaker:
         self._augmentations = (student, *(_at_side(student, side, stored=spec.reinforced) for side in spec.online))
 
     def parse(self, key: str, members: Mapping[str, bytes]) -> ImageTextSample:
-        """Parse the members of a shard to a sample.
+        """Parse a sample from its shard members.
 
         Raises:
             BadSampleError: if the members do not form a valid sample.
@@ -314,7 +312,8 @@ class ExampleMaker:
             epoch: number of the epoch.
 
         Raises:
-            BadSampleError: if the sample cannot be used.
+            BadSampleError: if the image or a synthetic caption is missing, the image or a teacher embedding is damaged,
+                or the image or dimension does not match the stored augmentations or embeddings.
         """
         if sample.image is None:
             raise BadSampleError("no_image", "the sample has no image; join the data set with one that has the images")
@@ -338,7 +337,7 @@ class ExampleMaker:
         )
 
     def collate(self, examples: Sequence[Example]) -> ReinforcedBatch:
-        """Collate examples to a batch."""
+        """Collate examples into a batch."""
         texts = tuple(example.caption for example in examples)
         syn_texts = tuple(example.syn_caption for example in examples if example.syn_caption is not None)
         online = {

@@ -4,7 +4,7 @@ Samples come from *readers*; the spec sets their number, `num_readers`. Sample `
 is the next usable sample of reader `n % num_readers`, so every batch has the same share of every reader. Processes and
 their workers divide the readers among them; each reader always yields the same samples in the same order.
 
-A reader skips bad samples and unreadable shards. To replace the lost samples, the reader first repeats its own samples
+A reader skips bad samples and unreadable shards. To replace skipped samples, the reader first repeats its own samples
 and then reads other readers' samples. To resume, a run needs only the positions of all readers.
 """
 
@@ -48,7 +48,7 @@ class Segment:
     Args:
         shard: name of the shard.
         number: index of the shard in its source; with the seed, the index determines the order of the shard's samples.
-        epoch: number of earlier passes over the shard, or with replacement the number of the draw; determines
+        epoch: number of earlier passes over the shard or, with replacement, the index of the draw; determines
             augmentations and captions.
         start: index of the first sample.
         stop: index after the last sample; None for all samples.
@@ -69,7 +69,8 @@ class Cursor(NamedTuple):
     """Position of a reader.
 
     Args:
-        turn: index of the reader's turn; a turn draws a shard, or with sampling `epoch` reads a part of the samples.
+        turn: index of the reader's turn; a turn draws one shard or, with sampling `epoch`, reads one part of the
+            samples.
         segment: index of the segment in the turn.
         sample: number of samples of the segment read so far, usable or not.
     """
@@ -83,15 +84,16 @@ class Cursor(NamedTuple):
 class EpochOrder:
     """An order with every sample once per epoch.
 
-    The samples of the shuffled shards form one row, divided into equal parts, one per reader. In every epoch, a reader
-    reads its own part. A reader that lost samples reads its part again, and then the other parts, each from the middle.
+    The samples of the shuffled shards form one sequence, divided into equal parts, one per reader. In every epoch, a
+    reader reads its own part. A reader that skipped samples reads its part again, and then the other parts, each from
+    the middle.
 
     Args:
         names: names of the shards.
         sizes: stated number of samples in each shard.
-        most_readers: maximum number of readers. The order uses the largest divisor of this number with at most as many
-            readers as samples, and at most four readers per shard, since each reader passes over other readers'
-            samples.
+        most_readers: maximum number of readers. The order uses the largest divisor of this number that exceeds neither
+            the number of samples nor four times the number of shards, since the readers of a shard pass over each
+            other's samples.
         seed: seed of the order.
         shuffle: whether to shuffle the shards.
 
@@ -130,7 +132,7 @@ class EpochOrder:
         return iter(range(max(first, start), start + self._turns))
 
     def segments(self, reader: int, turn: int) -> Sequence[Segment]:
-        """Return the segments of one of a reader's turns."""
+        """Return the segments of a reader's turn."""
         epoch, number = divmod(turn, self._turns)
         detour = max(0, number - 1)
         part = (reader + detour * _stride(self.num_readers)) % self.num_readers
@@ -138,7 +140,7 @@ class EpochOrder:
         size, num_longer = divmod(self.num_samples, self.num_readers)
         start = part * size + min(part, num_longer)
         stop = start + size + (part < num_longer)
-        # The part's own reader and other readers with lost samples are at other positions of the part.
+        # The part's own reader and other readers that skipped samples are at different positions of the part.
         middle = start + int((stop - start) * (detour * _GOLDEN % 1))
         cut = (*self._cut(epoch, middle, stop), *self._cut(epoch, start, middle))
         return [attrs.evolve(one, is_repeat=True) for one in cut] if number else cut
@@ -170,7 +172,7 @@ class EpochOrder:
         return self.num_readers + 1
 
     def _cut(self, epoch: int, start: int, stop: int) -> Iterator[Segment]:
-        """Yield the segments between two positions of the row of samples."""
+        """Yield the segments between two positions in the sequence of samples."""
         if start == stop:
             return
         shards, ends = _row(self.sizes, (self.seed, epoch) if self.shuffle else None)
@@ -190,25 +192,25 @@ class EpochOrder:
 
 @attrs.frozen(kw_only=True, slots=False)
 class ShuffledShards:
-    """An endless stream of shuffled shards: all shards once, then all in another order, without sample counts.
+    """An endless order of shuffled shards, reshuffled in every pass; needs no sample counts.
 
-    Sample `n` of a run is the next sample of reader `n % num_readers`, and every reader draws whole shards. Every batch
-    has the sources' weights to within 2 %. With replacement, every draw is from all shards, so a shard may repeat
-    before others occur.
+    Sample `n` of a run is the next sample of reader `n % num_readers`, and every reader draws whole shards. The
+    sources' shares of every batch match the weights to within 2 %. With replacement, every draw is from all shards, so
+    a shard may repeat before others occur.
 
     Args:
         sources: names of the shards of each source.
-        weights: weight of each source's samples; an empty tuple weights the sources by their numbers of shards.
-        most_readers: maximum number of readers. The order uses the largest divisor of this number with enough shards.
-            If no divisor gives the requested shares, up to four readers divide a shard's samples, or the number of
-            readers is not a divisor.
+        weights: relative weight of each source; an empty tuple weights the sources by their numbers of shards.
+        most_readers: maximum number of readers. The order uses the largest divisor of this number for which every
+            reader has its own shards. If no divisor gives the requested shares, up to four readers divide a shard's
+            samples, or the order uses a number that is not a divisor.
         seed: seed of the order.
         shuffle: whether to shuffle the shards.
         replacement: whether to draw shards with replacement.
         may_share: whether any number of readers may read the same shard, for readers that take turns.
 
     Raises:
-        ValueError: if the numbers of weights and sources differ, or the shares are impossible.
+        ValueError: if the numbers of weights and sources differ, or no number of readers gives the requested shares.
     """
 
     sources: tuple[tuple[str, ...], ...]
@@ -226,7 +228,7 @@ class ShuffledShards:
             raise ValueError(
                 f"got {len(self.sources)} sources and {len(self.weights)} weights; give one weight per source"
             )
-        _ = self._counts  # raises an error for wrong weights at once
+        _ = self._counts  # raises an error for wrong weights at construction
 
     @cached_property
     def num_readers(self) -> int:
@@ -246,7 +248,7 @@ class ShuffledShards:
         return count(first)
 
     def segments(self, reader: int, turn: int) -> Sequence[Segment]:
-        """Return the shard of one of a reader's turns."""
+        """Return the single segment of a reader's turn."""
         source, number = self._readers[reader]
         names, num_parts = self.sources[source], self._parts[source]
         draw, num_places = turn * self._counts[source] + number, len(names) * num_parts
@@ -262,7 +264,7 @@ class ShuffledShards:
         return (Segment(shard=names[shard], number=shard, epoch=times, start=part, stride=num_parts),)
 
     def steps(self, first: int, batch_size: int, *, epoch: int | None = None) -> Iterator[tuple[int, range]]:
-        """Yield the numbers of every step's samples without end, all with epoch 0."""
+        """Yield the sample numbers of every step without end, all with epoch 0."""
         del epoch
         return ((0, range(step * batch_size, (step + 1) * batch_size)) for step in count(first))
 
@@ -307,7 +309,7 @@ class StreamPosition:
         num_readers: number of readers of the order; 0 at the start of a run.
         places: position of every reader: reader, turn, segment and sample; see `Cursor`.
         skipped: number of skipped samples and shards since the start, by reason.
-        data: digest of the shards' names, and with sampling `epoch` of their sizes; empty if unknown.
+        data: digest of the shards' names and, with sampling `epoch`, their sizes; empty if unknown.
 
     Raises:
         ValueError: if a number is negative, or `places` contains an unknown reader.
@@ -329,7 +331,7 @@ class StreamPosition:
     @places.validator
     def _check_places(self, _: object, places: tuple[CursorRow, ...]) -> None:
         if any(min(place) < 0 or place[0] >= self.num_readers for place in places):
-            raise ValueError(f"places must belong to the {self.num_readers} readers, and must not be negative")
+            raise ValueError(f"places must be non-negative, with reader numbers below num_readers, {self.num_readers}")
 
     def moved(self, places: Iterable[CursorRow], skipped: Iterable[str]) -> StreamPosition:
         """Return the position after one more batch.
@@ -347,16 +349,16 @@ class StreamPosition:
 
 
 def joined_positions(positions: Sequence[StreamPosition]) -> StreamPosition:
-    """Return the position of a run, merged from those of its processes.
+    """Return the position of a run, merged from the positions of its processes.
 
     Raises:
-        ValueError: if the positions belong to different steps or orders.
+        ValueError: if the positions belong to different batches or different data.
     """
     first = positions[0]
     if any(one.first_batch != first.first_batch for one in positions):
         raise ValueError(f"the processes are at different batches: {[one.first_batch for one in positions]}")
     if any(one.data != first.data for one in positions):
-        raise ValueError("the processes read different data; give all of them the same files")
+        raise ValueError("the processes read different data; pass the same files to all of them")
     return attrs.evolve(
         first,
         num_readers=max(one.num_readers for one in positions),
@@ -366,7 +368,7 @@ def joined_positions(positions: Sequence[StreamPosition]) -> StreamPosition:
 
 
 def data_digest(names: Sequence[str], sizes: Sequence[int]) -> str:
-    """Return a hash of shards' names below their common folder, and of their sizes."""
+    """Return a hash of shards' sizes and of their names relative to their common folder."""
     folder = os.path.commonprefix(names).rpartition("/")[0]  # noqa: RUF071 - names may be URLs
     return hashlib.sha256(json.dumps([[name[len(folder) :] for name in names], sizes]).encode()).hexdigest()
 
@@ -385,7 +387,7 @@ def _shard_order(num_shards: int, names: tuple[int, ...]) -> list[int]:
 
 @lru_cache(maxsize=2)
 def _row(sizes: tuple[int, ...], names: tuple[int, ...] | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the shards with samples, in order, and the end of each shard's samples in the row."""
+    """Return the shards with samples, in order, and the end of each shard's samples in the sequence."""
     shards = np.array(range(len(sizes)) if names is None else _shard_order(len(sizes), names), dtype=np.int64)
     shards = shards[np.array(sizes, dtype=np.int64)[shards] > 0]
     return shards, np.cumsum(np.array(sizes, dtype=np.int64)[shards])
@@ -397,7 +399,7 @@ def _stride(num_readers: int) -> int:
 
 
 def _fitting(weights: Sequence[float], num_shards: Sequence[int], most_readers: int) -> list[int]:
-    """Return the number of readers of each source, without copies of a source's samples."""
+    """Return the number of readers of each source, so that no two readers read the same samples."""
     shares = [weight / math.fsum(weights) for weight in weights]
     dividing, several = divisors(most_readers), range(1, READERS_OF_A_SHARD + 1)
     nearest = (math.inf, [1])

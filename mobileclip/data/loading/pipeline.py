@@ -53,7 +53,7 @@ logger = get_logger(__name__)
 _KNOWN_STEPS = 4
 # Number of successive worker deaths at the same step after which the stream fails.
 _MOST_LOST = 3
-# Maximum number of skips that are kept until `take_skips`; all skips are counted.
+# Maximum number of skips that are stored until `take_skips`; all skips are counted.
 _MOST_NAMED = 1_000_000
 
 
@@ -65,41 +65,41 @@ class PipelineSpec(ExampleSpec):
     Args:
         shards: paths or brace patterns of the shards.
         batch_size: number of samples per batch. In a training run, the processes share a batch of this size; a pipeline
-            on its own yields batches of this size in every process.
+            used directly yields batches of this size in every process.
         sampling: `epoch`, `endless` or `with_replacement`. `epoch` reads every sample once per epoch. `endless` repeats
             the shards in random order without knowing the number of samples; an epoch has as many batches as
-            `num_samples` would fill. `with_replacement` is like `endless`, but draws every shard from all shards, like
-            the released scripts.
-        weights: share of every batch for each item of `shards`, not with sampling `epoch`; an empty tuple samples all
-            shards equally.
-        epochs: number of epochs that iterating yields.
+            `num_samples` would fill. `with_replacement` is like `endless`, but draws shards with replacement, like the
+            released scripts.
+        weights: relative share of each item of `shards` in every batch; an empty tuple samples all shards equally. Not
+            supported with sampling `epoch`.
+        epochs: number of epochs per iteration over the pipeline.
         shuffle: whether to shuffle the shards and, within a buffer, the samples. If False, a single reader yields
             samples in stored order.
-        num_readers: number of shards that all processes together read in parallel; every batch has the same share of
-            each. The number must be a multiple of the number of processes. Small data sets use fewer readers: with
-            sampling `epoch`, the largest divisor with enough samples and at least a quarter as many shards; otherwise,
-            the largest divisor with enough shards.
+        num_readers: number of shards that all processes together read in parallel; each of them has the same share of
+            every batch. The number must be a multiple of the number of processes. Small data sets use fewer readers:
+            with sampling `epoch`, the largest divisor of this number that exceeds neither the number of samples nor
+            four times the number of shards; otherwise, the largest divisor that does not exceed the number of shards.
         shuffle_buffer: number of encoded samples in the buffer of every reader. The order of shards is uniform, but the
-            order of samples within a shard is not: the buffer takes in two samples for each one that leaves, so no
-            sample leaves before half of its position. In a shard that fits into the buffer, the first sample comes
-            after 12 % of the others on average and the last after 70 %. Mix samples when you write shards.
+            order of samples within a shard is not: two samples enter the buffer for each one that leaves, so sample `i`
+            leaves at position `i / 2` at the earliest. In a shard that fits into the buffer, the first sample comes
+            after 12 % of the others on average, and the last after 70 %. Shuffle samples when you write shards.
         num_workers: number of worker processes that read, decode and augment, at most one per reader; 0 uses only this
             process.
-        uids: list of the samples to use, not with sampling `epoch`; None uses all samples. See
-            `mobileclip.data.loading.uids.UidList`.
-        cache: folder that keeps copies of remote shards for later reads; None keeps no copies.
+        uids: file that lists the samples to use, as for `mobileclip.data.loading.uids.UidList`; None uses all samples.
+            Not supported with sampling `epoch`.
+        cache: folder that stores copies of remote shards for later reads; None stores no copies.
         cache_bytes: maximum total size of the copies, in bytes; the oldest copies are removed first.
-        worker_seconds: maximum wait for a worker, in seconds.
-        stores: limits on waiting for stores. Specs are equal if they differ only in `stores`, the cache settings,
-            `worker_seconds` and `num_workers`.
+        worker_seconds: maximum time to wait for a worker's next batch, in seconds.
+        stores: timeouts and other limits for remote stores. Specs that differ only in `stores`, the cache settings,
+            `worker_seconds` or `num_workers` compare equal.
         drop_last: whether to drop the last samples of an epoch if they do not fill a batch; only sampling `epoch` has
             such samples.
-        num_samples: number of samples in all shards. With None, the pipeline counts samples when necessary, except for
-            `len`.
+        num_samples: number of samples in all shards. If None, the pipeline counts the samples when necessary, but `len`
+            raises a TypeError.
 
     Raises:
         ValueError: for the same reasons as `ExampleSpec`, or if the number of weights differs from the number of
-            `shards`, or if weights or uids are given with sampling `epoch`.
+            `shards`, or if weights or uids are set with sampling `epoch`.
     """
 
     shards: tuple[str, ...] = attrs.field(converter=paths_of)
@@ -122,11 +122,11 @@ class PipelineSpec(ExampleSpec):
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         if self.uids is not None and self.sampling == "epoch":
-            raise ValueError("the length of an epoch of the samples in `uids` is unknown; choose sampling `endless`")
+            raise ValueError("with `uids`, the length of an epoch is unknown; choose sampling `endless`")
         if self.weights and (self.sampling == "epoch" or len(self.weights) != len(self.shards)):
             raise ValueError(
-                f"weights need sampling `endless` and one weight for each of shards; got {len(self.weights)} for "
-                f"{len(self.shards)} in `{self.sampling}`"
+                f"weights require sampling `endless` and one weight per item of shards; got {len(self.weights)} for "
+                f"{len(self.shards)} items with sampling `{self.sampling}`"
             )
 
     @property
@@ -157,25 +157,23 @@ class Pipeline(IterableDataset[BatchType], ABC):
 
     For torch, a pipeline is a data set of whole batches with its own workers: `DataLoader(pipeline, batch_size=None)`.
 
-    In a distributed run, every process yields an equal share of every batch; `mobileclip.processes`
-    provides the rank of the process. See `mobileclip.data.loading.order` for the assignment of samples to processes.
+    In a distributed run, every process yields an equal share of every batch; `mobileclip.processes` provides the rank
+    of the process. See `mobileclip.data.loading.order` for the assignment of samples to processes.
 
     Args:
         spec: settings of the pipeline.
         reader: reader of the shards.
-        keep: function from the key and the members of a sample to whether the sample is used, not with sampling
-            `epoch`; None uses the samples in the spec's `uids`, or all samples. Workers that are not forked get a
+        keep: function `(key, members) -> bool` that returns whether to use a sample; None uses the samples in the
+            spec's `uids`, or all samples. Not supported with sampling `epoch`. Workers that are not forked get a
             pickled copy.
 
     Raises:
-        ValueError: if `keep` is given with sampling `epoch`: the length of an epoch would be unknown.
+        ValueError: if `keep` is passed with sampling `epoch`, because the length of an epoch would be unknown.
     """
 
     def __init__(self, spec: PipelineSpec, *, reader: ShardReader, keep: Keep | None = None) -> None:
         if keep is not None and spec.sampling == "epoch":
-            raise ValueError(
-                "the length of an epoch of the samples that `keep` chooses is unknown; choose sampling `endless`"
-            )
+            raise ValueError("with `keep`, the length of an epoch is unknown; choose sampling `endless`")
         self.spec = spec
         self._keep = UidList(spec.uids) if keep is None and spec.uids is not None else keep
         self._reader, self.shards = reader, reader.names
@@ -185,7 +183,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         self._first_epoch = 0
         self._progress, self._resumed = _Progress(), cast("_Progress | None", None)
         self.report = SkipReport()
-        """Counts of the samples that the current or last epoch or stream read and skipped in this process."""
+        """Counts of the samples that the current or latest epoch or stream read and skipped in this process."""
         self.num_lost = 0
         """Number of workers that died and were replaced."""
         # Positions of this process after the last batches; the digest of the data is added on request.
@@ -222,7 +220,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
             )
         if order.num_readers % self.world_size:
             raise ValueError(
-                f"{order.num_readers} readers cannot be divided among {self.world_size} processes: the number "
+                f"{order.num_readers} readers cannot be divided among {self.world_size} processes: the reader count "
                 "divides num_readers and is limited by the number of samples, or of shards in endless sampling. Choose "
                 f"num_readers as a multiple of {self.world_size}, or write more shards"
             )
@@ -239,15 +237,15 @@ class Pipeline(IterableDataset[BatchType], ABC):
             TypeError: if `num_samples` is None.
         """
         if self.spec.num_samples is None:
-            raise TypeError("the number of batches is unknown; give num_samples, such as count_samples(shards)")
+            raise TypeError("the number of batches is unknown; set num_samples, such as count_samples(shards)")
         return self.spec.epochs * self._batches_per_epoch(self.spec.num_samples)
 
     def __iter__(self) -> Iterator[BatchType]:
         worker = get_worker_info()
         if worker is not None and worker.num_workers > 1:
             raise ValueError(
-                f"each of the DataLoader's {worker.num_workers} workers would read everything; give the pipeline "
-                "num_workers, and the DataLoader none"
+                f"each of the DataLoader's {worker.num_workers} workers would yield all batches; set num_workers "
+                "for the pipeline, and leave it at 0 for the DataLoader"
             )
         fresh = _Progress(epoch=self._first_epoch, first_epoch=self._first_epoch)
         self._progress, self._resumed = self._resumed or fresh, None
@@ -303,7 +301,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
             epoch: number of the epoch, from 0; determines the order, the augmentations and the captions.
 
         Raises:
-            ValueError: if no sample of the shards can be used, or the number of samples is unknown.
+            ValueError: if the shards have no usable sample, or the number of samples is unknown.
         """
         return (batch for _, batch in self._followed(_Progress(epoch=epoch)))
 
@@ -319,8 +317,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
                 beginning.
 
         Raises:
-            ValueError: if the samples do not fill one batch, no sample can be used, or the position belongs to another
-                order.
+            ValueError: if the samples do not fill one batch, no sample is usable, or the position belongs to different
+                data or a different number of readers.
         """
         start = self._taken_up(StreamPosition() if position is None else position)
         self._left_out.clear()
@@ -341,7 +339,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
             num_batches: number of consumed batches, including those before the stream was resumed.
 
         Raises:
-            ValueError: if the stream has not reached this batch, or passed it too long ago.
+            ValueError: if the stream has not reached this batch, or is more than three batches past it.
         """
         if num_batches == 0:
             return StreamPosition()
@@ -349,9 +347,9 @@ class Pipeline(IterableDataset[BatchType], ABC):
             if known.first_batch == num_batches:
                 return attrs.evolve(known, data=self._digest)
         raise ValueError(
-            f"the stream does not know its position after batch {num_batches}, only after "
-            f"{[known.first_batch for known in self._known]}; ask for the position when that many batches "
-            "were just consumed"
+            f"the position after batch {num_batches} is not stored, only the positions after "
+            f"{[known.first_batch for known in self._known]}; request a position before consuming further "
+            "batches"
         )
 
     def take_skips(self, num_batches: int) -> list[Skip]:
@@ -369,17 +367,17 @@ class Pipeline(IterableDataset[BatchType], ABC):
         """Return this process's part of the position from which to continue.
 
         Raises:
-            ValueError: if the position belongs to other data or another order.
+            ValueError: if the position belongs to different data or a different number of readers.
         """
         order = self._order
         if position.data and position.data != self._digest:
             raise ValueError(
-                f"the position belongs to other data: the names or the sizes of the {len(self.shards)} shards "
-                "have changed. Give the original shards, or start a new run from the weights of this one"
+                f"the position belongs to different data: the names or the sizes of the {len(self.shards)} shards "
+                "have changed. Use the original shards, or start a new run from this run's weights"
             )
         if position.num_readers not in (0, order.num_readers):
             raise ValueError(
-                f"the position has {position.num_readers} readers, and the order has {order.num_readers}: "
+                f"the position has {position.num_readers} readers, but the order has {order.num_readers}: "
                 "num_readers, the shards or their sizes have changed"
             )
         first = position.first_batch
@@ -399,7 +397,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         for position, chunks in self._steps(self._taken_up(start.position), epoch=start.epoch):
             batch = _whole(chunks)
             if batch is not None and len(batch) < size:
-                # If samples are missing, join incomplete batches to complete ones.
+                # If samples are missing, join incomplete batches into complete ones.
                 batch, waiting = _first_rows([*waiting, batch], size)
             if batch is None:
                 continue
@@ -434,13 +432,13 @@ class Pipeline(IterableDataset[BatchType], ABC):
                         position = position.moved(places, [skip.reason for chunk in step for skip in chunk.skips])
                         num_lost = 0
                         yield position, step
-            except LostWorkerError as lost:  # noqa: PERF203 - a loop of very few
+            except LostWorkerError as lost:  # noqa: PERF203 - a loop of few iterations
                 num_lost += 1
                 if num_lost == _MOST_LOST:
                     raise LostProcessError(
                         f"{lost}; {_MOST_LOST} workers in a row have died there: a sample may be the cause, "
-                        "or too little memory. Choose fewer num_workers or a smaller batch_size, or leave that shard "
-                        "out"
+                        "or too little memory. Reduce num_workers or batch_size, or leave out that "
+                        "shard"
                     ) from None
                 self.num_lost += 1
                 logger.warning("%s; a new worker continues from the same sample", lost)
@@ -450,7 +448,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
     def _chunks(
         self, start: StreamPosition, epoch: int | None, num_workers: int
     ) -> AbstractContextManager[Iterator[Chunk[BatchType]]]:
-        """Return a context manager for the chunks from a position on, made by workers or by this process."""
+        """Return a context manager for the chunks after a position, made by workers or by this process."""
         spec, maker = self.spec, self._maker()
         reading = SampleReading(
             shards=self._reader,
@@ -492,7 +490,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
 
 
 def _whole(chunks: Sequence[Chunk[BatchType]]) -> BatchType | None:
-    """Join the chunks of all workers to a batch with the samples in order."""
+    """Join the chunks of all workers into a batch with the samples in order."""
     parts = [(chunk.batch, chunk.numbers) for chunk in chunks if chunk.batch is not None]
     return interleaved([batch for batch, _ in parts], [numbers for _, numbers in parts]) if parts else None
 

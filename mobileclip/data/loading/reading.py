@@ -1,4 +1,4 @@
-"""A worker's part of each step: ordered samples of its readers, with replacements for bad samples."""
+"""A worker's share of each step: ordered samples of its readers, with replacements for bad samples."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ExampleType = TypeVar("ExampleType")
 MAX_EMPTY_SHARDS, MAX_EMPTY_ROUNDS = 100, 10
 # Number of successive bad samples, more than a shard holds, after which a stream ends with an error.
 MAX_VAIN = 100_000
-# The same limit for samples that are not in the list of samples to use.
+# The same limit for samples that the list of samples to use rejects.
 MAX_UNWANTED = 10_000_000
 
 
@@ -59,7 +59,7 @@ class TarReader:
     """Reader of tar shards.
 
     Args:
-        sources: paths of the shards, by pattern.
+        sources: paths of the shards, one tuple per pattern.
         cache: folder for copies of remote shards; None for no copies.
     """
 
@@ -68,10 +68,10 @@ class TarReader:
 
     @classmethod
     def of(cls, shards: Shards, cache: storage.FileCache | None = None) -> TarReader:
-        """Return a reader for the shards of patterns.
+        """Return a reader for the shards that match patterns.
 
         Raises:
-            ValueError: if the patterns match no shard, or no local shard exists.
+            ValueError: if the patterns match no shard, or only local shards that do not exist.
         """
         patterns = (shards,) if not isinstance(shards, (list, tuple)) else tuple(shards)
         names = expand_shards(shards)
@@ -94,14 +94,14 @@ class TarReader:
 
 
 class Maker(Protocol[SampleType, ExampleType, BatchType_co]):
-    """Interface that makes examples and batches; random choices depend only on seed, epoch and key."""
+    """Interface of makers of examples and batches; random choices depend only on seed, epoch and key."""
 
     @property
     def limits(self) -> SampleLimits:
         """Limits on the size of a sample."""
 
     def parse(self, key: str, members: Mapping[str, bytes]) -> SampleType:
-        """Parse a shard's members to a sample.
+        """Parse a sample from its shard members.
 
         Raises:
             BadSampleError: if the members do not form a valid sample.
@@ -111,11 +111,11 @@ class Maker(Protocol[SampleType, ExampleType, BatchType_co]):
         """Return the example of a sample in an epoch.
 
         Raises:
-            BadSampleError: if the sample cannot be used.
+            BadSampleError: if a required part of the sample is missing or damaged.
         """
 
     def collate(self, examples: Sequence[ExampleType]) -> BatchType_co:
-        """Collate examples to a batch."""
+        """Collate examples into a batch."""
 
 
 @attrs.define
@@ -186,16 +186,16 @@ class SampleReading:
                     return
 
     def _segment(self, segment: Segment, num_passed: int, on_skip: Callable[[Skip], None]) -> Iterator[RawSample]:
-        """Yield the samples of a segment after the first ones, whose skips are not reported again."""
+        """Yield the samples of a segment after the first `num_passed`, whose skips are not reported again."""
         is_told = num_passed > 0 or segment.is_repeat
 
         def report(skip: Skip) -> None:
-            # The first reader of a shard reports that the shard cannot be opened.
+            # Only the first reader of a shard reports that the shard cannot be opened.
             if not is_told and (skip.reason != "unreadable_shard" or segment.start == 0):
                 on_skip(skip)
 
         read = self.shards.read(segment.shard, report, self.limits)
-        # Samples before the segment belong to another reader.
+        # Samples outside the segment belong to other readers.
         raws: Iterator[RawSample] = islice(read, segment.start, segment.stop, segment.stride)
         if self.shuffle_buffer:
             rng = seeded_rng(self.seed, "samples", segment.epoch, segment.number, segment.start)
@@ -240,7 +240,7 @@ class Chunks(Generic[BatchType]):
         start: position of the stream at the start.
         epoch: number of the epoch, in which each reader reads only its own part; None for an endless stream.
         stores: timeouts for remote stores.
-        at: position of every worker's current shard, shared with the parent process.
+        at: index of every worker's current shard, -1 before the first; shared with the parent process.
     """
 
     reading: SampleReading
@@ -339,7 +339,7 @@ class _Readers(Generic[BatchType]):
         return chunk
 
     def _made(self, numbers: Sequence[int]) -> list[OrderedSample]:
-        """Return samples with their examples."""
+        """Return the next usable sample for each number, with its example."""
         return [made for number in numbers if (made := self._next(number)) is not None]
 
     def _next(self, number: int) -> OrderedSample | None:
@@ -355,7 +355,7 @@ class _Readers(Generic[BatchType]):
                 self._num_unwanted += 1
                 if num_unwanted == MAX_UNWANTED:
                     key = storage.printable(raw.key)
-                    raise ValueError(f"{MAX_UNWANTED:,} samples in a row, up to {key}, are not to be used")
+                    raise ValueError(f"uids or keep rejected {MAX_UNWANTED:,} samples in a row, up to {key}")
                 continue
             sample.number = number
             sample.example = parse(raw, partial(self._example, sample.epoch), skips.append)

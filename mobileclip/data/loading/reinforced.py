@@ -39,10 +39,10 @@ class ReinforcedPipelineSpec(ReinforcedExampleSpec, PipelineSpec):
         return card if card is None or self.teacher_columns is None else card.in_columns(self.teacher_columns)
 
     def lacking_samples(self) -> tuple[Sequence[Skip], Sequence[str]]:
-        """Return the reason why none of the first samples is usable, with their members.
+        """Return the skips and the members of the first samples, if none of these samples is usable.
 
-        The function reads up to 64 samples of up to eight shards. The reason is empty if a sample is usable, or if the
-        problem is not a missing member, because later samples may not share other problems.
+        The function reads up to 64 samples of up to eight shards. Both sequences are empty if a sample is usable, or
+        has a problem other than a missing member, image or caption, because later samples may not share that problem.
         """
         shards = expand_shards(self.shards)
         looked_at = shards[:: -(-len(shards) // _SHARDS_LOOKED_AT)]
@@ -59,8 +59,7 @@ class ReinforcedPipelineSpec(ReinforcedExampleSpec, PipelineSpec):
         """Return the pipeline.
 
         Args:
-            tokenizer: function from texts to token ids (B, context length); None for CLIP's tokenizer with the text
-                contract.
+            tokenizer: function from texts to token ids (B, context length); None for the text contract's tokenizer.
             keep: function that selects the samples to use; see `Pipeline`.
         """
         return ReinforcedPipeline(self, tokenizer=Tokenizer(self.text) if tokenizer is None else tokenizer, keep=keep)
@@ -75,7 +74,7 @@ class ReinforcedPipeline(Pipeline[ReinforcedBatch]):
         keep: function that selects the samples to use; see `Pipeline`.
 
     Raises:
-        ValueError: if the patterns match no shard, or no local shard exists.
+        ValueError: if the patterns match no shard, or only local shards that do not exist.
     """
 
     spec: ReinforcedPipelineSpec

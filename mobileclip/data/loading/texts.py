@@ -29,15 +29,15 @@ class TextPipelineSpec:
 
     Args:
         texts: folder of stored texts, see `mobileclip.reinforce.reinforce_texts`.
-        batch_size: texts per step; a training run divides them among all processes, and the pipeline alone gives every
-            process this number.
+        batch_size: number of texts per step. In a training run, the processes share this number; a pipeline used
+            directly yields this number in every process.
         text: the student's text contract.
-        shares: shares of every batch by language, such as `{"de": 2, "fr": 1}`, in any unit; missing languages are not
-            used. None uses all texts equally often.
+        shares: relative share of each language in every batch, such as `{"de": 2, "fr": 1}`; languages that are not
+            listed are not used. None uses all texts equally often.
         seed: seed of the order.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if `batch_size` or a share is not positive.
 
     Examples:
         >>> TextPipelineSpec(texts="texts", batch_size=256, text=mobileclip.inputs.TextInput(context_length=16)).seed
@@ -102,11 +102,11 @@ class TextPipeline:
 
     @property
     def space(self) -> str:
-        """Identity of the embedding space's model, as JSON; empty if unknown."""
+        """JSON that identifies the model of the embedding space; empty if unknown."""
         return self.texts.card.space
 
     def seen_texts(self) -> Iterator[str]:
-        """Yield every text of the batches once."""
+        """Yield every text that batches may contain, once."""
         for numbers in self._languages:
             for start in range(0, len(numbers), _TEXTS_AT_ONCE):
                 yield from self.texts.at(numbers[start : start + _TEXTS_AT_ONCE].tolist())[0]
@@ -115,12 +115,12 @@ class TextPipeline:
         """Yield this process's share of the batches from a position.
 
         Raises:
-            ValueError: if the position belongs to other texts.
+            ValueError: if the position was saved with different texts.
         """
         if position.data and position.data != self.texts.card.digest:
             raise ValueError(
-                f"the checkpoint was trained on texts other than those of {self.texts.folder}; use the same "
-                "texts, or another output folder"
+                f"the checkpoint was not trained on the texts in {self.texts.folder}; use the texts of the "
+                "checkpoint, or a new output folder"
             )
         step = position.first_batch
         while True:
@@ -132,12 +132,12 @@ class TextPipeline:
         return StreamPosition(first_batch=num_batches, data=self.texts.card.digest)
 
     def take_skips(self, num_batches: int) -> Sequence[Skip]:
-        """Return an empty report, because no stored text is skipped."""
+        """Return an empty sequence, because no stored text is skipped."""
         del num_batches
         return ()
 
     def batch(self, step: int) -> TextBatch:
-        """Return this process's share of a step."""
+        """Return this process's share of the batch of a step."""
         whole = self.spec.batch_size * self._place.size
         numbers = self._numbers(step * whole, (step + 1) * whole)[self._place.rank :: self._place.size]
         texts, teacher = self.texts.at(numbers.tolist())
@@ -145,7 +145,7 @@ class TextPipeline:
         return TextBatch(keys=keys, text=self._tokenizer(texts), teacher_text=teacher)
 
     def _numbers(self, start: int, stop: int) -> np.ndarray:
-        """Return the indices of the texts of samples `start` to `stop` of the run, shuffled."""
+        """Return the shuffled text indices of the run's samples `start` to `stop`."""
         found = [
             self._of_language(language, int(first), int(last))
             for language, (first, last) in enumerate(
@@ -166,9 +166,10 @@ class TextPipeline:
 
 
 def counts_after(num_samples: int, shares: np.ndarray) -> np.ndarray:
-    """Return the number of samples of each kind; turn `i` of kind `k` is at time `(i + 1/2) / share`.
+    """Return the number of samples of each kind among the first `num_samples`.
 
-    Every count stays within about one of its share, and never decreases.
+    Sample `i` of a kind is due at position `(i + 1/2) / share`. Every count stays within about one of its share, and
+    never decreases.
 
     Shape: shares (K,), which sum to 1 -> (K,) int64, which sum to `num_samples`.
     """

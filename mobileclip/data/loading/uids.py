@@ -29,8 +29,8 @@ _NUM_BUCKETS = 256
 def uid_of(key: str, members: Mapping[str, bytes]) -> tuple[int, int]:
     """Return the upper and the lower half of a sample's uid.
 
-    The uid is `uid` in the sample's `.json`, otherwise its key if the key has 32 hexadecimal digits, otherwise the
-    first half of the key's SHA-256.
+    The uid is the value of `uid` in the sample's `.json`; otherwise the sample's key, if it has 32 hexadecimal digits;
+    otherwise the first half of the key's SHA-256.
 
     Args:
         key: key of the sample.
@@ -54,8 +54,8 @@ def sorted_uids(uids: Uids) -> Uids:
 def write_uids(path: Path, parts: Iterable[Uids]) -> int:
     """Write the sorted unique uids in DataComp's format, and return their number.
 
-    The function sorts a 256th at a time, so a billion uids need about 100 MB of memory, and 16 GB of disk in addition
-    to the file.
+    The function sorts 1/256 of the uids at a time, so a billion uids need about 100 MB of memory, and 16 GB of disk in
+    addition to the file.
 
     Args:
         path: a `.npy` file; an existing file is replaced atomically.
@@ -74,7 +74,7 @@ def write_uids(path: Path, parts: Iterable[Uids]) -> int:
 
 
 Keep = Callable[[str, Mapping[str, bytes]], bool]
-"""Function from the key and the members (bytes by extension) of a sample to whether the sample is used."""
+"""Function `(key, members) -> bool` that returns whether to use a sample; members are bytes by extension."""
 
 # Sorting this many takes a few seconds and 2 GB.
 _MOST_SORTED = 2**27
@@ -85,8 +85,8 @@ _NUM_LOOKS = 1000
 class UidList:
     """The uids of the samples to use; a `Keep`.
 
-    A sample's uid is `uid` in its `.json`, otherwise its key if the key has 32 hexadecimal digits, otherwise the first
-    half of the key's SHA-256.
+    A sample's uid is the value of `uid` in its `.json`; otherwise its key, if the key has 32 hexadecimal digits;
+    otherwise the first half of the key's SHA-256.
 
     Args:
         path: a `.npy` file of pairs of unsigned 64-bit numbers, the upper and the lower half of each uid, as in
@@ -94,7 +94,7 @@ class UidList:
             into memory.
 
     Raises:
-        ValueError: if the file has another format, or is large and not sorted.
+        ValueError: if the file has a different format, contains no uids, or is large and not sorted.
         OSError: if the file cannot be read.
     """
 
@@ -112,7 +112,7 @@ class UidList:
         return bool(self.contains(np.array([uid_of(key, members)], dtype=PAIR))[0])
 
     def contains(self, uids: Uids) -> npt.NDArray[np.bool_]:
-        """Return a mask of the uids in the list.
+        """Return a mask of the given uids that are in the list.
 
         Args:
             uids: uids in any order.
@@ -155,7 +155,7 @@ def _mapped(path: Path) -> Uids:
         raise ValueError(f"{path} is not an array of uids: {error}") from None
     if pairs.dtype != PAIR or pairs.ndim != 1:
         raise ValueError(
-            f"{path} contains {pairs.dtype} in {pairs.ndim} dimensions, expected pairs of 64-bit numbers, u8,u8"
+            f"{path} contains a {pairs.dtype} array of {pairs.ndim} dimensions, expected a 1-d array of dtype u8,u8"
         )
     return pairs
 

@@ -1,6 +1,6 @@
 """The loader as stages of webdataset pipelines: shard order, samples, filter, examples.
 
-Each stage takes the dictionaries of the previous stage, in the format of webdataset's stages.
+Each stage iterates over the dictionaries of the previous stage, in the format of webdataset's stages.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def endless_shards(
 ) -> Iterator[dict[str, Any]]:
     """Yield an endless stream of shards, with sources in proportion to their weights; the first stage of a pipeline.
 
-    Each shard is a dictionary of `url` and `epoch`, the number of earlier passes. The order is that of the loader's
-    sampling `endless`, reader after reader. All processes and workers get the same order; `webdataset.split_by_node`
-    and `split_by_worker` divide it.
+    Each shard is a dictionary of `url` and `epoch`, the number of earlier passes. The order is that of a pipeline with
+    sampling `endless`, one shard per reader in turn. All processes and workers get the same order;
+    `webdataset.split_by_node` and `split_by_worker` divide it.
 
     Args:
         source: paths or patterns of the first source, as for `expand_shards`.
@@ -38,7 +38,8 @@ def endless_shards(
         shuffle: whether to shuffle the shards in every pass.
 
     Raises:
-        ValueError: if the numbers of weights and sources differ, a weight is too small, or a source has no shard.
+        ValueError: if the numbers of weights and sources differ, a source's weight is too small for one reader, or a
+            source has no shard.
     """
     order = ShuffledShards(
         sources=tuple(expand_shards(one) for one in (source, *others)),
@@ -64,7 +65,7 @@ def read_shards(
     """Yield the samples of shards, within limits; this stage replaces `webdataset.tarfile_to_samples`.
 
     Each sample is a dictionary of its members' bytes by extension, with `__key__`, `__url__` and, if known,
-    `__epoch__`. Of a damaged shard, the readable samples are used.
+    `__epoch__`. Readable samples of a damaged shard are also yielded.
 
     Args:
         shards: dictionaries of `url` and, if known, `epoch`, as `endless_shards` and `webdataset.SimpleShardList` yield
@@ -89,7 +90,7 @@ def keep_samples(
     Args:
         samples: content of members by extension, as bytes, with `__key__`.
         keep: function that selects the samples, such as a `UidList`.
-        report: report that counts the other samples as unwanted.
+        report: report that counts the samples rejected by `keep`; None counts nothing.
     """
     for sample in samples:
         if keep(str(sample.get("__key__", "")), _members(sample)):
@@ -119,7 +120,7 @@ def make_examples(
             workers; the report then also counts the used samples.
 
     Raises:
-        ValueError: if the epoch is unknown.
+        ValueError: if `epoch` is None and a sample has no `__epoch__`.
     """
     report = getattr(on_skip, "__self__", None)
     for sample in samples:

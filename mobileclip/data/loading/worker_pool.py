@@ -1,4 +1,4 @@
-"""Worker processes that make chunks of batches in advance; the pool notices the death of a worker at once.
+"""Worker processes that make chunks of batches in advance; the pool notices the death of a worker immediately.
 
 Each worker has its own pipe. A worker copies tensors to shared memory before it sends a chunk, so full shared memory
 causes an error in the worker instead of a chunk that never arrives.
@@ -70,7 +70,7 @@ class _WorkersTraceError(Exception):
 
 @attrs.frozen(eq=False)
 class _Member:
-    """A worker process, the read end of its pipe, and the semaphore for the number of chunks that it may make."""
+    """A worker process, the read end of its pipe, and the semaphore that limits the chunks made in advance."""
 
     process: BaseProcess
     connection: Connection
@@ -78,16 +78,16 @@ class _Member:
 
 
 class WorkerPool(Generic[Item]):
-    """Processes that each make their chunks of a source; a context manager that kills the processes at its end.
+    """Worker processes that make the chunks of a source; a context manager that kills the workers on exit.
 
     Args:
-        source: source of the chunks.
-        num_workers: number of processes.
-        seconds: maximum wait for a worker, in seconds.
+        source: object from which each worker gets an iterator over its chunks.
+        num_workers: number of worker processes.
+        seconds: maximum time to wait for a worker's next chunk, in seconds.
         seed: seed from which each worker derives its own seed for the generators of Python, NumPy and PyTorch.
 
     Raises:
-        ResourceExhaustedError: if the machine cannot start another process.
+        ResourceExhaustedError: if the machine cannot start a worker process.
     """
 
     def __init__(self, source: ChunkSource[Item], *, num_workers: int, seconds: float, seed: int) -> None:
@@ -167,8 +167,8 @@ class WorkerPool(Generic[Item]):
 
     def _late(self, worker: int) -> TimeoutError:
         return TimeoutError(
-            f"no batch arrived for {self._seconds:g} s from {self._name(worker)}: it may be stopped, or its disk or "
-            "decoder may hang. Fix this and start again, or increase worker_seconds"
+            f"no batch arrived for {self._seconds:g} s: {self._name(worker)} may be stopped, or its disk or "
+            "decoder may hang. Fix the cause and start again, or increase worker_seconds"
         )
 
     def _name(self, worker: int) -> str:
@@ -179,7 +179,7 @@ class WorkerPool(Generic[Item]):
 def _work(
     connection: Connection, allowed: Semaphore, made: Callable[[], Iterator[Item]], worker: int, seed: int
 ) -> None:
-    """Make chunks, as many as the semaphore allows, until this process is killed."""
+    """Make as many chunks as the semaphore allows, until this process is killed."""
     serve_loader(worker)
     end_with_parent()
     share_images()
@@ -217,7 +217,7 @@ def _fate(code: int | None) -> str:
         return f"ended with exit code {code}"
     with suppress(ValueError):
         name = signal.Signals(-code).name
-        hints = {"SIGKILL": " (often for too much memory)", "SIGBUS": " (often because /dev/shm is full)"}
+        hints = {"SIGKILL": " (often because it used too much memory)", "SIGBUS": " (often because /dev/shm is full)"}
         return f"was ended by {name}{hints.get(name, '')}"
     return f"was ended by signal {-code}"
 

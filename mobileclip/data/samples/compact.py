@@ -45,8 +45,8 @@ class CompactRecord(EmbeddingRows):
         data: content of the member.
 
     Raises:
-        BadSampleError: if the record is truncated, damaged or of another version, or the data is not a record; reason
-            `bad_record`.
+        BadSampleError: if `data` is not a record, or the record is truncated, damaged or of an unsupported version;
+            reason `bad_record`.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -102,9 +102,9 @@ class CompactRecord(EmbeddingRows):
 def write_record(content: Mapping[str, Any], arrays: Mapping[str, Embeddings], precision: StoredPrecision) -> bytes:
     """Encode a record; equal arguments give equal bytes.
 
-    `bfloat16` rounds as torch does, to the nearest and halves to even. `int8` stores `round(x / s)` with one scale `s`
-    per row, the smallest number of 16 significant bits with `s >= max |x| / 127`. The error is at most `s / 2`, or 0.4
-    % of the row's largest value. A decoded record is encoded to the same bytes.
+    `bfloat16` rounds to the nearest number, ties to even, like torch. `int8` stores `round(x / s)` with one scale `s`
+    per row, the smallest number of 16 significant bits with `s >= max |x| / 127`. The error is at most `s / 2`, or 0.4%
+    of the row's largest value. A decoded record is encoded to the same bytes.
 
     Args:
         content: JSON values to store with the embeddings.
@@ -136,7 +136,7 @@ def write_record(content: Mapping[str, Any], arrays: Mapping[str, Embeddings], p
 
 
 def round_to_bfloat16(values: Embeddings) -> npt.NDArray[np.uint16]:
-    """Return the bits of the nearest bfloat16 numbers (halves to even) of finite numbers."""
+    """Return the bits of the nearest bfloat16 numbers (ties to even) of finite numbers."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
@@ -158,9 +158,9 @@ def _read_header(compressed: bytes) -> dict[str, Any]:
         raise _bad("the header is truncated, too large, or not a JSON object")
     dim, rows = header.get("dim"), header.get("rows")
     if type(dim) is not int or not 1 <= dim <= MAX_DIM:
-        raise _bad(f"the dim is {dim!r}")
+        raise _bad(f"the dim is {dim!r}, expected an integer from 1 to 65,536")
     if header.get("precision") not in ("bfloat16", "int8"):
-        raise _bad(f"the precision is {header.get('precision')!r}")
+        raise _bad(f"the precision is {header.get('precision')!r}, expected 'bfloat16' or 'int8'")
     if not isinstance(header.get("content"), dict):
         raise _bad("the content is not a JSON object")
     if not isinstance(rows, dict) or not all(type(count) is int and count >= 0 for count in rows.values()):
@@ -199,7 +199,7 @@ def _encode_int8(row: Embeddings) -> bytes:
 def _decode_int8(stored: bytes, dim: int) -> Embeddings:
     (scale,) = _SCALE.unpack_from(stored)
     if not 0 < scale <= _GREATEST_SCALE:
-        raise _bad(f"the scale of a row is {scale}")
+        raise _bad(f"the scale of a row is {scale}, expected a positive number up to 2**121")
     levels = np.frombuffer(_inflate(stored[_SCALE.size :], dim), np.int8)
     values: Embeddings = levels.astype(np.float32) * np.float32(scale)
     return values

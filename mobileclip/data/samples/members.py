@@ -75,7 +75,7 @@ _JSON_CAPTIONS = ("caption", "captions", "text", "texts")
 
 
 def parse_sample(key: str, members: Mapping[str, bytes], limits: SampleLimits = SAMPLE_LIMITS) -> ImageTextSample:
-    """Parse the image-text sample of a shard's members, without augmentations and teacher embeddings.
+    """Parse an image-text sample from its shard members, without augmentations and teacher embeddings.
 
     Args:
         key: key of the sample.
@@ -89,7 +89,7 @@ def parse_sample(key: str, members: Mapping[str, bytes], limits: SampleLimits = 
 
 
 def parse_stored_sample(key: str, members: Mapping[str, bytes], limits: SampleLimits = SAMPLE_LIMITS) -> StoredSample:
-    """Parse a reinforced sample from a shard's members in any layout, and decode as little as the layout allows.
+    """Parse a reinforced sample from its shard members in any layout, decoding as little as the layout allows.
 
     Args:
         key: key of the sample.
@@ -119,7 +119,7 @@ def parse_stored_sample(key: str, members: Mapping[str, bytes], limits: SampleLi
 def parse_reinforced_sample(
     key: str, members: Mapping[str, bytes], limits: SampleLimits = SAMPLE_LIMITS
 ) -> ReinforcedSample:
-    """Parse a reinforced sample from a shard's members in any layout, with all embeddings.
+    """Parse a reinforced sample from its shard members in any layout, with all embeddings.
 
     Args:
         key: key of the sample.
@@ -222,7 +222,7 @@ class _Members:
         self._sets = {name: _caption_list(texts, name) for name, texts in synthetic.items() if SYN_NAME.fullmatch(name)}
 
     def object(self, name: str) -> Mapping[str, Any]:
-        """Return a JSON object from the compact record."""
+        """Return a JSON object from the compact record or, without a record, from a member."""
         if self._record is None:
             return _json_object(self._members, name, self._limits)
         value = self._record.content.get(name)
@@ -247,7 +247,7 @@ class _Members:
         }
 
     def embeddings(self, num_augmentations: int) -> EmbeddingRows:
-        """Return the embeddings of any layout; their size is limited by the numbers of augmentations and captions."""
+        """Return the embeddings of any layout; the counts of augmentations and captions limit the decompressed size."""
         if self._record is not None:
             return self._record
         num_captions = len(self._first) + len(self._more) + sum(map(len, self._sets.values()))

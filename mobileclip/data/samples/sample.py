@@ -29,7 +29,7 @@ _NUM_OPERATIONS = len(OPERATIONS)
 
 
 class StoredViews(Sequence[AugmentationParams]):
-    """Stored augmentations of one image: all are checked, and each is parsed on demand.
+    """Stored augmentations of one image: all are checked at construction, and each is parsed on demand.
 
     Args:
         compressed: the augmentations in the public format.
@@ -107,7 +107,7 @@ Layout = Literal["npz", "pth.gz", "compact", "compact8"]
 
 LAYOUTS: tuple[Layout, ...] = ("npz", "pth.gz", "compact", "compact8")
 
-# The name of the only caption set of the first public release; later releases append another name.
+# Name of the only caption set of the first public release; in later releases, `_` and a name follow.
 SYN_TEXT = "syn_text"
 SYN_NAME = re.compile(r"syn_text(_\w+)?")
 
@@ -124,7 +124,7 @@ MAX_KEY_BYTES = 1024
 _MAX_CAPTION_BYTES = 2**16
 _MAX_CAPTIONS = 10_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# Members with a field in every sample; those of reinforced samples are rejected on writing.
+# Members that correspond to fields of every sample; members of reinforced samples are rejected on writing.
 _OWN_MEMBERS = frozenset(("txt", "json", "url.txt", "syn.json", "paug.json", "reinforced"))
 
 
@@ -145,7 +145,7 @@ def _embedding_sets(sets: Mapping[str, Any]) -> dict[str, Embeddings]:
 def check_key(key: str) -> None:
     """Raise unless a key is a valid name for members, files and report rows on all systems.
 
-    The key may contain undecodable bytes in the form that Python reads from a tar file.
+    The key may contain undecodable bytes as surrogate escapes, as Python reads them from a tar file.
 
     Raises:
         BadSampleError: with the reason `bad_key`.
@@ -216,7 +216,7 @@ class ImageTextSample:
         if num_captions > _MAX_CAPTIONS:
             raise BadSampleError("too_large", f"the sample has {num_captions:,} captions, more than {_MAX_CAPTIONS:,}")
         if self.url is not None and len(self.url) > _MAX_CAPTION_BYTES:
-            raise BadSampleError("too_large", f"the URL has {len(self.url):,} characters, which is too many")
+            raise BadSampleError("too_large", f"the URL has {len(self.url):,} characters, more than 65,536")
         for extension in self.others:
             self._check_other(extension)
 
@@ -227,7 +227,9 @@ class ImageTextSample:
             try:
                 num_bytes = len(text.encode())
             except UnicodeEncodeError:
-                raise BadSampleError("bad_text", f"{name} of {self.key!r} cannot be UTF-8: {text!a}") from None
+                raise BadSampleError(
+                    "bad_text", f"{name} of {self.key!r} cannot be encoded as UTF-8: {text!a}"
+                ) from None
             if num_bytes > _MAX_CAPTION_BYTES:
                 raise BadSampleError(
                     "too_large", f"a caption has {num_bytes:,} bytes, more than {_MAX_CAPTION_BYTES:,}"
@@ -384,12 +386,14 @@ def check_shape(name: str, shape: tuple[int, ...], count: int, dim: int) -> None
     """Raise unless an array of embeddings has `count` rows of `dim` numbers.
 
     Raises:
-        BadSampleError: if the array has another shape.
+        BadSampleError: if the array has a different shape.
     """
     if len(shape) != 2 or shape[0] != count:
-        raise BadSampleError("row_count", f"{name} has shape {shape}, but there are {count} images or captions for it")
+        raise BadSampleError(
+            "row_count", f"{name} has shape {shape}, expected {count} rows, one per augmentation or caption"
+        )
     if shape[1] != dim or dim == 0:
-        raise BadSampleError("wrong_dim", f"{name} has dim {shape[1]}, image_emb has {dim}")
+        raise BadSampleError("wrong_dim", f"{name} has dim {shape[1]}, but image_emb has {dim}")
 
 
 def hash_image(image: bytes) -> str:
@@ -400,7 +404,7 @@ def hash_image(image: bytes) -> str:
 def check_source_image(sample: AugmentedSample, image: bytes, size: tuple[int, int]) -> None:
     """Raise if an image differs from the source image of the sample's augmentations, as far as known.
 
-    On another copy of the image, replayed crops differ from the teachers' images or exceed the image.
+    On a different copy of the image, replayed crops differ from the teachers' images or exceed the image.
 
     Args:
         sample: a stored or a reinforced sample.
@@ -439,7 +443,7 @@ def decode_image(
         orient: whether to rotate the image by its EXIF orientation. False for stored augmentations: their crops refer
             to the encoded pixels, as in the public data sets.
         background: see `load_image`; models use `ImageInput.background_color`.
-        reduce: 2, 4 or 8 to decode a JPEG at that fraction of its size, rounded up; other formats ignore `reduce`.
+        reduce: 2, 4 or 8 to decode a JPEG at 1 / `reduce` of its size, rounded up; other formats ignore `reduce`.
         limits: limits on work and memory.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Reading shards (tar files of samples) in any state, and writing them completely or not at all."""
+"""Reading shards (tar files of samples), intact or damaged, and writing them completely or not at all."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def paths_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -
 
 
 def _expanded(pattern: str) -> tuple[str, ...]:
-    # Cached, as a run repeats this and 65,536 shards take 0.2 s; not with environment variables, which may change.
+    # Cached, as a run repeats this and 65,536 shards take 0.2 s; except with environment variables, which may change.
     return _expand.__wrapped__(pattern) if "${" in pattern else _expand(pattern)
 
 
@@ -146,7 +146,7 @@ def read_shard(
         shard: path or URL.
         on_skip: function that is called with each `Skip`.
         limits: limits on the data of a sample; a sample beyond the limits has a `problem`.
-        cache: cache for a copy of a remote shard; None keeps no copy.
+        cache: cache for a copy of a remote shard; None stores no copy.
     """
     num_read = 0
     try:
@@ -312,7 +312,7 @@ def write_shards(
         samples_per_shard: maximum number of samples per shard, at least 1.
 
     Raises:
-        ValueError: if no samples are given, or a key is repeated within a shard.
+        ValueError: if no samples are given, `samples_per_shard` is below 1, or a key is repeated within a shard.
     """
     if samples_per_shard < 1:
         raise ValueError(f"samples_per_shard must be at least 1, not {samples_per_shard}")

@@ -31,7 +31,7 @@ MANIFEST = "manifest.jsonl"
 """File next to reinforced shards, with a line for every finished shard."""
 # A reinforced data set may have nested folders, with its card in the topmost folder.
 MOST_FOLDERS_ABOVE = 3
-# Maximum number of local shards that are counted without a request, which takes a few minutes at most.
+# Maximum number of local shards that are counted automatically, which takes a few minutes at most.
 MOST_COUNTED = 1_000
 _MAX_BYTES = 2**31
 _MAX_SAMPLES = 2**36
@@ -53,7 +53,7 @@ def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> 
 
     Raises:
         ValueError: if `sizes.json` or a manifest cannot be read.
-        UncountedError: if no such file exists, and the shards are remote or too many.
+        UncountedError: if shards are in no such file, and are remote or too many.
     """
     known: dict[str, int] = {}
     said = cache(_said)
@@ -70,17 +70,17 @@ def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> 
             "sampling `endless`, which needs no counts"
         )
     if len(unknown) > 1:
-        logger.info("counting the samples of %d shards; `mobileclip data count` keeps the numbers", len(unknown))
+        logger.info("counting the samples of %d shards; `mobileclip data count` stores the counts", len(unknown))
     # A truncated shard counts as at least one sample, so that it is read and reported.
     known |= {_path(shard): count_shard(shard, limits)[0] or 1 for shard in unknown}
     return tuple(known[_path(shard)] for shard in shards)
 
 
 def read_sizes(folder: str | os.PathLike[str]) -> Mapping[str, int] | None:
-    """Return the counts of a folder's `sizes.json` by the name of the shard; None without such a file.
+    """Return the sample counts in a folder's `sizes.json` by shard name; None if the file does not exist.
 
     Raises:
-        ValueError: if the file cannot be read or has other content.
+        ValueError: if the file cannot be read, or is not an object of sample counts.
     """
     path = storage.join(os.fspath(folder), SIZES)
     try:
@@ -104,12 +104,12 @@ def write_sizes(folder: str | os.PathLike[str], sizes: Mapping[str, int]) -> str
 
 
 def shard_folder(shard: str) -> str:
-    """Return the folder of a shard, or its URL."""
+    """Return the path or URL of a shard's folder."""
     return shard.rpartition("/")[0] or os.curdir
 
 
 def folders_above(folder: str, most: int = MOST_FOLDERS_ABOVE) -> Iterator[str]:
-    """Yield a folder and its parents within the given path, at most `most` of them."""
+    """Yield a folder and at most `most` of its parents within the given path."""
     yield folder
     above = folder.rpartition("/")[0]
     if not above and not folder.startswith("/") and folder != os.curdir:
@@ -192,7 +192,7 @@ _FRACTION = (validators.ge(0), validators.le(1))
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ViewAgreement:
-    """Share of stored augmented views that the teachers match to the same caption as the plain image.
+    """Share of stored augmented views that the teachers match to the same caption as the original image.
 
     An image or view counts as recognised if the nearest caption is its own. Only captions that belong to exactly one
     image are compared.
@@ -201,8 +201,8 @@ class ViewAgreement:
         num_samples: number of compared images.
         num_views: number of stored views of these images.
         agreement: share of the views with the same nearest caption as the original image.
-        plain_accuracy: share of the original images whose nearest caption is their own.
-        view_accuracy: share of the views whose nearest caption is their image's.
+        plain_accuracy: share of the original images whose nearest caption belongs to them.
+        view_accuracy: share of the views whose nearest caption belongs to their image.
     """
 
     num_samples: int = attrs.field(validator=validators.gt(1))
@@ -218,10 +218,10 @@ class ViewAgreement:
 
     def __str__(self) -> str:
         return (
-            f"teachers take {self.agreement:.0%} of the stored views for the same as the plain picture "
-            f"({self.num_views:,} views of {self.num_samples:,} pictures); the nearest caption is their own for "
-            f"{self.plain_accuracy:.1%} of the plain pictures and for {self.view_accuracy:.1%} of the views, where "
-            f"guessing gives {1 / self.num_samples:.1%}"
+            f"the teachers match {self.agreement:.0%} of the stored views to the same caption as the original image "
+            f"({self.num_views:,} views of {self.num_samples:,} images); the nearest caption is the right one for "
+            f"{self.plain_accuracy:.1%} of the original images and {self.view_accuracy:.1%} of the views "
+            f"(chance: {1 / self.num_samples:.1%})"
         )
 
 
@@ -230,9 +230,9 @@ class ReinforcementCard:
     """The data card of reinforced shards: teachers, captioners, augmentation, layout and sample counts.
 
     Args:
-        teachers: the teachers in the order of their concatenated embeddings; empty before the step with teachers.
-        captioners: the captioners of the synthetic captions, earlier steps first.
-        augmentation: the augmentation policy; None before the step with teachers.
+        teachers: the teachers in the order of their concatenated embeddings; empty until embeddings are computed.
+        captioners: the captioners of the synthetic captions, in the order of their runs.
+        augmentation: the augmentation policy; None until embeddings are computed.
         num_augmentations: number of stored augmentations per image.
         seed: seed of the augmentations.
         layout: storage layout of the embeddings.
@@ -290,7 +290,7 @@ class ReinforcementCard:
         """
         names = ", ".join(teacher.name for teacher in self.teachers) or "no teachers"
         return [
-            f"{name} is {tuple(value)}, and the data was reinforced by {names} with {own}"
+            f"{name} is {tuple(value)}, but the data was reinforced by {names} with {own}"
             for name, value in loss.items()
             if tuple(value) != (own := getattr(self, name))
         ]
@@ -352,7 +352,7 @@ def card_of_shards(shards: Sequence[str]) -> ReinforcementCard | None:
     if None in places:
         raise ValueError(
             f"{first} was reinforced and has a {CARD}, but {folders[places.index(None)]} has none, so the content of "
-            "its samples is unknown; use the folders separately, or add the card of the second folder's shards"
+            "its samples is unknown; use the folders separately, or add the missing card to the second folder"
         )
     other = next((place for place in places if place is not None and find(place) != card), None)
     if other is not None:

@@ -65,7 +65,7 @@ class TarMember(NamedTuple):
 
 
 class ForwardReader:
-    """A forward-only `seek` for streams without one, such as a program's output, by reading and discarding.
+    """A reader that skips forward by reading, for streams without `seek`, such as a program's output.
 
     Args:
         stream: stream whose current position counts as the start; a short read means the end of the stream.
@@ -169,7 +169,7 @@ def forward_reader(
     Args:
         stream: a stream at its start.
         limits: limits on decompression.
-        seeks: whether the stream supports `seek`; such an uncompressed stream is returned as it is.
+        seeks: whether the stream supports `seek`; if so, an uncompressed stream is returned as it is.
     """
     start = stream.read(START_BYTES)
     if is_compressed(start):
@@ -220,12 +220,12 @@ def read_up_to(stream: IO[bytes] | ForwardReader, size: int) -> bytes:
 
 
 def tar_members(stream: IO[bytes] | ForwardReader) -> Iterator[TarMember]:
-    """Yield the regular files of a tar file in order; the caller may read and move the stream between files.
+    """Yield the regular files of a tar file in order; the caller may read and seek between files.
 
     Headers may be in ustar, GNU or pax format.
 
     Args:
-        stream: an uncompressed tar file that can be moved at least forward.
+        stream: an uncompressed tar file with a `seek` that moves at least forward.
 
     Raises:
         tarfile.ReadError: if the stream is not a tar file, is damaged or compressed, or ends without an end mark.
@@ -359,7 +359,7 @@ def _number(field: bytes) -> int:
 
 def _extra(stream: IO[bytes] | ForwardReader, size: int) -> bytes:
     if size > _MAX_EXTENDED_BYTES:
-        raise tarfile.ReadError(f"a member's extended header has {size} bytes, which is too many")
+        raise tarfile.ReadError(f"a member's extended header has {size} bytes, more than 1,048,576")
     return read_content(stream, TarMember("an extended header", 0, size))
 
 

@@ -1,4 +1,4 @@
-"""Tokenizers: CLIP's byte pairs, and any that a `tokenizer.json` describes.
+"""Tokenizers: CLIP's byte pairs, and the tokenizers of `tokenizer.json` files.
 
 This subpackage turns texts into ids; `encoders` has the text towers.
 """

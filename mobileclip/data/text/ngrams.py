@@ -1,4 +1,4 @@
-"""Sets of character n-grams of texts, to recognise by language which tower suits a query.
+"""Sets of character n-grams, to choose the tower that suits the language of a query.
 
 The n-grams are stored in a Bloom filter. The emoji names and keywords of 27 languages have 220,000 n-grams, which take
 330 kB.
@@ -54,14 +54,14 @@ class KnownNgrams:
         packed: return value of `pack_ngrams`.
 
     Raises:
-        ValueError: if the array is not a packed set of n-grams.
+        ValueError: if `packed` is not a uint8 vector of 1 to 500,000 bytes.
     """
 
     def __init__(self, packed: Tensor) -> None:
         if packed.dtype != torch.uint8 or packed.ndim != 1 or not 1 <= len(packed) <= _MOST_BYTES:
             raise ValueError(
                 f"n-grams must be a vector of 1 to {_MOST_BYTES:,} bytes, not {packed.dtype} of shape "
-                f"{tuple(packed.shape)}; the file is damaged, or from another version"
+                f"{tuple(packed.shape)}; the file is damaged, or from a different version"
             )
         self._bits = np.unpackbits(packed.numpy())
 

@@ -43,7 +43,7 @@ class TextsCard:
         teacher: name of the teacher.
         weights_sha256: SHA-256 of the teacher's weights, see `mobileclip.tensor_files.weights.weights_sha256`.
         dim: dim of the teacher's embeddings.
-        space: identity of the embedding space's model, as JSON; empty if unknown.
+        space: JSON that identifies the model of the embedding space; empty if unknown.
         languages: number of texts by language, in the order of the language indices in the parts; `""` stands for
             unknown languages.
         parts: number of texts in each part, in order.
@@ -68,14 +68,14 @@ def part_name(number: int) -> str:
 
 
 def write_texts_card(folder: Path, card: TextsCard) -> None:
-    """Write the card, which makes a folder of parts complete."""
+    """Write the card, which marks a folder of parts as complete."""
     write_text(folder / CARD, to_json(card, indent=1) + "\n")
 
 
 def part_tensors(
     texts: Sequence[str], languages: Sequence[int], embeddings: Sequence[int], teacher: Tensor
 ) -> dict[str, Tensor]:
-    """Return the tensors of a part in its file's format.
+    """Return the tensors of a part, as stored in its file.
 
     Shape: teacher (E, D).
 
@@ -118,7 +118,7 @@ def _opened(path: Path, card: TextsCard, count: int) -> _Part:
     """
     tensors, _ = read_tensors(path, mmap=True)
     if {name: tensor.dtype for name, tensor in tensors.items()} != _TYPES:
-        raise CheckpointError(f"{path} is not a part of stored texts with {', '.join(_TYPES)}")
+        raise CheckpointError(f"{path} is not a part of stored texts: expected the tensors {', '.join(_TYPES)}")
     part = _Part(**{name: tensor.numpy() for name, tensor in tensors.items()})
     is_sound = (
         {len(part.end), len(part.language), len(part.embedding)} == {count}
@@ -154,7 +154,7 @@ class StoredTexts:
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"{self.folder} has no {CARD}: it is not a folder of stored texts, or writing was interrupted; "
-                "resume by the same call of mobileclip.reinforce.reinforce_texts"
+                "resume with the same call of mobileclip.reinforce.reinforce_texts"
             ) from None
         self.card = from_json(content.decode(), TextsCard)
         self._ends = np.cumsum(self.card.parts)

@@ -3,8 +3,8 @@
 No token spans white space, so the ids of a text are the ids of its words. A bounded cache holds the ids of known words;
 the Hugging Face `tokenizers` library encodes new words.
 
-`tokenizers` and open_clip (through `regex`) have separate Unicode tables. They split differently at a character that is
-a letter or digit in only one of the tables.
+`tokenizers` and open_clip (through `regex`) use different Unicode tables, so they split differently at a character that
+is a letter or digit in only one of the tables.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Tokenizer:
             merges.
 
     Raises:
-        ValueError: if no such vocabulary exists, or the contract's tokenizer is unusable.
+        ValueError: if the contract's `vocab_size` or `pad_id` is out of range, or its tokenizer file is unusable.
 
     Source: Radford et al. 2021, section 2.4.
     """
@@ -99,8 +99,8 @@ class Tokenizer:
         if context_length not in {None, self.context_length}:
             raise ValueError(
                 f"context_length {context_length} differs from the model's {self.context_length} ids per text: "
-                "the text tower attends to padding, so another length silently gives other embeddings. Omit it; "
-                "for a model trained with another length, pass its TextInput to Tokenizer"
+                "the text tower attends to padding, so a different length silently changes embeddings. Omit it; "
+                "for a model trained with that length, pass the model's TextInput to Tokenizer"
             )
         own = self._own
         rows = [self._row(own, text) for text in _checked(texts)]
@@ -126,7 +126,7 @@ class Tokenizer:
         """
         row = torch.as_tensor(ids, dtype=torch.int64)
         if row.ndim != 1:
-            raise ValueError(f"decode takes the ids of one text, a tensor of shape (N,), not {tuple(row.shape)}")
+            raise ValueError(f"decode expects the ids of one text, a tensor of shape (N,), not {tuple(row.shape)}")
         inner = []
         for index in row.tolist():
             if not 0 <= index < self.vocab_size:
@@ -165,7 +165,7 @@ class Tokenizer:
         if isinstance(own, _BytePairs):
             return own.encode(clean(text), most)
         file = self.text_input.tokenizer
-        assert file is not None, "or it is CLIP's"
+        assert file is not None, "CLIP's tokenizer is a _BytePairs"
         text = text if most is None else text[: max(_MOST_CHARACTERS, _CHARACTERS_PER_ID * most)]
         return own.encode(files.repaired(text) if file.repair else text)
 
@@ -189,7 +189,7 @@ def _checked(texts: str | Iterable[object]) -> list[str]:
         if not isinstance(item, str):
             raise ValueError(
                 f"text {position} is not a string but {type(item).__name__} ({item!r:.60}); decode bytes, and "
-                "omit missing captions or replace them by an empty string"
+                "omit missing captions or replace them with an empty string"
             )
     return items
 

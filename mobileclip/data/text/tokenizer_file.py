@@ -7,7 +7,7 @@ up to 32 MiB:
 - it hangs on regular expressions with catastrophic backtracking, on hundreds of thousands of parts, added tokens or
   long words, on unlimited words in a WordPiece model, on Unigram tokens of thousands of letters, on long prefixes of
   byte pairs;
-- it takes gigabytes and ends the process for growing texts (replacements longer than their patterns, repeated
+- it allocates gigabytes and crashes on texts that grow (replacements longer than their patterns, repeated
   byte-level steps, long prefixes, tables with long texts, added tokens of megabytes), and for a normaliser's table that
   declares more bytes than it has.
 """
@@ -322,7 +322,7 @@ def file_tokenizer(text_input: TextInput) -> FileTokenizer:
             from the contract's.
     """
     file = text_input.tokenizer
-    assert file is not None, "CLIP's own is another class"
+    assert file is not None, "CLIP's tokenizer has no file"
     if file.content is None:
         raise ValueError(
             f"the text contract lacks the text of the tokenizer {file.sha256[:12]}; read it with "
@@ -391,7 +391,7 @@ def train_tokenizer(
     from tokenizers import normalizers, processors
 
     if kind not in KINDS:
-        raise ValueError(f"kind must be one of the following, not {kind!r}: {', '.join(KINDS)}")
+        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
     if vocab_size < _LEAST:
         raise ValueError(f"vocab_size must be at least {_LEAST}, not {vocab_size}")
     backend, trainer = _of_kind(kind, vocab_size)

@@ -29,7 +29,7 @@ Vectors = npt.NDArray[np.float16]
 
 NUM_NEAREST = 2
 _ITERATIONS = 10
-# Vectors per cluster that determine its centre, and bytes in memory of the vectors of all clusters.
+# Maximum number of k-means vectors per cluster, and maximum memory for the vectors of all clusters, in bytes.
 _TRAINED_ON, _TRAINED_BYTES = 256, 2**32
 _ROWS = 4096
 _MEMBER = np.dtype([("cluster", "i4"), ("index", "i8")])
@@ -56,7 +56,7 @@ class VectorTable:
         return int(self._parts[0].shape[1])
 
     def rows(self, indices: npt.NDArray[np.int64], device: torch.device) -> Tensor:
-        """Return the vectors at some indices.
+        """Return the vectors at the given indices.
 
         Shape:
             (indices, D), float32.
@@ -150,14 +150,14 @@ class DuplicatesSpec:
 
     Args:
         scores: folder written by `score_shards`, with vectors.
-        output: `.npy` file for the list of kept uids.
+        output: `.npy` file to write, with the uids of the kept samples.
         keep: list of uids of the samples to consider, see `UidList`; None for all samples.
         pairs: text file to write, with one line per removed sample: reason, key and shard, key and shard of its near
             duplicate, and the similarity of the two; None for no file.
         threshold: minimum cosine similarity of near duplicates, as the mean over the teachers.
         exclude_test_scores: folders with scores of test sets by the same teachers; samples with test images are also
             removed.
-        leak_threshold: minimum similarity between a sample and a test image for the sample's removal.
+        leak_threshold: minimum similarity to a test image for removing a sample.
         num_clusters: number of clusters; None for one per thousand samples, at most 50,000.
         device: device of the computation.
         seed: random seed of the clustering.
@@ -194,14 +194,14 @@ class DuplicatesReport:
     num_leaked: Mapping[str, int]
 
     def __str__(self) -> str:
-        """Return the report as text, one fact per line."""
+        """Return the report as text, one count per line."""
         lines = [
             f"{self.num_kept:,} of {self.num_samples:,} samples kept",
             f"{self.num_duplicates:,} are near duplicates of a better sample",
         ]
         if self.num_leaked:
             lines.append(f"{self.num_leaks:,} show test images")
-        lines += [f"  {count:,} images of {name} occur" for name, count in self.num_leaked.items()]
+        lines += [f"  {count:,} images of {name} occur in samples" for name, count in self.num_leaked.items()]
         return "\n".join(lines)
 
 
@@ -215,7 +215,7 @@ class _Likeness:
 
     @staticmethod
     def joined(parts: Sequence[_Likeness]) -> _Likeness:
-        """Concatenate the pairs of several parts."""
+        """Return the pairs of several parts together."""
         parts = parts or [_Likeness(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
         names = ("index", "other", "similarity")
         return _Likeness(*(np.concatenate([getattr(one, name) for one in parts]) for name in names))
@@ -240,7 +240,7 @@ def find_duplicates(spec: DuplicatesSpec) -> DuplicatesReport:
     if other is not None:
         raise ValueError(
             f"{other.folder} has scores of the teachers {other.teachers}, but {scores.folder} of {scores.teachers}; "
-            "only embeddings of the same teachers can be compared"
+            "compare embeddings of the same teachers"
         )
     table = VectorTable([one.vectors for one in scores.shards])
     leaks = {str(test.folder): _leaks(table, test, spec, device) for test in tests}
@@ -283,7 +283,7 @@ def _near_pairs(
     device = torch.device(spec.device)
     wanted = spec.num_clusters or min(_MOST_CLUSTERS, max(1, len(table) // _CLUSTER_SIZE))
     centres = find_centres(table, num_clusters=min(wanted, len(table)), device=device, seed=spec.seed)
-    # The best samples come first; among equally good ones, the one that comes first in the table.
+    # The best samples come first; equally good samples keep their order in the table.
     rank = np.empty(len(worth), np.int64)
     rank[np.argsort(-worth, kind="stable")] = np.arange(len(worth))
     found = []

@@ -1,4 +1,4 @@
-"""Lists the samples whose captions fit best, as DataComp and DFN filter, and writes a page for judging a list."""
+"""Lists the samples whose captions match best, as in DataComp and DFN, and writes a page for checking a list."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class FilterSpec:
 
     Args:
         scores: folder written by `score_shards`.
-        output: `.npy` file for the list of uids.
+        output: `.npy` file to write, with the uids of the kept samples.
         caption: caption to compare with the image: `real`, `synthetic` (mean over synthetic captions), or `best` (best
             synthetic caption).
         teacher: name of a teacher, or `mean`.
         share: fraction of the samples to keep. The filter keeps the most similar samples, including ties.
-        threshold: minimum similarity of kept samples, in place of a share.
+        threshold: minimum similarity of kept samples, instead of a share.
 
     Raises:
-        ValueError: unless exactly one of share and threshold is given.
+        ValueError: unless exactly one of `share` and `threshold` is set.
     """
 
     scores: Path
@@ -56,7 +56,7 @@ class FilterSpec:
 
     def __attrs_post_init__(self) -> None:
         if (self.share is None) == (self.threshold is None):
-            raise ValueError("give either a share of the samples to keep, or a threshold of their similarity")
+            raise ValueError("set either `share` or `threshold`, to select the samples to keep")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -86,8 +86,8 @@ class FilterReport:
         """Return the report as one or two sentences."""
         share = self.num_kept / self.num_samples if self.num_samples else 0.0
         text = (
-            f"{self.num_kept:,} of {self.num_samples:,} samples kept ({share:.1%}), similarity {self.threshold:.4f} "
-            "and more"
+            f"{self.num_kept:,} of {self.num_samples:,} samples kept ({share:.1%}), with a similarity of at least "
+            f"{self.threshold:.4f}"
         )
         return text + (f"; {self.num_without:,} have no caption of this kind" if self.num_without else "")
 
@@ -190,7 +190,7 @@ def write_filter_page(path: Path, spec: FilterSpec, report: FilterReport) -> Non
     for title, row in chosen.items():
         notes = () if row else ("none",)
         sections.append(Section(title=title, notes=notes, pictures=[_shown(found, samples) for found in row]))
-    about = f"{spec.scores}: {spec.caption} captions, {spec.teacher} of the teachers"
+    about = f"{spec.scores}: {spec.caption} captions, teacher: {spec.teacher}"
     write_pictures(path, str(report), sections, notes=(about,))
 
 

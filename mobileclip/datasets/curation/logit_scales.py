@@ -25,9 +25,9 @@ from mobileclip.strict import strict
 
 Table = npt.NDArray[np.float64]
 
-# From a nearly uniform softmax to a nearly one-hot softmax, each scale 12 % above the one before.
+# From a nearly uniform softmax to a nearly one-hot softmax, in steps of 12 %.
 SCALES = tuple(float(value) for value in np.round(np.geomspace(1.0, 1000.0, 61), 4))
-"""Logit scales at which the losses are computed; a tuned scale lies between two of them."""
+"""Logit scales at which the losses are computed; tuned scales are interpolated between them."""
 
 _NUM_RESAMPLES = 1000
 _INTERVAL = (2.5, 97.5)
@@ -83,12 +83,12 @@ class TeacherScale:
 
     def __str__(self) -> str:
         """Return the result as one line."""
-        own = "" if self.own is None else f"; its own {self.own:.4g} has {self.loss_at(self.own):.4f}"
+        own = "" if self.own is None else f"; its own scale {self.own:.4g} has the loss {self.loss_at(self.own):.4f}"
         text = (
             f"{self.name}: best {self.best:.4g} (95 % from {self.low:.4g} to {self.high:.4g}), loss "
             f"{self.loss_at(self.best):.4f}{own}"
         )
-        return text if self.is_found else f"{text}; this is the end of the tried range: these pairs determine no scale"
+        return text if self.is_found else f"{text}; at the end of the tried range: these pairs determine no scale"
 
     def loss_at(self, scale: float) -> float:
         """Return the loss at a scale by linear interpolation."""
@@ -103,7 +103,7 @@ class LogitScaleReport:
         teachers: tuned scales, in the order of the teachers' embeddings.
         num_pairs: number of compared pairs.
         batch_size: number of pairs per similarity matrix.
-        skipped: skipped samples, from `SkipReport`.
+        skipped: counter of read and skipped samples.
     """
 
     teachers: tuple[TeacherScale, ...]
@@ -113,7 +113,7 @@ class LogitScaleReport:
 
 
 def tune_scales(spec: LogitScaleSpec) -> LogitScaleReport:
-    """Find, for every teacher, the logit scale that makes the pairs most probable.
+    """Find the logit scale of every teacher that makes the pairs most probable.
 
     For a batch of pairs, `L_k(s) = (CE(s I_k T_k', i) + CE(s T_k I_k', i)) / 2` is the contrastive loss of the stored
     embeddings of teacher `k` at the scale `s`, with one stored view and one caption per sample. The loss is convex in
@@ -124,7 +124,8 @@ def tune_scales(spec: LogitScaleSpec) -> LogitScaleReport:
         spec: the options.
 
     Raises:
-        ValueError: if fewer than two pairs have a caption of the chosen kind, or the shards have different dims.
+        ValueError: if fewer than two pairs have a caption of the chosen kind, or the embedding dims of the samples and
+            the card differ.
 
     Source: MobileCLIP2, section 3: tune the temperature of each teacher instead of using its trained temperature.
         Differs: no student is trained; the scale with the highest likelihood of held-out pairs is a first guess.

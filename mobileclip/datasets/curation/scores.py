@@ -90,7 +90,7 @@ def similarities(sample: ReinforcedSample, teachers: Sequence[slice]) -> Similar
 def image_vector(sample: ReinforcedSample, teachers: Sequence[slice]) -> Embeddings:
     """Return a unit vector for an image: the dot product of two such vectors is the teachers' mean cosine similarity.
 
-    The part of each teacher is the mean direction of the embeddings of the stored augmentations.
+    Each teacher contributes the mean direction of the embeddings of the stored augmentations.
 
     Shape:
         (D,), float32.
@@ -112,13 +112,13 @@ def _unit(rows: Embeddings) -> Embeddings:
 Caption = Literal["real", "synthetic", "best"]
 CAPTIONS: tuple[Caption, ...] = ("real", "synthetic", "best")
 MEAN = "mean"
-"""Name to use in place of a teacher's, for the mean over all teachers."""
+"""Name to use instead of the name of a teacher, for the mean over all teachers."""
 
 logger = get_logger(__name__)
 
 _ABOUT = "scores.json"
 _SUFFIX = ".parquet"
-# The next run tries a shard again if an earlier run read nothing or an unknown part of it.
+# The next run retries a shard if an earlier run read none of it or an unknown share of it.
 _FAILURES = ("unreadable_shard", "truncated_shard", CONNECTION_FAILED)
 
 
@@ -147,7 +147,7 @@ class ScoreReport:
     Args:
         num_samples: number of samples with scores, from this run and earlier runs.
         skipped: number of samples that this run skipped, by reason.
-        failed: truncated or unreadable shards, each with the reason; the next run tries these shards again.
+        failed: truncated or unreadable shards, each with the reason; the next run retries these shards.
     """
 
     num_samples: int
@@ -157,7 +157,7 @@ class ScoreReport:
 
 @attrs.frozen(kw_only=True, eq=False)
 class ShardScores:
-    """The scores of one shard's samples, read from disk on each access.
+    """The scores of the samples of one shard, read from disk on each access.
 
     Args:
         shard: path or URL of the shard.
@@ -228,7 +228,7 @@ class ShardScores:
         found: npt.NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
         if found.ndim != 2 or len(found) != len(self):
             raise ValueError(
-                f"{path} does not fit the samples of {self.path}; delete both files and score the shard again"
+                f"{path} does not have a vector per sample of {self.path}; delete both files and score the shard again"
             )
         return found
 
@@ -252,7 +252,7 @@ class ShardScores:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Scores:
-    """A folder of scores.
+    """The scores in a folder, by shard.
 
     Args:
         folder: folder of the scores.
@@ -287,7 +287,7 @@ class Scores:
 
 
 def score_shards(spec: ScoreSpec, *, engine: Engine | None = None, show_progress: bool = True) -> ScoreReport:
-    """Score every sample of every shard without scores.
+    """Score all samples of all shards that have no scores yet.
 
     The function adds unreadable shards to the list of failed units, as an engine does.
 
@@ -297,7 +297,7 @@ def score_shards(spec: ScoreSpec, *, engine: Engine | None = None, show_progress
         show_progress: whether to show a bar with speed and remaining time.
 
     Raises:
-        ValueError: if there are no shards, another job uses the folder, or the folder has scores of other teachers.
+        ValueError: if there are no shards, another job uses the folder, or the folder has scores of different teachers.
         OSError: if the scores cannot be written.
         ImportError: if Apache Arrow is not installed (extra `parquet`).
     """
@@ -373,7 +373,7 @@ def _score_shard(unit: ShardUnit, spec: ScoreSpec, columns: tuple[slice, ...]) -
         values = np.stack(rows) if rows else np.empty((0, len(columns)), np.float32)
         scored[caption] = values.mean(1)
         scored[f"{caption}_by_teacher"] = pa.FixedSizeListArray.from_arrays(values.reshape(-1), len(columns))
-    # This file comes last: a shard with it is done.
+    # This file is written last, because it marks the shard as done.
     with storage.atomic_write(path) as stream:
         pq.write_table(pa.table(scored), stream)
     return dict(Counter(skip.reason for skip in skips))
@@ -408,7 +408,7 @@ def _whole(shards: Sequence[str], limits: SampleLimits) -> list[tuple[str, int]]
 
 
 def _claim(folder: Path, teachers: list[tuple[str, int]], places: Mapping[str, str]) -> None:
-    """Record the teachers and shards of the scores in the folder; raise an error for other teachers."""
+    """Record the teachers and shards of the scores in a folder; raise if the folder has different teachers."""
     about = _read_about(folder)
     known: dict[str, str] = {} if about is None else about["shards"]
     if about is not None and about["teachers"] != teachers:

@@ -55,8 +55,8 @@ PLACE = np.dtype(
         *(("json_start", "u8"), ("json_size", "u4"), ("extension", "u1"), ("sha256", "u8")),
     ]
 )
-"""The position of an image: hash of the image's name; offset and size in the shard of the image, the caption and the
-JSON (zeros for a missing member); number of the extension; first 8 bytes of the SHA-256."""
+"""The position of an image in its shard: hash of the image's name; offset and size of the image, the caption and the
+JSON (zeros for a missing member); index of the extension; first 8 bytes of the image's SHA-256."""
 
 PLACES, NAMES = "places", "names"
 KINDS = {PLACES: PLACE, NAMES: NAME}
@@ -74,7 +74,7 @@ class ShardMetadata:
 
     Args:
         shard: path or URL of the shard.
-        by: name field of the records.
+        by: field that names images and samples: `key`, `url`, or a field of their JSON.
         fingerprint: fingerprint of the shard at the time of reading; empty if the next run must read the shard again.
         hashed: whether the records have hashes of the images.
         num_records: number of images or samples.
@@ -136,7 +136,7 @@ def write_records(folder: Path, kind: str, about: ShardMetadata, records: Record
 
 
 def read_shard_metadata(folder: Path, kind: str, by: str, shard: str) -> ShardMetadata | None:
-    """Return a shard's metadata; None if the file is missing or belongs to another shard.
+    """Return a shard's metadata; None if the file is missing, or belongs to a different shard or name field.
 
     Args:
         folder: folder of the index.
@@ -169,7 +169,7 @@ def read_records(folder: Path, kind: str, about: ShardMetadata) -> Records:
             if kind == NAMES or bool((records["extension"] < len(IMAGE_EXTENSIONS)).all()):
                 return records
     path.unlink(missing_ok=True)
-    raise ValueError(f"{path} is missing or damaged; run this again to read its shard")
+    raise ValueError(f"{path} is missing or damaged; run this again to index its shard")
 
 
 @attrs.frozen(kw_only=True)
@@ -231,10 +231,10 @@ class ScanUnit:
         """Return the metadata of an unreadable shard, with the records before the error.
 
         Args:
-            reason: reason of the last failure.
+            reason: error message of the last failure.
         """
         about = read_shard_metadata(self.folder, self.kind, self.by, self.shard)
-        # A record with another problem comes from an earlier run: the process that read the shard was lost.
+        # A record with a different problem comes from an earlier run: the process that read the shard was lost.
         return about if about is not None and about.problem == reason else self._write([], "", reason)
 
     def _write(self, rows: list[tuple[int, ...] | None], fingerprint: str, problem: str | None) -> ShardMetadata:
@@ -318,7 +318,7 @@ def field_of(metadata: bytes | None, name: str, limits: SampleLimits) -> str | N
 
 
 def storable(key: str) -> str:
-    """Return a key with escapes for bytes that are not UTF-8, as names in tar files may have any bytes."""
+    """Return a key with escapes for bytes that are not UTF-8, as names in tar files may contain any bytes."""
     return key if key.isascii() else key.encode(errors="backslashreplace").decode()
 
 
@@ -339,7 +339,7 @@ class ImageIndex:
     Args:
         folder: folder of the index.
         by: name field of images: `key`, or a field of their JSON.
-        shards: metadata of each shard, in order. If several images have the same name, the first shard's image counts.
+        shards: metadata of each shard, in order. If several images have the same name, the join uses the first.
         limits: size limits for reading.
     """
 
@@ -432,5 +432,5 @@ def build_image_index(
         problems = (about.problem for about in index.shards if about.problem is not None)
         num_without = sum(about.num_without for about in index.shards)
         problem = next(problems, f"{num_without} samples have no field {spec.by!r}")
-        raise ValueError(f"the {len(index.shards)} shards from {index.shards[0].shard} have no image: {problem}")
+        raise ValueError(f"the {len(index.shards)} shards from {index.shards[0].shard} on have no images: {problem}")
     return index, dict(zip(reinforced, every[len(fingerprints) :], strict=True))

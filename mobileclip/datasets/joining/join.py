@@ -49,8 +49,8 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
         show_progress: whether to show bars with speed and remaining time.
 
     Raises:
-        ValueError: if there are no shards, two shards have the same name, the output has a join with other options or
-            is locked by another job, or no image can be read.
+        ValueError: if there are no shards, two shards have the same name, the output was joined with other options
+            or is locked by another job, or no image can be read.
         OSError: if the output cannot be written.
         ImportError: if Apache Arrow is not installed (extra `parquet`).
     """
@@ -114,10 +114,10 @@ def _sources(spec: JoinSpec) -> dict[str, str]:
 
 
 def _caption_shards(captions: str | None, names: Sequence[str]) -> dict[str, str | None]:
-    """Return the shard of captions for the name of each reinforced shard; None for a join without shards of captions.
+    """Return the shard of captions by the name of each reinforced shard; None for a join without captions.
 
     Raises:
-        ValueError: if a pattern has no shard or several shards of a name.
+        ValueError: if a pattern matches no shard or several shards for a name.
     """
     if captions is None:
         return dict.fromkeys(names)
@@ -130,7 +130,7 @@ def _caption_shards(captions: str | None, names: Sequence[str]) -> dict[str, str
         if len(found) != 1:
             raise ValueError(
                 f"{len(found)} of the shards {captions} have the name {name}, expected one: "
-                "a join takes captions from the shard of the same name"
+                "captions come from the shard of the same name"
             )
     return {name: shards[storage.file_name(name)][0] for name in names}
 
@@ -165,7 +165,7 @@ class _Job:
         pending = set(self._pending())
         there = [(about.shard, self.prints[about.shard]) for about in self.names.values()]
         parts = [self.images, self.spec.by, self.spec.placeholder_threshold, *there]
-        # Saved next to the index, for runs with nothing left to do.
+        # Stored next to the index, for runs without pending shards.
         path = self.index.folder / f"summary-{digest_of(parts)}.json"
         found = None if pending else _read_matches(path)
         if found is not None:
@@ -205,7 +205,7 @@ class _Job:
                 yield name
 
     def _join(self, pending: Collection[str], found: Matches, extents: Mapping[int, tuple[int, int]]) -> str | None:
-        """Join shards, the first shard alone at first; return the first shard's name if the join stops there."""
+        """Join the first shard, then the others; return the name of the first shard if the join stops after it."""
         dropped = (int(one.sha256, 16) for one in found.placeholders) if self.spec.drop_placeholders else ()
         join = ShardJoin(
             spec=self.spec,
@@ -235,7 +235,7 @@ class _Job:
         return None
 
     def _units(self, pending: Collection[str], extents: Mapping[int, tuple[int, int]]) -> dict[str, JoinUnit]:
-        """Return the units of the pending shards, in the order of the sources; refuse shards with missing inputs."""
+        """Return the units of the pending shards, in source order; mark shards with missing inputs as failed."""
         numbers = {name: number for number, name in enumerate(self.names)}
         units = {}
         for name, source in self.sources.items():
@@ -245,7 +245,7 @@ class _Job:
             if name not in numbers:
                 self.run.refuse(name, "there is no such file")
             elif captions is not None and captions not in self.prints:
-                self.run.refuse(name, f"there is no {captions} with its captions")
+                self.run.refuse(name, f"its shard of captions, {captions}, does not exist")
             else:
                 units[name] = JoinUnit(
                     name=name,
@@ -260,7 +260,7 @@ class _Job:
 
 
 def _read_matches(path: Path) -> Matches | None:
-    """Read an earlier run's matches; None if the file is missing or has another format."""
+    """Read the matches of an earlier run; None if the file is missing or has a different format."""
     try:
         return from_json(storage.read_bytes(path, limit=_MOST_SUMMARY_BYTES).decode(), Matches)
     except (OSError, ValueError) as error:

@@ -1,7 +1,7 @@
 """Joins one reinforced shard with its images, in any process.
 
-A published sample has the SHA-256 of the original download. A resized or re-encoded later download has another hash. In
-this case, the image's JSON by `img2dataset` has the hash of the download.
+The JSON of a published sample has the SHA-256 of the original download. If a later download was resized or re-encoded,
+the file has a different hash; in this case, the image's JSON by `img2dataset` has the hash of the download.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from mobileclip.datasets.joining.spec import JoinSpec
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SIZE, _ORIGINAL_SIZE = ("width", "height"), ("original_width", "original_height")
 _UID = "uid"
-# Maximum number of samples, and bytes of images, to read at once, in the order of the image shards.
+# Maximum number of samples and bytes of images per batch, which is read in the order of the image shards.
 _SAMPLES_AT_ONCE = 256
 _BYTES_AT_ONCE = 64 * 2**20
 _DIGESTED = ("order", "high", "low", "start", "size", "text_start", "text_size", "json_start", "json_size")
@@ -62,8 +62,8 @@ class JoinUnit:
         source: path or URL of the reinforced shard.
         fingerprint: fingerprint of the reinforced shard.
         problem: error while reading the names of the shard's samples, if any; samples after the error get no image.
-        captions: path or URL of the shard of captions, or None.
-        captions_print: fingerprint of the shard of captions, or empty.
+        captions: path or URL of the shard of captions; None without captions.
+        captions_print: fingerprint of the shard of captions; empty without captions.
         matches: start and end of the shard's matches in the file of all matches.
     """
 
@@ -253,7 +253,7 @@ class _Shard:
         if not all(map(is_showable, sample.members)):
             raise BadSampleError("bad_member", "the name of a member has control characters")
         if sample.key in self.keys:
-            raise BadSampleError("repeated_key", "another sample of the shard has the same key")
+            raise BadSampleError("repeated_key", "an earlier sample of the shard has the same key")
         self.keys.add(sample.key)
 
 
@@ -314,7 +314,7 @@ def _size(stated: Mapping[str, Any], names: tuple[str, str]) -> tuple[int, int] 
 
 
 def _pixels(value: object) -> int | None:
-    # Tables write integers as 640.0 if another row has no value.
+    # Tables write integers as 640.0 if a row has no value.
     is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     return int(value) if isinstance(value, (int, float)) and is_whole and not isinstance(value, bool) else None
 
@@ -335,31 +335,31 @@ def check_joined(
 ) -> tuple[Likeness, float | None]:
     """Compare an image with the reinforced image; raise an error if the two differ.
 
-    The image must fit the hash and size in the augmentations (if any), every crop, and the hash of the download (unless
-    `keep_other`).
+    The image must match the hash and size stored with the augmentations (if any) and the hash of the download (unless
+    `keep_other`), and contain every crop.
 
     Args:
         members: members of the reinforced sample.
         image: the encoded image.
         stated: metadata of the download from a data set of captions; the sample's own JSON takes precedence.
         beside: JSON of the image, if any.
-        keep_other: whether to accept an image with another hash or size of its download.
-        decode: whether to decode the image completely, instead of its header only.
+        keep_other: whether to accept an image whose download has a different hash or size.
+        decode: whether to decode the entire image, not only its header.
         limits: size limits for reading.
 
     Returns:
-        The result of the comparison, and the reach of the crops to the right or down, as a share of the image's side.
-        The reach is about 1 for the reinforced image, one half for a copy with twice the width and height, and None
-        without crops.
+        The result of the comparison, and the reach of the crops: the farthest right or bottom edge of a crop, as a
+        fraction of the image's width or height. The reach is about 1 for the reinforced image, one half for a copy with
+        twice the width and height, and None without crops.
 
     Raises:
-        BadSampleError: with the reason `wrong_image`, `other_image`, or the reason of the decoder or of a malformed
-            member.
+        BadSampleError: if the images differ (reason `wrong_image` or `other_image`), the image cannot be decoded, or a
+            member is malformed.
     """
     stored, sha256, told = _augmentations(members, limits), hash_image(image), json_member(beside, limits)
     expected = stored.get("image_sha256")
     if expected not in (None, sha256):
-        raise BadSampleError("wrong_image", f"its SHA-256 is not {str(expected)[:12]}")
+        raise BadSampleError("wrong_image", f"its SHA-256 differs from the stated {str(expected)[:12]}...")
     likeness: Likeness = "stored"
     if expected is None:
         likeness = compare({**stated, **json_member(members.get("json"), limits)}, sha256, told)
@@ -368,9 +368,9 @@ def check_joined(
     width, height = decode_image(image, orient=False).size if decode else _image_size(image)
     size, right, bottom = _needed(stored)
     if size not in (None, (width, height)):
-        raise BadSampleError("wrong_image", f"it has {width}x{height} pixels, not {size}")
+        raise BadSampleError("wrong_image", f"it has {width}x{height} pixels, but the reinforced image has {size}")
     if likeness == "downloaded" and not keep_other and _differ(_size(told, _SIZE), (width, height)):
-        detail = f"it has {width}x{height} pixels, but its JSON belongs to another file"
+        detail = f"it has {width}x{height} pixels, but its JSON states a different size"
         raise BadSampleError("other_image", detail)
     if right > width or bottom > height:
         raise BadSampleError("wrong_image", f"a crop exceeds its {width}x{height} pixels")
@@ -434,7 +434,7 @@ class Captioned:
 
 
 def read_captions(shard: str | None, on_skip: Callable[[Skip], None], limits: SampleLimits) -> dict[str, Captioned]:
-    """Read the captions of one shard, by key and by uid; the first of several equal names counts.
+    """Read the captions of one shard, by key and by uid; for duplicate names, return the first caption.
 
     Args:
         shard: path or URL of the shard; None for no captions.
@@ -460,10 +460,10 @@ def find_caption(known: Mapping[str, Captioned], key: str, stated: Mapping[str, 
         stated: JSON of the sample; its `uid` takes precedence over the key.
 
     Raises:
-        BadSampleError: with the reason `other_caption`, if the caption belongs to another image.
+        BadSampleError: with the reason `other_caption`, if the caption belongs to a different image.
     """
     uid = stated.get(_UID)
     found = (known.get(uid) if isinstance(uid, str) else None) or known.get(key)
     if found is not None and "sha256" in stated and found.stated.get("sha256", stated["sha256"]) != stated["sha256"]:
-        raise BadSampleError("other_caption", "the caption with its uid belongs to an image with another hash")
+        raise BadSampleError("other_caption", "the caption with its uid belongs to an image with a different hash")
     return found

@@ -1,8 +1,8 @@
 """Matches images and samples by the hash of their name, in buckets that fit into memory.
 
-`match_images` writes names and positions to buckets by the leading bits of their hash, sorts each bucket to match equal
-names, and writes the matches to buckets by the sample's shard. So a billion images and samples take a few sequential
-passes.
+`match_images` writes names and positions to buckets by the leading bits of the name's hash, sorts each bucket to match
+equal names, and writes the matches to buckets by the sample's shard. So matching a billion images and samples takes
+only a few sequential passes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MATCH = np.dtype([("source", "u4"), ("order", "u4"), ("shard", "u4"), *PLACE.des
 _ASK = np.dtype([("source", "u4"), ("order", "u4"), *NAME.descr])
 _IMAGE = np.dtype([("shard", "u4"), *PLACE.descr])
 _HASHED = np.dtype([("sha256", "u8"), *NAME.descr, ("shard", "u4"), ("row", "u4"), ("size", "u4")])
-# Size of an array; a few arrays are in memory at once.
+# Size of an array; a few arrays are in memory at the same time.
 _BUCKET_BYTES = 2**24
 _NUM_NAMED = 10
 
@@ -39,7 +39,7 @@ class MatchCounts:
         keys: number of unique image names.
         repeated_keys: number of image names with several images.
         asked: number of samples with a matching image.
-        used_keys: number of image names that samples use.
+        used_keys: number of image names with at least one sample.
     """
 
     keys: int = 0
@@ -54,7 +54,7 @@ class MatchCounts:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Placeholder:
-    """One image with many keys.
+    """An image that occurs under many keys, such as a server's "image not found" picture.
 
     Args:
         sha256: first 16 digits of the image's SHA-256.
@@ -105,7 +105,7 @@ def match_images(
 
     Args:
         index: index of the images.
-        names: name tables of the reinforced shards, in order.
+        names: metadata of the name tables of the reinforced shards, in order.
         wanted: for each reinforced shard, whether to write its matches; other shards are only counted.
         path: path of the file to write, in a folder for temporary files.
         threshold: minimum number of keys of a placeholder, at least 2; 0 skips the search.
@@ -173,7 +173,7 @@ def read_matches(path: Path, extent: tuple[int, int]) -> Records:
 
 
 def match_names(images: Records, asks: Records) -> tuple[npt.NDArray[np.int64], MatchCounts]:
-    """Return the number of each sample's first image with the same name (-1 if there is no such image), and the counts.
+    """Return the index of the first image with the name of each sample (-1 if there is none), and the counts.
 
     Args:
         images: records of images, in order of precedence.
@@ -222,7 +222,7 @@ def _placeholders(index: ImageIndex, hashed: Buckets, threshold: int) -> tuple[P
 
 
 def _with_fields(dtype: np.dtype[np.void], records: Records, **fields: npt.ArrayLike) -> Records:
-    """Return records converted to another type, with the given values of the new fields."""
+    """Return records converted to a new dtype, with the given values of its additional fields."""
     found = np.empty(len(records), dtype)
     for name in dtype.names or ():
         found[name] = fields[name] if name in fields else records[name]

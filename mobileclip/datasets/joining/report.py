@@ -20,8 +20,8 @@ from mobileclip.strict import strict
 
 Likeness = Literal["stored", "downloaded", "other", "unknown"]
 """Result of comparing an image with its sample. `stored`: the file has the stated hash. `downloaded`: the download had
-the stated hash, according to the image's JSON. `other`: neither has the stated hash, or the download had another size.
-`unknown`: there is nothing to compare."""
+the stated hash, according to the image's JSON. `other`: neither has the stated hash, or the download had a different
+size. `unknown`: the hashes and sizes for a comparison are missing."""
 
 LEDGER = "join"
 REPORT = "join.json"
@@ -33,7 +33,7 @@ _REASONS = {
     "other_image": "the download is another image: its hash or size differs from the stored one",
     "placeholder": "the image is a placeholder",
     "no_caption": "they have no caption; --captions adds captions from another data set",
-    "other_caption": "the caption with their uid belongs to another image",
+    "other_caption": "the caption with their uid belongs to a different image",
 }
 _LIKENESS: Mapping[Likeness, str] = {
     "stored": "equal_stored",
@@ -69,14 +69,14 @@ class JoinedShard:
         source: fingerprint of the reinforced shard.
         images: fingerprint of all images.
         matches: hash of the positions of the shard's images.
-        captions: fingerprint of the shard of captions, or empty.
+        captions: fingerprint of the shard of captions; empty without captions.
         choices: see `JoinSpec.choices`.
         num_bytes: size of the joined shard, in bytes; None if no sample was joined.
         counts: number of samples, by field of `JoinReport`.
-        reach: mean reach of the crops over the joined samples, or None, see `check_joined`.
+        reach: mean reach of the crops over the joined samples, see `check_joined`; None without crops.
         left_out: number of skipped samples, by reason.
-        others: first keys of samples with another image.
-        first: first skipped key.
+        others: keys of the first samples with a different image.
+        first: key of the first skipped sample; empty if there is none.
     """
 
     source: str
@@ -109,7 +109,7 @@ class JoinedShard:
 
 @attrs.frozen(kw_only=True)
 class IndexCounts:
-    """The size of an image index, and the problems while building it.
+    """The size of an image index, and the problems found while building it.
 
     Args:
         shards: number of shards.
@@ -117,7 +117,7 @@ class IndexCounts:
         keys: number of unique keys.
         repeated_keys: number of keys with several images; the join uses the first image.
         without_field: number of samples without the name field.
-        unreadable: problems of shards, by path; the index has the records before the problem.
+        unreadable: error messages of shards, by path; the index has the records before the error.
     """
 
     shards: int
@@ -133,7 +133,7 @@ class JoinReport:
     """Totals of a join over all its runs: shards, joined samples, and skipped samples by reason.
 
     Args:
-        output: output of the join.
+        output: folder or URL of the joined shards.
         shards: number of joined shards.
         samples: number of reinforced samples.
         joined: number of samples in the joined shards.
@@ -142,19 +142,19 @@ class JoinReport:
         equal_stored: number of joined samples whose image has the stated hash.
         equal_downloaded: number of joined samples whose image's JSON has the stated hash of the download.
         unknown: number of joined samples without metadata for comparison.
-        kept_other: number of joined samples with another image; the tables in `join/` list the samples.
-        reach: mean reach of the crops to the right or down, as a share of the image's side, or None.
-        captions: number of joined samples with the caption of the image's sample.
+        kept_other: number of joined samples with a different image than stated; the tables in `join/` list the samples.
+        reach: mean reach of the crops over all joined samples, see `check_joined`; None without crops.
+        captions: number of joined samples with the caption from the image's sample.
         set_captions: number of joined samples with a caption from the shards of captions.
         repeated_samples: number of samples with the same image as another sample.
         images: counts of the image index.
         unused_keys: number of image keys without a sample.
         placeholders: images with many keys, the most frequent first.
-        unfinished: problems of reinforced shards, by path; the next run tries these shards again.
+        unfinished: error messages of reinforced shards, by path; the next run retries these shards.
         min_share: minimum share of joined samples.
         stopped: name of the first shard, if the join stopped because this shard had no match; otherwise None.
-        examples: key of a sample, and key of an image.
-        others: first samples with another downloaded image, each with its shard.
+        examples: key of a skipped sample and key of an image, for comparison if the join stopped.
+        others: keys of the first samples with a different image, each with its shard.
     """
 
     output: str
@@ -216,7 +216,7 @@ class JoinReport:
         unknown = f"{self.unknown:,} unknown: without a stored hash or size"
         yield "compared", f"{equal:,} equal ({how}), {other:,} other, {unknown}"
         if self.kept_other:
-            yield "", f"{self.kept_other:,} other images were kept, listed in {LEDGER}/"
+            yield "", f"{self.kept_other:,} samples with other images were kept, listed in {LEDGER}/"
         if self.others:
             yield "", f"other: {', '.join(self.others[:_NUM_OTHERS])}"
         if self.reach is not None and self.reach < _LEAST_REACH:
@@ -231,12 +231,12 @@ class JoinReport:
         if images.repeated_keys:
             yield "", f"{images.repeated_keys:,} keys occur more than once; the join used the first image"
         if images.without_field:
-            yield "", f"{images.without_field:,} without the field to join by"
+            yield "", f"{images.without_field:,} have no field to join by"
         if self.placeholders:
             keys = sum(one.num_keys for one in self.placeholders)
             dropped = "left out" if "placeholder" in self.left_out else "--drop-placeholders skips them"
             pictures = f"{len(self.placeholders):,} images have many keys"
-            yield "repeating", f"{pictures}, {keys:,} in all ({dropped}):"
+            yield "repeating", f"{pictures}, {keys:,} in total ({dropped}):"
             yield from _listed(self.placeholders)
 
     def _problems(self) -> Iterator[tuple[str, str]]:
@@ -246,7 +246,7 @@ class JoinReport:
             if max(self.left_out, key=lambda reason: self.left_out[reason]) == "no_image":
                 yield "", f"a sample has the key {sample}, an image {image}: choose the field to join by with --by"
         elif not self.joined:
-            yield "too few", "nothing was joined"
+            yield "too few", "no samples were joined"
         elif not self.is_enough:
             shares = f"{self.joined / self.samples:.1%} of the samples were joined, expected {self.min_share:.1%}"
             yield "too few", f"{shares}; --min-share sets the required share"
@@ -265,7 +265,7 @@ def _listed(values: Sequence[object]) -> Iterator[tuple[str, str]]:
 
 
 def read_ledger(output: str, name: str) -> JoinedShard | None:
-    """Read an earlier run's record of a shard; None if the record is missing or has another format."""
+    """Read the record of a shard from an earlier run; None if the record is missing or has a different format."""
     found = read_annotated_table(_note(output, name), JoinedShard, rows=False)
     return None if found is None else found[0]
 
@@ -297,7 +297,7 @@ def write_ledger(output: str, name: str, done: JoinedShard, samples: Sequence[Jo
 
 
 def renew_ledger(output: str, name: str, done: JoinedShard) -> None:
-    """Update the fingerprints in the record of a shard with unchanged samples."""
+    """Update the fingerprints in the record of a shard whose samples are unchanged."""
     path = _note(output, name)
     found = read_annotated_table(path, JoinedShard)
     if found is not None and found[1] is not None:

@@ -23,18 +23,18 @@ class JoinSpec:
     Args:
         reinforced: reinforced shards, with captions, augmentations and embeddings: paths, URLs or patterns.
         images: shards with the images, as uncompressed tar files: paths, URLs or patterns.
-        captions: shards of real captions, named like the reinforced shards: a folder, its URL, or a pattern. None takes
-            missing captions from the image's sample.
+        captions: shards of real captions, named like the reinforced shards: a folder, its URL, or a pattern. If None,
+            missing captions come from the image's sample.
         output: directory or URL for the joined shards. Each joined shard has the name of its reinforced shard.
         index: local folder of the index; `index` in the output by default. Several joins may share an index, also
             concurrently.
-        by: value to match images and samples by: `key`; a field of both JSON members, such as `uid` (with the sample's
-            key as fallback); or `url`, the sample's URL.
+        by: name that images and samples have in common: `key`; a field of both JSON members, such as `uid` (samples
+            without it use their key); or `url`, the URL of the download.
         placeholder_threshold: minimum number of keys of a placeholder image; 0 skips the search, which reads all
             images.
         drop_placeholders: whether to skip samples with a placeholder image.
         check_images: whether to decode every image, and skip samples with a broken image.
-        keep_other: whether to keep samples with a different image, by hash or original size.
+        keep_other: whether to keep samples whose image differs from the stated hash or original size.
         min_share: minimum share of joined samples for exit status 0, from 0 to 1. At least one sample must be joined.
         go_on: whether to continue if the first shard has no match.
         sample_limits: limits for reading a sample.

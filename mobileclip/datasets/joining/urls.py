@@ -1,4 +1,4 @@
-"""Writes the table of URLs for a download, from shards or tables."""
+"""Writes a table of URLs for downloading images, from shards or tables."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class UrlReport:
     Args:
         path: path of the table.
         num_rows: number of rows in the table.
-        num_without: number of rows without a caption and without a hash, by column.
+        num_without: number of rows without a value, for the columns `caption` and `sha256`.
         skips: skipped rows.
     """
 
@@ -91,12 +91,12 @@ def write_urls(
     Args:
         data: shards, tables, a `.jsonl` file, or a folder of such files.
         output: path or URL of the table; the suffix determines the format.
-        rows: names of the columns of tables.
+        rows: column names, and allowed files and servers, for lists and tables.
         engine: engine that reads the data; None for this process. The table does not depend on the engine.
         show_progress: whether to show a progress bar.
 
     Raises:
-        ValueError: if there is no data, the data has no URLs, or the suffix is unknown.
+        ValueError: if there is no data, the data has no URLs, or the suffix of the output is not supported.
         OSError: if the table cannot be written.
         ImportError: if Apache Arrow is not installed (extra `parquet`).
     """

@@ -41,14 +41,14 @@ def locate(image: str, root: str, options: RowOptions) -> str:
         options: allowed files and servers.
 
     Raises:
-        BadSampleError: with the reason `refused_address`.
+        BadSampleError: with the reason `refused_address`, if the options do not allow the path or URL.
     """
     if storage.is_remote(image):
         scheme = image.partition("://")[0].lower()
         if scheme not in options.schemes:
-            raise _refused(image, f"is opened by {scheme}://", f"name {scheme} in `schemes` (--schemes)")
+            raise _refused(image, f"uses the forbidden scheme {scheme}://", f"name {scheme} in `schemes` (--schemes)")
     if "::" in image and (storage.is_remote(image) or storage.is_remote(root)) and not image.startswith(_WEB):
-        raise _refused(image, "is a URL within a URL")
+        raise _refused(image, "contains a nested URL (`::`)")
     if storage.is_remote(image):
         return image
     path = image if storage.is_remote(root) else os.fspath(storage.local_path(image))
@@ -135,7 +135,7 @@ class Unit(ABC):
         return ()
 
     def about(self) -> str:
-        """Return a string that changes with the unit, except for the content of local `files`."""
+        """Return a string that changes with the unit, but not with the content of local `files`."""
         return self.fingerprint()
 
     def content(self) -> str:
@@ -158,18 +158,18 @@ class Unit(ABC):
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
         """Yield every usable sample, in order, and report skipped samples.
 
-        Bad input raises no error. The reason `connection_failed` ends the unit; reading the unit again may yield more
-        samples. After the reason `unreachable_image`, `read_again` may yield more samples.
+        Bad input raises no error. A skip with the reason `connection_failed` ends the unit; reading the unit again may
+        yield more samples. After skips with the reason `unreachable_image`, `read_again` may yield more samples.
 
         Args:
             report: counter of read and skipped samples.
         """
 
     def read_again(self, names: Collection[str], report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples of some skips, such as unreachable images, and possibly other samples.
+        """Yield the samples of skips, such as samples with unreachable images, and possibly other samples.
 
         Args:
-            names: names of the skips.
+            names: keys of the skips.
             report: counter of read and skipped samples.
         """
         del names
@@ -186,7 +186,7 @@ class Unit(ABC):
 
 @attrs.frozen(kw_only=True)
 class Source(ABC):
-    """Image-text data at any place and in any format."""
+    """Base class of image-text data sets, in any format and at any path or URL."""
 
     @classmethod
     def of(cls, argument: str, *, samples_per_shard: int, rows: RowOptions) -> Source:
@@ -235,7 +235,7 @@ class Source(ABC):
 
 
 sources: Registry[type[Source]] = Registry("source", home="mobileclip.datasets.sources.opening")
-"""Kinds of sources by name. Third parties add kinds here, or with an entry point in `mobileclip.source`."""
+"""Kinds of sources by name. Third-party packages register kinds here, or by an entry point in `mobileclip.source`."""
 
 open_family(Source, sources)
 
@@ -264,10 +264,10 @@ class Record:
 
     Args:
         sample: the sample without its image.
-        image: path or URL of the image; the image's name, or empty, if the list contains the image.
+        image: path or URL of the image; if the list contains the image, its name or an empty string.
         label: name of the sample in messages.
         hosts: allowed servers in addition to public ones.
-        sha256: expected hash of the image in hexadecimal, if any.
+        sha256: expected SHA-256 of the image, in hexadecimal; None to accept any image.
         is_held: whether the list contains the image.
         data: encoded image from the list, if requested.
     """
@@ -295,7 +295,7 @@ def read_records(place: str, records: Iterable[Record | Skip], report: SkipRepor
     """Yield the samples with their images, in order, and report unusable samples and duplicate keys.
 
     Args:
-        place: source of the records, for messages.
+        place: path or URL of the source, for messages.
         records: records, or skips of unusable rows.
         report: counter of read and skipped samples.
     """
@@ -338,7 +338,7 @@ def read_image(path: str) -> tuple[bytes, str]:
     """Return the bytes of an image and its extension.
 
     Raises:
-        BadSampleError: if the file cannot be read, or neither its content nor its name is that of an image.
+        BadSampleError: if the file cannot be read, or has neither the content nor the file extension of an image.
     """
     try:
         # Pipes and devices may never end.
@@ -359,7 +359,7 @@ def read_image(path: str) -> tuple[bytes, str]:
 
 
 def parse_row(line: bytes, name: str) -> dict[str, Any]:
-    """Return the JSON object in a line or a small file; the object can be encoded again.
+    """Return the JSON object in a line or a small file, if the object can be encoded in UTF-8.
 
     Args:
         line: line or file in UTF-8, with or without a byte-order mark.
@@ -387,12 +387,12 @@ def key_of(given: object, default: str) -> str:
     if given is None:
         return default
     if isinstance(given, bool) or not isinstance(given, (str, int)):
-        raise BadSampleError("bad_key", f"`key` is {type(given).__name__}, expected a string or a number")
+        raise BadSampleError("bad_key", f"`key` is {type(given).__name__}, expected a string or an integer")
     return str(given)
 
 
 def key_of_path(path: str) -> str:
-    """Return a path as a key, without dots, which separate key and extension, and without `__` at its start."""
+    """Return a path as a key: dots, which separate key and extension, and a leading `__` are replaced."""
     key = printable_name(path).replace(".", "_")
     return f"_{key.lstrip('_')}" if key.startswith("__") else key
 
@@ -402,7 +402,7 @@ def _extension(path: str, data: bytes) -> str:
     suffix = storage.file_name(path).rpartition(".")[2].lower()
     kind = find_format(data)
     if kind is None and not is_image_name(storage.file_name(path)):
-        raise BadSampleError("image_not_an_image", f"{path} is not in a supported format: {format_names()}")
+        raise BadSampleError("image_not_an_image", f"{path} is not in a supported image format ({format_names()})")
     # Readers of shards support jpg and jpeg, but rarely jfif.
     return suffix if kind is None or (kind.name, suffix) == ("JPEG", "jpeg") else kind.extensions[0]
 
@@ -422,7 +422,7 @@ def _with_image(place: str, record: Record | Skip) -> ImageTextSample | Skip:
             with public_hosts_only(record.hosts):
                 data, extension = read_image(record.image)
         if record.sha256 is not None and hashlib.sha256(data).hexdigest() != record.sha256:
-            raise BadSampleError("other_image", f"{record.label} states another SHA-256 than {record.image} has")
+            raise BadSampleError("other_image", f"the SHA-256 of {record.image} is not the one in {record.label}")
         return attrs.evolve(record.sample, image=data, image_extension=extension)
 
     return made_or_skip(read, key=record.label, shard=place)

@@ -40,7 +40,7 @@ from mobileclip.strict import parse_json, repeated, split_lines, strict
 TABLES = ("captions.jsonl", "metadata.jsonl")
 
 _SIDECARS = (".txt", ".json")
-# Number of characters of a long key to keep before the digest of the whole key.
+# Number of characters of a long key to keep before the digest of the full key.
 _KEPT_OF_LONG = 200
 
 
@@ -53,7 +53,7 @@ class FolderItem:
         image: relative path of the image, with `/` between folders.
         text: relative path of the file with one caption per line, if any.
         json: relative path of the file with a JSON object, if any.
-        rows: rows of tables that name the image.
+        rows: table rows that name the image, as JSON.
     """
 
     key: str
@@ -65,10 +65,10 @@ class FolderItem:
 
 @attrs.frozen(kw_only=True)
 class FolderUnit(Unit):
-    """Some of the images of a folder.
+    """A unit of a folder: a range of its images.
 
     Args:
-        path: the folder.
+        path: path or URL of the folder.
         items: images of the unit.
         stray: skips for table rows without an image; the first unit reports these skips.
         left_out: skips for files that are neither images nor captions; the first unit reports these skips.
@@ -158,8 +158,8 @@ class FolderSource(Source):
     The captions of `NAME.jpg` are the lines of `NAME.txt`; or the `caption`, `captions`, `text` or `texts` of
     `NAME.json`; or the same fields in the rows of `captions.jsonl` or `metadata.jsonl` whose `file_name`, relative to
     the table, names the image. The source uses the first of these that has captions. Other fields of an image's first
-    row become metadata; `language` becomes a list if rows differ. The source skips and counts hidden files and other
-    file types, see `image_files`.
+    row become metadata; `language` becomes a list if its values differ. The source skips and counts hidden files and
+    other file types, see `image_files`.
 
     Args:
         path: the folder, or its URL on a store that can list folders.
@@ -265,7 +265,7 @@ def _items(found: FolderFiles, rows: Mapping[str, list[bytes]]) -> Iterator[Fold
         stem = posixpath.splitext(name)[0]
         key = _key(stem)
         if key in keys:
-            # Two images whose names differ only in the suffix, or in characters that a key cannot have.
+            # The names of two images differ only in the suffix, or in characters that a key cannot have.
             key = f"{key}-{blake2b(os.fsencode(name), digest_size=8).hexdigest()}"
         keys.add(key)
         yield FolderItem(
@@ -328,7 +328,7 @@ class ClassFolderSource(Source):
     (`{"n01440764": "tench"}`) or `classes.txt` (a line per class: folder, tab, name) in `path`. The source skips and
     counts hidden files and other file types, see `image_files`.
 
-    The order of images mixes the classes, so shards and batches have several classes.
+    Images of all classes are mixed, so shards and batches contain several classes.
 
     Args:
         path: the folder, or its URL on a store that can list folders.
@@ -378,7 +378,7 @@ class ClassFolderSource(Source):
         classed = [item for item in items if "/" in item.image]
         if not classed:
             raise ValueError(
-                f"the images of {self.path} are not in class folders; expected one folder per class, "
+                f"the images of {self.path} are not in class folders; expected one folder per class, such as "
                 f"{storage.join(self.path, 'CLASS/NAME.jpg')}"
             )
         stray = [

@@ -48,7 +48,7 @@ PATHS = ("path", "image_path", "filepath", "file_name", "image")
 URLS = ("url", "image_url")
 CAPTIONS = ("caption", "captions", "text", "texts", "title")
 LAST_PATHS = ("filename",)
-"""Path columns to use last: next to a URL column, the column may hold the names of downloaded files."""
+"""Path columns used only without a URL column: next to URLs, they may hold the names of downloaded files."""
 UIDS = ("uid",)
 KEYS = ("key",)
 CAPTION_FIELDS = ("caption", "captions", "text", "texts")
@@ -66,7 +66,7 @@ class Columns:
     Args:
         path: column of image paths, or of images in the table.
         url: column of image URLs.
-        captions: columns of captions; empty if images have a `label`.
+        captions: columns of captions; empty if images have a `label` instead.
         uid: column of uids.
         key: column of keys.
         sha256: column of the images' SHA-256 hashes.
@@ -90,7 +90,7 @@ def find_columns(table: Table, options: RowOptions) -> Columns:
 
     Args:
         table: table with its column names.
-        options: column names given by the user.
+        options: column names chosen by the user.
 
     Raises:
         ValueError: if a named column is missing, or the table has no column of images or captions.
@@ -105,13 +105,11 @@ def find_columns(table: Table, options: RowOptions) -> Columns:
         return given or next((lower[name] for name in usual if name in lower), None)
 
     def unknown(what: str, advice: str) -> ValueError:
-        header = "" if options.header else "; a file whose first line has no names needs `header` (--header)"
-        return ValueError(
-            f"nothing says which column of {table.path} has {what}; name one in {advice} of {shown}{header}"
-        )
+        header = "" if options.header else "; for a file without a header line, set `header` (--header)"
+        return ValueError(f"no column of {table.path} is known to have {what}; set {advice} to one of {shown}{header}")
 
     held = next(iter([*(name for name in PATHS if name in table.images), *table.images]), None)
-    # A user who names the URL column wants no path column.
+    # If the user names only the URL column, no path column is used.
     wants_url = options.path_column is None and options.url_column is not None
     path = None if wants_url else named(options.path_column or held, PATHS)
     url = named(options.url_column, URLS)
@@ -144,7 +142,7 @@ class RowReading:
         image_root: base of relative image paths.
         options: allowed files and servers.
         table: prefix of generated keys; empty for JSON Lines.
-        held: column of images, if the table contains images.
+        held: name of the column with images, if the table contains images.
         class_names: names of the classes, for a numeric `label`.
     """
 
@@ -165,10 +163,10 @@ class RowReading:
         Args:
             number: number of the row, for a generated key.
             label: name of the row in messages.
-            cells: cells of the row, or the problem of the row.
+            cells: cells of the row by column, or the error of an unreadable row.
 
         Raises:
-            BadSampleError: if the row cannot be used.
+            BadSampleError: if the row is unreadable, has no image, or has an invalid or forbidden value.
         """
         if isinstance(cells, BadSampleError):
             raise cells
@@ -181,7 +179,7 @@ class RowReading:
         if self.table:  # an empty string means an empty cell
             given = {name: None if isinstance(value, str) and not value else value for name, value in given.items()}
         path, url = (given[name] if isinstance(given[name], str) else None for name in ("path", "url"))
-        # If the table contains the image, the path of the image is its origin, and is not opened.
+        # If the table contains the image, its path only states the origin and is not opened.
         is_held = held is not None and held.get("bytes", b"") is not None
         image = path or ("" if is_held else url) or ""
         if not image and not is_held:
@@ -250,7 +248,7 @@ def _hash(value: Any, name: str | None, label: str) -> str | None:
 
 @attrs.frozen(kw_only=True)
 class ListUnit(Unit):
-    """A unit of a list, with a range of rows.
+    """A range of rows of a list.
 
     Args:
         table: the table or JSON Lines file.
@@ -272,7 +270,7 @@ class ListUnit(Unit):
         return self.table.suffix == ".parquet"
 
     def rows(self, *, images: bool = False) -> Iterator[Row]:
-        """Yield each row as its number (for the key), its name (for messages), and its cells or problem.
+        """Yield each row as its number (for the key), its name (for messages), and its cells or error.
 
         Args:
             images: whether to read images in the list.
@@ -357,8 +355,9 @@ def _names(values: Iterable[str]) -> tuple[str, ...]:
 class JsonLinesSource(Source):
     """A file with one JSON object per line.
 
-    The field `image` is a path or URL, which the sample also stores. `caption`, `captions`, `text` or `texts` holds one
-    or several captions. `key` is optional; the default is the number of the line. Other fields become metadata.
+    The field `image` is the path or URL of the image, also stored in the sample. `caption`, `captions`, `text` or
+    `texts` contains one or several captions. `key` is optional; the default is the number of the line. Other fields
+    become metadata.
 
     The file may be untrusted: by default, the lines may name only files below `image_root` and URLs of public web
     servers.
@@ -389,7 +388,9 @@ class JsonLinesSource(Source):
             ValueError: if the options name columns, which need a table.
         """
         if rows.names_columns:
-            raise ValueError(f"{self.path} has JSON objects with `image` and `caption`, so its columns cannot be named")
+            raise ValueError(
+                f"{self.path} has JSON objects with the fields `image` and `caption`; only tables accept column names"
+            )
         return attrs.evolve(self, inside=rows.inside, schemes=rows.schemes, hosts=rows.hosts)
 
     def units(self) -> tuple[ListUnit, ...]:
@@ -417,7 +418,7 @@ class JsonLinesSource(Source):
 class TableSource(Source):
     """Tables with an image, captions and a uid per row, like DataComp's metadata and img2dataset's lists.
 
-    A unit is a range of rows; its name is the file's name with a number. Other cells become metadata, except for dates,
+    A unit is a range of rows, named after the file with a number. Other cells become metadata, except for dates,
     decimals and bytes. The tables may be untrusted, see `RowOptions`.
 
     Args:

@@ -40,7 +40,7 @@ LISTS = (*LINES, *TABLES)
 """Suffixes of lists: files with one image path or URL per row."""
 
 EXPECTED = (
-    "a data set is a folder with a folder of images for each class, a folder of images with captions (NAME.txt beside "
+    "a data set is a folder with a folder of images for each class, a folder of images with captions (NAME.txt next to "
     "NAME.jpg, or captions.jsonl), a .jsonl, .parquet, .csv or .tsv file, tar shards, or a folder in the public layout "
     "(classnames.txt, test/nshards.txt, test/0.tar)"
 )
@@ -50,11 +50,11 @@ _OTHERS = (".json", ".jsonl.gz", ".csv.gz", ".tsv.gz", ".zip")
 
 @attrs.frozen(kw_only=True)
 class DataSet:
-    """A data set.
+    """An opened data set, with the names and prompt templates of its classes, if any.
 
     Args:
         name: name of the data set in results and reports.
-        source: source of the samples, with captions; for classes, also with `label` in the metadata.
+        source: source of samples with captions; with classes, the metadata have the class name as `label`.
         kind: whether images have captions or classes.
         class_names: names of the classes, in the order of their labels; empty for captions.
         templates: prompt templates with one `{}` for the name of a class; empty for captions.
@@ -84,7 +84,7 @@ def as_source(
         rows: options for the rows of `.jsonl` files and tables.
 
     Raises:
-        ValueError: if there is no data, the file has another type, or the kind of source is unknown.
+        ValueError: if there is no data, the file type is unsupported, or the kind of source is unknown.
     """
     if isinstance(data, Source):
         return data
@@ -107,7 +107,7 @@ def shards_of(data: Shards) -> tuple[str, ...]:
         data: shards, folders of shards, or `shards:` followed by a shard or folder.
 
     Raises:
-        ValueError: if the data are not shards; the message tells how to convert the data to shards.
+        ValueError: if the data are not shards; the message explains how to convert the data to shards.
     """
     found = []
     for text in paths_of(data):
@@ -117,7 +117,7 @@ def shards_of(data: Shards) -> tuple[str, ...]:
         source = as_source(text)
         if not isinstance(source, ShardSource):
             raise ValueError(
-                f"{text} is not in tar shards, which training needs; `mobileclip reinforce datacompdr12m --data "
+                f"{text} is not a set of tar shards, which training needs; `mobileclip reinforce datacompdr12m --data "
                 f"{text} --output FOLDER` converts it to shards with teacher embeddings"
             )
         found.append("::".join(source.shards))
@@ -125,7 +125,7 @@ def shards_of(data: Shards) -> tuple[str, ...]:
 
 
 def split_kind(text: str) -> tuple[str, str] | None:
-    """Split an argument such as `shards:train/{000..127}.tar` into the kind of source and the kind's argument.
+    """Split an argument such as `shards:train/{000..127}.tar` into the kind of source and its argument.
 
     Return None for an existing path, and for drives, URLs and webdataset's `pipe:`.
 
@@ -286,8 +286,8 @@ def _check_captions(source: FolderSource) -> None:
     except ValueError as error:
         suffixes = (os.path.splitext(name)[1].lower() for name in storage.find_files(source.path))  # noqa: PTH122 no paths
         kinds = Counter(suffix or "without a suffix" for suffix in suffixes)
-        held = ", ".join(f"{count:,} {suffix}" for suffix, count in kinds.most_common(5)) or "no files in it"
-        raise ValueError(f"{error}; there are {held}; {EXPECTED}") from None
+        held = ", ".join(f"{count:,} {suffix}" for suffix, count in kinds.most_common(5)) or "no files"
+        raise ValueError(f"{error}; the folder contains {held}; {EXPECTED}") from None
     if not any(map(_is_captioned, items)):
         raise ValueError(f"{source.path} holds {len(items)} images without captions or class folders; {EXPECTED}")
 
@@ -305,7 +305,7 @@ def _has_numbers(source: ShardSource, text: str) -> bool:
 
 
 def _labels(source: Source, text: str) -> tuple[str, ...]:
-    """Return the class names in `label`; empty, without reading all samples, if the first sample has no `label`."""
+    """Return the sorted class names from `label`; if the first sample has none, return () without reading the rest."""
     report = SkipReport(log=False)
     labels = (label_of(sample) for unit in source.units() for sample in unit.described(report))
     try:
@@ -343,7 +343,7 @@ def _kind_of_folder(folder: str) -> str:
         return "folder"
     if num_apart < len(items):
         raise ValueError(
-            f"{folder} holds {num_apart:,} images in subfolders and {len(items) - num_apart:,} next to them, without "
+            f"{folder} has {num_apart:,} images in subfolders and {len(items) - num_apart:,} outside them, without "
             f"captions; state the kind: class_folder:{folder} or folder:{folder}"
         )
     return "class_folder"

@@ -7,26 +7,26 @@ import attrs
 from mobileclip.strict import strict
 
 SCHEMES = ("http", "https")
-"""URL schemes that untrusted files may name."""
+"""URL schemes that rows of untrusted files may use by default."""
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class RowOptions:
-    """Column options of `.jsonl` files and tables (`.parquet`, `.csv`, `.tsv`).
+    """Allowed files and servers, and column names, for rows of `.jsonl` files and tables (`.parquet`, `.csv`, `.tsv`).
 
-    For a column without a given name, the reader uses the first usual name in the table, ignoring case.
+    If no name is set for a column, the reader uses the first common name in the table, ignoring case.
 
     Args:
-        inside: whether local images must be below the folder of the file; otherwise its rows may name any file.
+        inside: whether local images must be below the folder of the list; if False, rows may name any local file.
         schemes: URL schemes that rows may use, such as `https` and `s3`.
         hosts: web servers without a public address that rows may name, such as `127.0.0.1`.
-        path_column: column of a table with image paths, relative to the table's folder.
-        url_column: column of a table with image URLs, used for rows without a path.
-        caption_columns: columns of a table with captions; a cell has one caption or a list of captions.
-        uid_column: column of a table with uids, DataComp's names of samples.
-        key_column: column of a table with keys. Without this column, the key is the uid, or the name of the table with
+        path_column: name of the column with image paths, relative to the table's folder.
+        url_column: name of the column with image URLs, used for rows without a path.
+        caption_columns: names of the columns with captions; a cell has one caption or a list of captions.
+        uid_column: name of the column with uids, the names of samples in DataComp.
+        key_column: name of the column with keys. Without this column, the key is the uid, or the name of the table with
             the number of the row.
-        hash_column: column of a table with the SHA-256 of images; the reader skips images with another hash. There is
+        hash_column: name of the column with the SHA-256 of images; the reader skips images whose hash differs. There is
             no default name, as a table may have the hashes of images before resizing.
         header: names of the columns, in order, for a `.csv` or `.tsv` file without a header line.
     """

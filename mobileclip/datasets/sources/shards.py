@@ -2,10 +2,13 @@
 
 The layout has these files:
 
-    wds_vtab-pets_test/ classnames.txt one name per line, in the order of the labels
-        zeroshot_classification_templates.txt one prompt per line, with {c} for the name dataset_type.txt "retrieval" if
-        images have captions instead of labels test/nshards.txt number of shards test/0.tar KEY.jpg (png, webp), KEY.cls
-        with the label or KEY.txt with captions, KEY.npy with the groups of the image, if the metric needs them
+    wds_vtab-pets_test/
+        classnames.txt                          one name per line, in the order of the labels
+        zeroshot_classification_templates.txt   one prompt per line, with {c} for the class name
+        dataset_type.txt                        "retrieval" if images have captions instead of labels
+        test/nshards.txt                        number of shards
+        test/0.tar                              KEY.jpg (png, webp); KEY.cls with the label, or KEY.txt with captions;
+                                                KEY.npy with the groups of the image, if the metric needs them
 
 Source: CLIP_benchmark defines the layout; the 38 data sets are published in this layout.
 """
@@ -43,7 +46,7 @@ from mobileclip.datasets.sources.rows import RowOptions
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import split_lines, strict
 
-# Output shards are not compressed, as their members are.
+# Output shards are not compressed, because their members already are.
 _COMPRESSED = re.compile(r"(\.tar)?\.(gz|bz2|xz)$|\.(tgz|tbz2|txz)$")
 _FILE_NAME = re.compile(r"[\w][\w.+=@,~ -]*")
 _MAX_NAMED = 3
@@ -54,7 +57,7 @@ class ShardUnit(Unit):
     """One tar shard.
 
     Args:
-        path: path, URL, or webdataset's `pipe:` of the shard.
+        path: path or URL of the shard, or a `pipe:` command as in webdataset.
         sample_limits: limits for reading a sample.
     """
 
@@ -62,14 +65,14 @@ class ShardUnit(Unit):
     sample_limits: SampleLimits = SAMPLE_LIMITS
 
     def fingerprint(self) -> str:
-        """Return size and modification time, or the store's entity tag; for the output of a program, the command."""
+        """Return size and modification time, or the store's version; for the output of a program, the command."""
         if runs_program(self.path):
             return self.path
         with reading_errors(f"shard {self.path}"):
             return storage.fingerprint(self.path)
 
     def about(self) -> str:
-        """Return the name of a local shard."""
+        """Return the name of a local shard, or the fingerprint of any other shard."""
         is_near = not (runs_program(self.path) or storage.is_remote(self.path))
         return self.name if is_near else self.fingerprint()
 
@@ -81,7 +84,7 @@ class ShardUnit(Unit):
             return count_samples([self.path], self.sample_limits)
         except (ValueError, OSError) as error:
             raise_machine_fault(error)
-            # Reading will show the end of the shard.
+            # Reading the shard reports the problem.
             return None
 
     def size(self) -> int | None:
@@ -93,7 +96,7 @@ class ShardUnit(Unit):
         return () if runs_program(self.path) else (self.path,)
 
     def sample(self, key: str, members: Mapping[str, bytes]) -> ImageTextSample:
-        """Return the sample with some members of the shard.
+        """Return the sample with the given key and members.
 
         Raises:
             BadSampleError: if the members are not a valid sample.
@@ -119,8 +122,8 @@ class ShardSource(Source):
     """Tar shards of image-text samples.
 
     Args:
-        shards: paths, URLs or brace patterns, see `expand_shards`; also of compressed shards. Output shards have the
-            same names, without `.gz`; for shards in several folders, the paths below the common folder.
+        shards: paths, URLs or brace patterns of shards, which may be compressed; see `expand_shards`. Output shards
+            have the same names, without `.gz`; for shards in several folders, the paths below the common folder.
         sample_limits: limits for reading a sample.
     """
 
@@ -129,7 +132,7 @@ class ShardSource(Source):
 
     @classmethod
     def of(cls, argument: str, *, samples_per_shard: int, rows: RowOptions) -> ShardSource:
-        """Return the source of the shards in a path, a pattern or a folder, see `Source.of`."""
+        """Return the source for a path, pattern or folder of shards, see `Source.of`."""
         del samples_per_shard, rows  # the data are already in shards, and shards are not lists
         return cls(shards=(is_folder(argument) and shards_in(argument)) or argument)
 
@@ -163,16 +166,16 @@ class ShardSource(Source):
 
 
 def shards_in(folder: str) -> tuple[str, ...]:
-    """Return the shards in a folder; for the output of a reinforcement, also those in subfolders."""
+    """Return the shards in a folder; for the output of a reinforcement, also the shards in subfolders."""
     shards = storage.list_files(folder, ".tar")
     if shards or not storage.exists(storage.join(folder, CARD)):
         return shards
-    # A reinforcement keeps unfinished shards in a hidden folder, which is not listed.
+    # A reinforcement stores unfinished shards in a hidden folder, which is not listed.
     return storage.list_files(folder, ".tar", recursive=True)
 
 
 def is_folder(text: str) -> bool:
-    """Return whether a path is a folder; no request to a store for names of shards."""
+    """Return whether a path is a folder; the URL of a shard is recognised by its name, without a request."""
     is_shard = is_pattern(text) or "::" in text or ".tar" in storage.file_name(text)
     return not (is_shard and storage.is_remote(text)) and storage.is_directory(text)
 
@@ -211,9 +214,9 @@ def listed_fingerprints(paths: Iterable[str]) -> dict[str, str]:
 def _check_present(paths: list[str]) -> None:
     missing = [path for path in paths if not storage.local_path(path).exists()]
     if missing:
-        others = f", nor do {len(missing) - _MAX_NAMED} others" if len(missing) > _MAX_NAMED else ""
+        others = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
         raise ValueError(
-            f"shard {', '.join(missing[:_MAX_NAMED])} does not exist{others}; "
+            f"missing shards: {', '.join(missing[:_MAX_NAMED])}{others}; "
             "patterns need braces, such as 'train/{00000..00127}.tar'"
         )
     for path in paths:
@@ -229,7 +232,7 @@ def output_names(paths: Sequence[str]) -> list[str]:
     for path, above in zip(paths, folders, strict=True):
         name, below = _COMPRESSED.sub(".tar", storage.file_name(path)), above[num_above:]
         if not _FILE_NAME.fullmatch(name):
-            raise ValueError(f"{path!r} does not end with a file name, which the output shard would have")
+            raise ValueError(f"{path!r} does not end with a valid file name for the output shard")
         if bad := [folder for folder in below if not _FILE_NAME.fullmatch(folder)]:
             raise ValueError(
                 f"the shards are in several folders, but the output shard of {path!r} cannot be in a folder named "
@@ -240,7 +243,7 @@ def output_names(paths: Sequence[str]) -> list[str]:
 
 
 def _folders(path: str) -> tuple[str, ...]:
-    """Return the names of the folders above a file, starting at the root or the store."""
+    """Return the names of the folders above a file, from the root, bucket or host down."""
     if storage.is_web(path):
         address = urllib.parse.urlsplit(path)
         whole = f"{address.netloc}{urllib.parse.unquote(address.path)}"
@@ -271,7 +274,7 @@ class PublicLayout:
         name: name of the folder, without `wds_` and `_test`.
         kind: `classification` for images with labels, `retrieval` for images with captions.
         class_names: names of the classes, in the order of the labels; empty for retrieval.
-        templates: prompt templates with one `{}` for the name; empty for retrieval.
+        templates: prompt templates with one `{}` for the class name; empty for retrieval.
         shards: paths or URLs of the shards.
     """
 
@@ -283,7 +286,7 @@ class PublicLayout:
 
 
 def is_public_layout(path: str | os.PathLike[str]) -> bool:
-    """Return whether a local folder holds a data set in this layout, or parts of such a data set."""
+    """Return whether a local folder contains a data set in CLIP_benchmark's layout, possibly incomplete."""
     folder = storage.local_path(path)
     return (folder / SPLIT / "nshards.txt").exists() or ((folder / CLASS_NAMES).exists() and (folder / SPLIT).is_dir())
 
@@ -307,7 +310,7 @@ def read_public_layout(path: str | os.PathLike[str], *, split: str = SPLIT) -> P
     if storage.exists(storage.join(root, f"{split}/{num_shards}.tar")):
         raise ValueError(
             f"{root}/{split}/nshards.txt states {num_shards} shards, but {num_shards}.tar also exists; "
-            f"correct the number, or remove the additional shards"
+            f"correct the number, or remove the extra shards"
         )
     kind = _kind(root)
     named = kind == "classification"
@@ -329,7 +332,7 @@ def files_of_page(path: str) -> str:
 
 
 def read_class_names(path: str) -> tuple[str, ...]:
-    """Return the class names in a file with one name per line, in the order of the labels.
+    """Return the class names from a file with one name per line, in the order of the labels.
 
     Raises:
         ValueError: if the file is missing or empty, or a name is blank.
@@ -356,7 +359,7 @@ def parse_label(stored: bytes | None, num_classes: int) -> int:
     """Return the class number in a sample's `.cls`.
 
     Raises:
-        BadSampleError: if `.cls` is missing, or does not hold the number of a class.
+        BadSampleError: if `.cls` is missing, or does not hold the number of a class below `num_classes`.
     """
     if stored is None:
         raise BadSampleError("no_label", "it has no .cls with its label")
@@ -367,7 +370,7 @@ def parse_label(stored: bytes | None, num_classes: int) -> int:
         raise BadSampleError("bad_label", f".cls holds {text[:40]!r}, expected the number of a class")
     label = int(text)
     if label >= num_classes:
-        raise BadSampleError("bad_label", f"label {label}, but there are {num_classes} classes, from 0")
+        raise BadSampleError("bad_label", f"its label is {label}, but there are {num_classes} classes, numbered from 0")
     return label
 
 
@@ -410,7 +413,7 @@ class LabelledShardUnit(ShardUnit):
     templates: tuple[str, ...]
 
     def sample(self, key: str, members: Mapping[str, bytes]) -> ImageTextSample:
-        """Return the sample with captions from the templates of its class, or with its own captions."""
+        """Return the sample with captions from the prompt templates, or with the captions in `.txt`."""
         extension, metadata = image_of(members), dict[str, str]()
         if self.class_names:
             metadata["label"] = name = self.class_names[parse_label(members.get("cls"), len(self.class_names))]
@@ -439,12 +442,12 @@ class LabelledShardSource(Source):
 
     @classmethod
     def of(cls, argument: str, *, samples_per_shard: int, rows: RowOptions) -> LabelledShardSource:
-        """Return the source of shards in a path, pattern or folder, with class names from `classnames.txt`."""
+        """Return a source for a path, pattern or folder of shards, with class names from `classnames.txt`."""
         return cls.beside(ShardSource.of(argument, samples_per_shard=samples_per_shard, rows=rows).shards)
 
     @classmethod
     def beside(cls, shards: Sequence[str]) -> LabelledShardSource:
-        """Return a source of shards, with class names from `classnames.txt` next to the shards.
+        """Return a source for shards, with class names from `classnames.txt` next to the shards.
 
         Raises:
             ValueError: if the file is missing.
@@ -472,7 +475,7 @@ class LabelledShardSource(Source):
 @sources.register("public_layout")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class PublicLayoutSource(Source):
-    """A data set in CLIP_benchmark's layout. Captions of a class are the templates with the name of the class.
+    """A data set in CLIP_benchmark's layout; captions for classes are the prompt templates with the class name.
 
     Args:
         path: path or URL of the folder.

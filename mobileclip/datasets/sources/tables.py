@@ -1,7 +1,7 @@
 """Reads tables (CSV, TSV, Parquet, JSON Lines) in ranges of rows, for several workers.
 
-Apache Arrow (extra `parquet`) decodes CSV, TSV and Parquet. Python decodes JSON Lines: fields and types differ from row
-to row, and Arrow would fail for a whole block because of a single row. A bad row does not affect other rows.
+Apache Arrow (extra `parquet`) decodes CSV, TSV and Parquet. Python decodes JSON Lines, because fields and types
+differ from row to row, and Arrow would reject a whole block because of one row. A bad row does not affect other rows.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LABEL = "label"
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _NOTE = b"mobileclip"
 _BOM, _GZIP = b"\xef\xbb\xbf", b"\x1f\x8b"
-# Number of rows to decode at once, without and with images, and bytes to read at once from a column.
+# Number of rows to decode per batch, without and with images, and bytes to read from a column per request.
 _NUM_ROWS, _NUM_IMAGES = 256, 16
 _BUFFER_BYTES = 2**20
 # A quotation mark without a closing mark within this number of bytes is an error of its line.
@@ -85,7 +85,7 @@ class Table:
         images: names of the columns of images in the Hugging Face format: structs of `bytes` and `path`.
         class_names: names of the classes for a numeric `label`, if the file states the names in the Hugging Face
             format.
-        whole: all rows of a Parquet file, or the start of the rows of a text file.
+        whole: range of all rows; for a text file, only the start of the range is known.
     """
 
     path: str
@@ -170,7 +170,7 @@ def open_table(path: str, suffix: str = "", *, header: Sequence[str] = ()) -> Ta
         OSError: if the table cannot be read.
         ValueError: if the table is empty or compressed, its first row cannot be read, or two columns have the same
             name.
-        ImportError: if Arrow is not installed, except for JSON Lines.
+        ImportError: if Apache Arrow is not installed (extra `parquet`), except for JSON Lines.
     """
     suffix = suffix or f".{storage.file_name(path).rpartition('.')[2].lower()}"
     table = _open_parquet(path) if suffix == ".parquet" else _open_text(path, suffix, tuple(header))
@@ -214,7 +214,7 @@ class TextRow:
     Args:
         line: number of the row's first line, from 1.
         last_line: number of the row's last line.
-        end: number of bytes up to the end of the row.
+        end: number of bytes from the start of reading to the end of the row.
         content: bytes of the row, or the reason why the row is unreadable.
         read: bytes for a digest, including the blank lines before the row.
     """
@@ -283,7 +283,7 @@ def _lines(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
 
 
 def _closing(ahead: deque[tuple[bytes, int]], lines: Iterator[tuple[bytes, int]], size: int) -> list[tuple[bytes, int]]:
-    """Take the lines up to the one that closes a quotation mark; return an empty list if no nearby line does."""
+    """Take the lines up to the line that closes a quotation mark; return an empty list if no nearby line does."""
     number = 0
     while size <= _MOST_QUOTED_BYTES:
         if number == len(ahead):
@@ -361,9 +361,9 @@ def _opened(path: str) -> Iterator[pq.ParquetFile]:
 
 
 def text_column(values: Sequence[str | None]) -> pa.Array:
-    """Return a column of strings; of bytes, if a string contains bytes outside UTF-8, as keys from tar files may.
+    """Return a column of strings, or of bytes if a string is not valid UTF-8, as keys from tar files may be.
 
-    The function builds the column from buffers: to convert a list, Arrow would import pandas, if installed, which takes
+    The function builds the column from buffers: to convert a list, Arrow would import pandas, if installed, which uses
     50 MB of memory.
     """
     import pyarrow as pa
@@ -405,7 +405,7 @@ def write_annotated_table(path: str, table: pa.Table, note: object) -> None:
 
 
 def read_annotated_table(path: str, kind: type[T], *, rows: bool = True) -> tuple[T, pa.Table | None] | None:
-    """Read the note and the rows of a file from `write_annotated_table`; None if the file is missing or damaged.
+    """Read the note and rows of a file by `write_annotated_table`; return None if the file is missing or damaged.
 
     Args:
         path: path or URL.

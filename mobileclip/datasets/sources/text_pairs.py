@@ -57,12 +57,12 @@ def read_text_pairs(path: storage.AnyPath, columns: TextColumns | None = None) -
 
     Args:
         path: path or URL of the file; for shards also a pattern, see `mobileclip.data.expand_shards`.
-        columns: columns of a table.
+        columns: names of the columns of a table; None for the default names.
 
     Raises:
         OSError: if the file cannot be read.
         ValueError: if a table has no column of texts, or a file is compressed.
-        ImportError: if the file is a table and Arrow is not installed.
+        ImportError: if the file is a table, and Apache Arrow is not installed (extra `parquet`).
     """
     columns = TextColumns() if columns is None else columns
     suffix = "." + storage.file_name(path).rpartition(".")[2].lower()
@@ -110,10 +110,10 @@ def _lines(path: storage.AnyPath, columns: TextColumns) -> Iterator[dict[str, An
 
 
 def _captions(shards: str, columns: TextColumns) -> Iterator[dict[str, Any] | BadSampleError]:
-    """Yield the captions of shards, each as a row, and at the end a bad row for each skipped sample."""
+    """Yield each caption of the shards as a row, and at the end an error for each skipped sample."""
     report = SkipReport()
     for sample in read_samples(shards, report):
         for caption in chain(sample.captions, *sample.syn_captions.values()):
             yield {columns.text: caption}
     for reason, count in report.counts.items():
-        yield from repeat(BadSampleError(reason, f"a sample of {shards} was left out"), count)
+        yield from repeat(BadSampleError(reason, f"a sample of {shards} was skipped"), count)

@@ -98,7 +98,7 @@ class CocaLayout(Layout):
         return unpacked
 
     def spec_of(self, tensors: Mapping[str, Tensor]) -> CoCaSpec | None:
-        """Return the captioner that fits the shapes: any ViT, context length and depth; head width 64, 8 pooling heads.
+        """Return the captioner's spec from the shapes, with 64 channels per head and 8 pooling heads.
 
         Raises:
             ValueError: if the image tower is not a supported ViT.
@@ -142,7 +142,7 @@ class CocaLayout(Layout):
                 pooler_heads=_POOLER_HEADS,
             )
         except (KeyError, ValueError) as error:
-            raise ValueError(f"is a CoCa of open_clip whose image tower is not a supported ViT ({error})") from error
+            raise ValueError(f"is an open_clip CoCa whose image tower is not a supported ViT ({error})") from error
 
 
 layouts.add(

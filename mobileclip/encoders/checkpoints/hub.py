@@ -89,7 +89,7 @@ def require_client(what: str) -> None:
         what: subject of the error message.
 
     Raises:
-        ImportError: if huggingface_hub is not installed; the message gives the install command.
+        ImportError: if huggingface_hub is not installed; the message contains the install command.
     """
     with needed(what, "hub"):
         import huggingface_hub  # noqa: F401
@@ -140,7 +140,7 @@ def _downloaded(wanted: Published, revision: str | None, *, again: bool) -> Path
     except failures as raised:
         if isinstance(raised, CheckpointError):
             raise
-        # If the file is fetched again, the client gives the reason as the cause of its error.
+        # In a repeated download, the reason is the cause of the client's error.
         error = raised.__cause__ if again and isinstance(raised.__cause__, client_errors()) else raised
         name = next((name for name, one in PUBLISHED.items() if one.address == wanted.address), "")
         raise CheckpointError(
@@ -165,8 +165,8 @@ def _advice(error: Exception, wanted: Published, revision: str | None, name: str
         )
     file = f"{page}/resolve/{revision or 'main'}/{wanted.file or ''}"
     return (
-        f"check the name and the connection, or copy {file} from another machine and pass the file: "
-        f"-m {name and f'{name}='}FILE. -m icons, a small model of drawings, needs no download"
+        f"check the name and the connection, or download {file} on another machine, copy it here and pass it: "
+        f"-m {name and f'{name}='}FILE. -m icons, a small model for drawings, needs no download"
     )
 
 
@@ -206,7 +206,7 @@ def only_checkpoint(files: Iterable[str], place: str | Path) -> str:
 
     Args:
         files: names of the files.
-        place: prefix of the names, for messages.
+        place: path of the folder or address of the repository, for messages.
 
     Raises:
         CheckpointError: if there is not exactly one file of weights of one kind.

@@ -39,7 +39,7 @@ def in_form(model: nn.Module, form: Form, *, inplace: bool = False) -> nn.Module
         model: a model in evaluation mode.
         form: `training` changes nothing; `branches_folded` reparameterizes branches like Apple's code and timm, and
             keeps some norms and scales; `folded` reparameterizes everything.
-        inplace: change the model itself; use only the result afterwards.
+        inplace: whether to change the model itself; use only the result afterwards.
     """
     if form == "training":
         return model
@@ -61,7 +61,7 @@ def skeleton(spec: Buildable, form: Form) -> nn.Module:
         first = str(error).partition("\n")[0]
         raise ValueError(
             f"{type(spec).__name__}.build() reads values of tensors (.item(), .tolist() or a condition), but "
-            "checkpoints build the model on the meta device, without values; compute them in Python or NumPy "
+            "checkpoints build the model on the meta device, without values; compute these in Python or NumPy "
             f"({first})"
         ) from error
 
@@ -107,7 +107,7 @@ def tensor_shapes(spec: Hashable, form: Form) -> dict[str, tuple[int, ...]]:
 
 
 def tensor_dtypes(spec: Hashable, form: Form) -> dict[str, torch.dtype]:
-    """Return the name and type of every tensor of the model of `spec` in `form`."""
+    """Return the name and dtype of every tensor of the model of `spec` in `form`."""
     return {name: dtype for name, (_, dtype) in _described(spec, form).items()}
 
 
@@ -156,7 +156,7 @@ def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def form_of(model: nn.Module) -> Form:
-    """Return the form of `model`, an encoder with a `.spec`.
+    """Return the form of `model`, which must have its spec in the attribute `spec`.
 
     Raises:
         ValueError: if the model has no known form because blocks or layers were replaced after `build`.
@@ -173,8 +173,8 @@ def form_of(model: nn.Module) -> Form:
                 "could not be loaded again; change the spec (attrs.evolve) and build the model from the new spec"
             )
     raise ValueError(
-        f"the tensors of this {type(model).__name__} do not match its spec in any form; checkpoints hold models "
-        "as their spec builds them, in training form or folded"
+        f"the tensors of this {type(model).__name__} do not match its spec in any form; a checkpoint can store a model "
+        "only as its spec builds it, in training form or folded"
     )
 
 
@@ -212,8 +212,8 @@ class Layout:
         name: display name.
         image_prefix: prefix of the image tower's tensor names.
         text_prefix: prefix of the text tower's tensor names.
-        rules: patterns of a dual encoder's names with replacements, applied in order.
-        shapes: patterns of names with the shapes of their tensors in files.
+        rules: regular expressions for a dual encoder's tensor names, with replacements, applied in order.
+        shapes: regular expressions for tensor names, with conversions to the tensors' shapes in files.
         has_bare_towers: whether the layout supports image towers without projection, and classifiers on such towers.
         advice: hint for a model that the layout does not support, in addition to the hint to save it in this library's
             layout.
@@ -228,7 +228,7 @@ class Layout:
     advice: str = ""
 
     def has_place(self, spec: ModelSpec) -> bool:
-        """Return whether the layout holds models of this kind."""
+        """Return whether the layout supports models of this kind."""
         if isinstance(spec, ClassifierSpec):
             return self.has_bare_towers
         return not isinstance(spec, CoCaSpec) and (isinstance(spec, ImageEncoderSpec) or bool(self.text_prefix))
@@ -237,7 +237,7 @@ class Layout:
         """Return the spec if the names and shapes of the tensors determine every field, otherwise None.
 
         Raises:
-            ValueError: if the tensors are in this layout but do not determine the spec, with the reason.
+            ValueError: if the tensors are in this layout but do not determine the spec; the message has the reason.
         """
         del tensors
         return None
@@ -246,7 +246,7 @@ class Layout:
         """Raise if the layout, or the code that reads the layout, does not support this tower.
 
         Raises:
-            ValueError: with the name of the unsupported part.
+            ValueError: if the tower is not supported; the message names the unsupported property.
         """
 
     def adapted(self, tower: ImageEncoderSpec, state: Mapping[str, Tensor]) -> ImageEncoderSpec:
@@ -279,7 +279,7 @@ class Layout:
         return self.image_prefix if isinstance(tower, ImageEncoderSpec) else self.text_prefix
 
     def entries(self, spec: ModelSpec, form: Form) -> dict[str, StoredName]:
-        """Return each tensor's name and shape in the layout, by its name in this library, for a model in `form`."""
+        """Return each tensor's name and shape in the layout, keyed by this library's name, for a model in `form`."""
         return dict(_entries(self, spec, form))
 
 
@@ -327,7 +327,7 @@ RELEASE_VIT = (1, 1e-5)  # stem padding, epsilon of the norms
 
 _RULES: Sequence[Rule] = (
     (r"(\.branches\.\d+|\.scale|\.large|\.small|ffn\.conv)\.norm\.", r"\1.bn."),
-    # Folded branches; where a mixer or a position itself is the convolution, it has no name of its own.
+    # Folded branches; a mixer or positional encoding that folds to a convolution has no submodule `conv`.
     (r"(\.stem\.\d+|\.downsample\.1|\.head\.conv)\.conv\.(weight|bias)$", r"\1.reparam_conv.\2"),
     (r"(\.downsample\.0)\.conv\.(weight|bias)$", r"\1.lkb_reparam.\2"),
     (r"(\.token_mixer|\.stages\.\d+\.position)\.(weight|bias)$", r"\1.reparam_conv.\2"),
@@ -399,7 +399,7 @@ class OfficialLayout(Layout):
         if isinstance(tower, ImageEncoderSpec) and tower.projection_bias:
             raise ValueError(
                 "the official layout does not support the bias of this model's image projection (from an "
-                "open_clip checkpoint); convert the model to the open_clip layout or to this library's"
+                "open_clip checkpoint); use the open_clip layout or our own"
             )
         if isinstance(tower, ViTSpec) and tower.stem != "convolutional":
             raise ValueError(
@@ -439,7 +439,7 @@ TIMM_VIT = (0, 1e-6)  # stem padding, epsilon of the norms of a ViT with a convo
 
 TIMM_RULES: Sequence[Rule] = (
     (r"(\.branches\.\d+|\.scale|\.large|\.small|\.ffn\.conv|\.stem\.conv\d)\.norm\.", r"\1.bn."),
-    # Folded branches; where a mixer or a position itself is the convolution, it has no name of its own.
+    # Folded branches; a mixer or positional encoding that folds to a convolution has no submodule `conv`.
     (r"(\.stem\.\d+|\.downsample\.\d|\.head\.conv)\.conv\.(weight|bias)$", r"\1.reparam_conv.\2"),
     (r"(\.token_mixer|\.stages\.\d+\.position)\.(weight|bias)$", r"\1.reparam_conv.\2"),
     (r"(\.stages\.\d+\.position)\.conv\.", r"\1.pos_enc."),

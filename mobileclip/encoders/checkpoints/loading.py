@@ -59,7 +59,7 @@ from mobileclip.tensor_files import CheckpointError, read_tensors, weights_of
 from mobileclip.tensor_files.errors import shown
 
 sources: Registry[Source] = Registry("source", home="mobileclip.interop.sources")
-"""Sources of models of other packages, by the prefix before the colon: `open_clip:`, `transformers:`."""
+"""Sources of models from other packages, by the prefix before the colon: `open_clip:`, `transformers:`."""
 
 
 @attrs.frozen(kw_only=True)
@@ -78,7 +78,7 @@ class Source:
 
 
 def source_of(checkpoint: str | Path) -> tuple[Source, str] | None:
-    """Return the source of a name, and the text after the colon; None for files and the hub."""
+    """Return a checkpoint's source, and the text after the colon; None for files and the hub."""
     scheme, colon, name = str(checkpoint).partition(":")
     return (sources[scheme], name) if colon and scheme in ("open_clip", "transformers") else None
 
@@ -119,7 +119,7 @@ class Stored:
         model.load_state_dict(wide, assign=True)
         if not _lacks_numbers(model):
             return model
-        # A real build has the tensors that the file lacks, such as buffers that are not persistent.
+        # Building on the CPU creates the tensors that the file lacks, such as non-persistent buffers.
         with torch.random.fork_rng(devices=()):
             model = in_form(self.spec.build().eval(), self.form, inplace=True)
         model.load_state_dict(wide, assign=True)
@@ -128,9 +128,9 @@ class Stored:
     def of_size(
         self, *, image_size: int | None = None, context_length: int | None = None, in_channels: int | None = None
     ) -> Stored:
-        """Return the checkpoint for another image size, number of channels, or context length.
+        """Return the checkpoint for a different image size, number of channels or context length.
 
-        See `load_model`.
+        See `load_model` for the arguments.
 
         Raises:
             ValueError: if the model has no such tower, or its weights cannot be adapted to that size.
@@ -163,8 +163,8 @@ def load_model(
 ) -> nn.Module:
     """Return the model in a checkpoint, in evaluation mode, with all tensors of the file.
 
-    Another image size or context length changes the model's spec (`input.size`, `input.context_length`), and therefore
-    its transform, tokenizer, checkpoints and exports.
+    A different image size or context length changes the model's spec (`input.size`, `input.context_length`), and
+    therefore the transform, tokenizer, checkpoints and exports.
 
     Args:
         checkpoint: a file in Apple's, open_clip's, timm's or this library's layout, in training form or
@@ -173,27 +173,27 @@ def load_model(
             memory. Averaged weights take precedence; wrapper prefixes of names are removed.
         model: the name or spec of the model, or of one of its towers, to load only that tower; by default, the function
             detects the model from the file, if only one model fits.
-        tower: load only this tower.
-        fold: reparameterize branches, norms and scales for inference. False returns the training form, which a
-            reparameterized checkpoint lacks.
+        tower: `image` or `text` to load only this tower; None for the whole model.
+        fold: whether to reparameterize branches, norms and scales for inference. False returns the training form,
+            which a reparameterized checkpoint cannot provide.
         dtype: dtype of the weights; folding happens before the cast.
         device: device of the model.
         image_size: side of the images in pixels, if it differs from the checkpoint's. A ViT interpolates its position
-            embeddings; an MCi has no position embeddings. Published models were trained at their own size only.
-        context_length: ids per text, at most the checkpoint's. Causal towers keep the embeddings of texts that fit.
-            Other towers attend to padding, so every embedding changes: from 77 to 64, 32 and 16 ids, with random
-            weights, the mean cosine with the original is 0.998, 0.96 and 0.69 in the base tower, and 0.999, 0.97 and
-            0.77 in MCt. Evaluate the model before you use it.
+            embeddings; an MCi has no position embeddings. Published models were trained at one image size only.
+        context_length: ids per text, at most the checkpoint's. In causal towers, the embeddings of texts that fit stay
+            the same. Other towers attend to padding, so every embedding changes: from 77 to 64, 32 and 16 ids, with
+            random weights, the mean cosine with the original is 0.998, 0.96 and 0.69 in the base tower, and 0.999, 0.97
+            and 0.77 in MCt. Evaluate the model before you use it.
         in_channels: channels of the images, if different from the checkpoint's. As in timm, the first convolution's
-            weights are summed to one channel, or repeated and scaled for more channels; `ImageInput.of_channels` gives
-            mean and std. Train or evaluate the model before you use it.
-        mmap: leave unchanged weights in the file instead of copying them into memory. Do not change the file
-            afterwards: truncating it kills the process.
+            weights are summed to one channel, or repeated and scaled for more channels; mean and std come from
+            `ImageInput.of_channels`. Train or evaluate the model before you use it.
+        mmap: whether to leave unchanged weights in the file instead of copying them into memory. Do not change the file
+            afterwards: truncating the file kills the process.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CheckpointError: if a tensor is missing, unexpected, of another shape, or not finite; if the file has another
-            model; or if a reparameterized checkpoint has no training form.
+        CheckpointError: if a tensor is missing, unexpected, of the wrong shape, or not finite; if the file contains a
+            different model; or if `fold` is False and the checkpoint is reparameterized.
         ValueError: if the name is unknown, or the model does not support that image size or context length.
 
     Examples:
@@ -257,7 +257,7 @@ def read_checkpoint(
 
 
 def _claimed(path: Path, tensors: dict[str, Tensor], header: Header) -> Claim:
-    """Return a file's own description."""
+    """Return the claim in a file's header, with the file's tensors."""
     layout = OWN if header.layout == NATIVE else layouts[header.layout]
     prefix = prefix_of(header.spec) if layout is OWN else ""
     _check_size(path, tensors, header.spec)
@@ -286,22 +286,20 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
     for name, constant in claim.constants.items():
         if not torch.equal(given.pop(name, constant).float(), constant):
             raise CheckpointError(
-                f"{path} does not fit the model: its spec has no tensor {shown(name)}", code="does_not_fit"
+                f"{path} does not fit the model: the model has no tensor {shown(name)}", code="does_not_fit"
             )
     entries = claim.layout.entries(claim.spec, claim.form)
     given |= {entries[name].name: one for name, one in _usual(claim).items() if entries[name].name not in given}
     expected = {entry.name for entry in entries.values()}
     problems = [
         f"{len(names)} {what} ({some(names)})"
-        for what, names in (("missing", expected - given.keys()), ("left over", given.keys() - expected))
+        for what, names in (("missing key(s)", expected - given.keys()), ("unexpected key(s)", given.keys() - expected))
         if names
     ]
     if problems:
         fitting = [] if wanted is None else matching_names(claim)
         hint = f"; its tensors fit {' or '.join(fitting)}" if fitting else ""
-        raise CheckpointError(
-            f"{path} does not fit the model: tensors {' and '.join(problems)}{hint}", code="does_not_fit"
-        )
+        raise CheckpointError(f"{path} does not fit the model: {' and '.join(problems)}{hint}", code="does_not_fit")
     placed = {}
     for name, shape in tensor_shapes(claim.spec, claim.form).items():
         tensor = held = given[entries[name].name]
@@ -362,7 +360,7 @@ def _check_size(path: Path, tensors: dict[str, Tensor], spec: ModelSpec) -> None
 def _one_tower(
     path: str | Path, spec: ModelSpec, tensors: dict[str, Tensor], tower: Tower | None
 ) -> tuple[ModelSpec, dict[str, Tensor]]:
-    """Return a tower with its tensors, or the whole model without `tower`."""
+    """Return a tower with its tensors, or the whole model if `tower` is None."""
     if tower is None:
         return spec, tensors
     if isinstance(spec, ClassifierSpec) and tower == "text":
@@ -432,7 +430,7 @@ def load_backbone(classifier: Classifier, checkpoint: str | Path, model: str | M
 
 
 def _fitted(stored: Stored, wanted: ImageEncoderSpec, checkpoint: str | Path) -> dict[str, Tensor]:
-    """Return a checkpoint's weights for another encoder, or raise."""
+    """Return a checkpoint's weights for an encoder with the spec `wanted`, or raise if the encoders differ."""
     spec, tensors = stored.spec, stored.tensors
     assert isinstance(spec, ImageEncoderSpec), "the caller requested an image tower"
     if _bare(wanted) == wanted:
@@ -449,7 +447,7 @@ def _fitted(stored: Stored, wanted: ImageEncoderSpec, checkpoint: str | Path) ->
 
 
 def _bare(spec: ImageEncoderSpec) -> ImageEncoderSpec | None:
-    """Return the encoder without its last projection; an encoder without projection stays unchanged."""
+    """Return the spec without the last projection; None if the encoder needs the projection."""
     try:
         return spec.without_projection()
     except ValueError:

@@ -22,11 +22,11 @@ class Published:
     """A file on the Hugging Face hub.
 
     Args:
-        repository: owner and name.
-        file: path in the repository; None for its only checkpoint.
+        repository: owner and name, such as `apple/MobileCLIP-S0`.
+        file: path in the repository; None for the only checkpoint in the repository.
         revision: the commit, in hexadecimal, or a branch; None for the newest.
         sha256: SHA-256 of the file, in hexadecimal; None if unknown.
-        licence: the hub's name for the licence of that revision: Apple's sample code licence until February 2025,
+        licence: the hub's identifier of the licence at that revision: Apple's sample code licence until February 2025,
             Apple's model licence since then. Both licences allow research only.
     """
 
@@ -46,7 +46,7 @@ class Published:
 
 
 OPEN_CLIP = "open_clip_model.safetensors"
-"""Names of open_clip's weight files in a folder."""
+"""Name of open_clip's weights file, in safetensors; `_TORCH` is the older PyTorch file."""
 _TORCH = "open_clip_pytorch_model.bin"
 
 PUBLISHED = {
@@ -138,7 +138,7 @@ class _Addresses(Mapping[str, str]):
 
 
 PRETRAINED = _Addresses()
-"""Addresses of the published weights, as arguments for a checkpoint."""
+"""Addresses of the published weights by model name, for use as checkpoint arguments."""
 
 _TIMM = ("vit_base_mci_224", "vit_large_patch14_clip_224", *(f"fastvit_mci{number}" for number in range(5)))
 _TIMM_TOWERS = dict(zip(("b", "l14", "s0", "s1", "s2", "s3", "s4"), _TIMM, strict=True))
@@ -219,7 +219,7 @@ def licence_of(checkpoint: str | Path) -> str:
     """Return the licence of a checkpoint, from its name.
 
     Args:
-        checkpoint: a URL of `PRETRAINED`, the name of a packaged model, or any other checkpoint.
+        checkpoint: an address in `PRETRAINED`, the name of a packaged model, or any other checkpoint.
     """
     if packaged(checkpoint) is not None:
         return _PACKAGED_LICENCE
@@ -250,8 +250,8 @@ def unpublished(name: str | None) -> str:
         else f"models with published weights: {', '.join(PUBLISHED)}; in the package: {', '.join(PACKAGED)}"
     )
     return (
-        f"there are no published weights for {repr(name) if name else 'this model'}; {instead}, or give weights of "
-        "your own: a checkpoint (checkpoint=... in Python, -m NAME=FILE for a command); for fresh weights use "
+        f"there are no published weights for {repr(name) if name else 'this model'}; {instead}, or pass your own "
+        "checkpoint (checkpoint=... in Python, -m NAME=FILE for a command); for randomly initialised weights use "
         "mobileclip.build_model"
     )
 
@@ -267,7 +267,7 @@ RUNTIMES = {
     "openvino": "OpenVINO",
     "torch": "PyTorch's `torch.export`",
 }
-"""Runtimes of the library's export targets."""
+"""Display names of the runtimes, by export target."""
 
 _MOST_BYTES = 1 << 24
 
@@ -289,7 +289,7 @@ def require_no_export(folder: Path) -> None:
 
 
 def no_checkpoint(place: str, contract: Path, run: str) -> CheckpointError:
-    """Return the error for an export given in place of a checkpoint.
+    """Return the error for an export that was passed in place of a checkpoint.
 
     Args:
         place: the export's path, as the user wrote it.
@@ -297,8 +297,8 @@ def no_checkpoint(place: str, contract: Path, run: str) -> CheckpointError:
         run: a sentence about running the export.
     """
     return CheckpointError(
-        f"{place} is an export{_target(contract)}, and not a checkpoint; {run}. To load the model, give the checkpoint "
-        "that it was exported from",
+        f"{place} is an export{_target(contract)}, and not a checkpoint; {run}. To load the model, pass the checkpoint "
+        "from which it was exported",
         code="export",
     )
 

@@ -34,7 +34,7 @@ from mobileclip.terminal import get_logger
 
 # Segments that `torch.compile`, FSDP and PyTorch's checkpoint wrapper insert anywhere in names.
 _WRAPPED = (COMPILED, "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-# Parts of names of tensors that training scripts store next to a model's.
+# Name segments of tensors that training scripts store next to the model's tensors.
 _BESIDE = frozenset(("criterion", "loss", "loss_fn", "optimizer", "n_averaged"))
 
 _logger = get_logger(__name__)
@@ -48,7 +48,7 @@ class Claim:
     """An interpretation of a file's tensors: model, form and layout, from the header or from tensor names.
 
     Args:
-        spec: the model.
+        spec: spec of the model.
         form: form of the tensors.
         layout: layout of the tensor names.
         tensors: tensors by the layout's names; a single tower's names have the prefix of a whole model.
@@ -66,12 +66,12 @@ class Claim:
 
     @property
     def names(self) -> set[str]:
-        """Names of the tensors."""
+        """Names of the model's tensors in the layout."""
         return {entry.name for entry in self.layout.entries(self.spec, self.form).values()}
 
     @property
     def fits(self) -> bool:
-        """Whether the file's tensors have the expected names, except for optional tensors, and numbers of elements."""
+        """Whether the file's tensors have the expected names and numbers of elements; optional ones may be missing."""
         shapes, given = tensor_shapes(self.spec, self.form), self.tensors.keys() - self.constants.keys()
         # Compare numbers of tensors first, since computing the layout's names takes longer.
         if not sum(not is_optional_tensor(name) for name in shapes) <= len(given) <= len(shapes):
@@ -89,7 +89,7 @@ def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: To
     """Return the layout, form and model of a file, from the names and shapes of its tensors.
 
     This library's names take precedence. If several named models fit, the user must name the model, since shapes do not
-    show head counts and masks.
+    determine head counts and masks.
 
     Args:
         path: the file, for messages.
@@ -98,29 +98,29 @@ def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: To
         tower: the tower of interest; None for all.
 
     Raises:
-        CheckpointError: if the tensors fit no known layout or model, or several.
+        CheckpointError: if the tensors fit no known layout, no known model, or several models.
     """
     tensors = _without_others(path, tensors)
     said = (layout.spec_of(given) for given in _unwrapped(tensors) for layout in layouts.values())
     try:
         wanted = wanted or next((spec for spec in said if spec is not None), None)
     except ValueError as error:
-        raise CheckpointError(f"{path} {error}; give the spec of its model", code="description") from error
+        raise CheckpointError(f"{path} {error}; pass the spec of the model", code="description") from error
     if wanted is not None:
         return _best(path, tensors, list(dict.fromkeys((wanted, part(wanted, tower)))))
     found = {name: claim for given in _unwrapped(tensors) for name, claim in _known(given, tower)}
     if not found:
         _require_layout(path, tensors)
         raise CheckpointError(
-            f"{path} is in a known layout, but its tensors do not fit any named model; give the name or the spec of "
-            "its model",
+            f"{path} is in a known layout, but its tensors do not fit any named model; pass the name or the spec of "
+            "the model",
             code="unknown_model",
         )
     first, *others = found.values()
     if any(as_trained(part(other.spec, tower)) != as_trained(part(first.spec, tower)) for other in others):
         raise CheckpointError(
             f"{path} does not name its model, and its tensors fit {' and '.join(found)}, which compute "
-            "different embeddings; name the model",
+            "different embeddings; pass the name of the model",
             code="ambiguous",
         )
     return first
@@ -138,7 +138,7 @@ def matching_names(claim: Claim) -> list[str]:
 
 
 def part(spec: ModelSpec, tower: Tower | None) -> ModelSpec:
-    """Return a tower of a model, or without `tower` the whole model."""
+    """Return a tower of a model, or the whole model if `tower` is None."""
     if tower is None or not isinstance(spec, (DualEncoderSpec, ClassifierSpec)):
         return spec
     return spec.text if tower == "text" and isinstance(spec, DualEncoderSpec) else spec.image
@@ -206,12 +206,12 @@ def _without_others(path: Path, tensors: Tensors) -> Tensors:
     """Return the tensors without those of losses and optimizers, and log their names."""
     others = [name for name in tensors if _BESIDE.intersection(name.split("."))]
     if others:
-        _logger.info("%s: %s belongs to no model and is ignored", path, some(others))
+        _logger.info("%s: ignoring tensors that are not part of the model: %s", path, some(others))
     return {name: one for name, one in tensors.items() if name not in others}
 
 
 def _claims(tensors: Tensors, spec: ModelSpec) -> Iterator[Claim]:
-    """Yield candidate models of the tensors, likely and cheap ones first."""
+    """Yield candidate interpretations of the tensors, likely and cheap ones first."""
     folded = any("reparam" in name for name in tensors)
     foreign: Form = "branches_folded" if folded else "training"
     tries: list[tuple[Layout, Form]] = [(OWN, "training"), *((layout, foreign) for layout in layouts.values())]

@@ -64,12 +64,12 @@ _KINDS: dict[str, type[Any]] = {
 
 @attrs.frozen(kw_only=True, eq=False)
 class TrainingProvenance:
-    """Training provenance of a tower or model, stored with its weights and kept in the attribute `taught`.
+    """Training provenance of a tower or model, stored with the weights in files and in the attribute `taught`.
 
     Args:
-        space: identity of the embedding space's model, as JSON, see `mobileclip.inference.space_of`; empty for a
-            model's own space or if unknown.
-        ngrams: ngrams of the texts, packed by `mobileclip.data.text.ngrams`; None if unknown.
+        space: identity of the model that defines the embedding space, as JSON, see `mobileclip.inference.space_of`;
+            empty if the model defines its own space, or if unknown.
+        ngrams: n-grams of the training texts, packed by `mobileclip.data.text.ngrams`; None if unknown.
     """
 
     space: str = ""
@@ -85,9 +85,9 @@ class Header:
     """The header of a native checkpoint: spec, form, layout and embedding space.
 
     Args:
-        spec: the model.
+        spec: spec of the model.
         form: form of the tensors.
-        layout: layout of the tensor names.
+        layout: name of the layout of the tensor names.
         space: see `TrainingProvenance`.
     """
 
@@ -100,7 +100,7 @@ class Header:
         """Return the header as strings for the metadata of safetensors.
 
         Raises:
-            CheckpointError: if the model does not hold the text of its tokenizer.
+            CheckpointError: if the spec has only the SHA-256 of a tokenizer, without the text.
         """
         header = {
             "mobileclip.kind": next(name for name, cls in _KINDS.items() if cls is read_back_as(self.spec)),
@@ -115,9 +115,9 @@ class Header:
         if tokenizer is not None:
             if tokenizer.content is None:
                 raise CheckpointError(
-                    f"the model's tokenizer {tokenizer.sha256[:12]} is known by its digest only, but a checkpoint "
-                    "stores the tokenizer's text; build the model from a contract that "
-                    "mobileclip.data.read_text_input returned",
+                    f"the model has only the digest {tokenizer.sha256[:12]} of its tokenizer, but a checkpoint "
+                    "stores the tokenizer's text; build the model with the text input that "
+                    "mobileclip.data.read_text_input returns",
                     code="not_storable",
                 )
             header[_TOKENIZER] = base64.b64encode(zlib.compress(tokenizer.content.encode(), 9)).decode("ascii")
@@ -125,12 +125,12 @@ class Header:
 
 
 def read_back_as(spec: Any) -> type[Any]:
-    """Return the class that reads a spec's JSON: a tower's open family, otherwise the spec's own class."""
+    """Return the class with which to deserialize a spec: a tower's base class, otherwise the spec's own class."""
     return next((family for family in (ImageEncoderSpec, TextEncoderSpec) if isinstance(spec, family)), type(spec))
 
 
 def is_known(spec: Any) -> bool:
-    """Return whether this library defines a spec's class; JSON would lose fields of a subclass."""
+    """Return whether checkpoints can store a spec; JSON would lose additional fields of a model spec's subclass."""
     return read_back_as(spec) in _KINDS.values()
 
 
@@ -188,7 +188,7 @@ def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
 
 
 def _beside(path: Path) -> Mapping[str, str]:
-    """Return the header from the `config.json` next to the file, where the transformers layout has its header."""
+    """Return the header from the `config.json` next to the file, where the transformers layout stores the header."""
     config = path.parent / "config.json"
     if path.suffix != ".safetensors" or not config.is_file():
         return {}
@@ -243,11 +243,11 @@ def write_tensors(path: storage.AnyPath, tensors: dict[str, Tensor], metadata: d
 
 
 def with_neutral_norms(folded: dict[str, Tensor], target: nn.Module) -> dict[str, Tensor]:
-    """Return tensors that give `target`, a model with only its branches reparameterized, the outputs of `folded`.
+    """Return tensors for `target`, a model with only its branches folded, that give the same outputs as `folded`.
 
     Args:
-        folded: the tensors of the completely reparameterized model.
-        target: the model in the form to write; the function reads only the structure.
+        folded: the tensors of the completely folded model.
+        target: the model in the form to write, of which only the structure is used.
 
     Raises:
         ValueError: if the bias of an attention's first projection cannot be expressed by the norm in front of it,
@@ -286,8 +286,8 @@ def _input_shift(weight: Tensor, bias: Tensor, name: str) -> Tensor:
     residual = torch.linalg.vector_norm(matrix @ shift - target) / torch.linalg.vector_norm(target).clamp_min(1e-12)
     if residual > 1e-4:
         raise ValueError(
-            f"the attention bias in {name!r} is not what folding a norm leaves behind (relative residual "
-            f"{residual:.1e}), so no layout with a norm there can hold it; convert the training form instead"
+            f"the attention bias in {name!r} does not come from folding a norm (relative residual {residual:.1e}), so "
+            "layouts with a norm there cannot represent the bias; convert the training form instead"
         )
     return shift.to(bias.dtype)
 
@@ -299,18 +299,18 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = NATIVE) -> None
     """Write a model or a tower to a file, atomically.
 
     Args:
-        model: a model or tower, in training form or reparameterized, also compiled.
+        model: a model or tower, in training form or reparameterized; may be compiled.
         path: a path or URL. This library's layout is safetensors; other layouts are safetensors or a PyTorch file, by
             suffix.
         layout: `mobileclip`, `official`, `open_clip`, or `timm` for an image tower or a classifier. Other libraries
-            reparameterize branches only, so for them a reparameterized model gets neutral norms and scales. A
-            safetensors file has the spec in its header in any layout, and in this library's layout also the tower's
-            `taught`.
+            fold only branches, so in their layouts a reparameterized model gets neutral norms and scales. In any
+            layout, a safetensors file has the spec in the header; in this library's layout, also the tower's `taught`.
 
     Raises:
-        ValueError: if the layout is unknown or does not support the model, or two of its weights share a tensor.
+        ValueError: if the layout is unknown or does not support the model, or two of the model's weights are one
+            tensor.
         CheckpointError: if a file in this library's layout has a suffix other than `.safetensors`, or the model's spec
-            is neither the library's nor a tower's.
+            is neither one of this library's model specs nor a tower spec.
 
     Examples:
         >>> tower = MCtSpec(width=16, depth=0, num_heads=2).build()
@@ -341,7 +341,7 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = NATIVE) -> None
         write_tensors(path, state, Header(spec=spec, form=form, space=space).to_metadata())
         return
     if layout not in layouts:
-        raise ValueError(f"{layouts.unknown(layout)}, {NATIVE}")
+        raise ValueError(f"{layouts.unknown(layout)}; the default layout is {NATIVE}")
     foreign = layouts[layout]
     _check_place(spec, foreign)
     if form == "folded":
@@ -374,12 +374,12 @@ def _check_place(spec: ModelSpec, layout: Layout) -> None:
     """Raise if another library's layout, or the code that reads the layout, does not support a model.
 
     Raises:
-        ValueError: with the name of the unsupported part.
+        ValueError: if the model is not supported; the message names the unsupported property.
     """
     own = f"save it in our own layout, {NATIVE}"
     if tokenizer_of(spec) is not None:
         raise ValueError(
-            f"the {layout.name} layout cannot store a tokenizer, and its readers use CLIP's, which has other ids; {own}"
+            f"the {layout.name} layout cannot store a tokenizer, and its readers use CLIP's, with different ids; {own}"
         )
     if not layout.has_place(spec):
         advice = " ".join(filter(None, (layout.advice, own)))
@@ -389,13 +389,13 @@ def _check_place(spec: ModelSpec, layout: Layout) -> None:
         for part in (tower, *mixers):
             if type(part) not in _KNOWN_ELSEWHERE:
                 raise ValueError(
-                    f"the {layout.name} layout does not support a {type(part).__name__}, which the code that reads it "
-                    f"cannot build; {own}"
+                    f"the {layout.name} layout does not support a {type(part).__name__}, which the library that reads "
+                    f"the layout cannot build; {own}"
                 )
         if isinstance(tower, TextTransformerSpec | MCtSpec) and tower.pool != "end":
             raise ValueError(
-                f"the code that reads the {layout.name} layout takes a text's embedding from its end token, but "
-                f"this text tower takes the {tower.pool} of its tokens; {own}"
+                f"the code that reads the {layout.name} layout pools texts at the end token, but this text tower uses "
+                f"pool={tower.pool}; {own}"
             )
         if not has_projection(tower) and not layout.has_bare_towers:
             raise ValueError(

@@ -29,8 +29,8 @@ def check_numbers(source: str | Path, tensors: Mapping[str, Tensor], dtypes: Map
         dtypes: dtypes of the model's tensors, by name.
 
     Raises:
-        CheckpointError: with the name of the first tensor that has integers instead of floats or vice versa, is
-            complex, or is not finite in float32.
+        CheckpointError: if a tensor has integers instead of floats or vice versa, is complex, or is not finite in
+            float32; the message names the first such tensor.
     """
     for name, tensor in tensors.items():
         if dtypes[name].is_floating_point != tensor.dtype.is_floating_point or not (
@@ -38,7 +38,7 @@ def check_numbers(source: str | Path, tensors: Mapping[str, Tensor], dtypes: Map
         ):
             raise CheckpointError(
                 f"{source}: the tensor {shown(name)} holds {_spoken(tensor.dtype)}, but the model expects "
-                f"{_spoken(dtypes[name])}; the checkpoint belongs to another model, or is damaged",
+                f"{_spoken(dtypes[name])}; the checkpoint belongs to a different model, or is damaged",
                 code="another_dtype",
             )
         if tensor.dtype.is_floating_point and not _is_finite(tensor):
@@ -49,7 +49,7 @@ def check_numbers(source: str | Path, tensors: Mapping[str, Tensor], dtypes: Map
 
 
 def check_cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Raise unless all weights of a model stay finite in another precision.
+    """Raise unless all weights of a model stay finite in `dtype`.
 
     Raises:
         CheckpointError: if a weight is NaN; the message names the weight. Folding turns a negative variance into NaN.
@@ -93,15 +93,15 @@ def resized(
     context_length: int | None = None,
     in_channels: int | None = None,
 ) -> tuple[ModelSpec, dict[str, Tensor]]:
-    """Return the spec and the weights of a model for another input size or another number of channels.
+    """Return the spec and the weights of a model for a different input size or number of channels.
 
     Args:
-        spec: the model.
+        spec: spec of the model.
         form: form of the weights.
         weights: weights under this library's names.
-        image_size: side of the images, in pixels; None for the spec's own.
-        context_length: ids per text; None for the spec's own.
-        in_channels: number of channels of the images; None for the spec's own.
+        image_size: side of the images, in pixels; None for no change.
+        context_length: number of ids per text; None for no change.
+        in_channels: number of image channels; None for no change.
 
     Raises:
         ValueError: if the model has no such tower, or its weights cannot be adapted to that size.
@@ -133,7 +133,7 @@ def resized(
 def _of_channels(
     weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], channels: int
 ) -> dict[str, Tensor]:
-    """Return weights for another number of input channels, summed or repeated like timm's `adapt_input_conv`."""
+    """Return weights for a different number of input channels, summed or repeated like timm's `adapt_input_conv`."""
     return {
         name: weight
         if weight.shape == shapes[name] or weight.ndim != 4
@@ -147,13 +147,13 @@ def _of_channels(
 def spec_of_size(
     spec: Spec, *, image_size: int | None = None, context_length: int | None = None, in_channels: int | None = None
 ) -> Spec:
-    """Return the spec of `resized` without checking weights for that size.
+    """Return the spec that `resized` would return, without adapting weights.
 
     Args:
-        spec: the model.
-        image_size: side of the images, in pixels; None for the spec's own.
-        context_length: ids per text; None for the spec's own.
-        in_channels: number of channels of the images; None for the spec's own.
+        spec: spec of the model.
+        image_size: side of the images, in pixels; None for no change.
+        context_length: number of ids per text; None for no change.
+        in_channels: number of image channels; None for no change.
     """
     sizes = {"image_size": image_size, "context_length": context_length, "in_channels": in_channels}
     if isinstance(spec, DualEncoderSpec):

@@ -1,4 +1,4 @@
-"""The layout of transformers' classes: a vision-text dual encoder of timm's image tower and a text tower."""
+"""The layout of transformers' vision-text dual encoder, with timm's image tower and a text tower."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class TransformersLayout(OpenClipLayout):
             ValueError: if the model is a single tower.
         """
         if not isinstance(spec, DualEncoderSpec):
-            raise ValueError("the transformers layout holds image-text models, but this is one tower; use our own")
+            raise ValueError("the transformers layout supports only image-text models, not a tower; use our own")
         packed: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
             parts = zip(_EACH, tensor.chunk(3), strict=True) if _QKV in name else [(_QKV, tensor)]

@@ -21,11 +21,11 @@ class GenerationSpec:
     """The decoding strategy of a captioner: greedy, sampled or beam search.
 
     Args:
-        strategy: `greedy` takes the most probable id, `top_k` and `top_p` sample among the most probable ids, `beam`
-            see `Beams`.
-        top_k: number of candidate ids.
-        top_p: cumulative probability of the candidates, in (0, 1].
-        temperature: above 0, applied after the choice of candidates.
+        strategy: `greedy` selects the most probable id, `top_k` and `top_p` sample among the most probable ids, `beam`
+            keeps several captions, see `Beams`.
+        top_k: number of candidate ids for `top_k`.
+        top_p: cumulative probability of the candidate ids for `top_p`, in (0, 1].
+        temperature: sampling temperature, above 0, applied after the selection of candidates.
         num_beams: beams per image. open_clip's 6 beams in 3 groups equal 2 beams here, since its groups never differ.
         min_length: minimum number of ids before the end id, including the start id.
         max_length: maximum number of ids per caption, including the start and end ids.
@@ -49,7 +49,7 @@ class GenerationSpec:
     def __attrs_post_init__(self) -> None:
         """Check that `max_length` is above `min_length`."""
         if self.max_length <= self.min_length:
-            raise ValueError(f"max_length={self.max_length} is not above min_length={self.min_length}")
+            raise ValueError(f"max_length={self.max_length} must be greater than min_length={self.min_length}")
 
 
 @torch.no_grad()
@@ -58,7 +58,7 @@ def generate(
 ) -> Tensor:
     """Return the ids of a caption for each image: start, caption, end, padding.
 
-    With a key-value cache, each new id costs the computation of one position.
+    Thanks to a key-value cache, each new id costs the computation of only one position.
 
     Shape:
         images `(batch, channels, size, size)` to `(batch, ids)`, at most `max_length` ids.
@@ -67,10 +67,11 @@ def generate(
         model: the captioner, in evaluation mode.
         images: preprocessed images.
         spec: generation options.
-        generator: generator of random numbers; PyTorch's by default. With one seed, the ids equal open_clip's.
+        generator: random number generator; PyTorch's default generator if None. With the same seed, the ids equal
+            open_clip's.
 
     Raises:
-        ValueError: if the captions may be longer than the model's context.
+        ValueError: if `max_length` exceeds the model's context length, or the tokenizer has no start token.
 
     Source: open_clip's `CoCa.generate`. Differs: beams never contain padding; open_clip's may.
 
@@ -87,7 +88,7 @@ def generate(
     if text.start_id is None:
         raise ValueError("captions begin with a start token, but this model's tokenizer has none")
     if spec.max_length > text.context_length:
-        raise ValueError(f"max_length is {spec.max_length}, but the model has room for {text.context_length} ids")
+        raise ValueError(f"max_length is {spec.max_length}, but the model's context length is {text.context_length}")
     _, image_tokens = model.image_tokens(images)
     num_captions = spec.num_beams if spec.strategy == "beam" else 1
     state = model.start(image_tokens, num_captions=num_captions, max_length=spec.max_length)
@@ -136,7 +137,7 @@ def _chosen(logits: Tensor, spec: GenerationSpec, generator: torch.Generator | N
 
 @attrs.define(kw_only=True)
 class Beams:
-    """The best finished captions of an image, by `score = sum of logits / ids`.
+    """The best finished captions of an image, by `score = sum of logits / number of ids`.
 
     Args:
         size: number of beams.
@@ -154,7 +155,7 @@ class Beams:
         Args:
             ids: ids of the caption, without the end id.
             total: sum of the caption's logits.
-            length: divisor of the sum.
+            length: number of ids, by which the sum is divided.
         """
         score = total / length
         worst = min(range(len(self.found)), key=lambda place: self.found[place][0], default=0)
@@ -168,8 +169,8 @@ class Beams:
         """Set `done` if enough finished captions are at least as good as any unfinished one.
 
         Args:
-            best_total: the highest sum of logits of unfinished captions.
-            length: current length of captions.
+            best_total: highest sum of logits among the unfinished captions.
+            length: current number of ids per caption.
         """
         enough = len(self.found) >= self.size
         self.done = self.done or (enough and min(score for score, _ in self.found) >= best_total / length)
@@ -218,10 +219,10 @@ def _next_beams(
     """Return sums, rows and next ids of the unfinished captions, and add finished captions to the beams.
 
     Args:
-        beam: beam of the image.
+        beam: finished captions of the image.
         candidates: sums, rows and next ids, the highest sum first.
         ids: ids of the captions so far.
-        text: end id and padding id.
+        text: input contract with the end id and the padding id.
     """
     if beam.done:
         return [(0.0, 0, text.pad_id)] * beam.size

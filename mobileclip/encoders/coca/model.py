@@ -35,21 +35,22 @@ class CoCaSpec:
     """A captioner: an image tower, a text tower and a decoder that attends to the image.
 
     Args:
-        image: the image tower: an MCi, a ViT, or another tower with a `backbone()` of `dims[-1]` channels; queries pool
-            the tower's features in place of its head.
-        text: the causal text tower with a class token after the text. `input.context_length` counts ids without the
-            class token: 76 in models of context 77, 127 and 255 for 128 and 256. Its width is also that of the
-            embedding and the decoder.
-        decoder_depth: layers of the decoder.
-        decoder_heads: heads of the decoder's attentions.
-        num_queries: number of queries of the pooling; the first query gives the embedding, the others give the
-            decoder's context.
-        pooler_heads: heads of the pooling.
-        class_mask: mask of the padding: `aligned` with the ids, or `shifted` by one like the published weights.
+        image: spec of the image tower: an MCi, a ViT, or any tower with a `backbone()` of `dims[-1]` channels; learned
+            queries replace the tower's head and pool the features.
+        text: spec of the causal text tower, with a class token after the text. `input.context_length` does not count
+            the class token: 76 for models with context 77, 127 for 128, 255 for 256. The embedding and the decoder have
+            the same width as this tower.
+        decoder_depth: number of decoder layers over the text; each is followed by a layer over the image.
+        decoder_heads: number of attention heads per decoder layer; divides the width.
+        num_queries: number of pooling queries; the first query yields the embedding, the others yield the decoder's
+            context.
+        pooler_heads: number of attention heads of the pooling; divides the width.
+        class_mask: padding mask: `aligned` with the ids, or `shifted` by one, as for the published weights.
         max_logit_scale: maximum logit scale; open_clip's model has no maximum.
 
     Raises:
-        ValueError: if the widths differ, a number of heads does not divide the width, or the text tower is not causal.
+        ValueError: if the widths differ, a number of heads does not divide the width, or the text tower is not causal
+            or has `pool="mean"`.
 
     Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models"; MobileCLIP2, section 3.
 
@@ -81,7 +82,7 @@ class CoCaSpec:
             check_heads(self.text.width, heads)
         if not self.text.causal or self.text.pool != "end":
             raise ValueError(
-                "the text tower of a CoCa is causal and pools its class token; pass causal=True and no pool"
+                'the text tower of a CoCa must be causal and pool its class token; pass causal=True and pool="end"'
             )
 
     @property
@@ -90,7 +91,7 @@ class CoCaSpec:
         return self.image.num_blocks + self.text.num_blocks + 2 * self.decoder_depth
 
     def with_context(self, context_length: int) -> CoCaSpec:
-        """Return the spec for another context length."""
+        """Return the spec for a different context length."""
         text = attrs.evolve(self.text.input, context_length=context_length)
         return attrs.evolve(self, text=attrs.evolve(self.text, input=text))
 
@@ -114,11 +115,11 @@ class CoCaOutput(NamedTuple):
     """The output of a CoCa on image-text pairs: embeddings, logit scale, caption logits and labels.
 
     Args:
-        image: (batch, embedding_dim), of unit length.
-        text: (batch, embedding_dim), of unit length.
-        logit_scale: factor of similarities.
-        logits: (batch, ids - 1, vocab_size), for every id except the first.
-        labels: (batch, ids - 1), the ids that the logits predict.
+        image: image embeddings of unit length, (batch, embedding_dim).
+        text: text embeddings of unit length, (batch, embedding_dim).
+        logit_scale: factor of the similarities.
+        logits: logits of every id except the first, (batch, ids - 1, vocab_size).
+        labels: the ids that the logits predict, (batch, ids - 1).
     """
 
     image: Tensor
@@ -142,13 +143,13 @@ class CaptionState(NamedTuple):
     contexts: list[tuple[Tensor, Tensor]]
 
     def reorder(self, rows: Tensor) -> None:
-        """Replace the state of each caption by the state of another caption of the same image."""
+        """Replace the state of caption `i` by the state of caption `rows[i]`, which must describe the same image."""
         for memory in (*self.text, *self.decoder):
             memory.reorder(rows)
 
 
 class CoCa(ActivationCheckpointing, nn.Module):
-    """Two towers with one embedding space, and a decoder of captions.
+    """Two towers with one embedding space, and a caption decoder.
 
     `tokens = image_norm(pooler(image_encoder(images)))`; the first token is projected to the image embedding, the
     decoder attends to the others.
@@ -223,7 +224,7 @@ class CoCa(ActivationCheckpointing, nn.Module):
             `(batch, embedding_dim)` and `(batch, num_queries - 1, width)`.
 
         Raises:
-            ValueError: if the images are not of the spec's size.
+            ValueError: if the images do not have the number of channels and the size in the spec.
         """
         check_images(image, self.spec.image.input)
         tower = self.image_encoder
@@ -248,8 +249,8 @@ class CoCa(ActivationCheckpointing, nn.Module):
         """Return the initial state of captions, before the first id.
 
         Args:
-            image_tokens: see `image_tokens`.
-            num_captions: captions per image, in consecutive rows.
+            image_tokens: the second result of `image_tokens`.
+            num_captions: number of captions per image, in consecutive rows.
             max_length: maximum number of ids per caption.
         """
         rows = len(image_tokens) * num_captions
@@ -303,6 +304,6 @@ def _initialize_layer(layer: CaptionLayer, width: int, depth: int) -> None:
 
 
 def _pytorchs(*parts: nn.Module) -> Iterator[nn.Module]:
-    """Yield the attentions with the initialisation of `nn.MultiheadAttention`."""
+    """Yield the attention modules to initialise like `nn.MultiheadAttention`."""
     for part in parts:
         yield from (module for module in part.modules() if isinstance(module, (Attention, CrossAttention)))

@@ -1,4 +1,4 @@
-"""The text part of CoCa: a causal tower with a class token after the text, and a decoder that attends to the image.
+"""CoCa's text modules: a causal tower with a class token after the text, and a decoder that attends to the image.
 
 Both process a whole text, or one id at a time with a key-value cache.
 """
@@ -24,9 +24,9 @@ class Memory:
     """The key-value cache of one attention: keys and values of all ids so far.
 
     Args:
-        keys: (rows, heads, max_length, head_dim), filled up to `length`.
-        values: like `keys`, with the same shape.
-        visible: (rows, max_length + 1), mask of visible ids.
+        keys: keys, (rows, heads, max_length, head_dim), filled up to `length`.
+        values: values, with the same shape as `keys`.
+        visible: mask of visible ids, (rows, max_length + 1).
         length: number of ids so far.
     """
 
@@ -43,20 +43,20 @@ class Memory:
         return self.keys[:, :, :end], self.values[:, :, :end], self.visible[:, None, None, :end]
 
     def reorder(self, rows: Tensor) -> None:
-        """Replace each row by another row."""
+        """Replace row `i` by row `rows[i]`."""
         self.keys, self.values, self.visible = self.keys[rows], self.values[rows], self.visible[rows]
 
 
 class CaptionAttention(Attention):
-    """Causal attention with masked tokens or a key-value cache; shapes and arguments are those of `Attention`."""
+    """Causal attention with masked tokens or a key-value cache; same shapes and arguments as `Attention`."""
 
     def forward(self, x: Tensor, visible: Tensor | None = None, memory: Memory | None = None) -> Tensor:
         """Return the attended `x`.
 
         Args:
             x: the tokens; with a memory, one token per row.
-            visible: (batch, tokens), mask of tokens as keys; all by default.
-            memory: key-value cache, extended by `x`.
+            visible: mask of the tokens to attend to, (batch, tokens); None for all.
+            memory: key-value cache, to which `x` is appended; None for no cache.
         """
         qkv = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
         query, key, value = qkv[0], qkv[1], qkv[2]
@@ -73,7 +73,7 @@ class CaptionAttention(Attention):
 
 
 class CaptionLayer(TransformerLayer):
-    """`TransformerLayer` over `CaptionAttention`.
+    """A `TransformerLayer` with `CaptionAttention`.
 
     Args:
         dim: width of the tokens.
@@ -102,7 +102,7 @@ class LastTokenPool(TextPool):
     """The features of the last token: CoCa's class token, after the text."""
 
     def forward(self, features: Tensor, tokens: Tensor) -> Tensor:  # noqa: ARG002 - as other pools
-        """Return the last layer's result."""
+        """Return the features of the last token."""
         return features[:, -1]
 
 

@@ -37,14 +37,14 @@ from mobileclip.interop.folder import WEIGHTS
 from mobileclip.registry import nearest
 
 PROBE = "probe:"
-"""Prefix of a data set with classes that selects a linear probe instead of zero-shot classification."""
+"""Prefix that selects a linear probe on a data set with classes, instead of zero-shot classification."""
 
 NOT_EVALUATED = {
     "fairness/fairface": "the release lists it without a result",
     "fairness/utkface": "the release lists it without a result",
     "longclip/sharegpt4v-llava15k": "the 15,295 pairs of ShareGPT4V behind the released results are not published",
 }
-"""Data sets in the release's tables of results that this library does not evaluate, with the reasons."""
+"""Data sets in the release's result tables that this library does not evaluate, with the reasons."""
 
 WINOGAVIL = "misc/winogavil"
 _WHERE = {
@@ -88,7 +88,7 @@ SUITES: dict[SuiteName, tuple[str, ...]] = {
     "sugarcrepe": tuple(f"{PREFIX}{part}" for part in SUGARCREPE),
     "full": tuple(entry.key for entry in SUITE),
 }
-"""Keys of data sets. `quick` has 12,414 images of several kinds, `imagenet` has ImageNet and its variants for
+"""Data set keys by suite. `quick` has 12,414 images of several kinds, `imagenet` has ImageNet and its variants for
 robustness, and `full` has the 38 data sets whose mean the papers report."""
 
 
@@ -108,7 +108,7 @@ def suite_tasks(suite: SuiteName, data: str | None = None) -> tuple[FoundTask, .
 
 
 def find_task(name: str, data: str | None = None) -> FoundTask:
-    """Return the task with a name; only check that the location of the data exists, without reading the data.
+    """Return the task with this name; check that its data exist, but do not read them.
 
     Args:
         name: a key, such as `vtab/pets` or `aro/coco_order`, or the path of any data set, see `open_benchmark`. The
@@ -135,10 +135,10 @@ def find_task(name: str, data: str | None = None) -> FoundTask:
 
 
 def open_zero_shot(found: FoundTask, options: TaskOptions) -> Task:
-    """Return the task of a data set, see `open_benchmark`; captions with languages are ranked for each language.
+    """Return the zero-shot task of a data set; if its captions state languages, rank them per language.
 
     Raises:
-        ValueError: if the data set does not exist, or its main metric cannot be computed.
+        ValueError: if the data set does not exist, or its main metric is not available; see `require_metric`.
         OSError: if a store cannot be reached.
     """
     benchmark = open_benchmark(found.path, allow_missing=options.allow_missing, rows=options.rows)
@@ -170,7 +170,7 @@ def _find_probe(name: str, data: str | None) -> FoundTask:
 def _beside(folder: str, key: str, data: str | None) -> str:
     if data is None or "{name}" in data:
         raise ValueError(
-            f"{key} cannot be read from the hub; give the folder that contains {folder}/; {_WHERE[folder]}"
+            f"{key} needs `data` to be the folder that contains {folder}/, not the hub or a pattern; {_WHERE[folder]}"
         )
     path = storage.join(data, folder)
     if not storage.is_remote(path) and not Path(path).is_dir():

@@ -21,8 +21,8 @@
                                "sam/images/sa_1.jpg", "conversations": [{...}, {"value": "the caption"}]}
         sam/images/sa_1.jpg, ...
 
-`coco_order.jsonl` holds the captions with their words in other orders. The first line names the tagger of nouns and
-adjectives. Each further line holds one caption and its orders, one for each of `PERTURBATIONS`:
+`coco_order.jsonl` contains the captions with shuffled words. The first line names the tagger of nouns and adjectives.
+Each following line contains one caption and its word orders, one for each of `PERTURBATIONS`:
 
     {"tagger": "spaCy en_core_web_sm 3.8.0"}
     {"caption": "A red kite.", "orders": ["A red kite .", ". red kite A", "red A kite .", ". A red kite"]}
@@ -79,7 +79,7 @@ from mobileclip.evaluation.tasks.task import FoundTask
 from mobileclip.strict import parse_json, split_lines
 
 _MAX_BYTES = 1 << 28
-# The first thousand entries of ShareGPT4V's gigabyte take less than two megabytes.
+# ShareGPT4V's file is about a gigabyte, but its first thousand entries take less than two megabytes.
 _MAX_HEAD_BYTES = 1 << 24
 _SEPARATORS = re.compile(r"[\s,]*")
 
@@ -121,7 +121,7 @@ class Entry:
         return self.get(name, partial(_texts, count=count), expected)
 
     def file(self, name: str) -> str:
-        """Return the path of a file in a folder or in one of its subfolders."""
+        """Return the relative path of a file in the data folder."""
         return self.get(name, file_name, "the name of a file")
 
 
@@ -134,7 +134,7 @@ def read_entries(path: str, title: str, *, num_first: int | None = None) -> Iter
         num_first: number of objects to yield from a JSON list, reading only the beginning of the file; None for all.
 
     Raises:
-        ValueError: if the file is missing, empty of entries, or malformed.
+        ValueError: if the file is missing, has no entries, or is malformed.
         OSError: if a store cannot be reached.
     """
     try:
@@ -188,12 +188,12 @@ def _values(path: str, data: bytes) -> Iterator[tuple[str, int | str, Any]]:
 
 
 def folder_or_zip(path: str, title: str) -> str:
-    """Return a folder of images, or the zip file of the same name next to it.
+    """Return the path of a folder of images, or of the zip file with the same name next to it.
 
     On remote stores, a missing folder raises an error only when the first image is read.
 
     Raises:
-        ValueError: if neither is there.
+        ValueError: if neither exists.
     """
     if storage.exists(f"{path}.zip"):
         return f"{path}.zip"
@@ -233,7 +233,7 @@ SUGARCREPE = {
     "add_obj": "SugarCrepe Add Object",
     "add_att": "SugarCrepe Add Attribute",
 }
-"""Names in tables, by the change in the false caption."""
+"""Names of the subsets in tables, by the change in the false caption."""
 
 
 def task_of(found: FoundTask, cases: Iterable[Case], images: str, count: Callable[[Features], Scored]) -> ChoiceTask:
@@ -253,7 +253,7 @@ def task_of(found: FoundTask, cases: Iterable[Case], images: str, count: Callabl
 
 
 def open_sugarcrepe(found: FoundTask, _: TaskOptions) -> ChoiceTask:
-    """Return one part of SugarCrepe: true captions against equally fluent but false captions.
+    """Return one subset of SugarCrepe: true captions against equally fluent but false captions.
 
     Raises:
         ValueError: if the captions or the images are missing or malformed; the message names the entry.
@@ -303,7 +303,7 @@ def open_winogavil(found: FoundTask, _: TaskOptions) -> ChoiceTask:
     for entry in read_entries(storage.join(root, "winogavil_dataset.csv"), found.name):
         key, cue = entry.text("ID").strip(), entry.text("cue").strip().lower()
         candidates, chosen = (
-            entry.get(name, _names, "a JSON list of names of images") for name in ("candidates", "associations")
+            entry.get(name, _names, "a JSON list of image names") for name in ("candidates", "associations")
         )
         right = tuple(place for place, name in enumerate(candidates) if name in chosen)
         if not right:
@@ -317,10 +317,10 @@ def open_winogavil(found: FoundTask, _: TaskOptions) -> ChoiceTask:
 
 
 def open_urban1k(found: FoundTask, _: TaskOptions) -> ChoiceTask:
-    """Open Urban-1k and read its captions; as in the public code, only the first line of each caption counts.
+    """Open Urban-1k and read its captions; as in the public code, only the first line of each caption is used.
 
     Raises:
-        ValueError: if a caption or an image is missing; the message names the first missing file.
+        ValueError: if there are no captions, or a caption has no image; the message names the path.
         OSError: if a store cannot be reached.
     """
     files = storage.find_files(found.path)
@@ -349,13 +349,13 @@ def open_sharegpt4v(found: FoundTask, _: TaskOptions) -> ChoiceTask:
     cases = []
     for entry in read_entries(storage.join(found.path, _SHAREGPT4V), found.name, num_first=_NUM_ENTRIES):
         name = entry.file("image")
-        caption = entry.get("conversations", _caption, "two, the second with a text as value")
+        caption = entry.get("conversations", _caption, "a list whose second object has a text in 'value'")
         cases.append(Case(key=name, views=(View(name),), texts=(caption.replace("\n", " "),)))
     return task_of(found, cases, found.path, score_retrieval)
 
 
 def _view(entry: Entry, name: str) -> View:
-    """Return the image of a file name without its extension, since the images are published in several formats."""
+    """Return an image by its file name without the extension, since the images are published in several formats."""
     file = entry.file(name)
     return View(file.rpartition(".")[0] or file)
 
@@ -391,13 +391,13 @@ _CAPTIONS = {
     "aro/coco_order": "retrieval/mscoco_2014_5k_test_image_text_retrieval",
     "aro/flickr30k_order": "retrieval/flickr_1k_test_image_text_retrieval",
 }
-# Pairs of attributes with fewer cases do not count.
+# Pairs of attributes with fewer cases are left out of the metric.
 _FEWEST_OF_A_PAIR = 25
 _MOST_WORDS = 30
 _MARKS = re.compile(r'[.!"()*#:;~]')
 _SPACES = re.compile(r"\s{2,}")
-# Relations that do not count: symmetric relations, where the swapped caption may be true too, and relations with few
-# test cases. Source: Yuksekgonul et al. 2023, the notebook that reproduces the results.
+# Relations left out of the metric: symmetric relations, where the swapped caption may be true too, and relations with
+# few test cases. Source: Yuksekgonul et al. 2023, the notebook that reproduces the results.
 _LEFT_OUT = """
 adjusting; attached to; between; bigger than; biting; boarding; brushing; chewing; cleaning; climbing; close to;
 coming from; coming out of; contain; crossing; dragging; draped over; drinking; drinking from; driving;
@@ -443,8 +443,8 @@ def open_pairs(found: FoundTask, _: TaskOptions) -> ChoiceTask:
         counted = sorted(group for group, size in sizes.items() if size >= _FEWEST_OF_A_PAIR)
     if not counted:
         raise ValueError(
-            f"no group of {found.name} counts: the cases test {', '.join(sorted(sizes)[:5])}; check that the "
-            f"annotation file is the published one and complete"
+            f"no group of {found.name} counts towards the metric: the cases test {', '.join(sorted(sizes)[:5])}; check "
+            f"that the annotation file is the complete published file"
         )
     images = folder_or_zip(storage.join(found.path, "images"), found.name)
     return task_of(found, cases, images, partial(score_groups, counted=counted))
@@ -460,7 +460,7 @@ def open_orders(found: FoundTask, options: TaskOptions) -> ChoiceTask:
         OSError: if a store cannot be reached.
     """
     path = storage.join(found.path, f"{found.key.removeprefix('aro/')}.jsonl")
-    head, *entries = read_entries(path, f"{found.name}, captions in other orders")
+    head, *entries = read_entries(path, f"{found.name} (shuffled captions)")
     tagger = head.text("tagger")
     orders = {entry.text("caption"): entry.texts("orders", "four texts", count=len(PERTURBATIONS)) for entry in entries}
     benchmark, own = None, storage.join(found.path, _FILES[found.key])
@@ -470,7 +470,7 @@ def open_orders(found: FoundTask, options: TaskOptions) -> ChoiceTask:
         place = data_set_folder(_CAPTIONS[found.key], found.path.rpartition("/")[0])
         benchmark = open_benchmark(place, allow_missing=options.allow_missing, rows=options.rows)
         if benchmark.kind != "retrieval":
-            raise ValueError(f"{benchmark.name} has classes; orders need a retrieval data set with captions")
+            raise ValueError(f"{benchmark.name} has classes, but word orders need a retrieval data set with captions")
         pictures = []
 
     def ask(report: SkipReport) -> Iterator[Question]:
@@ -484,7 +484,7 @@ def open_orders(found: FoundTask, options: TaskOptions) -> ChoiceTask:
                     continue
                 if caption not in orders:
                     raise ValueError(
-                        f"{path} has no orders of the caption {caption[:60]!r}; it may belong to other captions"
+                        f"{path} has no word orders of {caption[:60]!r}; the file may be for different captions"
                     )
                 false = map(normalize_caption, orders[caption])
                 yield Case(key=key, views=(View(picture.name),), texts=(true, *false))
@@ -524,7 +524,7 @@ def _own_captions(found: FoundTask, file: str) -> list[tuple[Picture, tuple[str,
 
 
 def _benchmark_captions(benchmark: Benchmark, report: SkipReport) -> Iterable[tuple[Picture, tuple[str, ...]]]:
-    """Yield the images of a data set with their captions, each under a unique name."""
+    """Yield the images of a data set, each with a unique name, and their captions."""
     times: Counter[str] = Counter()
     for sample in benchmark.samples(report):
         times[sample.key] += 1
@@ -536,7 +536,7 @@ def _benchmark_captions(benchmark: Benchmark, report: SkipReport) -> Iterable[tu
 def _pair(entry: Entry, group: str) -> Case:
     image = entry.file("image_path")
     left, top = (entry.get(name, _number, "a number of pixels") for name in ("bbox_x", "bbox_y"))
-    width, height = (entry.get(name, _size, "a number of pixels above zero") for name in ("bbox_w", "bbox_h"))
+    width, height = (entry.get(name, _size, "a positive number of pixels") for name in ("bbox_w", "bbox_h"))
     # Pillow rounds the coordinates of a crop in the same way.
     box: Box = (round(left), round(top), round(left + width), round(top + height))
     return Case(

@@ -56,8 +56,8 @@ class Case:
         key: name of the case in reports.
         views: one image, or several images to choose from.
         texts: one text, or several texts to choose from.
-        right: indices of the correct choices. If there are as many texts as images, a text and an image of the same
-            index are a pair.
+        right: indices of the correct choices. If there are as many texts as images, the text and the image with
+            the same index are a pair.
         group: name of the tested group; empty if the data set has no groups.
     """
 
@@ -74,8 +74,8 @@ class Picture:
 
     Args:
         name: name of the image.
-        content: the encoded image; or paths or URLs, of which the first existing one is read; or the error of a missing
-            image.
+        content: the encoded image; paths or URLs, of which `read` uses the first existing one; or the error that `read`
+            raises.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Picture:
         for address in self.content:
             with suppress(FileNotFoundError, NotADirectoryError):
                 return storage.read_bytes(address, limit=_MAX_IMAGE_BYTES)
-        others = ", or with any other image extension" if len(self.content) > 1 else ""
+        others = ", with this and every other image extension" if len(self.content) > 1 else ""
         raise BadSampleError("image_missing", f"{self.content[0]} is missing{others}")
 
 
@@ -140,7 +140,7 @@ def _in_zip(images: str, archive: zipfile.ZipFile, names: Sequence[str]) -> Iter
 
 def _from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes | BadSampleError:
     if entry.file_size > _MAX_IMAGE_BYTES:
-        return BadSampleError("image_unreadable", f"the image is too large: {entry.file_size} bytes")
+        return BadSampleError("image_unreadable", f"the image has {entry.file_size:,} bytes, more than {_MAX_IMAGE_BYTES:,}")
     try:
         return archive.read(entry)
     except _READ_ERRORS as error:
@@ -157,16 +157,16 @@ Scored = tuple[dict[str, float], Outcomes]
 
 @attrs.frozen(kw_only=True)
 class ChoiceTask(Task):
-    """A task of multiple-choice cases with images and a metric.
+    """A task with multiple-choice cases, images and a metric.
 
     Args:
         key: key of the task in results.
         name: name of the task in tables.
         path: folder or URL of the data.
-        ask: function that yields the cases and the images, each image once and after all cases about it; the function
-            records skipped cases in the report.
-        count: function that returns the metrics of features, including the main metric, and the outcomes of the main
-            metric.
+        ask: function that yields the cases and the images, each image once and after all cases about it, and records
+            skipped cases in the report.
+        count: function that computes the metrics from the features, including the main metric, and the outcomes of the
+            main metric.
         num_pictures: approximate number of images; 0 if unknown.
         benchmark: data set that holds the images; None if the images are files in `path`.
         orders: hash of the word orders that the cases use; empty if the task has none.
@@ -187,14 +187,14 @@ class ChoiceTask(Task):
         return None if files is None else hash_of([self.key, self.path, files, self.orders])
 
     def features(self, session: Session) -> Features:
-        """Return the embeddings of all views of the images, and of all texts with distinct token ids, each once.
+        """Return one embedding for each view of the images, and one for each text with distinct token ids.
 
-        The header has one entry per case: `keys`; `pictures`, the name of the first image; `views` and `texts`, rows of
-        the embeddings; `right`; and `groups`.
+        The lists in the header have one item per case: `keys`; `pictures`, the name of the first image; `views` and
+        `texts`, row indices of the embeddings; `right`; and `groups`.
 
         Returns:
-            the features, with a report that counts cases. A case with an unusable image is skipped. The reasons are
-            image_missing, image_unreadable, box_outside, and the decoding errors, which start with `image_`.
+            the features, with a report that counts cases. A case with an unusable image is skipped, with one of the
+            reasons image_missing, image_unreadable, box_outside, or a decoding error, which starts with `image_`.
 
         Raises:
             ValueError: if no case is left; the message gives the reasons.
@@ -239,7 +239,7 @@ class ChoiceTask(Task):
         for (picture, looked_at), views in encoded:
             for number, box in enumerate(looked_at):
                 embedding = views if isinstance(views, BadSampleError) else views[number]
-                outside = BadSampleError("box_outside", f"{box} lies outside of {picture.name}")
+                outside = BadSampleError("box_outside", f"box {box} lies outside the image {picture.name}")
                 found[View(picture.name, box)] = outside if embedding is None else embedding
         kept = [case for case in cases if self._is_whole(case, found, report)]
         report.num_read = len(kept)
@@ -298,7 +298,7 @@ def score_pairs(features: Features) -> tuple[dict[str, float], Outcomes]:
     """Return `accuracy`: how often the true caption is more similar to the image than the false one.
 
     A case counts as wrong if both captions have the same token ids, that is, if the swap did not change the sentence.
-    Other ties count as half correct. Questions about the same image count as one.
+    Other ties count as half correct. For the outcomes, questions about the same image count as one.
     """
     right = _beats(*_compared(features))[:, 0]
     accuracy = float(right.mean())
@@ -335,7 +335,7 @@ def score_groups(features: Features, counted: Sequence[str]) -> tuple[dict[str, 
 
 
 def score_orders(features: Features) -> tuple[dict[str, float], Outcomes]:
-    """Return how often the true caption is the best, the level of chance, and how often it beats each other order.
+    """Return how often the true caption ranks first, the chance level, and how often it beats each word order.
 
     `precision@1` is the main metric, `chance` is its value for random guessing, and `accuracy/PERTURBATION` compares
     the true caption with one order. As in the published benchmark, an order with the same token ids as the true caption
@@ -374,7 +374,7 @@ def score_matches(features: Features) -> tuple[dict[str, float], Outcomes]:
 
 
 def matches(pictures: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return, for each example, whether both images match their captions, and whether both captions match their images.
+    """Return, for each example, whether both images find their captions, and whether both captions find their images.
 
     Equal scores count as wrong, because the model then does not distinguish the captions or images.
 
@@ -382,8 +382,8 @@ def matches(pictures: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
         pictures, captions: `(examples, 2, dim)`; results: `(examples,)`.
 
     Args:
-        pictures: embeddings, normalised here.
-        captions: embeddings, normalised here, in the order of their images.
+        pictures: image embeddings; they need not be normalised.
+        captions: text embeddings, in the order of their images; they need not be normalised.
 
     Source: Thrush et al. 2022, section 4.1.
     """
@@ -396,9 +396,9 @@ def matches(pictures: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
 def score_associations(features: Features) -> tuple[dict[str, float], Outcomes]:
     """Return how well a model finds the images that people associated with a cue among the candidates.
 
-    The metrics are `avg_jaccard_score`, the mean of `association_score` over all cases, and, by number of candidates,
-    `jaccard_score_N` and the number of cases `count_N`, with N one of 5, 6, 10, 12, 5-6 and 10-12. If there is no case
-    for an N, both are left out. The main metric is that of 10-12, for cases with at least ten candidates.
+    The metrics are `avg_jaccard_score`, the mean of `association_score` over all cases, and, for the cases with N
+    candidates, the mean `jaccard_score_N` and the number of cases `count_N`. N is 5, 6, 10, 12, 5-6 or 10-12; without a
+    case for an N, both are left out. The main metric is `jaccard_score_10-12`, for cases with at least ten candidates.
 
     Raises:
         ValueError: if no case has at least ten candidates.

@@ -46,7 +46,7 @@ _NAMES, _CAPTIONS, _LINES = "test_image_names.txt", "test_1kcaptions_", "caption
 
 @attrs.define
 class _Picture:
-    """An image, and the captions and languages read so far."""
+    """An image, and its languages and captions read so far."""
 
     key: str
     read: Callable[[], bytes]
@@ -60,7 +60,7 @@ class MultilingualTask(Task):
     Args:
         key: key of the task in results.
         name: name of the task in tables.
-        hashed: function that returns a hash of the data; None as its result means unknown.
+        hashed: function that returns a hash of the data, or None if the hash is unknown.
         pictures: function that yields the images and records skipped samples in the report; further captions may be
             added to an image after it is yielded.
     """
@@ -105,7 +105,7 @@ class MultilingualTask(Task):
         )
 
     def score(self, features: Features) -> DatasetResult:
-        """Return the retrieval metrics, averaged over the languages, with a part for each language."""
+        """Return the retrieval metrics, averaged over the languages, and those of each language in `parts`."""
         languages = [self._of_language(features, number) for number in range(len(features.header["languages"]))]
         parts = [
             score_retrieval(own, key=f"{self.key}/{language}", name=f"{self.name}, {language}")
@@ -141,7 +141,7 @@ class MultilingualTask(Task):
 
 
 def open_xtd10(found: FoundTask, _: TaskOptions) -> MultilingualTask:
-    """Return XTD10: 1,000 images of COCO with one caption in each of eleven languages.
+    """Return XTD10: 1,000 COCO images with one caption in each of eleven languages.
 
     Raises:
         ValueError: if the names or captions are missing, or their numbers differ; the message names the file.
@@ -150,13 +150,14 @@ def open_xtd10(found: FoundTask, _: TaskOptions) -> MultilingualTask:
     files = {storage.file_name(name): name for name in storage.find_files(found.path) if name.endswith(".txt")}
     captions = {name.removeprefix(_CAPTIONS)[:-4]: name for name in sorted(files) if name.startswith(_CAPTIONS)}
     if _NAMES not in files or not captions:
-        raise ValueError(f"expected {_NAMES} and files such as {_CAPTIONS}de.txt in {found.path}")
+        raise ValueError(f"names or captions are missing: expected {_NAMES} and {_CAPTIONS}de.txt, ... in {found.path}")
     names = _lines(found.path, files[_NAMES])
     by_language = {language: _lines(found.path, files[name]) for language, name in captions.items()}
     for language, own in by_language.items():
         if len(own) != len(names):
             raise ValueError(
-                f"{found.path} has {len(own)} captions in {files[captions[language]]} for {len(names)} images"
+                f"{found.path} has {len(own)} captions in {files[captions[language]]} for {len(names)} images; "
+                "expected one caption per image"
             )
     texts = {name: [(language, own[at]) for language, own in by_language.items()] for at, name in enumerate(names)}
     return _in_folder(found, {f"images/{name}": own for name, own in texts.items()})
@@ -203,7 +204,8 @@ def open_languages(found: FoundTask, benchmark: Benchmark) -> MultilingualTask |
                 own = [said] * len(sample.captions) if isinstance(said, str) else said
                 if not isinstance(own, list) or len(own) != len(sample.captions) or not all(own):
                     detail = (
-                        f"{LANGUAGE} is {str(said)[:80]!r}, expected one for each of {len(sample.captions)} captions"
+                        f"{LANGUAGE} is {str(said)[:80]!r}, expected one language for each of "
+                        f"{len(sample.captions)} captions"
                     )
                     report.add(Skip(reason="no_language", key=sample.key, shard=benchmark.name, detail=detail))
                     continue

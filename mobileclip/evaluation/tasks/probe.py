@@ -31,15 +31,15 @@ _MOST_STEPS, _HISTORY = 1000, 10
 
 @attrs.frozen(kw_only=True, eq=False)
 class LinearProbe:
-    """A fitted classifier: `logits = standardized(image) weight^T + bias`.
+    """A fitted classifier: `logits = scaled(image) weight^T + bias`.
 
     Shape:
         weight: `(classes, dim)`; bias: `(classes,)`.
 
     Args:
-        weight: weight for unit-length embeddings multiplied by the square root of their dim.
+        weight: weights for embeddings scaled to length `sqrt(dim)`.
         bias: bias of each class.
-        penalty: L2 penalty of the fit.
+        penalty: L2 penalty used for the fit.
     """
 
     weight: Tensor
@@ -61,17 +61,17 @@ def fit_linear_probe(
     """Fit a linear classifier by minimising the loss.
 
     The loss is `mean cross-entropy + penalty / 2 |weight|^2`. L-BFGS runs until the gradient vanishes. The result
-    equals that of scikit-learn's logistic regression with `C = 1 / (penalty * images)`.
+    equals scikit-learn's logistic regression with `C = 1 / (penalty * images)`.
 
     Shape:
         image: `(images, dim)`; labels: `(images,)`.
 
     Args:
-        image: embeddings, normalised to unit length here.
+        image: image embeddings; they need not be normalised.
         labels: class index of each image.
         num_classes: number of classes.
         penalty: L2 penalty, greater than 0.
-        start: classifier to start from, such as that of another penalty; None to start from zeros.
+        start: classifier to start from, such as one fitted with a different penalty; None to start from zeros.
 
     Raises:
         ValueError: if an embedding is not finite, or the penalty is not positive.
@@ -117,11 +117,11 @@ def chosen_linear_probe(
         image: `(images, dim)`; labels, held_out: `(images,)`.
 
     Args:
-        image: embeddings, normalised to unit length here.
+        image: image embeddings; they need not be normalised.
         labels: class index of each image.
-        held_out: boolean mask of the images that decide between the penalties, after a fit to the others. If the mask
+        held_out: boolean mask of the images for comparing the penalties, whose fits use all other images. If the mask
             is all false or all true, the middle penalty is used.
-        num_classes: classes to choose from.
+        num_classes: number of classes.
         penalties: penalties to try, the strongest first; among equally good penalties, the strongest is used.
 
     Source: Radford et al. 2021, appendix A.3, which chooses the penalty on a validation set and fits again with it.
@@ -151,9 +151,9 @@ _NUM_FOLDS = 5
 
 @attrs.frozen(kw_only=True)
 class LinearProbeTask(Task):
-    """A classifier fitted to one part of a data set and tested on another part.
+    """A linear classifier fitted to one split of a data set and tested on another split.
 
-    Without a training part, the task uses five-fold cross-validation: each fifth of the images is classified by a
+    Without a training split, the task uses five-fold cross-validation: each fifth of the images is classified by a
     classifier fitted to the other four fifths. A hash of the key assigns an image to its fold.
 
     Args:
@@ -230,7 +230,7 @@ class LinearProbeTask(Task):
         for fold in sorted(set(folds.tolist())):
             inside = folds == fold
             if bool(inside.all()):
-                raise ValueError(f"{self.name}: {len(image)} images are too few for cross-validation")
+                raise ValueError(f"{self.name}: {len(image)} images are too few for cross-validation; add images")
             others = [key for key, own in zip(keys, inside.tolist(), strict=True) if not own]
             logits[inside] = self._fitted(image[~inside], labels[~inside], others).logits(image[inside])
         return logits
@@ -243,7 +243,7 @@ def open_linear_probe(found: FoundTask, options: TaskOptions) -> LinearProbeTask
     with data sets of any kind (a folder `val` or `validation` also serves as the test set).
 
     Raises:
-        ValueError: if the data set does not exist, or has captions.
+        ValueError: if the data set does not exist or has captions, or its splits have different classes.
         OSError: if a store cannot be reached.
     """
     path, train = found.path, None
@@ -260,7 +260,7 @@ def split_folders(path: str) -> tuple[str, str] | None:
     """Return the training folder and the test folder of a data set, or None if one of them is missing.
 
     Args:
-        path: path of the folder with both folders; a URL never has them.
+        path: path of the data set; for a URL, the result is None.
     """
     if storage.is_remote(path):
         return None
@@ -270,7 +270,7 @@ def split_folders(path: str) -> tuple[str, str] | None:
 
 
 def _fold(keys: Sequence[str], what: str) -> Tensor:
-    """Return the fold of each image, which depends only on its key."""
+    """Return the fold of each image, derived from a hash of its key."""
     drawn = (int.from_bytes(sha256(f"{what} {key}".encode()).digest()[:4], "big") for key in keys)
     return torch.tensor([number % _NUM_FOLDS for number in drawn])
 

@@ -14,7 +14,7 @@ from mobileclip.registry import Registry
 
 
 class Task(ABC):
-    """An evaluation task with its data opened.
+    """An evaluation task whose data has been opened.
 
     A session computes and caches a model's features of the data once; each report then computes its metrics from the
     cached features.
@@ -46,14 +46,14 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, features: Features) -> DatasetResult:
-        """Return the metrics of features, without opening an image or a model.
+        """Return the metrics computed from features, without images or a model.
 
         Raises:
             ValueError: if the features cannot be scored; the message gives the reason.
         """
 
     def evaluate(self, session: Session) -> DatasetResult:
-        """Compute the features with the session's model and return their score.
+        """Compute the features with the session's model and return their metrics.
 
         Raises:
             ValueError, OSError: see `features` and `score`.
@@ -96,9 +96,8 @@ class TaskEntry:
 
     Args:
         name: name of the task in tables.
-        place: function that returns the folder or URL of the task's data from the key and from the folder or URL that
-            holds data sets (None for the hub). The function raises a ValueError that lists the locations searched if
-            the data is missing.
+        place: function that returns the folder or URL of the task's data. Its arguments are the `key` and `data` of
+            `find`. If the data are missing, the function raises a ValueError that lists the locations searched.
         opener: function that opens the task, from a `FoundTask` and the options.
     """
 
@@ -120,4 +119,4 @@ class TaskEntry:
 
 
 evaluation_tasks: Registry[TaskEntry] = Registry("evaluation_task")
-"""Tasks by key, such as `vtab/pets`; others come through entry points in the group `mobileclip.evaluation_task`."""
+"""Tasks by key, such as `vtab/pets`; plugins add tasks as entry points in the group `mobileclip.evaluation_task`."""

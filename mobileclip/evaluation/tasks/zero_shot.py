@@ -54,7 +54,7 @@ def special_metrics(key: str, hits: Hits, labels: Tensor, metadata: Tensor | Non
 
     iWildCam has macro F1 and macro recall, `F1-macro_all` and `recall-macro_all`. The data sets with groups are
     Camelyon17 (by slide), FMoW (by year and by region), Dollar Street (by income, with top-5 accuracy) and GeoDE (by
-    region). These have the accuracy over all images, such as `acc_avg`, the accuracy of each group, such as
+    region). Their metrics are the accuracy over all images, such as `acc_avg`, the accuracy of each group, such as
     `acc_region:2`, the accuracy of the worst group, and the number of images in each group, such as `count_region:2`.
 
     Shape:
@@ -67,10 +67,10 @@ def special_metrics(key: str, hits: Hits, labels: Tensor, metadata: Tensor | Non
         metadata: values of `metadata_fields`; None to leave out the metrics of groups.
 
     Differs:
-        WILDS itself excludes FMoW's region 5, "Other", which has four images in the test split, from the worst region.
-        The published evaluation tries to exclude the region too, but compares the region's name with region numbers.
-        Here the region counts, as in the published results, some of which are 0 for this reason. Groups without an
-        image are left out rather than counted as 0.
+        WILDS itself ignores FMoW's region 5, "Other", with four images in the test split, in the worst-region metric.
+        The published evaluation tries to ignore it too, but compares the region's name with region numbers. Here the
+        region counts, as in the published results, some of which are 0 for this reason. Groups without images are left
+        out rather than counted as 0.
 
     Source: the public evaluation of DataComp (Gadre et al. 2023); Koh et al. 2021 (WILDS).
     """
@@ -111,7 +111,7 @@ def grouped_hits(key: str, worst: str, hits: Hits, metadata: Tensor) -> tuple[Te
 
 # With fewer classes, top-5 accuracy is meaningless.
 _FEWEST_FOR_TOP5 = 5
-# The first is the main metric of a data set outside the suite.
+# The first entry is the main metric of data sets outside the suite.
 _OF_RETRIEVAL = ("mean_recall@1",)
 _OF_CLASSIFICATION = ("acc1", "mean_per_class_recall", "F1-macro_all", *OVER_GROUPS)
 
@@ -119,7 +119,7 @@ _OF_CLASSIFICATION = ("acc1", "mean_per_class_recall", "F1-macro_all", *OVER_GRO
 def score(benchmark: Benchmark, features: Features) -> DatasetResult:
     """Return the metrics of a data set: zero-shot classification, or retrieval both ways; see `score_retrieval`.
 
-    Classification gives `acc1`, `acc5` with at least five classes, `mean_per_class_recall`, and the metrics of
+    The metrics of classification are `acc1`, `acc5` (for at least five classes), `mean_per_class_recall` and those from
     `special_metrics`. The suite defines the main metric of its data sets; for others it is `acc1` or `mean_recall@1`.
 
     Args:
@@ -127,8 +127,8 @@ def score(benchmark: Benchmark, features: Features) -> DatasetResult:
         features: a model's embeddings of the data set.
 
     Raises:
-        ValueError: if this function cannot compute the main metric of a data set of the suite, or if the metric needs
-            groups that the features lack.
+        ValueError: if the suite's main metric of the data set does not exist for its kind (see `require_metric`), or
+            needs groups that the features lack.
     """
     main = require_metric(benchmark)
     key, name = key_and_title(benchmark.name)
@@ -140,7 +140,7 @@ def score(benchmark: Benchmark, features: Features) -> DatasetResult:
     entry = suite_entry(benchmark.name)
     if entry is not None and features.metadata is None and needs_metadata(benchmark.name):
         raise ValueError(
-            f"{benchmark.name} needs groups for {entry.main_metric}, but the features have no groups; extract the "
+            f"{benchmark.name} needs groups for {entry.main_metric}, but the features have no groups; compute the "
             f"features again, from shards with a .npy file for each image"
         )
     return score_hits(
@@ -230,18 +230,19 @@ def recall_metrics(found: RetrievalResult) -> dict[str, float]:
 
 
 def require_metric(benchmark: Benchmark) -> str:
-    """Return the name of the main metric, before anything is encoded.
+    """Return the name of a data set's main metric, without opening its images.
 
     Raises:
-        ValueError: if the main metric cannot be computed.
+        ValueError: if the suite defines a main metric that does not exist for the kind of the data set, classification
+            or retrieval.
     """
     entry = suite_entry(benchmark.name)
     given = _OF_RETRIEVAL if benchmark.kind == "retrieval" else _OF_CLASSIFICATION
     main = given[0] if entry is None else entry.main_metric
     if main not in given:
         raise ValueError(
-            f"the main metric of {benchmark.name} is {main}, but its folder is for {benchmark.kind}, which gives only "
-            f"{', '.join(given)}; evaluate WinoGAViL as misc/winogavil"
+            f"the main metric of {benchmark.name} is {main}, but its folder is for {benchmark.kind}, with only the "
+            f"metrics {', '.join(given)}; evaluate WinoGAViL as misc/winogavil"
         )
     return main
 
@@ -279,7 +280,7 @@ def evaluate_benchmark(session: Session, benchmark: Benchmark) -> DatasetResult:
 
     Raises:
         ValueError: if no image is usable; the message gives the reasons. If a shard is missing; see
-            `Benchmark.samples`. If the data set's main metric cannot be computed.
+            `Benchmark.samples`. If the main metric is not available; see `require_metric`.
     """
     require_metric(benchmark)
     return ZeroShotTask(benchmark=benchmark).evaluate(session)

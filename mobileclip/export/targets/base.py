@@ -55,9 +55,9 @@ class Target(ABC):
 
     Args:
         suffix: file name suffix.
-        libraries: distributions that write and run the format. The contract records their versions, and older versions
-            do not open the file.
-        modules: modules to import from the distributions.
+        libraries: distributions that write and run the format. The contract records their versions; with older
+            versions, the file is not opened.
+        modules: modules of the distributions that `check` imports.
         extra: name of this library's extra that installs the distributions.
         int8: representation of int8 in the format.
         computes: float precisions in which the graphs can compute. For other precisions, graphs compute in float32
@@ -101,7 +101,7 @@ class Target(ABC):
                 import_module(name)
 
     def graph(self, tower: TowerExport) -> nn.Module:
-        """Return the module to write, in the tower's precision if the format computes in it, or else in float32."""
+        """Return the module to write, in the tower's precision if the format supports it, or else in float32."""
         precision = tower.spec.precision
         if precision == "int8":
             return graph_in_int8(tower, self.int8)
@@ -126,7 +126,7 @@ class Target(ABC):
         """Return the versions of the packages that write a file, for the contract.
 
         Raises:
-            ValueError: as `elsewhere`.
+            ValueError: see `elsewhere`.
         """
         return {**versions_of(("torch", *self.libraries)), **self.elsewhere(spec)}
 
@@ -175,7 +175,7 @@ def require_able(target: Target, spec: ExportSpec) -> None:
     for precision in spec.precisions:
         if precision not in target.precisions:
             raise ValueError(
-                f"the target {spec.target!r} does not support {precision}; choose --precision "
+                f"the target {spec.target!r} does not support {precision}; choose --precision from "
                 f"{', '.join(target.precisions)}, or another target"
             )
     if spec.preprocess == "picture" and not target.resizes:
@@ -225,7 +225,7 @@ def refuse_threads(num_threads: int | None, runtime: str) -> None:
 
 
 targets: Registry[Target] = Registry("export_target")
-"""Targets by name; third parties add theirs here or by an entry point in `mobileclip.export_target`."""
+"""Targets by name; third parties add targets here or as entry points in `mobileclip.export_target`."""
 
 
 def versions_of(libraries: tuple[str, ...]) -> dict[str, str]:
@@ -234,7 +234,7 @@ def versions_of(libraries: tuple[str, ...]) -> dict[str, str]:
 
 
 def check_versions(libraries: tuple[str, ...], recorded: Mapping[str, str]) -> None:
-    """Raise an error if a library is older than the version that wrote an export, and may not read the file correctly.
+    """Raise an error if a library is older than the version that wrote an export.
 
     Args:
         libraries: distributions that the target needs.
@@ -246,7 +246,8 @@ def check_versions(libraries: tuple[str, ...], recorded: Mapping[str, str]) -> N
     for library, installed in versions_of(libraries).items():
         if library not in recorded:
             raise ValueError(
-                f"the contract has no version of {library}, so it is unknown whether this machine can run the export"
+                f"the contract has no version of {library}, so it is unknown whether this machine can run the export; "
+                "export the model again"
             )
         if _release(installed) < _release(recorded[library]):
             raise ValueError(
@@ -256,7 +257,7 @@ def check_versions(libraries: tuple[str, ...], recorded: Mapping[str, str]) -> N
 
 
 def _release(version: str) -> tuple[int, int]:
-    """Return the first two numbers of a version; only changes of these may change a format."""
+    """Return the first two numbers of a version; a change of format also changes these."""
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None:
         raise ValueError(f"the contract has {version!r}, which is not a version; export the model again")

@@ -73,8 +73,8 @@ class CoreMLTarget(Target):
         takes_picture = tower.input_dtype == "uint8"
         if takes_picture and tower.spec.dynamic_batch:
             raise ValueError(
-                "Core ML accepts one image at a time, and uint8 pixels count as an image; leave dynamic-batch out, "
-                "or choose --preprocess float32"
+                "Core ML accepts one image at a time, and uint8 pixels count as an image; leave --dynamic-batch "
+                "out, or choose --preprocess float32"
             )
         if takes_picture:
             spec = attrs.evolve(tower.spec, preprocess="float32")
@@ -136,7 +136,7 @@ def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Pat
 
     Args:
         program: program in float32, float16 or int8.
-        tower: tower that the program was made from.
+        tower: tower that the program was exported from.
         path: path of the package to write.
         takes_picture: whether the input is an image rather than an array.
     """
@@ -188,7 +188,7 @@ def _becomes_half(operation: Any) -> bool:
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
-    """Silence coremltools and its imports: version warnings, progress bars and messages about parts for Macs."""
+    """Silence coremltools and its imports: version warnings, progress bars and messages about missing Mac libraries."""
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         yield
 
@@ -209,7 +209,7 @@ def import_coremltools() -> Any:
 
 
 class _Unneeded(MetaPathFinder):
-    """Hides packages that are not imported yet from coremltools, as if they were not installed."""
+    """Makes coremltools skip packages, as if they were not installed, unless they are already imported."""
 
     def find_spec(self, fullname: str, *_: Any) -> None:
         """Hide packages that coremltools does not need, and leave all other imports to the other finders.

@@ -61,8 +61,8 @@ class ExecuTorchTarget(Target):
         """Return a function that runs a file with ExecuTorch on the CPU.
 
         Raises:
-            ValueError: if the file cannot be read, or the process already uses another number of threads. The function
-                itself raises the error if a batch is larger than the file accepts.
+            ValueError: if the file cannot be read, or the process already uses a different number of threads. The
+                returned function raises it if a batch is larger than the file accepts.
         """
         device_of_runtime(device, {CPU: CPU}, self.runtime)
         take_threads(num_threads)
@@ -71,7 +71,9 @@ class ExecuTorchTarget(Target):
 
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
             if len(inputs) > largest:
-                raise ValueError(f"{path} accepts at most {largest} inputs at once, got {len(inputs)}; give fewer")
+                raise ValueError(
+                    f"{path} accepts batches of at most {largest} inputs, got {len(inputs)}; pass smaller batches"
+                )
             # The method is already loaded. The program must outlive its method.
             return tuple(program.load_method(METHOD).execute([inputs.contiguous()]))
 
@@ -138,10 +140,10 @@ def take_threads(num_threads: int | None) -> None:
     Open programs keep the thread pool that they were opened with, so the first program determines the number.
 
     Args:
-        num_threads: number of threads, at least 1; None for the number of the first program, or else that of PyTorch.
+        num_threads: number of threads, at least 1; None for the number of the first program, or else PyTorch's number.
 
     Raises:
-        ValueError: if the first program uses another number.
+        ValueError: if the first program uses a different number.
     """
     count = threads_or_default(num_threads)
     with _taking:
@@ -154,6 +156,6 @@ def take_threads(num_threads: int | None) -> None:
             _taken.append(count)
         elif num_threads is not None and count != _taken[0]:
             raise ValueError(
-                f"ExecuTorch uses {_taken[0]} threads in this process since the first program was opened, and "
-                f"num_threads is {count}; load the export in another process, or ask for {_taken[0]}"
+                f"ExecuTorch has used {_taken[0]} threads in this process since the first program was opened, but "
+                f"num_threads is {count}; load the export in another process, or pass {_taken[0]}"
             )

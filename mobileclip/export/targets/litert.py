@@ -32,8 +32,8 @@ from mobileclip.storage import printable
 class LiteRTTarget(Target):
     """LiteRT from an exported program, through Google's converter, with XNNPACK's kernels on the CPU.
 
-    The converter runs in a separate environment, which the spec names. Files take one input at a time, and token ids
-    are int32. A causal text tower has the signature `serving_default` and one more signature for each shorter row
+    The converter runs in a separate environment, which the spec names. Files accept one input at a time, and token
+    ids are int32. A causal text tower has the signature `serving_default` and one more signature for each shorter row
     length: `length_8` and so on.
 
     Source: github.com/google-ai-edge/litert-torch.
@@ -59,7 +59,8 @@ class LiteRTTarget(Target):
         """
         if spec.dynamic_batch:
             raise ValueError(
-                "the target 'litert' accepts one input at a time: the converter fixes it; leave dynamic-batch out"
+                "the target 'litert' accepts one input at a time, since the converter fixes the batch size; leave "
+                "--dynamic-batch out"
             )
         return {CONVERTER: converter_version(spec.converter)}
 
@@ -127,7 +128,7 @@ def converter_version(python: Path | None) -> str:
     if python is None:
         raise ValueError(
             "the target 'litert' needs Google's converter in a separate environment. Create one: "
-            f"{INSTALL}; and give its Python: --converter litert-converter/bin/python"
+            f"{INSTALL}; and pass its Python: --converter litert-converter/bin/python"
         )
     found = _run([str(python), "-I", "-c", _VERSION])
     if found.returncode:
@@ -141,7 +142,7 @@ def converted(tower: TowerExport, graph: nn.Module) -> bytes:
     """Convert a tower to the content of a `.tflite` file, in int8 if the spec says so, or else in float32.
 
     The requirements of the converter and of this library conflict (release 0.10 needs typing-extensions before 4.13),
-    so the program is passed in a file to the Python of another environment.
+    so the program is passed in a file to the Python of the converter's environment.
 
     Args:
         tower: tower whose spec names that Python.
@@ -361,7 +362,7 @@ def with_quantised_weights(model: bytes, precision: Precision) -> bytes:
         precision, WEIGHTED
     )
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), kept_stderr():
-        # Progress bars of the quantiser, messages of the runtime, and a warning about memory use.
+        # Silences progress bars of the quantiser, messages of the runtime, and a warning about memory use.
         warnings.simplefilter("ignore")
         from ai_edge_quantizer import qtyping, quantizer, recipe_manager
 

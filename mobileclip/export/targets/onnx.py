@@ -83,7 +83,7 @@ class OnnxTarget(Target):
         return self.written(tower)
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
-        """Return a function that runs a file with ONNX Runtime; the CPU runs operations that the device lacks."""
+        """Return a function that runs a file with ONNX Runtime; the CPU runs unsupported operations."""
         import onnxruntime
 
         here = onnxruntime.get_available_providers()
@@ -106,7 +106,7 @@ class OnnxTarget(Target):
 
 
 def _converted(tower: TowerExport, graph: nn.Module) -> onnx.ModelProto:
-    """Return the ONNX model that PyTorch's exporter makes of a tower's graph."""
+    """Return the ONNX model that PyTorch's exporter creates from a tower's graph."""
     program = tower.program_of(graph)
     with warnings.catch_warnings():
         # Deprecation warnings from inside PyTorch: from its pytrees and from copies in its decompositions.
@@ -140,10 +140,10 @@ def _name_axes(model: onnx.ModelProto, names: tuple[str, ...]) -> None:
 
 
 def _checked(path: Path) -> bytes:
-    """Return the content of a file after a check that `onnx` accepts it and that it refers to no other file.
+    """Return the content of a file after a check that it is a valid ONNX model without external data.
 
     Raises:
-        ValueError: if the file does not pass the check.
+        ValueError: if the file is too large or not a valid model, or its weights are in other files.
     """
     import onnx
 
@@ -160,7 +160,10 @@ def _checked(path: Path) -> bytes:
         # The class of the error depends on the installed implementation of protobuf.
         raise ValueError(f"{path} is not a valid ONNX model: {printable(error)}; export the model again") from error
     if named:
-        raise ValueError(f"{path}: the weight {printable(named[0])} is stored in another file; do not use this model")
+        raise ValueError(
+            f"{path}: the weight {printable(named[0])} is stored in another file, expected all weights in this file; "
+            "do not use this model"
+        )
     return data
 
 
@@ -222,7 +225,7 @@ def _store_in_eight_bits(model: onnx.ModelProto, encoder: nn.Module) -> None:
 
     Args:
         model: float32 model, changed in place.
-        encoder: tower that the model was made from.
+        encoder: tower that the model was exported from.
     """
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     tables = {f"encoder.{name}.weight" for name, one in encoder.named_modules() if isinstance(one, nn.Embedding)}

@@ -22,7 +22,7 @@ from mobileclip.inference.openvino import PROCESSOR_OPTIONS, converted, import_q
 _HINTS: dict[Precision, tuple[str, str]] = {"float16": ("FP16", "f16"), "bfloat16": ("BF16", "bf16")}
 _WIDEST = "f32"
 _PROCESSOR = "CPU"
-# Place of the hint in the model, for hosts that have no contract.
+# Path of the hint in the model's metadata, for hosts that do not read the contract.
 _HINT = ["mobileclip", "INFERENCE_PRECISION_HINT"]
 
 

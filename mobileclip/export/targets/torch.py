@@ -33,7 +33,7 @@ from mobileclip.export.targets.base import (
 from mobileclip.export.towers import TowerExport
 from mobileclip.hardware import Precision, dtype_of, threads_or_default, torch_threads
 
-# In-place operations, such as `aten.relu_.default` of `nn.ReLU(inplace=True)`, which files cannot hold; but not
+# In-place operations, such as `aten.relu_.default` of `nn.ReLU(inplace=True)`, which files cannot contain; but not
 # `aten.__and__.Tensor`.
 _IN_PLACE = re.compile(r"aten\.\w*[a-z0-9]_\.\w+")
 

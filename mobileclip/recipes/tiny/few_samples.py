@@ -1,4 +1,4 @@
-"""Copies of the first samples of a user's data in a temporary folder, for a recipe's `--tiny`."""
+"""Copies the first samples of a user's data to a folder of shards, for a recipe's `--tiny`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def first_samples(source: Source, folder: Path, name: str = "data") -> str:
     For images with classes, the copy has the same number of images of each of the first classes.
 
     Args:
-        source: source of the samples.
+        source: data set to copy from.
         folder: parent folder of the copies of all sources.
         name: name of this copy's folder.
 
     Raises:
-        ValueError: if the source does not exist, or no sample can be used.
+        ValueError: if the source does not exist, or none of its first samples can be read.
     """
     fingerprints = [to_json(source, unstructure_as=Source), *(unit.content() for unit in source.units()[:1])]
     place = folder / blake2b("\0".join(fingerprints).encode(errors="surrogatepass"), digest_size=6).hexdigest() / name
@@ -40,7 +40,7 @@ def first_samples(source: Source, folder: Path, name: str = "data") -> str:
         samples = list(islice(_by_class(_samples(source, report)), NUM_SAMPLES))
         if not samples:
             such = "; ".join(f"such as {skips[0].detail}" for skips in report.named.values())
-            raise ValueError(f"none of the first samples can be used: {report}, {such or 'the data is empty'}")
+            raise ValueError(f"none of the first samples can be read: {report}, {such or 'the data is empty'}")
         with atomic_folder(place) as partial:
             write_shards(partial, samples, samples_per_shard=SAMPLES_PER_SHARD)
             _copy_card(source, partial)

@@ -1,4 +1,4 @@
-"""Scenes of coloured shapes with captions: data that a recipe can make without a download."""
+"""Scenes of coloured shapes with captions: data that a recipe can generate without a download."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def draw_shape(shape: str, rng: np.random.Generator, width: int, height: int) ->
 
 
 def scenes(seed: int) -> Iterator[Scene]:
-    """Yield scenes without end."""
+    """Yield random scenes, infinitely many."""
     rng = np.random.default_rng(seed)
     things = list(itertools.product(SIZES, COLOURS, SHAPES))
     grounds = list(GROUNDS)

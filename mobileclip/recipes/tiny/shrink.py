@@ -1,4 +1,4 @@
-"""`--tiny`: reduces any recipe to a tiny run; also the drawn data set and the small models of these runs."""
+"""Reduces any recipe to a tiny run for `--tiny`, with a drawn data set and small models."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from mobileclip.training.finetuning.run import FinetuneSpec
 
 FOLDER = Path("outputs") / "tiny"
 SMALL_MODEL = "icons"
-"""The model that the package contains, with images of 32 x 32 pixels."""
+"""A model in the package, for images of 32 x 32 pixels."""
 NUM_SAMPLES, SAMPLES_PER_SHARD = 48, 12
 NUM_STEPS, BATCH_SIZE = 2, 8
 _TEACHER_DIM = 32
@@ -60,7 +60,7 @@ def shrink(spec: Any, rows: RowOptions | None = None) -> Any:  # noqa: ARG001  r
     With data in the spec, the reduced spec uses the first samples; without data, it uses drawn samples (see `drawn`).
 
     Args:
-        spec: spec of a recipe, of any class that recipes have.
+        spec: spec of a recipe, of a class in `mobileclip.recipes.kinds.KINDS`.
         rows: options for reading rows of lists and tables, for specs without such options.
 
     Raises:
@@ -191,7 +191,7 @@ def drawn(folder: Path | None = None) -> Path:
     simulated teachers: a random vector per scene plus noise.
 
     Args:
-        folder: folder of the data set.
+        folder: folder of the data set; None for `outputs/tiny/scenes`.
     """
     place = folder or FOLDER / "scenes"
     if place.exists():
@@ -265,7 +265,7 @@ def small_captioner() -> Path:
 
 
 def small_model(seed: int) -> Path:
-    """Write a model like the packaged model with random weights, unless its file exists, and return the file."""
+    """Write a randomly initialised `SMALL_MODEL`, unless its file exists, and return the file."""
     return _saved(f"model-{seed}", load_model(SMALL_MODEL, fold=False).spec, save_model, seed)
 
 
@@ -288,7 +288,7 @@ def _few(data: Any, rows: RowOptions | None) -> Any:
     if not data.shards:
         changes["shards"] = (f"{drawn()}/{{{0:08d}..{NUM_SAMPLES // SAMPLES_PER_SHARD - 1:08d}}}.tar",)
         if hasattr(data, "caption_sets"):
-            changes["caption_sets"] = None  # the drawn caption set has another name
+            changes["caption_sets"] = None  # the drawn caption set has a different name
         if isinstance(data, LabelledPipelineSpec):
             changes |= {"class_names": tuple(sorted(SHAPES)), "num_classes": len(SHAPES)}
     elif getattr(data, "reinforced", False):
@@ -301,7 +301,7 @@ def _few(data: Any, rows: RowOptions | None) -> Any:
     num_samples = count_samples(expand_shards(changes["shards"]))
     batch_size = min(BATCH_SIZE, num_samples) // processes * processes
     if not batch_size:
-        raise ValueError(f"{num_samples} samples are too few for a run with {processes} processes")
+        raise ValueError(f"{num_samples} samples are too few for {processes} processes; expected at least one each")
     return attrs.evolve(data, **changes, num_samples=num_samples, batch_size=batch_size)
 
 

@@ -1,6 +1,6 @@
-"""Fine-tuning: frozen parts, layer-wise learning rates, adapters, and averaging with the original.
+"""Fine-tuning: frozen towers, layer-wise learning rates, adapters, and weight interpolation with the original model.
 
-This subpackage has the code for fine-tuning only; `training` has the loop.
+This subpackage contains only the code for fine-tuning; `training` contains the loop.
 """
 
 from mobileclip.training.finetuning.spec import BatchNormMode, FinetuningSpec, Tower, freeze_tower

@@ -1,4 +1,4 @@
-"""A fine-tuning run, from its options to its scores; a restarted run reuses finished parts."""
+"""A fine-tuning run, from its options to its scores; a restarted run reuses finished results."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class Scores:
 
     Args:
         alpha: weight of the fine-tuned model: 0 is the original model, 1 the fine-tuned model.
-        new: the new task.
-        old: the old ones.
+        new: score on the new task.
+        old: scores on the old tasks, in the order of `retention_tasks`.
     """
 
     alpha: float
@@ -78,7 +78,7 @@ class Scores:
 
     @property
     def mean_old(self) -> float:
-        """Mean over the old tasks."""
+        """Mean accuracy over the old tasks, in per cent."""
         return sum(score.value for score in self.old) / len(self.old)
 
 
@@ -87,8 +87,8 @@ class Results:
     """The results of a fine-tuning run for every alpha, and its training time.
 
     Args:
-        rows: rows of every alpha.
-        seconds: training time of this run, without earlier runs.
+        rows: scores at each alpha, in ascending order of alpha.
+        seconds: training time of this call in seconds, without earlier calls.
     """
 
     rows: tuple[Scores, ...]
@@ -126,14 +126,15 @@ def finetune(
         on_begin: function that the first process calls with the original model's scores before training.
 
     Raises:
-        ValueError: if an input is missing or not valid, or the output folder has a run with other options.
+        ValueError: if the checkpoint or the data is missing or not valid, or the output folder contains a run with
+            different options or data.
         FloatingPointError: if the loss is not finite.
         TimeoutError: if another process is late or dead; the message names the collective operation.
     """
     if spec.checkpoint is None or spec.data is None:
         missing = "--model" if spec.checkpoint is None else "--data"
         raise ValueError(
-            f"{missing} is missing: give a checkpoint and images, or try fine-tuning on drawn shapes with `mobileclip "
+            f"{missing} is missing: pass a checkpoint and images, or try fine-tuning on drawn shapes with `mobileclip "
             "finetune --tiny`"
         )
     _refuse_other_choices(spec)
@@ -145,7 +146,7 @@ def finetune(
             f"{spec.checkpoint} has one tower only; fine-tuning needs a model with both towers", code="no_such_tower"
         )
     with process_group(spec.device, collective_seconds=spec.collective_seconds) as world:
-        # Changed data gets another folder.
+        # Changed data gets a different folder.
         folder = spec.output / "data" / train_part.fingerprint
         data = world.from_first(lambda: write_training_data(train_part, folder))
         names = data.class_names
@@ -178,8 +179,8 @@ def finetune(
             on_begin(tested(0.0, lambda: copy.deepcopy(original)))
 
         def watch(model: nn.Module, _steps: int) -> Mapping[str, float]:
-            """Test the new task during training, for the metrics of the run."""
-            assert isinstance(model, DualEncoder), "what is trained"
+            """Test the model on the new task during training, for the run's metrics."""
+            assert isinstance(model, DualEncoder), "the trained model"
             score = measure(model, test, spec.templates, names)
             return {f"new_task_{score.metric}": score.value}
 
@@ -215,7 +216,7 @@ def _finetuned(
     path = spec.output / FINETUNED
     if path.exists():
         finished = load_model(path, model.spec, fold=False)
-        assert isinstance(finished, DualEncoder), "it was saved as one"
+        assert isinstance(finished, DualEncoder), "saved as a dual encoder"
         return finished
     batch_size = world.share(spec.batch_of(data.num_samples, world.size))
     pipeline = spec.pipeline(data.shards, model.spec, num_samples=data.num_samples, batch_size=batch_size)
@@ -233,7 +234,7 @@ def _finetuned(
             title="fine-tuning",
             console=console(),
         )
-        assert result.model is model, "without an average, what was trained is what comes back"
+        assert result.model is model, "without an average, `train` returns the same model"
         spec.finetuning.finish(model)
         world.from_first(lambda: save_model(model, path))
     return model
@@ -243,20 +244,20 @@ def _refuse_other_choices(spec: FinetuneSpec) -> None:
     path = spec.output / CHOICES
     if path.exists() and from_json(path.read_text(encoding="utf-8"), FinetuneSpec) != spec:
         raise ValueError(
-            f"{spec.output} has a run with other options; delete the folder to start over, resume with the same "
-            f"options by giving `{path}` before the flags, or choose another `--output`"
+            f"{spec.output} contains a run with different options; delete the folder to start over, pass `{path}` "
+            "before the flags to resume with the same options, or choose a different `--output`"
         )
 
 
 def refuse_other_data(spec: FinetuneSpec, task: Task) -> None:
-    """Raise an error if the output folder has a model that was trained on other images than the task's.
+    """Raise an error if the model in the output folder was trained on different images from the task's.
 
     Raises:
-        ValueError: if it was.
+        ValueError: if the folder contains such a model.
     """
     path = spec.output / TRAINED_ON
     if path.exists() and path.read_text(encoding="utf-8") != task.fingerprint:
         raise ValueError(
-            f"{spec.output} has a run on other images, or {task.name} has changed since; delete the folder to start "
-            "over, or choose another `--output`"
+            f"{spec.output} contains a run on different images, or {task.name} has changed since; delete the folder to "
+            "start over, or choose a different `--output`"
         )

@@ -47,7 +47,7 @@ class FinetuningSpec:
         lora: adapters to train instead of the weights; None trains the weights.
 
     Raises:
-        ValueError: if a tower is unknown, or both towers are frozen.
+        ValueError: if a tower is unknown or repeated, or both towers are frozen.
 
     Examples:
         >>> from mobileclip.encoders import DualEncoder, MCtSpec, ViTSpec
@@ -96,11 +96,11 @@ def freeze_tower(model: DualEncoder, tower: Tower) -> None:
     locked-image tuning is the same method with the towers exchanged.
 
     Args:
-        model: changed in place.
-        tower: which.
+        model: model, modified in place.
+        tower: tower to freeze, `image` or `text`.
 
     Raises:
-        ValueError: if the model does not have this tower.
+        ValueError: if `tower` is not `image` or `text`.
     """
     towers: dict[str, nn.Module] = {"image": model.image_encoder, "text": model.text_encoder}
     if tower not in towers:
@@ -136,7 +136,7 @@ class FinetuneSpec:
             file, or webdataset shards.
         rows: column names of `.jsonl` files and tables.
         kind: `classes` or `captions`; `auto` detects the kind.
-        test: test data of the new task; a held-out part of `data` by default.
+        test: test data of the new task; by default, held-out images of `data`.
         held_out: held-out fraction of `data`, per class for a folder of classes.
         retention_tasks: data of old tasks, to measure forgetting.
         templates: prompt templates for class names, in training and testing.
@@ -144,10 +144,10 @@ class FinetuneSpec:
         batch_norm: `frozen` (for small batches), `synchronised` over all GPUs, or `trained`.
         freeze: towers to freeze, `image` or `text`.
         rate_decay: ratio of a layer's learning rate to that of the next layer; 1 for equal learning rates.
-        rate_layers: unit that counts as a layer of a convolutional tower: a `block` or a whole `stage`.
+        rate_layers: unit that counts as a layer of a convolutional tower: a `block` or a `stage`.
         lora_rank: rank of adapters to train instead of the weights (extra `lora`); None trains the weights.
         lora_extras: parameters or modules to train in addition to the adapters.
-        epochs: number of passes over the training part.
+        epochs: number of passes over the training data.
         batch_size: images per step over all processes; by default 64, or the number of images if that is smaller.
         learning_rate: peak learning rate of the cosine schedule.
         weight_decay: weight decay of matrices and kernels.
@@ -155,10 +155,10 @@ class FinetuneSpec:
         max_gradient_norm: norm to which larger gradients are clipped.
         precision: `bfloat16` runs the forward pass in autocast.
         num_workers: number of processes that read, decode and augment images.
-        seed: random seed of the order of samples, the captions and the adapters.
-        alphas: interpolations to test between the original (0) and the fine-tuned model (1); both models are always
-            tested.
-        keep_alpha: the interpolation to save in addition to the fine-tuned model.
+        seed: random seed for the sample order, the choice of captions and the adapters.
+        alphas: interpolation weights to test, from 0 (the original model) to 1 (the fine-tuned model); 0 and 1 are
+            always tested.
+        keep_alpha: interpolation weight of the model to save in addition to the fine-tuned model.
         evaluate_every_steps: number of steps between tests on the new task; None tests only at the end.
         collective_seconds: timeout in seconds of collective operations; tests in the first process must take less.
         device: name of a device, such as cuda:1, mps or cpu; `auto` selects the best available device.
@@ -204,7 +204,7 @@ class FinetuneSpec:
 
     @property
     def finetuning(self) -> FinetuningSpec:
-        """The trained parts, and the behaviour of batch norms."""
+        """The settings of frozen towers, batch norms and adapters."""
         lora = None if self.lora_rank is None else LoraSpec(rank=self.lora_rank, extras=self.lora_extras)
         return FinetuningSpec(batch_norm=self.batch_norm, frozen_towers=self.freeze, lora=lora)
 
@@ -234,7 +234,7 @@ class FinetuneSpec:
         per_epoch = num_samples // batch_size
         if per_epoch == 0:
             raise ValueError(
-                f"{num_samples} training images are fewer than a batch of {batch_size}; give a smaller --batch-size"
+                f"{num_samples} training images are fewer than a batch of {batch_size}; choose a smaller --batch-size"
             )
         steps = per_epoch * self.epochs
         warmup = min(round(self.warmup_share * steps), steps - 1)

@@ -1,4 +1,4 @@
-"""Fine-tuning tasks: images with classes or captions, the training part, and targets shared within a class."""
+"""Fine-tuning tasks: images with classes or captions, the training split, and targets shared within a class."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SAMPLES_PER_SHARD = 256
 
 @attrs.frozen(kw_only=True)
 class HeldOut:
-    """A rule that selects the held-out samples: a fraction by a hash of the key, or given keys.
+    """A rule that selects the held-out samples: a fraction of them, by a hash of the key, or a list of keys.
 
     Args:
         fraction: fraction of all samples.
@@ -54,14 +54,14 @@ class HeldOut:
 
 @attrs.frozen(kw_only=True)
 class Task:
-    """Images for training or testing.
+    """A data set of images for training or testing.
 
     Args:
         name: name of the task in the report.
-        source: source of the samples.
+        source: data set that yields the samples; see `open_data_set`.
         kind: `classes` (the metadata has the class name as `label`) or `captions`.
-        part: all samples, the held-out samples (`test`), or the remaining samples (`train`).
-        held_out: the held-out samples.
+        part: split to use: `all` samples, only the held-out samples (`test`), or only the others (`train`).
+        held_out: rule that selects the held-out samples; None uses all samples.
     """
 
     name: str
@@ -71,19 +71,19 @@ class Task:
     held_out: HeldOut | None = None
 
     def samples(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples of the part; count skipped samples in the report."""
+        """Yield the samples of the split, and count skipped samples in `report`."""
         for unit in self.source.units():
             yield from filter(self.contains, unit.read(report))
 
     def contains(self, sample: ImageTextSample) -> bool:
-        """Return whether the sample is in the part."""
+        """Return whether the sample is in the split."""
         if self.held_out is None:
             return True
         return self.held_out.contains(sample.key) == (self.part == "test")
 
     @property
     def fingerprint(self) -> str:
-        """Hash that changes with the content or the part of the data; computing the hash reads the files."""
+        """Hash of the data's content and of the split; computing the hash reads the files."""
         parts = [self.part, str(self.held_out), to_json(self.source, unstructure_as=Source)]
         parts += [unit.content() for unit in self.source.units()]
         return blake2b("\0".join(parts).encode(errors="surrogatepass"), digest_size=6).hexdigest()
@@ -91,7 +91,7 @@ class Task:
 
 @attrs.frozen(kw_only=True)
 class TrainingData:
-    """The training part of a task, written to shards.
+    """The training split of a task, written to shards.
 
     Args:
         shards: paths of the shards.
@@ -123,7 +123,7 @@ def open_task(
 
 
 def split(task: Task, fraction: float) -> tuple[Task, Task]:
-    """Split a task into a training part and a test part.
+    """Split a task into a training split and a test split.
 
     For a folder of classes, hold out this fraction of each class, at least one image. For other data, select samples by
     a hash of their keys.
@@ -151,10 +151,11 @@ def _place(key: str) -> float:
 
 
 def write_training_data(task: Task, folder: Path) -> TrainingData:
-    """Write the training part and its index to shards, or finish the work of an earlier run.
+    """Write the training split to shards with an index; reuse the shards of an earlier run.
 
     Raises:
-        ValueError: if there is no training data, or two labelled images have the same key.
+        ValueError: if there are no training images, a labelled image has no class, or two labelled images have the
+            same key.
     """
     if (written := read_index(folder)) is not None:
         return written
@@ -183,7 +184,7 @@ def label_of(sample: ImageTextSample) -> str:
     """Return the class name of a sample.
 
     Raises:
-        ValueError: if it has none.
+        ValueError: if the metadata has no class name.
     """
     label = sample.metadata.get("label")
     if not isinstance(label, str) or not label.strip():
@@ -211,7 +212,7 @@ def _indexed(task: Task, shards: tuple[str, ...]) -> TrainingData:
 
 
 def read_index(folder: Path) -> TrainingData | None:
-    """Return the index of a complete folder, or None."""
+    """Return the index of a folder; None if the folder is incomplete."""
     path = folder / INDEX
     return from_json(path.read_text(encoding="utf-8"), TrainingData) if path.exists() else None
 
@@ -237,7 +238,7 @@ class LabelledContrastiveSpec(ReinforcedLossSpec):
 
 
 def labelled_contrastive(num_classes: int) -> LabelledContrastiveSpec:
-    """Return the loss of batches from `with_labels`: both cross-entropies, with targets shared within a class.
+    """Return the loss for batches from `with_labels`: cross-entropy in both directions, with targets shared in a class.
 
     For image i, the target is 1/n at the n texts of its class and 0 elsewhere; targets of texts are analogous. The
     value is the divergence from the targets, with minimum 0. If every class occurs once in a batch, the loss equals the
@@ -271,7 +272,7 @@ def with_labels(
     Args:
         batches: batches of images with texts that name the image's class.
         labels: class indices of the samples by key, from 0.
-        num_classes: classes in all.
+        num_classes: total number of classes.
 
     Raises:
         ValueError: while iterating, if a key has no label or the label is not a class index.
@@ -293,7 +294,7 @@ class _Labelled(ChangedBatches["ReinforcedBatch"]):
         unknown = [key for key in keys if not 0 <= self.labels.get(key, -1) < self.num_classes]
         if unknown:
             raise ValueError(
-                f"sample {unknown[0]!r} has no label from 0 to {self.num_classes} - 1; the labels belong to other "
+                f"sample {unknown[0]!r} has no label in [0, {self.num_classes}); the labels belong to different "
                 "data, or the data has changed"
             )
         return torch.tensor([self.labels[key] for key in keys])

@@ -55,7 +55,7 @@ def synchronise_batch_norm(model: Model) -> Model:
         model: model, modified in place unless it is itself a batch norm.
 
     Raises:
-        ValueError: if there is only one process, or its device is not a GPU.
+        ValueError: if the run has only one process, or no CUDA device is available.
     """
     world_size = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if world_size < 2:
@@ -65,7 +65,7 @@ def synchronise_batch_norm(model: Model) -> Model:
         )
     if not torch.cuda.is_available():
         raise ValueError(
-            "torch synchronises batch norms only on GPUs, but this run is not on a GPU; freeze the batch norms"
+            "torch synchronises batch norms only on GPUs, but no CUDA device is available; freeze the batch norms"
         )
     synchronised = in_classes(model, lambda module: nn.SyncBatchNorm if _is_ordinary(module) else None)
     for module in synchronised.modules():
