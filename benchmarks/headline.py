@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness import Bench, Case, Row, Seconds, Value, clocked, in_turn, ratio, require, spread
 from mobileclip import reparameterize, specs
-from mobileclip.inference.openvino import converted, openvino_core
+from mobileclip.inference.openvino_backend import converted, openvino_core
 
 Way = Literal["eager", "openvino"]
 

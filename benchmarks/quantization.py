@@ -30,7 +30,7 @@ from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.encoders import DualEncoder
 from mobileclip.inference.comparison import LEAST_COSINE, calibrations
 from mobileclip.inference.forms import causal_pool, with_depthwise_convs, with_one_token
-from mobileclip.inference.openvino import int8_model, openvino_program
+from mobileclip.inference.openvino_backend import int8_model, openvino_program
 
 TowerName = Literal["image", "text"]
 

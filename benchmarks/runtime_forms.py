@@ -22,7 +22,7 @@ from mobileclip.hardware import FastPrecision, dtype_of
 from mobileclip.inference import optimize_tower
 from mobileclip.inference.comparison import times_in_turn
 from mobileclip.inference.forms import causal_pool, truncate_to_longest, with_depthwise_convs, with_one_token
-from mobileclip.inference.openvino import openvino_model, openvino_program, quantiser
+from mobileclip.inference.openvino_backend import openvino_model, openvino_program, quantiser
 from mobileclip.inputs import ImageInput
 
 Side = Literal["release", "ours"]

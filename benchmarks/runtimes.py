@@ -7,14 +7,14 @@ Hardware:  any CPU, otherwise idle; the quartiles show the uncertainty of the me
 Time:      minutes per case on two cores; the same command resumes an interrupted run
 Result:    a table with a row for each side and form: milliseconds, the ratio to the release in the same form and to the
            release in its best form (below 1: faster) with quartiles, the smallest cosine, the selected variant, the
-           gates. The rows `best` compare this library's best form with the release's best form; the end of the output
+           checks. The rows `best` compare this library's best form with the release's best form; the end of the output
            repeats them
 
 The release is open_clip's model (with timm's image tower), reparameterised by timm, with the same weights. Both sides
 have the same inputs, threads, forms and variants: contiguous or channels-last feature maps, a large batch whole or in
 fours, exporters, fixed sizes, NNCF's defaults and the same images for calibration. Layers outside int8 run in float32
 or bfloat16, whichever is faster. Separate rounds select the variant of each form and the best form, which must pass the
-gates of its precision. Models with random weights have norms for the package's images, so that different images have
+checks of its precision. Models with random weights have norms for the package's images, so that different images have
 different embeddings; --weights is more realistic. Texts fill the context; a causal tower also gets shorter texts, which
 mobileclip cuts after their end if the form accepts any length. From bytes, each side runs in its best form and decodes
 JPEGs with its own code, with the same number of threads; mobileclip also decodes at a reduced size, and OpenVINO gets
@@ -102,8 +102,8 @@ class RuntimesBenchSpec(Bench):
         from_bytes: whether to also measure images from JPEGs to embeddings.
         weights: folder with a file per model in training form, such as `s0.safetensors` or `s0.pt`. Models without a
             file have random weights, as do all models by default.
-        data: images and captions for calibration and for the gates, see `as_source`; by default the few of the package.
-        num_inputs: number of images and of texts from the data, half for calibration and half for the gates.
+        data: images and captions for calibration and the checks, see `as_source`; by default the few of the package.
+        num_inputs: number of images and of texts from the data, half for calibration and half for the checks.
         photo_side: longer side of the JPEGs, in pixels.
         rounds: number of rounds per form for one image or text; larger batches have a third as many.
         trial_rounds: number of rounds to select the variant and the best form; larger batches have one round.
@@ -175,7 +175,7 @@ class RuntimesBenchSpec(Bench):
         return self.trial_rounds if batch_size == 1 else 1
 
     def finish(self, results: Results) -> None:
-        """Print this library's best form against the release's best form with the same gates, case by case.
+        """Print this library's best form against the release's best form with the same checks, case by case.
 
         Raises:
             ValueError: if rows of a tower have different weights or data.
@@ -224,10 +224,10 @@ def compare(match: Match, spec: RuntimesBenchSpec, folder: Path) -> Iterator[Row
             made[key] = fastest(list(variants), match.inputs, rounds=trials)
         except Exception as error:  # noqa: BLE001 - compilers and runtimes raise what they like; the others go on
             failed[key] = printable(f"{type(error).__name__}: {' '.join(str(error).split())}")
-    checked = {key: gate(key[1], one, match) for key, one in made.items()}
-    gates = {key: one["gates"] for key, one in checked.items()}
+    verdicts = {key: check(key[1], one, match) for key, one in made.items()}
+    checks = {key: one["checks"] for key, one in verdicts.items()}
     tried = times_in_turn([partial(one.encode, match.inputs) for one in made.values()], rounds=trials)
-    best = best_forms(dict(zip(made, tried, strict=True)), gates)
+    best = best_forms(dict(zip(made, tried, strict=True)), checks)
     release = match.sides[0].module
     digests = {
         "weights": release.state_dict(),
@@ -235,7 +235,8 @@ def compare(match: Match, spec: RuntimesBenchSpec, folder: Path) -> Iterator[Row
     }
     told = {name: weights_sha256(tensors)[:12] for name, tensors in digests.items()}
     notes = {
-        key: {"chosen": str(one), **checked[key], "gates": gates[key] or "passed", **told} for key, one in made.items()
+        key: {"chosen": str(one), **verdicts[key], "checks": checks[key] or "passed", **told}
+        for key, one in made.items()
     }
     source = "pixels" if match.sides[0].tower == "image" else "ids"
     given = {key: partial(one.encode, match.inputs) for key, one in made.items()}
@@ -254,8 +255,8 @@ def compare(match: Match, spec: RuntimesBenchSpec, folder: Path) -> Iterator[Row
         yield Row(case={"from": source, "side": side, "form": form}, failure=why)
 
 
-def gate(form: Form, contender: Contender, match: Match) -> dict[str, str]:
-    """Return as `gates` why a form is not accurate enough (empty if it is), and the results of each check."""
+def check(form: Form, contender: Contender, match: Match) -> dict[str, str]:
+    """Return as `checks` why a form is not accurate enough (empty if it is), and the results of each check."""
     precision = parts_of(form)[1]
     measured, size = match.calibration.measured, len(match.inputs)
     # Programs take whole batches.
@@ -265,22 +266,22 @@ def gate(form: Form, contender: Contender, match: Match) -> dict[str, str]:
     cosine, same = smallest_cosine(given, expected), match.calibration.same_first(given, expected)
     short = "" if cosine >= LEAST_COSINE[precision] else f"the cosine is {cosine:.4f}, below {LEAST_COSINE[precision]}"
     return {
-        "gates": "; ".join(filter(None, (short, match.calibration.refusal(given, expected)))),
+        "checks": "; ".join(filter(None, (short, match.calibration.refusal(given, expected)))),
         "least cosine": f"{cosine:.4f}",
         "first results": f"{int(same.sum())} of {len(same)}",
     }
 
 
-def best_forms(times: Mapping[Key, Sequence[float]], gates: Mapping[Key, str]) -> dict[str, Form]:
-    """Return each side's form with the minimum median time among the forms that passed their gates.
+def best_forms(times: Mapping[Key, Sequence[float]], checks: Mapping[Key, str]) -> dict[str, Form]:
+    """Return each side's form with the minimum median time among the forms that passed their checks.
 
     Args:
         times: times of each side's forms.
-        gates: reason why a form is not accurate enough; empty if it passed.
+        checks: reason why a form is not accurate enough; empty if it passed.
     """
     best: dict[str, Form] = {}
     for side, form in sorted(times, key=lambda key: statistics.median(times[key])):
-        if not gates[side, form]:
+        if not checks[side, form]:
             best.setdefault(side, form)
     return best
 
@@ -358,7 +359,7 @@ class Match:
     Args:
         sides: the release's tower and this library's.
         inputs: a batch of inputs.
-        calibration: inputs for calibration, and inputs for the gates.
+        calibration: inputs for calibration, and inputs for the checks.
         files: encoded images; empty for texts.
         readers: functions from a file to an input or to pixels, by side.
         transform: transform from pixels to inputs; None for texts.

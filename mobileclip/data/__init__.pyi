@@ -43,15 +43,15 @@ from .loading.examples import (
     ExampleSpec as ExampleSpec,
     ReinforcedExampleSpec as ReinforcedExampleSpec,
 )
+from .loading.image_text_pipeline import (
+    ReinforcedPipeline as ReinforcedPipeline,
+    ReinforcedPipelineSpec as ReinforcedPipelineSpec,
+)
 from .loading.order import (
     StreamPosition as StreamPosition,
     joined_positions as joined_positions,
 )
-from .loading.reinforced import (
-    ReinforcedPipeline as ReinforcedPipeline,
-    ReinforcedPipelineSpec as ReinforcedPipelineSpec,
-)
-from .loading.texts import (
+from .loading.text_pipeline import (
     TextPipeline as TextPipeline,
     TextPipelineSpec as TextPipelineSpec,
 )

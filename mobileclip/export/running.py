@@ -27,7 +27,7 @@ from mobileclip.export.targets.base import CPU, EXAMPLE_BATCH, Run, check_versio
 from mobileclip.export.towers import cut_to_length
 from mobileclip.inference.forms import PreparedTower, ReadyDualEncoder
 from mobileclip.inference.loading import openers
-from mobileclip.inference.openvino import LockedFunction
+from mobileclip.inference.openvino_backend import LockedFunction
 from mobileclip.inputs import ImageInput
 from mobileclip.machine import raise_machine_fault
 from mobileclip.serialization import from_json

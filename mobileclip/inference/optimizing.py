@@ -43,7 +43,7 @@ from mobileclip.inference.forms import (
     with_one_token,
     with_towers,
 )
-from mobileclip.inference.openvino import Program, int8_model, openvino_program
+from mobileclip.inference.openvino_backend import Program, int8_model, openvino_program
 from mobileclip.progress import track
 from mobileclip.reparam import reparameterize
 
@@ -212,7 +212,7 @@ class OptimizedTower(PreparedTower):
         return isinstance(self.spec, ImageEncoderSpec)
 
     def int8_model(self, calibration: Calibration) -> Any:
-        """Return the int8 model for programs of any batch size; see `mobileclip.inference.openvino`."""
+        """Return the int8 model for programs of any batch size; see `mobileclip.inference.openvino_backend`."""
         lengths = self._pool is not None
         ranges = calibration.ranges if lengths else self._prepared(calibration.ranges)
         return int8_model(self.tower, ranges, lengths=lengths)

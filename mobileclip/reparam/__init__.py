@@ -3,7 +3,8 @@
 This package has the shared code of reparameterization (folding); each block in `blocks` documents its own folding.
 """
 
-from mobileclip.reparam.algebra import (
+from mobileclip.reparam.fold import PLAIN, Fold, foldable_modules, folds, is_folded, reparameterize
+from mobileclip.reparam.fuse import (
     BATCH_NORMS,
     BatchNorm,
     conv_with,
@@ -16,7 +17,6 @@ from mobileclip.reparam.algebra import (
     shift_input,
     widened,
 )
-from mobileclip.reparam.fold import PLAIN, Fold, foldable_modules, folds, is_folded, reparameterize
 from mobileclip.reparam.module import (
     LayerScale,
     Reparameterizable,

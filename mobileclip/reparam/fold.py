@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from mobileclip.registry import Registry
-from mobileclip.reparam.algebra import BATCH_NORMS
+from mobileclip.reparam.fuse import BATCH_NORMS
 from mobileclip.reparam.module import (
     LayerScale,
     Reparameterizable,

@@ -36,7 +36,7 @@ from mobileclip.encoders.vit import ViTSpec
 from mobileclip.extras import UPDATE
 from mobileclip.inputs import MAX_TOKENIZER_BYTES, TokenizerFile
 from mobileclip.reparam import LayerScale
-from mobileclip.reparam.algebra import widened
+from mobileclip.reparam.fuse import widened
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import AnyPath, file_name
 from mobileclip.strict import parse_json

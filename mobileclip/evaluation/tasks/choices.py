@@ -140,7 +140,9 @@ def _in_zip(images: str, archive: zipfile.ZipFile, names: Sequence[str]) -> Iter
 
 def _from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes | BadSampleError:
     if entry.file_size > _MAX_IMAGE_BYTES:
-        return BadSampleError("image_unreadable", f"the image has {entry.file_size:,} bytes, more than {_MAX_IMAGE_BYTES:,}")
+        return BadSampleError(
+            "image_unreadable", f"the image has {entry.file_size:,} bytes, more than {_MAX_IMAGE_BYTES:,}"
+        )
     try:
         return archive.read(entry)
     except _READ_ERRORS as error:

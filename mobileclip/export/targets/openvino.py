@@ -15,7 +15,7 @@ from mobileclip.export.targets.base import CPU, Run, Target, WrittenFile, device
 from mobileclip.export.towers import SHORTEST, TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware import Precision, threads_or_default
-from mobileclip.inference.openvino import PROCESSOR_OPTIONS, converted, import_quietly, openvino_core
+from mobileclip.inference.openvino_backend import PROCESSOR_OPTIONS, converted, import_quietly, openvino_core
 
 # Required capability of a device, and the precision hint to set. Without a hint, or with a hint for float16 that the
 # CPU does not support, a CPU with bfloat16 computes everything in bfloat16.
