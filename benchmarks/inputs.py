@@ -18,10 +18,10 @@ from mobileclip.data.randomness import seeded_rng
 from mobileclip.data.skips import SkipReport
 from mobileclip.datasets.sources import as_source, read_text_pairs
 from mobileclip.datasets.sources.opening import is_gathered
-from mobileclip.inference.embedding import gathered_pictures
+from mobileclip.inference.embedding import gathered_images
 
 
-def read_pictures(places: Sequence[str], transform: ImageTransform, most: int) -> Tensor:
+def read_images(places: Sequence[str], transform: ImageTransform, most: int) -> Tensor:
     """Return the first readable images, upright and preprocessed for a model.
 
     Shape:
@@ -39,7 +39,7 @@ def read_pictures(places: Sequence[str], transform: ImageTransform, most: int) -
 
     def sources(place: str) -> Iterator[tuple[str, Path | bytes]]:
         if is_gathered(place):
-            yield from gathered_pictures(place, report)
+            yield from gathered_images(place, report)
         else:
             yield from ((str(path), path) for path in find_images(Path(place))[0])
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 import mobileclip
 from benchmarks.harness import Bench, Case, Row, Value, require
-from benchmarks.inputs import read_captions, read_pictures
+from benchmarks.inputs import read_captions, read_images
 from benchmarks.runtime_forms import default_int8
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.encoders import DualEncoder
@@ -93,5 +93,5 @@ def measure(spec: QuantizationBenchSpec, name: str, tower: TowerName) -> Iterato
 def inputs_of(spec: QuantizationBenchSpec, model: DualEncoder) -> tuple[Tensor, Tensor]:
     """Return images and token ids from the spec's data."""
     transform = ImageTransform(model.spec.image.input)
-    images = transform.normalize(read_pictures(spec.data, transform, spec.num_inputs))
+    images = transform.normalize(read_images(spec.data, transform, spec.num_inputs))
     return images, Tokenizer(model.spec.text.input)(read_captions(spec.data, spec.num_inputs, seed=spec.seed))

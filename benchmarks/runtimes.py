@@ -56,7 +56,7 @@ from benchmarks.harness import (
     spread,
     text,
 )
-from benchmarks.inputs import read_captions, read_pictures
+from benchmarks.inputs import read_captions, read_images
 from benchmarks.rivals import PUBLISHED, Size, Tower, open_clip_transform, random_model, released
 from benchmarks.runtime_forms import USUAL, Contender, Contestant, Form, fastest, has, missing, parts_of
 from mobileclip.data import ImageTransform, Tokenizer
@@ -417,7 +417,7 @@ def calibration_inputs(
     spec: RuntimesBenchSpec, transform: ImageTransform, tokenizer: Tokenizer
 ) -> tuple[Tensor, Tensor]:
     """Return images and token ids from the spec's data."""
-    pixels = read_pictures(spec.data, transform, spec.num_inputs)
+    pixels = read_images(spec.data, transform, spec.num_inputs)
     return transform.normalize(pixels), tokenizer(read_captions(spec.data, spec.num_inputs, seed=spec.seed))
 
 

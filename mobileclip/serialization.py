@@ -27,10 +27,10 @@ T = TypeVar("T")
 _MAX_REASONS = 5
 _MAX_REASON_CHARACTERS = 240
 
-_open_families: dict[type, tuple[Registry[Any], tuple[type, ...]]] = {}
+_spec_bases: dict[type, tuple[Registry[Any], tuple[type, ...]]] = {}
 
 
-def open_family(base: type, members: Registry[Any], *, own: tuple[type, ...] = ()) -> None:
+def register_spec_base(base: type, members: Registry[Any], *, own: tuple[type, ...] = ()) -> None:
     """Let fields of type `base` hold any spec class registered in `members`; JSON names the class under `kind`.
 
     Args:
@@ -40,7 +40,7 @@ def open_family(base: type, members: Registry[Any], *, own: tuple[type, ...] = (
         own: classes that JSON stores without a `kind`. If there are any, fields may also hold unregistered classes,
             with the `kind` `MODULE:CLASS`, which can be read back once the module has been imported.
     """
-    _open_families[base] = members, own
+    _spec_bases[base] = members, own
     _converter.cache_clear()
 
 
@@ -49,8 +49,8 @@ def to_json(spec: Any, *, unstructure_as: type | None = None, indent: int | None
 
     Args:
         spec: the spec.
-        unstructure_as: base class, passed to `open_family`, with which the text will be read; the text then contains
-            the `kind` of the spec. None if the text will be read with the spec's own class.
+        unstructure_as: base class, passed to `register_spec_base`, with which the text will be read; the text then
+            contains the `kind` of the spec. None if the text will be read with the spec's own class.
         indent: spaces per level; None for one line.
 
     Raises:
@@ -123,7 +123,7 @@ def _converter() -> Converter:
     )
     converter.register_structure_hook_factory(attrs.has, lambda cls: _object_hook(converter, cls))
     converter.register_unstructure_hook_factory(attrs.has, lambda cls: _object_unstructured(converter, cls))
-    for base, (members, own) in _open_families.items():
+    for base, (members, own) in _spec_bases.items():
         _hook_family(converter, base, members, own)
     return converter
 
@@ -199,7 +199,7 @@ def _object_unstructured(converter: Converter, cls: Any) -> Callable[[Any], dict
             raise ValueError(
                 f"a field of type {exact.__name__} contains an instance of the subclass {type(value).__name__}, but "
                 f"JSON would store only the fields of {exact.__name__}; pass a {exact.__name__}, or register the "
-                "classes with mobileclip.serialization.open_family"
+                "classes with mobileclip.serialization.register_spec_base"
             )
         return write(value)
 

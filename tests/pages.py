@@ -8,11 +8,13 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from mobileclip.evaluation import SUITE, SUITES, evaluation_tasks
 from mobileclip.recipes import header_of, recipe_files
@@ -64,6 +66,30 @@ def models() -> str:
     return _table(*(titles[one] for one in shown), rows=[tuple(row[one] for one in shown) for row in rows])
 
 
+def runtimes() -> str:
+    """Return the towers of `docs/runtimes.json`: the release's times, this library's ratios, both sides' checks."""
+    rows = json.loads((ROOT / "docs" / "runtimes.json").read_text(encoding="utf-8"))["rows"]
+    towers: dict[tuple[str, ...], dict[tuple[str, str], Any]] = {}
+    for row in rows:
+        labels = tuple(row["case"].get(name, "") for name in ("model", "tower", "batch", "ids"))
+        towers.setdefault(labels, {})[row["case"]["side"], row["case"]["form"]] = row
+    lines = []
+    for (model, tower, batch, ids), found in towers.items():
+        count = f"one {tower}" if batch == "1" else f"{batch} {tower}s"
+        cells = [f"{model.upper()}, {count}" + (f" of {ids} ids" if ids else "")]
+        for form in ("openvino", "openvino_bf16"):
+            time, ratio = found["release", form]["values"]["time"], found["ours", form]["values"]["ratio"]
+            cells.append(f"{time['number']:,.0f}" if time["number"] >= 100 else f"{time['number']:.1f}")
+            cells.append(f"**{ratio['number']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})**")
+        for side in ("release", "ours"):
+            notes = found[side, "openvino_bf16"]["notes"]
+            verdict = "passed" if notes["checks"] == "passed" else "failed"
+            cells.append(f"{verdict}: {notes['least cosine']}, {notes['first results']}")
+        lines.append(tuple(cells))
+    titles = ("", "release float32, ms", "**ratio**", "release bfloat16, ms", "**ratio**")
+    return _table(*titles, "release's bfloat16 check", "our bfloat16 check", rows=lines)
+
+
 def _written(table: Callable[[], Table]) -> Callable[[], str]:
     def text() -> str:
         titles, rows = table()
@@ -72,7 +98,7 @@ def _written(table: Callable[[], Table]) -> Callable[[], str]:
     return text
 
 
-_OWN = (tasks, registries, recipes, models)
+_OWN = (tasks, registries, recipes, models, runtimes)
 BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _OWN} | {
     one.__name__: _written(one)
     for one in (

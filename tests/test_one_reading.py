@@ -15,7 +15,7 @@ from PIL import Image
 
 import mobileclip
 from mobileclip.cli.__main__ import main
-from mobileclip.collections import Collection, Match, small_pictures
+from mobileclip.collections import Collection, Match, small_images
 from mobileclip.data import (
     AugmentationParams,
     ImageError,
@@ -37,7 +37,7 @@ from mobileclip.inference.comparison import calibration_crops
 from mobileclip.inference.embedding import read_embeddings as read_archive
 from mobileclip.inputs import ImageInput
 from mobileclip.training.finetuning.tasks import open_task
-from tests.odd_pictures import broken, drawing, encoded, readable, stamp, turned
+from tests.odd_images import broken, drawing, encoded, readable, stamp, turned
 
 ROOT = Path(mobileclip.__file__).parent
 # What an index keeps is in half precision.
@@ -155,7 +155,7 @@ def test_eval_and_fine_tuning(clip, folder, expected):
     same({key.rpartition("/")[2]: row for key, row in zip(features.keys, rows, strict=True)}, by_stem(expected))
     assert report.num_skipped == len(broken())
     task = open_task(str(folder), "classes", ("{}",))
-    kept, rows = session.embed_pictures(
+    kept, rows = session.embed_images(
         task.samples(left_out := SkipReport()),
         lambda sample: sample.image,
         keep=lambda sample: sample.key.rpartition("/")[2],
@@ -224,7 +224,7 @@ def test_pictures_for_people_stand_on_paper(tmp_path):
     path.write_bytes(encoded(stamp(), "PNG"))
     unknown = dict.fromkeys(("part", "camera", "taken", "latitude", "longitude", "time"))
     match = Match(id=1, score=1.0, path=str(path), width=48, height=48, size=path.stat().st_size, **unknown)
-    (shown,) = small_pictures([match], 48)
+    (shown,) = small_images([match], 48)
     assert shown.getpixel((0, 0)) == PAPER
     (sample,) = [ImageTextSample(key="stamp", captions=("a disc",), image=path.read_bytes())]
     (shard,) = write_shards(tmp_path / "shards", [sample], samples_per_shard=1)

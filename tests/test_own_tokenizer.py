@@ -216,4 +216,4 @@ def test_an_export_has_a_tokenizer_of_the_same_ids(contracts, files, tmp_path, k
     assert contract["text"]["end_id"] == contracts[kind].end_id
     assert contract["text"]["input"]["tokenizer"]["sha256"] == contracts[kind].tokenizer.sha256
     report = verify_export(tmp_path / "out", show_progress=False)
-    assert all(gate.passed for gate in report.gates)
+    assert all(check.passed for check in report.checks)

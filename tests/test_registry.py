@@ -92,10 +92,9 @@ def test_a_broken_package_is_named_and_harms_nobody(tmp_path, monkeypatch):
     registry.add("own", 1)
     assert registry.resolve("own") == 1
     assert registry["whole"] == 3
-    message = r"the hue 'torn' of broken_plugin 1\.0 cannot be imported: RuntimeError: no such driver"
-    with pytest.warns(UserWarning, match=f"{message}; it is left out"):
+    with pytest.warns(UserWarning, match=r"torn.*broken_plugin 1\.0.*no such driver"):
         assert sorted(registry) == ["own", "whole"]
-    with pytest.raises(ValueError, match=message):
+    with fails(ValueError, "torn", "broken_plugin 1.0", "no such driver"):
         registry.resolve("torn")
 
 
@@ -108,7 +107,7 @@ def test_a_package_with_a_name_that_is_taken_is_named_and_harms_nobody(tmp_path,
     install(tmp_path, package, "tone", "plain", source)
     monkeypatch.syspath_prepend(tmp_path)
     assert registry.resolve("plain") == 1
-    with pytest.warns(UserWarning, match=rf"the tone 'plain' of {package} 1\.0 .*(taken|registered already)"):
+    with pytest.warns(UserWarning, match=rf"plain.*{package} 1\.0"):
         assert dict(registry) == {"plain": 1}
 
 
@@ -118,7 +117,7 @@ def test_of_two_packages_with_one_name_the_second_is_named(tmp_path, monkeypatch
     monkeypatch.syspath_prepend(tmp_path)
     registry = Registry("ink")
     assert registry["black"] == 1
-    with pytest.warns(UserWarning, match=r"'black' of b_plugin 1\.0 has a name that is taken"):
+    with pytest.warns(UserWarning, match=r"black.*b_plugin 1\.0"):
         assert len(registry) == 1
 
 
@@ -188,7 +187,7 @@ def test_parts_of_a_module_survive_the_process_that_registered_them(tmp_path):
     alone = python(*info)
     assert alone.status == 2
     assert "unknown token mixer 'pooling'; known: " in alone.output
-    assert "with `--import MODULE`" in alone.output
+    assert "--import MODULE" in alone.output
     found = python(*info, **{MODULES: str(parts)})
     assert found.status == 0, found.output
 

@@ -26,7 +26,7 @@ from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output
 from mobileclip.terminal import say, say_json
 from mobileclip.terminal.common import Rare
-from mobileclip.terminal.pictures import can_show_pictures, show_pictures
+from mobileclip.terminal.pictures import can_show_images, show_images
 from mobileclip.terminal.status import conclude
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def search(
         require_file(path, "an image file")
     require_page(output, overwrite=overwrite)
     _require_drawn(output, is_one_query=query is not None or bool(image), explain=explain)
-    if thumbnails and (as_json or not can_show_pictures()):
+    if thumbnails and (as_json or not can_show_images()):
         raise ValueError(
             "--thumbnails needs a terminal with colours and excludes --json; --output PAGE.html writes a file"
         )
@@ -231,7 +231,7 @@ def serve(
 
 def _show(matches: Matches, *, thumbnails: bool, as_json: bool) -> None:
     """Print the results of one query."""
-    from mobileclip.collections import small_pictures
+    from mobileclip.collections import small_images
 
     if not matches.is_exact:
         say("the search is approximate and may miss a few images", error=True)
@@ -242,7 +242,7 @@ def _show(matches: Matches, *, thumbnails: bool, as_json: bool) -> None:
     elif not matches:
         say("nothing was found", error=True)
     elif thumbnails:
-        show_pictures(zip(small_pictures(matches, _THUMBNAIL), lines, strict=True))
+        show_images(zip(small_images(matches, _THUMBNAIL), lines, strict=True))
     else:
         say("\n".join(lines))
 

@@ -154,9 +154,9 @@ def _loses(folder: Path, checkpoint: str, spec: EvaluationSpec) -> bool:
     """Print an export's loss of accuracy on a data set, and return whether it is significant."""
     from mobileclip.evaluation.results import differences
     from mobileclip.evaluation.run import evaluate_models, summarize
-    from mobileclip.export.running import require_made_of
+    from mobileclip.export.running import require_exported_from
 
-    require_made_of(folder, checkpoint)
+    require_exported_from(folder, checkpoint)
     run = evaluate_models([f"model={checkpoint}", f"export={folder}"], spec, console=console())
     if run.failures:
         raise ValueError("; ".join(failure.message for failure in run.failures))

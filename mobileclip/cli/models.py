@@ -291,7 +291,7 @@ def convert(
         raise ValueError(f"{source} is also the output; choose another name for the output")
     stored = read_checkpoint(source, model, tower=tower).of_size(image_size=image_size, context_length=context_length)
     converted = reparameterize(stored.build(), inplace=True) if fold else stored.build()
-    converted.taught = converted_from(source, model, stored)  # type: ignore[assignment]
+    converted.provenance = converted_from(source, model, stored)  # type: ignore[assignment]
     if to == "transformers":
         licence = hub_licence_of(source)
         save_pretrained(converted, output, license=licence, library=to, overwrite=overwrite)

@@ -12,7 +12,7 @@ from mobileclip.collections.locations import default_index, find_index, moved_in
 from mobileclip.collections.merge import MergeReport
 from mobileclip.collections.metadata import ModelSource
 from mobileclip.collections.nearest import GraphSizes
-from mobileclip.collections.pictures import small_pictures
+from mobileclip.collections.pictures import small_images
 from mobileclip.collections.read import IndexOptions
 from mobileclip.collections.scan import Scan, scan
 from mobileclip.collections.search import Matches
@@ -49,7 +49,7 @@ __all__ = [
     "parse_condition",
     "require_threshold",
     "scan",
-    "small_pictures",
+    "small_images",
     "write_list",
     "write_matches",
     "write_page",

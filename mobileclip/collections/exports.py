@@ -16,7 +16,7 @@ import numpy as np
 
 from mobileclip import storage
 from mobileclip.collections.metadata import IndexMetadata
-from mobileclip.collections.pictures import small_pictures, webp
+from mobileclip.collections.pictures import small_images, webp
 from mobileclip.collections.snapshot import Match, Snapshot, match_of
 from mobileclip.collections.store import COLUMNS, Row, Store
 from mobileclip.extras import needed
@@ -174,7 +174,7 @@ def write_web_file(
     with Progress(
         "making small copies", total=len(matches), unit="images", console=console(shown=show_progress)
     ) as bar:
-        for picture in small_pictures(matches, _SIDE):
+        for picture in small_images(matches, _SIDE):
             thumbnails += b"" if picture is None else webp(picture, _QUALITY)
             ends.append(len(thumbnails))
             bar.advance()

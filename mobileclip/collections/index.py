@@ -13,7 +13,7 @@ import attrs
 from mobileclip.collections.known import KnownFiles, KnownRow
 from mobileclip.collections.metadata import ModelSource
 from mobileclip.collections.read import FileReader, FileTask, Findings, IndexOptions, KnownContent
-from mobileclip.collections.scan import FoundFile, Presence, Scan, estimated_pictures, is_inside
+from mobileclip.collections.scan import FoundFile, Presence, Scan, estimated_images, is_inside
 from mobileclip.collections.store import Store
 from mobileclip.data import LostProcessError, Skip
 from mobileclip.encoders import is_export
@@ -147,7 +147,7 @@ class FindingsWriter:
 
 
 # Number of images in a group: a few seconds of work, and at most the worker's share.
-_MOST_PICTURES, _LEAST_PICTURES = 256, 16
+_MOST_IMAGES, _LEAST_IMAGES = 256, 16
 _GROUPS_A_WORKER = 8
 
 
@@ -182,7 +182,7 @@ def units_of(
     """
     pictures = [task for task in tasks if task.file.kind == "picture" and task.file.path not in suspects]
     share = -(-len(pictures) // (_GROUPS_A_WORKER * num_workers))
-    size = min(max(share, _LEAST_PICTURES), _MOST_PICTURES)
+    size = min(max(share, _LEAST_IMAGES), _MOST_IMAGES)
     groups = [tuple(pictures[start : start + size]) for start in range(0, len(pictures), size)]
     groups += [(task,) for task in tasks if task.file.kind != "picture" or task.file.path in suspects]
     return [_unit(group, known_of) for group in groups]
@@ -289,7 +289,7 @@ class FileEncoder:
             LostProcessError: if a decoding process dies; the index keeps finished images.
             OSError: if the index cannot be written.
         """
-        options, writer, num_about = self.options, self.writer, estimated_pictures(files)
+        options, writer, num_about = self.options, self.writer, estimated_images(files)
         clip = select_backend(
             clip,
             (Path(file.path) for file in files if file.kind == "picture"),
@@ -341,7 +341,7 @@ class FileEncoder:
             identity=about.identity,
             folder=str(self.store.folder),
             options=self.options,
-            num_pictures=estimated_pictures(files) // engine.most_workers(len(units)),
+            num_pictures=estimated_images(files) // engine.most_workers(len(units)),
             examples=tuple(islice((file for file in files if file.kind == "picture"), _EXAMPLES)),
         )
         # The store already holds the lock of the folder.

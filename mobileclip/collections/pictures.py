@@ -18,14 +18,14 @@ from mobileclip.collections.scan import stamp_of
 from mobileclip.collections.snapshot import Match
 from mobileclip.data import LIMITS, ImageError, Skip, SkipReport, read_image_file, read_shard
 from mobileclip.datasets import VideoFile, load_shown
-from mobileclip.inference import Encoded, ImageTextModel, Moment, Picture, encode_pictures
+from mobileclip.inference import Encoded, ImageTextModel, Moment, Picture, encode_images
 
 _REDUCTIONS = (8, 4, 2)
 # Side, quality and size limit of copies of examples: the largest image towers use 448 pixels.
 _COPY_SIDE, _COPY_QUALITY, _COPY_BYTES = 512, 90, 2**16
 
 
-def small_pictures(matches: Sequence[Match], side: int) -> Iterator[Image.Image | None]:
+def small_images(matches: Sequence[Match], side: int) -> Iterator[Image.Image | None]:
     """Yield the images at display size; None for an unreadable image.
 
     Args:
@@ -186,7 +186,7 @@ def reencode(
         LostProcessError: if a decoding process dies.
     """
     aside: list[Reencoded] = []
-    encoded = encode_pictures(
+    encoded = encode_images(
         clip, _pictures(rows, aside), reduced=reduced, batch_size=batch_size, num_workers=num_workers
     )
     for one in encoded:

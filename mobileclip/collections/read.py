@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from mobileclip import storage
 from mobileclip.collections.metadata import FinishedFile
-from mobileclip.collections.scan import FoundFile, estimated_pictures
+from mobileclip.collections.scan import FoundFile, estimated_images
 from mobileclip.collections.store import Row
 from mobileclip.collections.videos import Frames, SceneChooser, hash_file, look_at_video
 from mobileclip.data import CameraNotes, ImageError, Pixels, Skip, SkipReport, read_shard
 from mobileclip.hardware import FastPrecision
-from mobileclip.inference import Encoded, ImageTextModel, Moment, Picture, PictureRead, encode_pictures
+from mobileclip.inference import Encoded, ImageRead, ImageTextModel, Moment, Picture, encode_images
 from mobileclip.inputs import Decode
 from mobileclip.strict import strict
 
@@ -167,7 +167,7 @@ class FileReader:
     def __init__(self, tasks: Sequence[FileTask], known: KnownContent, options: IndexOptions) -> None:
         self._tasks, self._known, self._options = tasks, known, options
         self.findings = Findings()
-        self.num_expected = estimated_pictures(task.file for task in tasks)
+        self.num_expected = estimated_images(task.file for task in tasks)
         self._scenes = SceneChooser()
         self._torn: set[str] = set()
         self._asked: Counter[str] = Counter()
@@ -184,7 +184,7 @@ class FileReader:
         Raises:
             LostProcessError: if a decoding process dies.
         """
-        encoded = encode_pictures(
+        encoded = encode_images(
             clip,
             self._pictures(),
             reduced=self._options.decode == "fast",
@@ -212,10 +212,10 @@ class FileReader:
                 known = self._known.of_size(file.size)
                 yield Picture(key=_Wanted(file=file), name=file.path, source=Path(file.path), known=known)
                 continue
-            yield from self._pictures_of_shard(task) if file.kind == "shard" else self._frames_of_video(file)
-            self.num_expected += self._asked[file.path] - estimated_pictures([file])
+            yield from self._images_of_shard(task) if file.kind == "shard" else self._frames_of_video(file)
+            self.num_expected += self._asked[file.path] - estimated_images([file])
 
-    def _pictures_of_shard(self, task: FileTask) -> Iterator[Picture[_Wanted]]:
+    def _images_of_shard(self, task: FileTask) -> Iterator[Picture[_Wanted]]:
         """Yield the images of a shard, without images that an earlier interrupted job already wrote to the index."""
         file = task.file
         skips = SkipReport(log=False)
@@ -319,7 +319,7 @@ class FileReader:
     def _add(
         self,
         wanted: _Wanted,
-        read: PictureRead,
+        read: ImageRead,
         embedding: NDArray[np.float32],
         *,
         size: int,

@@ -80,7 +80,7 @@ def _is_there(path: str, is_kind: Callable[[int], bool]) -> bool:
 EXPECTED = "expected images, videos, folders with these, or tar shards on this machine, such as 'shards/{000..127}.tar'"
 _SHARD = ".tar"
 # Approximate number of bytes per encoded image: an image from the web, and ten seconds of a video.
-_BYTES_OF_A_PICTURE = {"shard": 2**16, "video": 2**23}
+_BYTES_PER_IMAGE = {"shard": 2**16, "video": 2**23}
 
 
 @attrs.frozen(kw_only=True)
@@ -121,9 +121,9 @@ class Scan:
         return any(is_inside(path, one) for one in self.inputs)
 
 
-def estimated_pictures(files: Iterable[FoundFile]) -> int:
+def estimated_images(files: Iterable[FoundFile]) -> int:
     """Return the approximate number of images in files."""
-    return sum(1 if file.kind == "picture" else 1 + file.size // _BYTES_OF_A_PICTURE[file.kind] for file in files)
+    return sum(1 if file.kind == "picture" else 1 + file.size // _BYTES_PER_IMAGE[file.kind] for file in files)
 
 
 def scan(inputs: Sequence[str], *, may_be_missing: bool = False) -> Scan:

@@ -13,9 +13,9 @@ from PIL import Image
 
 from mobileclip import storage
 from mobileclip.collections.duplicates import DuplicateGroup, Duplicates
-from mobileclip.collections.pictures import small_pictures
+from mobileclip.collections.pictures import small_images
 from mobileclip.collections.snapshot import Match
-from mobileclip.datasets import SIDE, Section, Thumbnail, write_pictures
+from mobileclip.datasets import SIDE, Section, Thumbnail, write_images
 
 # The page of `mobileclip serve` has the same colours, in explain.js. The last number is the maximum opacity.
 _WARM, _COLD, _STRONGEST = (214, 58, 0), (0, 84, 190), 150
@@ -35,7 +35,7 @@ def write_matches(path: Path, title: str, matches: Sequence[Match], maps: Sequen
     Raises:
         OSError: if the file cannot be written.
     """
-    shown = zip(matches, small_pictures(matches, SIDE), maps or [None] * len(matches), strict=True)
+    shown = zip(matches, small_images(matches, SIDE), maps or [None] * len(matches), strict=True)
     pictures = [
         Thumbnail(
             picture=picture if picture is None or shares is None else overlay_map(picture, shares),
@@ -45,7 +45,7 @@ def write_matches(path: Path, title: str, matches: Sequence[Match], maps: Sequen
         for match, picture, shares in shown
     ]
     notes = (*(() if maps is None else (_EXPLAINED,)), *(() if pictures else ("nothing was found",)))
-    write_pictures(path, title, [Section(pictures=pictures)], notes=notes)
+    write_images(path, title, [Section(pictures=pictures)], notes=notes)
 
 
 def scale_of(shares: Map) -> str:
@@ -111,7 +111,7 @@ def write_page(path: Path, groups: Duplicates, *, threshold: float) -> None:
     if len(groups) > _MOST_GROUPS:
         notes.append(f"The first {_MOST_GROUPS} groups are shown; the list has all groups.")
     title = f"{len(groups)} group{'' if len(groups) == 1 else 's'} of similar images"
-    write_pictures(path, title, _sections(groups), notes=notes)
+    write_images(path, title, _sections(groups), notes=notes)
 
 
 def _sections(groups: Duplicates) -> Iterator[Section]:
@@ -126,7 +126,7 @@ def _sections(groups: Duplicates) -> Iterator[Section]:
 
 
 def _group(matches: Sequence[Match]) -> Iterator[Thumbnail]:
-    for number, (match, picture) in enumerate(zip(matches, small_pictures(matches, SIDE), strict=True)):
+    for number, (match, picture) in enumerate(zip(matches, small_images(matches, SIDE), strict=True)):
         facts = f"{match.width} x {match.height}, {match.size / 1000:,.0f} kB"
         lines = (
             f"similarity {match.score:.3f}" if number else "best copy",

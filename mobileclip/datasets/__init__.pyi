@@ -3,7 +3,7 @@ from .inspection import (
     Section as Section,
     Thumbnail as Thumbnail,
     load_shown as load_shown,
-    write_pictures as write_pictures,
+    write_images as write_images,
 )
 from .labelled import (
     ClassData as ClassData,

@@ -94,7 +94,7 @@ def load_shown(source: ImageSource, *, orient: bool = True, reduce: int = 1) -> 
     return load_image(source, orient=orient, background=PAPER, reduce=reduce)
 
 
-def write_pictures(path: Path, title: str, sections: Iterable[Section], *, notes: Sequence[str] = ()) -> None:
+def write_images(path: Path, title: str, sections: Iterable[Section], *, notes: Sequence[str] = ()) -> None:
     """Write an HTML page of images, with escaped texts.
 
     Args:
@@ -323,7 +323,7 @@ def write_inspection(path: Path, inspection: Inspection) -> None:
     Raises:
         OSError: if the page cannot be written.
     """
-    write_pictures(path, inspection.sample.key, _sections(inspection, is_drawn=True))
+    write_images(path, inspection.sample.key, _sections(inspection, is_drawn=True))
 
 
 def _find(shard: str, key: str | None) -> RawSample:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from mobileclip.encoders.towers import WIDTH
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.registry import Registry
-from mobileclip.serialization import open_family
+from mobileclip.serialization import register_spec_base
 from mobileclip.strict import strict
 
 Spec = TypeVar("Spec", bound=attrs.AttrsInstance)
 
-TRAINING_ALONE = {"mobileclip.used": "in training alone"}
+TRAINING_ONLY = {"mobileclip.used": "in training alone"}
 """Metadata of a field that affects an encoder's initialisation or training, but not the function of its trained
 weights."""
 
@@ -179,9 +179,9 @@ Add your own here, or by an entry point in the group `mobileclip.text_encoder_fa
 token_mixers: Registry[type[TokenMixerSpec]] = Registry("token_mixer")
 """Spec classes of token mixers, by name; add your own here, or by an entry point in `mobileclip.token_mixer`."""
 
-open_family(ImageEncoderSpec, image_encoder_families)
-open_family(TextEncoderSpec, text_encoder_families)
-open_family(TokenMixerSpec, token_mixers)
+register_spec_base(ImageEncoderSpec, image_encoder_families)
+register_spec_base(TextEncoderSpec, text_encoder_families)
+register_spec_base(TokenMixerSpec, token_mixers)
 
 
 def as_trained(spec: Spec) -> Spec:
@@ -193,7 +193,7 @@ def as_trained(spec: Spec) -> Spec:
     changes: dict[str, Any] = {}
     for field in attrs.fields(type(spec)):
         value = getattr(spec, field.name)
-        if TRAINING_ALONE.items() <= field.metadata.items():
+        if TRAINING_ONLY.items() <= field.metadata.items():
             changes[field.name] = field.default
         elif isinstance(value, ImageEncoderSpec):
             changes[field.name] = as_trained(value)

@@ -23,7 +23,7 @@ from mobileclip.blocks import (
 )
 from mobileclip.blocks.sequence import ActivationCheckpointing
 from mobileclip.encoders.families import (
-    TRAINING_ALONE,
+    TRAINING_ONLY,
     ImageEncoderSpec,
     TokenMixerSpec,
     check_unprojected,
@@ -152,8 +152,8 @@ class MCiSpec(ImageEncoderSpec):
     ffn_ratio: float = attrs.field(default=3.0, validator=[validators.gt(0), validators.le(64)])
     stem_scale_branch: bool = True
     downsample_activation: bool = True
-    layer_scale: float = attrs.field(default=1e-5, metadata=TRAINING_ALONE)
-    drop_path: float = attrs.field(default=0.0, validator=[validators.ge(0), validators.lt(1)], metadata=TRAINING_ALONE)
+    layer_scale: float = attrs.field(default=1e-5, metadata=TRAINING_ONLY)
+    drop_path: float = attrs.field(default=0.0, validator=[validators.ge(0), validators.lt(1)], metadata=TRAINING_ONLY)
     projection: bool = True
 
     def __attrs_post_init__(self) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mobileclip.blocks import Attention, BlockSequence, ConvPatchStem, PatchStem, TransformerLayer
 from mobileclip.blocks.sequence import ActivationCheckpointing
-from mobileclip.encoders.families import TRAINING_ALONE, ImageEncoderSpec, check_unprojected, image_encoder_families
+from mobileclip.encoders.families import TRAINING_ONLY, ImageEncoderSpec, check_unprojected, image_encoder_families
 from mobileclip.encoders.towers import (
     DEPTH,
     WIDTH,
@@ -81,11 +81,11 @@ class ViTSpec(ImageEncoderSpec):
     norm_before: bool = False
     norm_eps: float = attrs.field(default=1e-5, validator=[validators.gt(0), validators.le(1)])
     projection: bool = True
-    drop_path: float = attrs.field(default=0.0, validator=[validators.ge(0), validators.lt(1)], metadata=TRAINING_ALONE)
+    drop_path: float = attrs.field(default=0.0, validator=[validators.ge(0), validators.lt(1)], metadata=TRAINING_ONLY)
     initialization: Literal["timm", "open_clip"] = attrs.field(
         default="timm",
         validator=validators.in_(("timm", "open_clip")),
-        metadata=TRAINING_ALONE,
+        metadata=TRAINING_ONLY,
     )
 
     def __attrs_post_init__(self) -> None:

@@ -502,7 +502,7 @@ class Session:
 
     def _encoded(self, benchmark: Benchmark) -> Features:
         report = SkipReport()
-        samples, embeddings = self.embed_pictures(
+        samples, embeddings = self.embed_images(
             benchmark.samples(report),
             lambda sample: sample.image,
             keep=lambda sample: attrs.evolve(sample, image=b""),
@@ -548,7 +548,7 @@ class Session:
             features = features.with_tensors(text=self.texts(prompts))
         return features, features.report
 
-    def embed_pictures(
+    def embed_images(
         self,
         items: Iterable[KeyedItem],
         content: Callable[[KeyedItem], bytes],
@@ -575,7 +575,7 @@ class Session:
         """
         kept: list[Kept] = []
         rows: list[Tensor] = []
-        views = self.encode_pictures(
+        views = self.encode_images(
             items, lambda item: [view_of(content(item), self.clip.transform)], title=title, total=total
         )
         for item, found in views:
@@ -587,7 +587,7 @@ class Session:
                 rows += [row for row in found if row is not None]
         return kept, torch.stack(rows) if rows else torch.empty(0)
 
-    def encode_pictures(
+    def encode_images(
         self,
         items: Iterable[Item],
         views: Callable[[Item], Views],

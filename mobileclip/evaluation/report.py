@@ -107,9 +107,10 @@ def _require_models(models: Sequence[ModelResults]) -> None:
         raise ValueError(f"models of a report need different names; repeated: {', '.join(map(repr, twice))}")
     for model in models:
         if model.reference is not None and (model.reference not in names or model.reference == model.name):
+            others = ", ".join(repr(name) for name in names if name != model.name)
             raise ValueError(
                 f"{model.name!r} has the reference {model.reference!r}, but a reference must be a "
-                f"different model in the report; expected one of {', '.join(repr(one) for one in names if one != model.name)}"
+                f"different model in the report; expected one of {others}"
             )
 
 

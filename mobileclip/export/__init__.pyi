@@ -12,7 +12,7 @@ from .running import load_export as load_export
 from .spec import ExportSpec as ExportSpec, Place as Place, places as places
 from .targets import Target as Target, targets as targets
 from .verify import (
-    Gate as Gate,
+    Check as Check,
     Ranking as Ranking,
     Report as Report,
     TowerParity as TowerParity,

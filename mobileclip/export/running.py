@@ -274,7 +274,7 @@ def runnable_target(folder: Path, contract: Contract, *, trust: bool) -> Target:
     return target
 
 
-def require_made_of(folder: str | Path, checkpoint: str | Path) -> None:
+def require_exported_from(folder: str | Path, checkpoint: str | Path) -> None:
     """Raise an error if an export was not made from a checkpoint.
 
     Args:

@@ -274,7 +274,7 @@ class TowerExport:
         example = torch.zeros(batch, *self.input_shape, dtype=getattr(torch, self.input_dtype))
         sides = {0: torch.export.Dim("batch", max=largest_batch)} if self.spec.dynamic_batch else {}
         if self.takes_any_size:
-            sides |= sides_of_pictures()
+            sides |= image_sides()
         if self.lengths:
             sides |= {1: torch.export.Dim("tokens", min=SHORTEST, max=self.lengths[-1])}
         return torch.export.export(graph, (example,), dynamic_shapes=(sides,) if sides else None, strict=False)
@@ -350,7 +350,7 @@ def cut_to_length(tokens: Tensor, lengths: Sequence[int], text: TextInput) -> Te
     return tokens[:, : next(length for length in lengths if length >= needed)].contiguous()
 
 
-def sides_of_pictures() -> dict[int, torch.export.Dim]:
+def image_sides() -> dict[int, torch.export.Dim]:
     """Return the dynamic axes of images; the minimum is 2, because torch.export treats a size of 1 as a constant."""
     return {axis: torch.export.Dim(name, min=2, max=MAX_SIZE) for axis, name in ((2, "height"), (3, "width"))}
 

@@ -23,9 +23,9 @@ from .optimizing import (
 )
 from .pictures import (
     Encoded as Encoded,
+    ImageRead as ImageRead,
     Moment as Moment,
     Picture as Picture,
-    PictureRead as PictureRead,
-    encode_pictures as encode_pictures,
+    encode_images as encode_images,
 )
 from .texts import ensemble_prompts as ensemble_prompts, fill_templates as fill_templates

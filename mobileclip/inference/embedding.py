@@ -19,7 +19,7 @@ from mobileclip.hardware import FastPrecision
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.optimizing import select_backend
-from mobileclip.inference.pictures import Picture, encode_pictures
+from mobileclip.inference.pictures import Picture, encode_images
 from mobileclip.inputs import Decode
 from mobileclip.progress import Progress
 from mobileclip.strict import split_lines
@@ -212,7 +212,7 @@ def embed_inputs(
         before: existing embeddings, whose inputs are skipped.
         precision: lowest allowed precision of the image tower, for hundreds of images or more; see `select_backend`.
         batch_size: images or texts per batch.
-        num_workers: number of processes that decode images; see `encode_pictures`.
+        num_workers: number of processes that decode images; see `encode_images`.
         decode: JPEG decoding, `exact` or `fast`; see `read_tower_image`.
     """
     before = before or Embeddings(model=model)
@@ -222,7 +222,7 @@ def embed_inputs(
     texts = tuple(text for text in inputs.texts if text not in known_texts)
     clip = select_backend(clip, paths, len(paths), precision=precision, show_progress=True)
     report = SkipReport(log=False)
-    gathered = (one for data in inputs.data for one in gathered_pictures(data, report, rows=inputs.rows))
+    gathered = (one for data in inputs.data for one in gathered_images(data, report, rows=inputs.rows))
     named = chain(
         (Picture(key=None, name=str(path), source=path) for path in paths),
         (Picture(key=None, name=name, source=source) for name, source in gathered if name not in known),
@@ -233,7 +233,7 @@ def embed_inputs(
     rows = []
     total = None if inputs.data else len(paths)
     with Progress("encoding images", total=total, unit="images", console=console(shown=total != 0)) as bar:
-        for one in encode_pictures(clip, named, reduced=reduced, batch_size=batch_size, num_workers=num_workers):
+        for one in encode_images(clip, named, reduced=reduced, batch_size=batch_size, num_workers=num_workers):
             if one.embedding is None:
                 skipped.append(str(one.read))
             else:
@@ -275,7 +275,7 @@ def read_texts(path: Path) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
-def gathered_pictures(
+def gathered_images(
     data: str,
     report: SkipReport,
     *,

@@ -115,9 +115,9 @@ def stored_space(stored: Stored, place: str | Path) -> ModelIdentity:
     Raises:
         ValueError: if the named space is invalid, or the checkpoint is a tower or classifier that names no space.
     """
-    if stored.taught.space:
+    if stored.provenance.space:
         try:
-            return ModelIdentity.from_json(stored.taught.space)
+            return ModelIdentity.from_json(stored.provenance.space)
         except ValueError as error:
             raise ValueError(f"{place} names an invalid embedding space: {error}") from None
     if not isinstance(stored.spec, DualEncoderSpec):
@@ -139,8 +139,8 @@ def converted_from(source: str | Path, model: str | ModelSpec | None, stored: St
         model: the source's model, if the file does not name it.
         stored: the converted tower or model.
     """
-    if stored.taught.space:
-        return stored.taught
+    if stored.provenance.space:
+        return stored.provenance
     whole = read_checkpoint(source, model)
     space = stored_space(whole, source).to_json() if isinstance(whole.spec, DualEncoderSpec) else ""
-    return attrs.evolve(stored.taught, space=space)
+    return attrs.evolve(stored.provenance, space=space)

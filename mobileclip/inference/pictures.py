@@ -113,7 +113,7 @@ class Picture(Generic[Key]):
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class PictureRead:
+class ImageRead:
     """A decoded image: the model's input, and metadata.
 
     Args:
@@ -144,12 +144,12 @@ class Encoded(Generic[Key]):
     """
 
     picture: Picture[Key]
-    read: PictureRead | ImageError
+    read: ImageRead | ImageError
     embedding: NDArray[np.float32] | None = None
 
 
 @attrs.frozen(kw_only=True)
-class PictureReader:
+class ImageReader:
     """Reads and decodes images for a model, in this process or in another.
 
     Args:
@@ -160,12 +160,12 @@ class PictureReader:
     transform: ImageTransform
     reduced: bool
 
-    def __call__(self, chunk: _Chunk) -> list[PictureRead | ImageError]:
+    def __call__(self, chunk: _Chunk) -> list[ImageRead | ImageError]:
         """Decode images; an image that fails becomes its error."""
         with _OpenVideo() as video:
             return [self._attempt(picture, video) for picture in chunk.pictures]
 
-    def _attempt(self, picture: Picture[None], video: _OpenVideo) -> PictureRead | ImageError:
+    def _attempt(self, picture: Picture[None], video: _OpenVideo) -> ImageRead | ImageError:
         try:
             if isinstance(picture.source, Moment):
                 return self._read_frame(picture.source, picture.name, video)
@@ -177,19 +177,19 @@ class PictureReader:
             raise_machine_fault(error)
             return ImageError("corrupt", f"image {picture.name!r} cannot be decoded ({type(error).__name__}: {error})")
 
-    def _read_frame(self, moment: Moment, name: str, video: _OpenVideo) -> PictureRead:
+    def _read_frame(self, moment: Moment, name: str, video: _OpenVideo) -> ImageRead:
         image = video.frame(moment, f"video {name!r}")
         pixels = self.transform.pixels(image, name=f"video {name!r}")
-        return PictureRead(sha256="", num_bytes=0, pixels=pixels, width=image.width, height=image.height)
+        return ImageRead(sha256="", num_bytes=0, pixels=pixels, width=image.width, height=image.height)
 
-    def _read(self, picture: Picture[None], source: Path | bytes) -> PictureRead:
+    def _read(self, picture: Picture[None], source: Path | bytes) -> ImageRead:
         name = f"image {picture.name!r}"
         data = read_image_file(source, LIMITS, name)
         digest = hashlib.sha256(data).hexdigest()
         if digest in picture.known:
-            return PictureRead(sha256=digest, num_bytes=len(data))
+            return ImageRead(sha256=digest, num_bytes=len(data))
         image = read_tower_image(data, self.transform, reduced=self.reduced, name=name)
-        return PictureRead(
+        return ImageRead(
             sha256=digest,
             num_bytes=len(data),
             pixels=image.pixels,
@@ -232,7 +232,7 @@ class _Chunk:
         return f"{self.pictures[0].name} and {len(self.pictures) - 1} others"
 
 
-def encode_pictures(
+def encode_images(
     clip: ImageTextModel,
     pictures: Iterable[Picture[Key]],
     *,
@@ -254,9 +254,9 @@ def encode_pictures(
     Raises:
         LostProcessError: if a process ends abruptly.
     """
-    reader = PictureReader(transform=clip.transform, reduced=reduced)
+    reader = ImageReader(transform=clip.transform, reduced=reduced)
 
-    def wanted() -> Iterator[tuple[tuple[Picture[Key], PictureRead | ImageError], list[Pixels]]]:
+    def wanted() -> Iterator[tuple[tuple[Picture[Key], ImageRead | ImageError], list[Pixels]]]:
         for picture, read in _read_ahead(pictures, reader, num_workers):
             seen = None if isinstance(read, ImageError) else read.pixels
             is_chosen = seen is not None and (choose is None or choose(picture, seen))
@@ -273,8 +273,8 @@ def encode_pictures(
 
 
 def _read_ahead(
-    pictures: Iterable[Picture[Key]], reader: Callable[[_Chunk], list[PictureRead | ImageError]], num_workers: int
-) -> Iterator[tuple[Picture[Key], PictureRead | ImageError]]:
+    pictures: Iterable[Picture[Key]], reader: Callable[[_Chunk], list[ImageRead | ImageError]], num_workers: int
+) -> Iterator[tuple[Picture[Key], ImageRead | ImageError]]:
     sent: deque[tuple[Picture[Key], ...]] = deque()
 
     def chunks() -> Iterator[_Chunk]:

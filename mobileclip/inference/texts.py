@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.encoders import DualEncoder
-from mobileclip.encoders.checkpoints.saving import UNTAUGHT
+from mobileclip.encoders.checkpoints.saving import NO_PROVENANCE
 from mobileclip.inference.forms import with_towers
 from mobileclip.strict import repeated
 
@@ -174,7 +174,7 @@ class TextSide:
         from mobileclip.data.text.tokenizer import Tokenizer
 
         model = model if tower is None else with_towers(model, text_encoder=tower)
-        packed = getattr(model.text_encoder, "taught", UNTAUGHT).ngrams
+        packed = getattr(model.text_encoder, "provenance", NO_PROVENANCE).ngrams
         # A tower may have its own tokenizer, which the spec does not describe.
         tokenizer = getattr(model.text_encoder, "tokenizer", None) or Tokenizer(model.spec.text.input)
         return cls(model, tokenizer, None if packed is None else KnownNgrams(packed))

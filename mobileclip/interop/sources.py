@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mobileclip.encoders.checkpoints.loading import Source, sources
+from mobileclip.encoders.checkpoints.loading import ModelSource, model_sources
 from mobileclip.interop.open_clip_models import OpenClipSource, open_clip_package, open_clip_source, read_open_clip
 from mobileclip.interop.transformers_models import TransformersSource, read_dual_encoder
 
@@ -41,17 +41,17 @@ def _licence(place: str | Path | None) -> str | None:
     return str(named or said) if said else None
 
 
-sources.add(
+model_sources.add(
     "open_clip",
-    Source(
+    ModelSource(
         read=lambda text: read_open_clip(open_clip_source(text)),
         check=open_clip_source,
         licence=lambda text: _licence(_card_of(open_clip_source(text))),
     ),
 )
-sources.add(
+model_sources.add(
     "transformers",
-    Source(
+    ModelSource(
         read=lambda text: read_dual_encoder(_of_hub(text)),
         check=_of_hub,
         licence=lambda text: _licence(Path(_of_hub(text).model) if _of_hub(text).is_folder else _of_hub(text).model),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from mobileclip.registry import Registry
-from mobileclip.serialization import open_family
+from mobileclip.serialization import register_spec_base
 
 
 class LossTerms(NamedTuple):
@@ -71,7 +71,7 @@ class LossSpec(abc.ABC):
 
 losses: Registry[Callable[..., LossSpec]] = Registry("loss")
 """Losses by name; third parties add their own here or by an entry point in `mobileclip.loss`."""
-open_family(LossSpec, losses)
+register_spec_base(LossSpec, losses)
 
 
 def compute_dtype(embedding: Tensor) -> torch.dtype:

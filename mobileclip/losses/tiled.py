@@ -348,13 +348,13 @@ class Processes:
             self.group = resolve(group_name)
             self.rank, self.size = distributed.get_rank(self.group), distributed.get_world_size(self.group)
 
-    def agree(self, facts: Mapping[str, int], error: ValueError | None, device: torch.device) -> None:
+    def agree(self, expected_equal: Mapping[str, int], error: ValueError | None, device: torch.device) -> None:
         """Raise an error in every process if one process has an error, or if values differ between processes.
 
         Otherwise, the other processes would wait for the failed process in the next exchange.
 
         Args:
-            facts: values that must be equal in all processes, keyed by display name.
+            expected_equal: values that must be equal in all processes, keyed by display name.
             error: error of this process's batch; None if the batch is valid.
             device: device for collective operations of the group.
 
@@ -365,7 +365,7 @@ class Processes:
             if error is not None:
                 raise error
             return
-        mine = torch.tensor([int(error is None), *facts.values()], dtype=torch.int64, device=device)
+        mine = torch.tensor([int(error is None), *expected_equal.values()], dtype=torch.int64, device=device)
         sound, *columns = self.gather(mine[None]).T.tolist()
         if error is not None:
             raise error
@@ -373,7 +373,7 @@ class Processes:
             raise ValueError(
                 f"process {sound.index(0)} of {self.size} has an invalid batch; see the error of that process"
             )
-        for name, values in zip(facts, columns, strict=True):
+        for name, values in zip(expected_equal, columns, strict=True):
             if len(set(values)) > 1:
                 raise ValueError(
                     f"{name} must be equal in all processes, but the values by process are {values}; pass batches of "
@@ -507,7 +507,7 @@ def _check(batch: EmbeddingBatch, processes: Processes) -> None:
     except ValueError as found:
         error = found
     image = batch.image
-    facts = {
+    expected_equal = {
         "the number of pairs": image.shape[0] if image.ndim else 0,
         "the embeddings' dim": image.shape[-1] if image.ndim else 0,
         "the number of caption sets": len(batch.captions()),
@@ -519,8 +519,10 @@ def _check(batch: EmbeddingBatch, processes: Processes) -> None:
         "teachers' synthetic captions": batch.teacher_syn_text,
     }
     for name, one in exchanged.items():
-        facts[f"the dtype of the {name}"] = -1 if one is None or one.dtype not in _DTYPES else _DTYPES.index(one.dtype)
-    processes.agree(facts, error, image.device)
+        expected_equal[f"the dtype of the {name}"] = (
+            -1 if one is None or one.dtype not in _DTYPES else _DTYPES.index(one.dtype)
+        )
+    processes.agree(expected_equal, error, image.device)
 
 
 @torch.library.register_fake("mobileclip::pair_terms", lib=_LIBRARY)  # type: ignore[untyped-decorator]

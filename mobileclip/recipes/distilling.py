@@ -247,7 +247,7 @@ def open_teacher(text: str, *, device: str = "cpu", trust: bool = False) -> Open
         stored = read_checkpoint(place, one.model, mmap=True)
         if isinstance(stored.spec, TextEncoderSpec):
             return _of_tower(stored, place, device)
-        if stored.taught.space or not isinstance(stored.spec, DualEncoderSpec):  # else its own space
+        if stored.provenance.space or not isinstance(stored.spec, DualEncoderSpec):  # else its own space
             space = stored_space(stored, place)
         tower = partial(_trainable, place, one.model)
     clip = load(*one.source, device=device, trust=trust, identify=True)
@@ -291,7 +291,7 @@ def _of_tower(stored: Stored, place: str, device: str) -> OpenedTeacher:
             encode_texts=encode,
         ),
         text=spec.input,
-        space=stored.taught.space,
+        space=stored.provenance.space,
         tower=partial(_trainable, place, None),
     )
 

@@ -47,7 +47,7 @@ def evaluate_task(
     """
     report = SkipReport()
     session = Session(model, show_progress=False)
-    samples, image = session.embed_pictures(
+    samples, image = session.embed_images(
         task.samples(report),
         _picture,
         keep=lambda sample: attrs.evolve(sample, image=None),

@@ -29,7 +29,7 @@ from mobileclip.encoders.checkpoints import load_model
 from mobileclip.hardware import WIDE_PRECISIONS, WidePrecision, dtype_of
 from mobileclip.interop.open_clip_models import OpenClipSource, coca_of, load_open_clip
 from mobileclip.registry import Registry
-from mobileclip.serialization import open_family
+from mobileclip.serialization import register_spec_base
 from mobileclip.strict import repeated, strict
 from mobileclip.tensor_files import CheckpointError
 from mobileclip.tensor_files.weights import weights_sha256
@@ -98,7 +98,7 @@ class CaptionerSpec(ABC):
 captioners: Registry[type[CaptionerSpec]] = Registry("captioner", home="mobileclip.reinforce.image_text_to_text")
 """Captioners by name; third parties add their own here or by an entry point in `mobileclip.captioner`."""
 
-open_family(CaptionerSpec, captioners)
+register_spec_base(CaptionerSpec, captioners)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)

@@ -23,7 +23,7 @@ from mobileclip.interop.open_clip_models import OpenClipSource, read_open_clip
 from mobileclip.interop.transformers_models import TransformersSource, read_dual_encoder
 from mobileclip.registry import Registry
 from mobileclip.reparam import reparameterize
-from mobileclip.serialization import open_family
+from mobileclip.serialization import register_spec_base
 from mobileclip.strict import strict
 from mobileclip.tensor_files.weights import weights_sha256
 
@@ -211,7 +211,7 @@ class TeacherSpec(ABC):
 teachers: Registry[type[TeacherSpec]] = Registry("teacher")
 """Spec classes of teachers by name; add your own here or by an entry point in `mobileclip.teacher`."""
 
-open_family(TeacherSpec, teachers)
+register_spec_base(TeacherSpec, teachers)
 
 
 def build_ensemble(specs: Sequence[TeacherSpec], device: str = "cpu") -> TeacherEnsemble:

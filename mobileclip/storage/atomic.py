@@ -92,7 +92,7 @@ def _sweep(folder: Path, _: int) -> None:
         with suppress(OSError):
             clear = {_TEMPORARY: remove_tree, _ORIGINAL: _put_back}.get(left.suffix)
             is_old = time.time() - left.lstat().st_mtime > LEFT_OVER_SECONDS
-            if clear is not None and (is_old or _is_of_the_dead(left.name)):
+            if clear is not None and (is_old or _has_dead_writer(left.name)):
                 clear(left)
 
 
@@ -121,7 +121,7 @@ def _name() -> str:
     return f"{PREFIX}{_place()}-{os.getpid()}-{secrets.token_hex(6)}"
 
 
-def _is_of_the_dead(name: str) -> bool:
+def _has_dead_writer(name: str) -> bool:
     """Return whether the name belongs to a dead process of this machine."""
     place, _, rest = name.removeprefix(PREFIX).partition("-")
     process = rest.partition("-")[0]

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 _UPPER_HALF = "▀"
 
 
-def can_show_pictures() -> bool:
+def can_show_images() -> bool:
     """Return whether standard output is a terminal with colours that can show half blocks."""
     console = output_console()
     return console.color_system is not None and console.encoding.startswith("utf")
 
 
-def show_pictures(rows: Iterable[tuple[Image.Image | None, str]]) -> None:
+def show_images(rows: Iterable[tuple[Image.Image | None, str]]) -> None:
     """Print images on standard output, each with a text to its right.
 
     Args:

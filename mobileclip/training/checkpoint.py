@@ -16,7 +16,7 @@ import torch
 from mobileclip import storage
 from mobileclip.data import StreamPosition, joined_positions
 from mobileclip.data.randomness import derived_seed
-from mobileclip.encoders.checkpoints.saving import SPACE, UNTAUGHT, model_json, read_back_as
+from mobileclip.encoders.checkpoints.saving import NO_PROVENANCE, SPACE, model_json, read_back_as
 from mobileclip.encoders.checkpoints.tensors import check_numbers
 from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files import CheckpointError, read_tensors
@@ -119,7 +119,7 @@ class RunState:
             "model": model_json(self.objective.model.spec),
             "position": to_json(joined_positions(positions)),
         }
-        if space := getattr(self.objective.model, "taught", UNTAUGHT).space:
+        if space := getattr(self.objective.model, "provenance", NO_PROVENANCE).space:
             metadata[SPACE] = space
         return StateFile(tensors=self._copied(tensors), metadata=metadata)
 

@@ -245,7 +245,7 @@ class _Run:
             if not_finite:
                 self._refuse_divergence(not_finite[0], values, step, batch)
             state.optimizer.step()
-            objective.after_step()
+            objective.clamp_temperature()
             if state.average is not None:
                 state.average.update(objective.model)
 

@@ -131,8 +131,8 @@ class Objective(nn.Module, ABC):
         """
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """Clamp weights after an optimiser step: the logit scale, if the model has one."""
+    def clamp_temperature(self) -> None:
+        """Clamp the logit scale to its bounds, if the model has one; called after each optimiser step."""
         if (scale := getattr(self.model, "logit_scale", None)) is not None:
             least, most = self.spec.min_logit_scale, max_logit_scale(self.model)
             scale.clamp_(min=None if least is None else math.log(least), max=math.log(most))

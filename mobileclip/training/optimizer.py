@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mobileclip.encoders import Classifier, DualEncoder, MCi, TextEncoder, ViT
 from mobileclip.registry import Registry
 from mobileclip.reparam import LayerScale
-from mobileclip.serialization import open_family
+from mobileclip.serialization import register_spec_base
 from mobileclip.strict import repeated, strict
 
 Kind = Literal["weights", "positions", "class_tokens", "layer_scales"]
@@ -57,7 +57,7 @@ class OptimizerSpec(ABC):
 
 optimizers: Registry[type[OptimizerSpec]] = Registry("optimizer")
 """Optimiser specs by name; third parties add their own here or by an entry point in `mobileclip.optimizer`."""
-open_family(OptimizerSpec, optimizers)
+register_spec_base(OptimizerSpec, optimizers)
 
 
 @optimizers.register("adamw")

@@ -175,7 +175,7 @@ def run(
         torch.manual_seed(spec.training.seed)
         model, measure = spec.start(), None if evaluate is None or not world.is_first else evaluate(spec.model)
         if isinstance(spec.model, TextEncoderSpec):
-            model.taught = TrainingProvenance(space=getattr(batches, "space", ""))  # type: ignore[assignment]
+            model.provenance = TrainingProvenance(space=getattr(batches, "space", ""))  # type: ignore[assignment]
         files = {SPEC: to_json(spec, indent=1) + "\n"}
         with claimed(output, files, world, refuse=lambda: _refuse_other(spec, output)), world.awaited():
             result = train(
@@ -219,7 +219,7 @@ def _save(model: nn.Module, spec: Any, path: str, batches: object) -> None:
     """Save the trained model; for a spec of an unknown class, save the weights with the spec in the file header."""
     if isinstance(batches, TextPipeline):
         known = pack_ngrams(batches.seen_texts())
-        model.taught = TrainingProvenance(space=batches.space, ngrams=known)  # type: ignore[assignment]
+        model.provenance = TrainingProvenance(space=batches.space, ngrams=known)  # type: ignore[assignment]
     if is_known(spec):
         save_model(model, path)
     else:

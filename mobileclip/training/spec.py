@@ -22,7 +22,7 @@ from mobileclip.encoders import ClassifierSpec, CoCaSpec, DualEncoderSpec
 from mobileclip.hardware import TRAINING_PRECISIONS, TrainingPrecision
 from mobileclip.losses import LossSpec, ReinforcedLossSpec
 from mobileclip.registry import Registry
-from mobileclip.serialization import open_family
+from mobileclip.serialization import register_spec_base
 from mobileclip.strict import strict
 from mobileclip.training.distributed import COLLECTIVE_SECONDS
 from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec
@@ -103,7 +103,7 @@ def default_final(peak: float, most: float = 1e-6) -> float:
 
 schedules: Registry[type[Schedule]] = Registry("schedule")
 """Schedules by name; third parties add their own here or by an entry point in `mobileclip.schedule`."""
-open_family(Schedule, schedules)
+register_spec_base(Schedule, schedules)
 
 
 @schedules.register("cosine")
@@ -212,8 +212,8 @@ students: Registry[type[StudentSpec]] = Registry("student")
 pipelines: Registry[type[DataSpec]] = Registry("pipeline")
 """Specs of training data, by name; third parties add their own here or by an entry point in `mobileclip.pipeline`."""
 
-open_family(StudentSpec, students, own=(DualEncoderSpec, ClassifierSpec, CoCaSpec))
-open_family(DataSpec, pipelines, own=(ReinforcedPipelineSpec, LabelledPipelineSpec, TextPipelineSpec))
+register_spec_base(StudentSpec, students, own=(DualEncoderSpec, ClassifierSpec, CoCaSpec))
+register_spec_base(DataSpec, pipelines, own=(ReinforcedPipelineSpec, LabelledPipelineSpec, TextPipelineSpec))
 
 if TYPE_CHECKING:
     # So that type checkers know the other attributes of the library's own specs.

@@ -100,18 +100,24 @@ def test_the_smallest_keeps_it(block):
     [
         (
             odd("Unseeded", more=lambda self: self.project.bias.data.fill_(next(made))),
-            "Unseeded built twice from a seed has other tensors: project.bias",
+            "Unseeded, built again from the same seed, has different tensors: project.bias",
         ),
-        (odd("Pair", forward=lambda self, x: (self.project(x), x)), "Pair gives tuple, not one tensor"),
-        (odd("Wide", forward=lambda self, x: self.project(x)[:, :3]), "Wide gives (3, 3), not (3, 4)"),
-        (odd("Summed", forward=lambda self, x: self.project(x)[1:]), "Summed gives 2 rows for 3 examples"),
-        (odd("Double", forward=lambda self, x: self.project(x).double()), "gives torch.float64 for torch.float32"),
-        (odd("Still", forward=lambda self, x: self.project(x).detach()), "what Still gives has no gradient"),
+        (odd("Pair", forward=lambda self, x: (self.project(x), x)), "Pair returned tuple"),
+        (
+            odd("Wide", forward=lambda self, x: self.project(x)[:, :3]),
+            "Wide returned the shape (3, 3), expected (3, 4)",
+        ),
+        (odd("Summed", forward=lambda self, x: self.project(x)[1:]), "Summed returned 2 rows for 3 examples"),
+        (odd("Double", forward=lambda self, x: self.project(x).double()), "Double returned torch.float64"),
+        (
+            odd("Still", forward=lambda self, x: self.project(x).detach()),
+            "the output of Still does not require a gradient",
+        ),
         (odd("Idle", more=lambda self: setattr(self, "idle", nn.PReLU())), "no finite gradient reaches idle.weight of"),
         (odd("Cut", forward=lambda self, x: self.project(x.detach())), "no finite gradient reaches input 0 of Cut"),
         (
             odd("Mixing", forward=lambda self, x: self.project(x if self.training else x - x.mean(0))),
-            "Mixing, in evaluation, for an example alone, gives other values",
+            "Mixing, in evaluation mode on a single example, returned different values",
         ),
         (
             odd(
@@ -119,7 +125,7 @@ def test_the_smallest_keeps_it(block):
                 more=lambda self: self.register_buffer("calls", torch.zeros(())),
                 forward=lambda self, x: self.project(x + 0 * self.calls.add_(1)),
             ),
-            "Counting, in evaluation, has other tensors: calls",
+            "Counting, after evaluation, has different tensors: calls",
         ),
         (
             odd(
@@ -127,7 +133,7 @@ def test_the_smallest_keeps_it(block):
                 more=lambda self: setattr(self, "shift", torch.randn(4)),
                 forward=lambda self, x: self.project(x + self.shift.to(x.dtype)),
             ),
-            "Holding with another's state dict gives other values",
+            "Holding with the state dict of another build returned different values",
         ),
         (
             odd("Growing", more=lambda self: self.register_buffer("late", None if next(grown) < 3 else torch.ones(4))),
@@ -135,17 +141,14 @@ def test_the_smallest_keeps_it(block):
         ),
         (odd("Kept", __reduce_ex__=refused), "Kept cannot be copied"),
         (odd("Local", more=lambda self: setattr(self, "way", lambda: 0)), "Local cannot be pickled"),
-        (
-            odd("Shared", __deepcopy__=lambda self, _: self),
-            "Shared once it was copied still has its parameters in common with the copy",
-        ),
+        (odd("Shared", __deepcopy__=lambda self, _: self), "copied Shared shares parameters with the original"),
         (
             odd("Float", forward=lambda self, x: self.project(x).to(torch.promote_types(x.dtype, torch.float32))),
-            "Float gives torch.float32 for torch.bfloat16",
+            "Float returned torch.float32 for torch.bfloat16",
         ),
         (
             odd("Coarse", forward=lambda self, x: self.project(x) * (1.1 if x.dtype == torch.bfloat16 else 1)),
-            "Coarse in torch.bfloat16 gives other values",
+            "Coarse in torch.bfloat16 returned different values",
         ),
         (
             odd("Asking", forward=lambda self, x: self.project(x) if x.max().item() < 9 else x),
@@ -153,18 +156,18 @@ def test_the_smallest_keeps_it(block):
         ),
         (
             odd("Rewritten", forward=lambda self, x: self.project(1 - x if torch.compiler.is_compiling() else x)),
-            "Rewritten as a program gives other values",
+            "Rewritten after torch.export returned different values",
         ),
         (Refused, "Refused cannot be folded: cannot fold the Refused into an equal module: there is an adapter"),
-        (odd("Unequal", Folding, fold=lambda self: clipped(self.project)), "Unequal, folded, gives other values"),
-        (Leaving, "Leaving is folded, and ['LayerScale'] in it can be folded further"),
+        (odd("Unequal", Folding, fold=lambda self: clipped(self.project)), "folded Unequal returned different values"),
+        (Leaving, "folded Leaving still contains foldable modules: ['LayerScale']"),
         (
             odd("Again", Folding, fold=folded_otherwise_again, foldable=property(lambda self: not self.is_folded)),
-            "Again, folded twice, gives other values",
+            "Again, folded twice, returned different values",
         ),
         (
             odd("Reaching", Folding, fold=folded_with_its_origin, all=[], more=lambda self: self.all.append(self)),
-            "Reaching, which was folded, has other tensors: project.weight",
+            "Reaching, after folding a copy, has different tensors: project.weight",
         ),
     ],
 )

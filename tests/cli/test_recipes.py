@@ -10,7 +10,8 @@ from mobileclip.cli import main
 from mobileclip.recipes import find_recipe, recipe_files
 from mobileclip.serialization import from_json
 from mobileclip.training import RunSpec
-from tests.cli.test_cli import run
+from tests.cli.test_cli import refused, run
+from tests.errors import told
 from tests.preloaded import preloaded
 
 ROOT = Path(__file__).parents[2]
@@ -30,15 +31,9 @@ def test_the_full_help_has_the_whole_header_and_the_command_that_runs_it(capsys)
         main(["train", "s2", "--help-all"])
     out = " ".join(capsys.readouterr().out.split())
     assert out.startswith("Train MobileCLIP-S2 on DataCompDR-1B. Command:")
-    for part in (
-        "usage: mobileclip train s2 [-h]",
-        "Train MobileCLIP-S2 on DataCompDR-1B. Command: torchrun --nproc-per-node 8 -m mobileclip.cli train s2 --data",
-        "Try it: mobileclip train s2 --tiny Hardware:",
-        "Time:",
-        "Result:",
-        "Source:",
-    ):
-        assert part in out
+    command = "Command: torchrun --nproc-per-node 8 -m mobileclip.cli train s2 --data"
+    tiny = "Try it: mobileclip train s2 --tiny Hardware:"
+    told(out, "usage: mobileclip train s2 [-h]", command, tiny, "Time:", "Result:", "Source:")
     assert sys.argv[0] != "mobileclip train s2"
 
 
@@ -53,10 +48,7 @@ def test_a_recipe_gives_the_choices_of_its_file(capsys):
     ("arguments", "message"),
     [
         (["train", "s22"], "unknown recipe 's22'; did you mean 's2'"),
-        (
-            ["train", "datacompdr12m"],
-            "unknown recipe 'datacompdr12m'; no name is like it. All: `mobileclip recipes ls`",
-        ),
+        (["train", "datacompdr12m"], "unknown recipe 'datacompdr12m'; no name is like it"),
         (["train", "nowhere/mine.py"], "there is no recipe file nowhere/mine.py"),
         (["recipes", "cp", "s9x", "-o", "."], "unknown recipe 's9x'; "),
         (["train", "s2", "--import"], "--import needs the name of a module"),
@@ -64,9 +56,7 @@ def test_a_recipe_gives_the_choices_of_its_file(capsys):
     ],
 )
 def test_mistakes_are_told(arguments, message, capsys):
-    status, _, err = run(capsys, *arguments)
-    assert status == 2
-    assert message in err
+    refused(capsys, message, *arguments)
 
 
 def test_a_copy_runs_in_another_folder_under_another_name(tmp_path, capsys):
@@ -85,26 +75,15 @@ def test_a_copy_runs_in_another_folder_under_another_name(tmp_path, capsys):
     assert from_json(done.output, RunSpec).training.loss.distill_weight == 0.75
 
 
-def write_run(folder, *, seed, peak, metrics):
-    folder.mkdir()
-    spec = {"model": {"depths": [1, 2]}, "training": {"seed": seed, "schedule": {"peak": peak}}}
-    (folder / "run.json").write_text(json.dumps(spec))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
-    return str(folder)
-
-
 def test_runs_side_by_side(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-    def lines(top1):
-        return [
-            {"step": 0, "loss": 3.0, "learning_rate": 0.1},
-            {"step": 1, "loss": 2.0, "learning_rate": 0.0},
-            {"step": 2, "top1": top1},
-        ]
-
     for name, seed, peak, top1 in (("a", 0, 0.1, 0.5), ("b", 1, 0.1, 0.7), ("c", 0, 0.2, 0.9)):
-        write_run(Path(name), seed=seed, peak=peak, metrics=lines(top1))
+        Path(name).mkdir()
+        spec = {"model": {"depths": [1, 2]}, "training": {"seed": seed, "schedule": {"peak": peak}}}
+        Path(name, "run.json").write_text(json.dumps(spec))
+        losses = [{"step": step, "loss": 3.0 - step, "learning_rate": 0.1 * (1 - step)} for step in (0, 1)]
+        lines = [json.dumps(line) + "\n" for line in (*losses, {"step": 2, "top1": top1})]
+        Path(name, "metrics.jsonl").write_text("".join(lines))
     main(["runs", "a", "b", "c", "-o", "curves.png"])
     out = capsys.readouterr().out
     rows = [line.split() for line in out.splitlines()]
@@ -114,6 +93,4 @@ def test_runs_side_by_side(tmp_path, capsys, monkeypatch):
     assert ["c", "2", "0.9", "2"] in rows
     assert "seed" not in out
     assert Path("curves.png").read_bytes().startswith(b"\x89PNG")
-    status, _, err = run(capsys, "runs", "a", "nowhere")
-    assert status == 2
-    assert "nowhere is not a training output" in err
+    refused(capsys, "nowhere is not a training output", "runs", "a", "nowhere")

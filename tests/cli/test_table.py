@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip.cli import COMMANDS, Commands, main
+from mobileclip.cli import COMMANDS, Commands
+from tests.cli.test_cli import run
 from tests.cli.test_pages_commands import read
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -21,13 +22,6 @@ def every(commands, *before):
         yield pytest.param((*before, name), one, id=" ".join((*before, name)))
         if isinstance(one, Commands):
             yield from every(one, *before, name)
-
-
-def listed(capsys, *arguments):
-    with pytest.raises(SystemExit) as ended:
-        main([*arguments])
-    captured = capsys.readouterr()
-    return ended.value.code, captured.out, captured.err
 
 
 @pytest.mark.parametrize(("names", "one"), [*every(COMMANDS)])
@@ -47,12 +41,12 @@ def test_an_example_can_be_typed(names, one):
 @pytest.mark.parametrize("names", [(), ("data",), ("hub",), ("recipes",)])
 def test_the_list_fits_a_screen_of_eighty_columns(capsys, monkeypatch, names):
     monkeypatch.setenv("COLUMNS", "80")
-    status, out, err = listed(capsys, *names, "--help")
+    status, out, err = run(capsys, *names, "--help")
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert max(map(len, lines)) <= 80
     assert len(lines) <= 45
-    assert listed(capsys, *names)[:2] == (2, out)
+    assert run(capsys, *names)[:2] == (2, out)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +59,7 @@ def test_the_list_fits_a_screen_of_eighty_columns(capsys, monkeypatch, names):
     ],
 )
 def test_a_command_that_is_none_is_told_the_nearest(capsys, arguments, message):
-    assert listed(capsys, *arguments) == (2, "", f"mobileclip: {message}\n")
+    assert run(capsys, *arguments) == (2, "", f"mobileclip: {message}\n")
 
 
 @pytest.mark.parametrize(("names", "one"), [one for one in every(COMMANDS) if one.values[0] not in RECIPE_COMMANDS])
@@ -73,7 +67,7 @@ def test_help_is_short_and_rare_flags_are_shown_by_help_all(capsys, monkeypatch,
     if isinstance(one, Commands):
         return
     monkeypatch.setenv("COLUMNS", "110")
-    short, whole = (listed(capsys, *names, asked)[1] for asked in ("--help", "--help-all"))
+    short, whole = (run(capsys, *names, asked)[1] for asked in ("--help", "--help-all"))
     assert len(short.splitlines()) <= 60
     assert {*re.findall(FLAG, short)} <= {*re.findall(FLAG, whole)}
 
@@ -90,7 +84,7 @@ def test_help_is_short_and_rare_flags_are_shown_by_help_all(capsys, monkeypatch,
     ],
 )
 def test_a_rare_flag_is_shown_by_help_all_alone(capsys, line, common, rare):
-    short, whole = (re.findall(FLAG, listed(capsys, *line.split(), asked)[1]) for asked in ("--help", "--help-all"))
+    short, whole = (re.findall(FLAG, run(capsys, *line.split(), asked)[1]) for asked in ("--help", "--help-all"))
     assert (common in short, rare in short, rare in whole) == (True, False, True)
 
 

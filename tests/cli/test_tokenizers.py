@@ -2,9 +2,8 @@
 
 import pytest
 
-from mobileclip.cli import main
 from mobileclip.data import Tokenizer, read_text_input
-from tests.errors import told
+from tests.cli.test_cli import refused, run
 
 TEXTS = ["a red heart", "two blue stars", "ein Baum"]
 
@@ -17,36 +16,20 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def typed(capsys, line):
-    status = 0
-    try:
-        main(line.split())
-    except SystemExit as ended:
-        status = ended.code
-    return status, capsys.readouterr()
-
-
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_a_tokenizer_is_trained_on_lines_and_tables(kind, here, capsys):
     line = f"tokenizer train more.tsv more.tsv -o a/t.json --vocab-size 300 --kind {kind} --text-column name"
-    status, said = typed(capsys, f"{line} --strict")
-    assert (status, "a tokenizer of 2 texts" in said.out) == (1, True)  # a row of each has no text
-    status, said = typed(capsys, f"tokenizer train texts.txt -o a/t.json --vocab-size 300 --kind {kind} --overwrite")
-    assert (status, "mobileclip train distil_text --tokenizer a/t.json" in said.out) == (0, True)
+    status, out, _ = run(capsys, *line.split(), "--strict")
+    assert (status, "a tokenizer of 2 texts" in out) == (1, True)  # a row of each has no text
+    line = f"tokenizer train texts.txt -o a/t.json --vocab-size 300 --kind {kind} --overwrite"
+    status, out, _ = run(capsys, *line.split())
+    assert (status, "mobileclip train distil_text --tokenizer a/t.json" in out) == (0, True)
     trained = Tokenizer(read_text_input("a/t.json"))
     assert trained.vocab_size <= 300
     assert trained.decode(trained.encode(TEXTS[0])).strip() == TEXTS[0]
 
 
-@pytest.mark.parametrize(
-    ("line", "named"),
-    [
-        ("tokenizer train -o t.json", ""),
-        ("tokenizer train missing.txt -o t.json", "missing.txt"),
-    ],
-)
-def test_what_cannot_be_done_is_named(line, named, here, capsys):
+@pytest.mark.parametrize("texts", ["", "missing.txt"])
+def test_texts_that_are_not_there_are_named(texts, here, capsys):
     (here / "t.json").write_text("{}")
-    status, said = typed(capsys, f"{line} --overwrite")
-    assert status == 2
-    told(said.err, named)
+    refused(capsys, texts, "tokenizer", "train", *texts.split(), "-o", "t.json", "--overwrite")

@@ -17,7 +17,7 @@ from pillow_heif import from_pillow
 
 import mobileclip
 from mobileclip.blocks import models
-from mobileclip.collections import INDEX, Collection, GraphSizes, IndexOptions, ModelSource, Store, scan, small_pictures
+from mobileclip.collections import INDEX, Collection, GraphSizes, IndexOptions, ModelSource, Store, scan, small_images
 from mobileclip.collections.metadata import IndexMetadata
 from mobileclip.collections.nearest import GRAPH, update_graph
 from mobileclip.collections.read import FileReader
@@ -88,9 +88,9 @@ def test_a_picture_is_searched_with_as_those_of_the_index_were_read(tmp_path, te
     for decode in ("exact", "fast"):
         index_of(tmp_path / decode, telling_file, photo, decode=decode)
         found = Collection.open(tmp_path / decode)
-        (by_picture,) = found.search(image=str(photo), k=1)
-        (by_row,) = found.search(like=[by_picture.id], k=1)
-        assert by_picture.score == pytest.approx(by_row.score, abs=1e-6)
+        (by_image,) = found.search(image=str(photo), k=1)
+        (by_row,) = found.search(like=[by_image.id], k=1)
+        assert by_image.score == pytest.approx(by_row.score, abs=1e-6)
         rows.append(found.snapshot.vectors[0].astype(np.float32))
     assert rows[0] @ rows[1] < 1 - 1e-4
 
@@ -142,7 +142,7 @@ def test_photographs_of_phones_wait_for_their_extra(index, photos, monkeypatch):
     report = add(index, photos)
     assert (report.num_encoded, report.num_unchanged, report.uninstalled) == (2, 6, {})
     (found, _) = index.search("a cat", where=["camera=Phone 9"])
-    (small,) = small_pictures([found], 40)
+    (small,) = small_images([found], 40)
     assert (found.width, found.height, small.size) == (80, 96, (33, 40))
 
 

@@ -213,7 +213,7 @@ def test_a_concept_works_without_an_example_of_which_nothing_is_left(small, tmp_
     small.add(tmp_path / "photos", options=OPTIONS)
     fresh = upgraded(small, tmp_path)
     assert [one.path for one in fresh.concepts["own"].examples] == [str(tmp_path / "photos" / "07.png")]
-    assert "away.png is no example of the concept 'own' any more" in caplog.text
+    assert "away.png is no longer an example of the concept 'own'" in caplog.text
     assert fresh.search('@"own"', k=3)
 
 

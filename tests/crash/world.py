@@ -76,11 +76,11 @@ def _pictures(folder: Path) -> None:
 
 
 def _two_models(folder: Path) -> None:
-    _texts_and_pictures(folder)
+    _texts_and_images(folder)
     save_model(telling(3), folder / "other.safetensors")
 
 
-def _texts_and_pictures(folder: Path) -> None:
+def _texts_and_images(folder: Path) -> None:
     _texts(folder)
     _pictures(folder)
 
@@ -167,7 +167,7 @@ COMMANDS = {
         arguments=("upgrade", "--index", "idx", "--to", "other.safetensors", "--quiet"),
     ),
     "tag": Command(
-        prepare=_texts_and_pictures,
+        prepare=_texts_and_images,
         before=(_INDEX,),
         arguments=_TAG,
     ),

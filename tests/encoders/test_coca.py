@@ -8,7 +8,6 @@ import torch
 
 import mobileclip
 from mobileclip.cli import main
-from mobileclip.encoders import CoCaSpec
 from mobileclip.encoders.checkpoints import layouts, load_model, save_model, skeleton
 from mobileclip.encoders.coca import GenerationSpec, generate
 from mobileclip.export import ExportSpec, export_model
@@ -37,8 +36,8 @@ def architecture(*, context_length=15, vision_width=128):
     }
 
 
-def randomised(model, seed=0):
-    generator = torch.Generator().manual_seed(seed)
+def randomised(model):
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
@@ -72,34 +71,33 @@ def in_open_clip(spec, tensors):
     return layout.packed(named, spec)
 
 
-def batch(size=3, length=15, seed=1):
+def caption_loss(out):
+    inputs = {name: getattr(out, name) for name in ("image", "text", "logit_scale", "logits", "labels")}
+    return CaptionLossSpec().build()(**inputs)
+
+
+def batch(size=3):
     """Return images, and ids whose texts end at different places."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(1)
     images = torch.randn(size, 3, 32, 32, generator=generator, dtype=torch.float64)
-    ids = torch.randint(1, START, (size, length), generator=generator)
+    ids = torch.randint(1, START, (size, 15), generator=generator)
     ids[:, 0] = START
-    for row, end in zip(ids, (length - 1, length // 2, 3), strict=False):
+    for row, end in zip(ids, (14, 7, 3), strict=False):
         row[end], row[end + 1 :] = END, 0
     return images, ids
 
 
 @pytest.mark.parametrize(
-    "choices",
-    [{}, {"vision_width": 64}, {"aligned": True}],
-    ids=["widths differ", "one width", "aligned mask"],
+    "choices", [{}, {"vision_width": 64}, {"aligned": True}], ids=["widths differ", "one width", "aligned mask"]
 )
 def test_loss_logits_and_gradients_are_those_of_open_clip(tmp_path, choices):
-
     theirs, ours = pair(tmp_path, **choices)
     images, ids = batch()
     expected, found = theirs(images, ids), ours(images, ids)
     for name, one in (("logits", found.logits), ("image_features", found.image), ("text_features", found.text)):
         torch.testing.assert_close(one, expected[name], rtol=1e-9, atol=1e-9)
     wanted = open_clip.loss.CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0)(**expected, output_dict=True)
-    loss = CaptionLossSpec().build()
-    terms = loss(
-        image=found.image, text=found.text, logit_scale=found.logit_scale, logits=found.logits, labels=found.labels
-    )
+    terms = caption_loss(found)
     torch.testing.assert_close(terms.contrastive, wanted["contrastive_loss"], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(terms.distillation, wanted["caption_loss"], rtol=1e-9, atol=1e-9)
     sum(wanted.values()).backward()
@@ -122,20 +120,19 @@ def test_open_clips_files_are_read_and_written(tmp_path, context_length):
     assert all(torch.equal(again[name], one) for name, one in theirs.state_dict().items())
 
 
-def test_published_architectures_are_known_by_their_shapes():
+@pytest.mark.parametrize("name", ["coca_ViT-B-32", "coca_ViT-L-14"])
+def test_published_architectures_are_known_by_their_shapes(name):
     """Built without memory: names and shapes of all tensors, and the heads that no shape says."""
-
-    for name in ("coca_ViT-B-32", "coca_ViT-L-14"):
-        config = open_clip.get_model_config(name)
-        config.pop("custom_text")
-        with torch.device("meta"):
-            theirs = open_clip.CoCa(**config).state_dict()
-        spec = layouts["open_clip_coca"].spec_of(theirs)
-        ours = in_open_clip(spec, skeleton(spec, "training").state_dict())
-        assert {key: one.shape for key, one in ours.items()} == {key: one.shape for key, one in theirs.items()}
-        text, decoder, vision = (config[key] for key in ("text_cfg", "multimodal_cfg", "vision_cfg"))
-        assert (spec.text.num_heads, spec.decoder_heads) == (text["heads"], decoder["heads"])
-        assert spec.pooler_heads == vision["attn_pooler_heads"]
+    config = open_clip.get_model_config(name)
+    config.pop("custom_text")
+    with torch.device("meta"):
+        theirs = open_clip.CoCa(**config).state_dict()
+    spec = layouts["open_clip_coca"].spec_of(theirs)
+    ours = in_open_clip(spec, skeleton(spec, "training").state_dict())
+    assert {key: one.shape for key, one in ours.items()} == {key: one.shape for key, one in theirs.items()}
+    heads = (spec.text.num_heads, spec.decoder_heads, spec.pooler_heads)
+    text, decoder, vision = (config[key] for key in ("text_cfg", "multimodal_cfg", "vision_cfg"))
+    assert heads == (text["heads"], decoder["heads"], vision["attn_pooler_heads"])
 
 
 @pytest.fixture(scope="module")
@@ -183,10 +180,7 @@ def test_any_image_tower_of_ours_captions_learns_and_is_stored(tmp_path, spec):
     state = model.start(tokens, num_captions=2, max_length=12)
     steps = torch.stack([model.step(state, column) for column in ids.T[:-1]], dim=1)
     torch.testing.assert_close(steps, out.logits, rtol=1e-4, atol=1e-4)
-    terms = CaptionLossSpec().build()(
-        image=out.image, text=out.text, logit_scale=out.logit_scale, logits=out.logits, labels=out.labels
-    )
-    terms.total.backward()
+    caption_loss(out).total.backward()
     assert [name for name, one in model.named_parameters() if one.grad is None] == []
     save_model(model, tmp_path / "coca.safetensors")
     again = load_model(tmp_path / "coca.safetensors", fold=False)
@@ -216,28 +210,16 @@ def test_wide_beams_find_the_best_caption_of_all():
 
 
 @pytest.mark.parametrize(
-    ("changes", "code", "named"),
+    ("changes", "named"),
     [
-        ({"text": attrs.evolve(COCA.text, causal=False)}, ValueError, ()),
-        ({"text": attrs.evolve(COCA.text, embedding_dim=16)}, ValueError, ("16",)),
-        ({"decoder_heads": 7}, ValueError, ("7",)),
+        ({"text": attrs.evolve(COCA.text, causal=False)}, ()),
+        ({"text": attrs.evolve(COCA.text, embedding_dim=16)}, ("16",)),
+        ({"decoder_heads": 7}, ("7",)),
     ],
 )
-def test_specs_refuse(changes, code, named):
-    with fails(code, *named):
+def test_specs_refuse(changes, named):
+    with fails(ValueError, *named):
         attrs.evolve(COCA, **changes)
-
-
-def test_files_of_others_are_refused(tmp_path):
-    model = COCA_VIT.build()
-    with fails(ValueError):
-        save_model(model, tmp_path / "coca.pt", layout="open_clip_coca")
-    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
-    with fails(CheckpointError, "other.pt"):
-        load_model(tmp_path / "other.pt")
-    with fails(ValueError, "30", "12"):
-        generate(model, torch.zeros(1, 3, 64, 64))
-    assert isinstance(model.spec, CoCaSpec)
 
 
 def test_commands_convert_a_captioner_and_say_what_takes_none(tmp_path):
@@ -251,5 +233,7 @@ def test_commands_convert_a_captioner_and_say_what_takes_none(tmp_path):
         load_model(tmp_path / "coca.safetensors", tower="image")
     with fails(ValueError, "coca.safetensors"):
         mobileclip.load(tmp_path / "coca.safetensors")
+    with fails(ValueError, "30", "15"):
+        generate(model, torch.zeros(1, 3, 32, 32))
     with fails(ValueError):
         export_model(tmp_path / "coca.safetensors", ExportSpec(output=tmp_path / "exported"))

@@ -11,13 +11,7 @@ from safetensors.torch import save_file
 
 from mobileclip import reparameterize
 from mobileclip.blocks import image_encoders, models, text_encoders
-from mobileclip.encoders import (
-    CheckpointError,
-    ClassifierSpec,
-    load_backbone,
-    load_model,
-    save_model,
-)
+from mobileclip.encoders import CheckpointError, ClassifierSpec, load_backbone, load_model, save_model
 from mobileclip.encoders.checkpoints import read_checkpoint
 from tests.encoders.small import IMAGE, MCT, SMALL, SMALL_MCT, SMALL_VIT, TEXT, VIT, embeddings, randomised
 from tests.errors import fails
@@ -87,13 +81,6 @@ FORMS = {
     "timm, model.": (lambda: behind("model.", foreign(IMAGE, "timm")), IMAGE),
     "timm, a classifier": (lambda: foreign(CLASSIFIER, "timm"), CLASSIFIER),
 }
-WRAPPERS = {
-    "alone": lambda tensors: tensors,
-    "model": lambda tensors: {"model": tensors, "epoch": 3},
-    "state_dict": lambda tensors: {"state_dict": tensors, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
-    "ema": lambda tensors: {"ema": tensors, "step": 7},
-    "ema in ema": lambda tensors: {"ema": {"state_dict": tensors}},
-}
 
 
 def same(found, expected):
@@ -114,36 +101,70 @@ def test_it_loads_to_the_bit(form, tmp_path):
         same(loaded.state_dict(), state(spec))
 
 
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-@pytest.mark.parametrize("archive", [True, False], ids=["archive", "stream"])
-def test_weights_within_what_a_training_script_keeps(wrapper, archive, tmp_path):
-    torch.save(WRAPPERS[wrapper](state(SMALL)), tmp_path / "m.pt", _use_new_zipfile_serialization=archive)
-    same(load_model(tmp_path / "m.pt", SMALL, fold=False).state_dict(), state(SMALL))
+def moved(weights):
+    return {name: one + 1 if one.is_floating_point() else one for name, one in weights.items()}
 
 
-@pytest.mark.parametrize("spec", [SMALL, SMALL_MCT, IMAGE, BARE, MCT, CLASSIFIER])
-def test_a_folded_state_is_known_as_such(spec, tmp_path):
-    torch.save(state(spec, "folded"), tmp_path / "m.pt")
-    stored = read_checkpoint(tmp_path / "m.pt", spec)
-    assert (stored.spec, stored.form, stored.layout) == (spec, "folded", "mobileclip")
-    same(load_model(tmp_path / "m.pt", spec).state_dict(), state(spec, "folded"))
-    with fails(CheckpointError):
-        load_model(tmp_path / "m.pt", spec, fold=False)
+def wrapped_blocks(weights, segment):
+    """Names as they are where every block of a tower is wrapped."""
+    return {name.replace("blocks.", f"blocks.{segment}"): one for name, one in weights.items()}
+
+
+KEPT_BY_SCRIPTS = {
+    "alone": lambda own: own,
+    "model": lambda own: {"model": own, "epoch": 3},
+    "state_dict": lambda own: {"state_dict": own, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
+    "ema": lambda own: {"ema": own, "step": 7},
+    "ema in ema": lambda own: {"ema": {"state_dict": own}},
+    "an average beside weights": lambda own: {"model": moved(own), "ema": own, "epoch": 3},
+    "an average by another name": lambda own: {"state_dict": moved(own), "state_dict_ema": own},
+    "an average with its decay": lambda own: {"model": moved(own), "model_ema": {"decay": 0.99, "module": own}},
+    "an attribute net": lambda own: behind("net.", own),
+    "an attribute student": lambda own: behind("student.", own),
+    "nested attributes": lambda own: behind("clip.net.", own),
+    "a loss beside it": lambda own: {**behind("model.", own), "criterion.logit_bias": torch.zeros(())},
+    "AveragedModel": lambda own: {"n_averaged": torch.tensor(7), **behind("module.", own)},
+    "FSDP": lambda own: wrapped_blocks(own, "_fsdp_wrapped_module."),
+    "checkpoint wrappers": lambda own: wrapped_blocks(own, "_checkpoint_wrapped_module."),
+    "no counters": lambda own: {n: one for n, one in own.items() if not n.endswith("num_batches_tracked")},
+    "half precision": lambda own: {name: one.half() for name, one in own.items()},
+}
+
+
+@pytest.mark.parametrize("kept", KEPT_BY_SCRIPTS)
+def test_what_training_scripts_keep_is_read_from_files_and_from_memory(kept, tmp_path):
+    own = state(SMALL)
+    written = KEPT_BY_SCRIPTS[kept](own)
+    torch.save(written, tmp_path / "archive.pt")
+    torch.save(written, tmp_path / "stream.pt", _use_new_zipfile_serialization=False)
+    tolerance = {"rtol": 1e-3, "atol": 1e-3} if kept == "half precision" else {"rtol": 0, "atol": 0}
+    for given in (tmp_path / "archive.pt", tmp_path / "stream.pt", written):
+        loaded = load_model(given, SMALL, fold=False).state_dict()
+        for name, one in loaded.items():
+            if kept != "no counters" or not name.endswith("num_batches_tracked"):
+                torch.testing.assert_close(one, own[name], **tolerance)
 
 
 @pytest.mark.parametrize("form", ["training", "folded"])
-def test_a_tower_of_a_whole_state(form, tmp_path):
+@pytest.mark.parametrize("spec", [SMALL, SMALL_MCT, IMAGE, BARE, MCT, CLASSIFIER, VIT])
+def test_a_state_is_known_by_its_form(spec, form, tmp_path):
+    """And by our names before foreign ones: half of a ViT's are timm's too."""
+    torch.save(state(spec, form), tmp_path / "m.pt")
+    stored = read_checkpoint(tmp_path / "m.pt", spec)
+    assert (stored.spec, stored.form, stored.layout) == (spec, form, "mobileclip")
+    same(load_model(tmp_path / "m.pt", spec).state_dict(), state(spec, "folded"))
+
+
+@pytest.mark.parametrize("form", ["training", "folded"])
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_a_tower_of_a_whole_state(tower, form, tmp_path):
     torch.save(state(SMALL, form), tmp_path / "m.pt")
-    for tower in ("image", "text"):
-        part = getattr(SMALL, tower)
-        prefix = f"{tower}_encoder."
-        expected = {k.removeprefix(prefix): v for k, v in state(SMALL, form).items() if k.startswith(prefix)}
-        for stored in (
-            read_checkpoint(tmp_path / "m.pt", SMALL, tower=tower),
-            read_checkpoint(tmp_path / "m.pt", part),
-        ):
-            assert stored.spec == part
-            same(stored.tensors, expected)
+    part, prefix = getattr(SMALL, tower), f"{tower}_encoder."
+    expected = {k.removeprefix(prefix): v for k, v in state(SMALL, form).items() if k.startswith(prefix)}
+    for asked, options in ((SMALL, {"tower": tower}), (part, {})):
+        stored = read_checkpoint(tmp_path / "m.pt", asked, **options)
+        assert stored.spec == part
+        same(stored.tensors, expected)
 
 
 @pytest.mark.parametrize(("spec", "bare"), [(IMAGE, BARE), (VIT, BARE_VIT)])
@@ -186,37 +207,19 @@ def test_a_step_of_a_run(tmp_path):
         same(loaded.state_dict(), result.model.state_dict())
 
 
-class TestWhatIsNotInShapes:
-    """Heads, causal masks and paddings: the model has to be named where several fit."""
-
-    @pytest.fixture
-    def known(self, monkeypatch):
-        """Two that fit, and one of each kind that does not."""
-        for registry, other in ((models, "mobileclip_s0"), (image_encoders, "mci0"), (text_encoders, "text_mct")):
-            monkeypatch.setattr(registry, "_values", {other: registry[other]})
-        models._values.update(first=SMALL, second=CAUSAL)
-
-    @pytest.mark.usefixtures("known")
-    def test_a_name_decides(self, tmp_path):
-        torch.save(state(CAUSAL), tmp_path / "m.pt")
-        assert load_model(tmp_path / "m.pt", "second").spec == CAUSAL
-        assert load_model(tmp_path / "m.pt", "first").spec == SMALL
-
-    @pytest.mark.usefixtures("known")
-    def test_a_tower_that_both_share_needs_no_name(self, tmp_path):
-        torch.save(state(SMALL), tmp_path / "m.pt")
-        assert load_model(tmp_path / "m.pt", tower="image").spec == IMAGE
-
-    def test_the_text_tower_of_a_causal_model_stays_causal(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(models, "_values", {**models._values, "second": CAUSAL})
-        torch.save(foreign(CAUSAL, "official"), tmp_path / "m.pt")
-        assert load_model(tmp_path / "m.pt", tower="text").spec == CAUSAL.text
-
-
-def test_our_names_come_before_foreign_ones(tmp_path):
-    """Half of a ViT's names are timm's too."""
-    torch.save(state(VIT), tmp_path / "m.pt")
-    assert read_checkpoint(tmp_path / "m.pt", VIT).layout == "mobileclip"
+def test_where_several_models_fit_a_name_decides_unless_they_share_the_tower(monkeypatch, tmp_path):
+    """Heads, causal masks and paddings are not in shapes."""
+    torch.save(foreign(CAUSAL, "official"), tmp_path / "official.pt")
+    torch.save(state(CAUSAL), tmp_path / "m.pt")
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "_values", {**models._values, "second": CAUSAL})
+        assert load_model(tmp_path / "official.pt", tower="text").spec == CAUSAL.text
+    for registry, other in ((models, "mobileclip_s0"), (image_encoders, "mci0"), (text_encoders, "text_mct")):
+        monkeypatch.setattr(registry, "_values", {other: registry[other]})
+    models._values.update(first=SMALL, second=CAUSAL)
+    assert load_model(tmp_path / "m.pt", "second").spec == CAUSAL
+    assert load_model(tmp_path / "m.pt", "first").spec == SMALL
+    assert load_model(tmp_path / "m.pt", tower="image").spec == IMAGE
 
 
 @pytest.mark.skipif(not MAPS.exists(), reason="what a process maps is known on Linux alone")
@@ -241,54 +244,6 @@ def test_two_names_of_one_tensor_are_two_tensors_once_loaded(tmp_path):
     with torch.no_grad():
         loaded.get_parameter(name).zero_()
     assert torch.equal(loaded.get_parameter(other), tensors[name])
-
-
-def halved(weights):
-    return {name: one.half() for name, one in weights.items()}
-
-
-def moved(weights):
-    return {name: one + 1 if one.is_floating_point() else one for name, one in weights.items()}
-
-
-def wrapped_blocks(weights, segment):
-    """Names as they are where every block of a tower is wrapped."""
-    return {name.replace("blocks.", f"blocks.{segment}"): one for name, one in weights.items()}
-
-
-KEPT_BY_SCRIPTS = {
-    "an average beside weights": lambda own: {"model": moved(own), "ema": own, "epoch": 3},
-    "an average by another name": lambda own: {"state_dict": moved(own), "state_dict_ema": own},
-    "an average with its decay": lambda own: {"model": moved(own), "model_ema": {"decay": 0.99, "module": own}},
-    "an attribute net": lambda own: {f"net.{name}": one for name, one in own.items()},
-    "an attribute student": lambda own: {f"student.{name}": one for name, one in own.items()},
-    "nested attributes": lambda own: {f"clip.net.{name}": one for name, one in own.items()},
-    "a loss beside it": lambda own: {
-        **{f"model.{name}": one for name, one in own.items()},
-        "criterion.logit_bias": torch.zeros(()),
-    },
-    "AveragedModel": lambda own: {
-        "n_averaged": torch.tensor(7),
-        **{f"module.{name}": one for name, one in own.items()},
-    },
-    "FSDP": lambda own: wrapped_blocks(own, "_fsdp_wrapped_module."),
-    "checkpoint wrappers": lambda own: wrapped_blocks(own, "_checkpoint_wrapped_module."),
-    "no counters": lambda own: {n: one for n, one in own.items() if not n.endswith("num_batches_tracked")},
-    "half precision": halved,
-}
-
-
-@pytest.mark.parametrize("kept", KEPT_BY_SCRIPTS)
-def test_what_training_scripts_write_is_read_from_a_file_and_from_memory(kept, tmp_path):
-    own = state(SMALL)
-    written = KEPT_BY_SCRIPTS[kept](own)
-    torch.save(written, tmp_path / "m.pt")
-    tolerance = {"rtol": 1e-3, "atol": 1e-3} if kept == "half precision" else {"rtol": 0, "atol": 0}
-    for given in (tmp_path / "m.pt", written):
-        loaded = load_model(given, SMALL, fold=False)
-        for name, one in loaded.state_dict().items():
-            if not name.endswith("num_batches_tracked"):
-                torch.testing.assert_close(one, own[name], **tolerance)
 
 
 def test_a_model_without_a_logit_scale_gets_the_cap(tmp_path):

@@ -22,17 +22,13 @@ PAIRS = {
     "vit": lambda: vit_pair("convolutional"),
     "vit_patch": lambda: vit_pair("patch"),
 }
-FULL = {
-    "fastvit_mci0": specs.mci0,
-    "fastvit_mci3": specs.mci3,
-    "vit_base_mci_224": lambda: specs.mobileclip2_b().image,
-}
+FULL = {"fastvit_mci0": specs.mci0, "fastvit_mci3": specs.mci3, "vit_base_mci_224": lambda: specs.mobileclip2_b().image}
 SIZES = [(128, 128), (160, 96)]
 
 
-@pytest.fixture(params=PAIRS.values(), ids=PAIRS.keys())
+@pytest.fixture(params=PAIRS)
 def pair(request):
-    return request.param()
+    return PAIRS[request.param]()
 
 
 def differences(ours, theirs, images):
@@ -71,58 +67,48 @@ def test_maps_of_published_encoders_are_timms(name, size):
 
 @pytest.mark.parametrize("stem", ["convolutional", "patch"])
 @torch.inference_mode()
-def test_tokens_of_layers_begin_with_the_class_token(stem):
+def test_tokens_of_layers_begin_with_the_class_token_which_the_last_projects(stem):
     ours, theirs = vit_pair(stem)
     images = noise(2, 3, 96, 160)
     expected = theirs.forward_intermediates(images, intermediates_only=True, return_prefix_tokens=True)
     for tokens, (_, prefix) in zip(ours.layer_tokens(images), expected, strict=True):
         assert tokens.shape == (2, 1 + 6 * 10, 32)
         assert relative_error(tokens[:, :1], prefix) < 1e-5
-
-
-@torch.inference_mode()
-def test_a_vits_embedding_is_the_projected_class_token_of_its_last_layer():
-    encoder = filled(SMALL["vit"].build())
-    images = noise(2, 3, 64, 64)
-    (last,) = encoder.layer_tokens(images, (1,))
-    torch.testing.assert_close(encoder.project(encoder.norm(last[:, 0])), encoder(images))
-
-
-@torch.inference_mode()
-def test_the_head_makes_an_mcis_embedding_of_its_last_map():
-    encoder = filled(SMALL["mci"].build())
-    images = noise(2, 3, 64, 64)
-    (last,) = encoder.features(images, (1,))
-    torch.testing.assert_close(encoder.head(last), encoder(images))
+    images = noise(2, 3, 128, 128)
+    (last,) = ours.layer_tokens(images, (2,))
+    torch.testing.assert_close(ours.project(ours.norm(last[:, 0])), ours(images))
 
 
 @torch.inference_mode()
 def test_embeddings_and_maps_in_one_pass_are_those_of_two(pair):
     encoder, _ = pair
-    size, calls = encoder.spec.input.size, []
-    images = noise(2, 3, size, size)
+    images = noise(2, 3, encoder.spec.input.size, encoder.spec.input.size)
     expected = encoder(images), encoder.features(images, (2, 0))
-    (encoder.stages if isinstance(encoder, MCi) else encoder.layers)[0].register_forward_hook(
-        lambda *_: calls.append(0)
-    )
+    if isinstance(encoder, MCi):
+        torch.testing.assert_close(encoder.head(expected[1][0]), expected[0])
+    calls = called(encoder)
     torch.testing.assert_close(encoder.embedding_and_features(images, (2, 0)), expected)
-    assert calls == [0]
+    assert calls == [0, 1, 2]
     with fails(ValueError, "2"):
         encoder.embedding_and_features(images, (3,))
+
+
+def called(encoder):
+    """A list of the numbers of stages or layers that are computed from now on."""
+    calls = []
+    for number, part in enumerate(encoder.stages if isinstance(encoder, MCi) else encoder.layers):
+        part.register_forward_hook(lambda *_, number=number: calls.append(number))
+    return calls
 
 
 @torch.inference_mode()
 def test_maps_come_in_the_order_asked_for_and_no_more_is_computed(pair):
     encoder, _ = pair
     images = noise(1, 3, 64, 64)
-    everything = encoder.features(images)
-    calls = []
-    for number, part in enumerate(encoder.stages if isinstance(encoder, MCi) else encoder.layers):
-        part.register_forward_hook(lambda *_, number=number: calls.append(number))
+    everything, calls = encoder.features(images), called(encoder)
     second, first = encoder.features(images, stages=[1, 0])
     assert calls == [0, 1]
-    torch.testing.assert_close(first, everything[0])
-    torch.testing.assert_close(second, everything[1])
+    torch.testing.assert_close((first, second), tuple(everything[:2]))
 
 
 def test_gradients_reach_all_that_the_maps_depend_on(pair):
@@ -135,38 +121,25 @@ def test_gradients_reach_all_that_the_maps_depend_on(pair):
     assert without == {name for name, _ in encoder.named_parameters() if name.startswith(beside)}
 
 
-@pytest.mark.parametrize("stages", [(3,), (0, -1), ()])
-def test_unknown_stages_are_refused(pair, stages):
+def test_unknown_stages_and_sides_that_a_stride_does_not_divide_are_refused(pair):
     encoder, _ = pair
-    with fails(ValueError, "2"):
-        encoder.features(noise(1, 3, 64, 64), stages)
+    for stages in ((3,), (0, -1), ()):
+        with fails(ValueError, "2"):
+            encoder.features(noise(1, 3, 64, 64), stages)
+    for shape in ((1, 3, 64, 40), (1, 3, 40, 64), (3, 64, 64)):
+        with fails(ValueError, "16"):
+            encoder.features(noise(*shape))
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 64, 40), (1, 3, 40, 64), (3, 64, 64)])
-def test_sides_that_a_stride_does_not_divide_are_refused(pair, shape):
-    encoder, _ = pair
-    with fails(ValueError, "16"):
-        encoder.features(noise(*shape))
-
-
-@torch.inference_mode()
-def test_only_strides_of_stages_asked_for_divide_the_sides():
-    encoder, _ = mci_pair(1)
-    (finest,) = encoder.features(noise(1, 3, 36, 44), (0,))
-    assert finest.shape == (1, 16, 9, 11)
-
-
-def test_positions_of_no_square_grid_are_not_interpolated():
-    encoder = SMALL["vit"].build()
-    encoder.position = nn.Parameter(encoder.position[:15])
+def test_positions_of_no_square_grid_and_stages_without_a_stride_are_refused():
+    vit, mci = SMALL["vit"].build(), SMALL["mci"].build()
+    vit.position = nn.Parameter(vit.position[:15])
     with fails(ValueError, "15"):
-        encoder.features(noise(1, 3, 96, 96))
-
-
-def test_an_mci_has_a_width_and_a_stride_for_each_stage():
-    built = SMALL["mci"].build()
+        vit.features(noise(1, 3, 96, 96))
     with fails(ValueError, "2", "1"):
-        MCi(built.stem, built.stages, built.head, dims=built.dims, strides=built.strides[:1])
+        MCi(mci.stem, mci.stages, mci.head, dims=mci.dims, strides=mci.strides[:1])
+    (finest,) = mci.features(noise(1, 3, 36, 44), (0,))
+    assert finest.shape == (1, 8, 9, 11), "only strides of stages asked for divide the sides"
 
 
 class Backbone(nn.Module):

@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 from mobileclip.blocks import models
-from mobileclip.cli import main
 from mobileclip.encoders import DualEncoder, load_model, save_model
 from mobileclip.encoders.checkpoints import in_form
 from mobileclip.reinforce import CheckpointTeacher
 from mobileclip.tensor_files import CheckpointError
+from tests.cli.test_cli import refused, worked
 from tests.encoders.small import SMALL
 from tests.errors import fails
 from tests.reinforce.conftest import attentive
@@ -62,94 +62,55 @@ def named(layout, path):
     return path if layout == "mobileclip" else f"{NAME}={path}"
 
 
-def ended(capsys, arguments):
-    """Run a command; return its status and what it said."""
-    status = 0
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as leaving:
-        status = leaving.code
-    said = capsys.readouterr()
-    return status, said.out, said.err
-
-
 @pytest.mark.parametrize(("form", "layout"), DUAL)
 class TestDual:
     def test_classify_and_embed(self, form, layout, files, tmp_path, capsys):
-        path = files[form, layout]
-        status, out, err = ended(
-            capsys, ["classify", files["image"], "red", "blue", "-m", named(layout, path), "--json"]
-        )
-        assert (status, set(json.loads(out))) == (0, {"red", "blue"}), err
-        output = tmp_path / "e.npz"
-        status, _, err = ended(capsys, ["embed", files["image"], "-m", named(layout, path), "-o", output])
-        assert status == 0, err
-        assert output.exists()
+        given = ("-m", named(layout, files[form, layout]))
+        assert set(json.loads(worked(capsys, "classify", files["image"], "red", "blue", *given, "--json"))) == {
+            "red",
+            "blue",
+        }
+        worked(capsys, "embed", files["image"], *given, "-o", tmp_path / "e.npz")
+        assert (tmp_path / "e.npz").exists()
 
     def test_info_and_convert(self, form, layout, files, tmp_path, capsys):
         path = files[form, layout]
         if layout == "mobileclip":
-            status, out, err = ended(capsys, ["info", path])
-            assert (status, json.loads(out)["form"]) == (0, form), err
+            assert json.loads(worked(capsys, "info", path))["form"] == form
         # Where it comes from does not decide what can be written, the form does.
         for to in ("mobileclip", "official", "open_clip") if layout == "mobileclip" else ("mobileclip",):
             output = tmp_path / f"{to}.safetensors"
-            status, _, err = ended(capsys, ["convert", named(layout, path), "-o", output, "--to", to])
-            assert status == 0, err
+            worked(capsys, "convert", named(layout, path), "-o", output, "--to", to)
             assert isinstance(load_model(output, SMALL), DualEncoder)
 
-    def test_teach(self, form, layout, files):
+    def test_teach_and_start_training(self, form, layout, files):
         path = files[form, layout]
         teacher = CheckpointTeacher(checkpoint=path, model=None if layout == "mobileclip" else NAME).build()
         assert teacher.encode_texts(["a cat"]).shape == (1, 24)
-
-    def test_start_of_training(self, form, layout, files):
         if form == "training":
-            assert load_model(files[form, layout], SMALL, fold=False).spec == SMALL
+            assert load_model(path, SMALL, fold=False).spec == SMALL
         else:
             with fails(CheckpointError):
-                load_model(files[form, layout], SMALL, fold=False)
+                load_model(path, SMALL, fold=False)
 
 
 @pytest.mark.parametrize(("form", "layout"), EACH)
-def test_evaluate(form, layout, files, tmp_path, capsys):
-    path = files[form, layout]
-    model = path if layout == "mobileclip" else f"{NAME}={path}"
-    command = ["eval", "run", model, "--datasets", files["classes"], "--output", tmp_path / "results"]
-    status, out, err = ended(capsys, command)
-    assert status == 0, err
-    assert "results" in out
-
-
-@pytest.mark.parametrize(("form", "layout"), EACH)
-def test_export(form, layout, files, tmp_path, capsys):
-    path, out = files[form, layout], tmp_path / "out"
-    command = ["export", named(layout, path), "--target", "torch", "--tower", "text", "-o", out]
-    status, _, err = ended(capsys, command)
-    assert status == 0, err
+def test_evaluate_and_export(form, layout, files, tmp_path, capsys):
+    given, out = named(layout, files[form, layout]), tmp_path / "out"
+    command = ("eval", "run", given, "--datasets", files["classes"], "--output", tmp_path / "results")
+    assert "results" in worked(capsys, *command)
+    worked(capsys, "export", given, "--target", "torch", "--tower", "text", "-o", out)
     assert (out / "mobileclip.json").exists()
 
 
 @pytest.mark.parametrize(("tower", "form"), TOWERS)
-class TestTowers:
-    def test_info_convert_and_export(self, tower, form, files, tmp_path, capsys):
-        path = files[tower, form]
-        status, out, err = ended(capsys, ["info", path])
-        assert (status, json.loads(out)["form"]) == (0, form), err
-        assert ended(capsys, ["convert", path, "-o", tmp_path / "again.safetensors"])[0] == 0
-        if (tower, form) != ("image", "training"):  # either is exported in another row
-            command = ["export", path, "--target", "torch", "--tower", tower, "-o", tmp_path / "out"]
-            status, _, err = ended(capsys, command)
-            assert status == 0, err
-
-    def test_what_needs_both_towers_says_so(self, tower, form, files, tmp_path, capsys):
-        path = files[tower, form]
-        for command in (
-            ["classify", files["image"], "red", "blue", "-m", path],
-            ["embed", files["image"], "-m", path, "-o", tmp_path / "e.npz"],
-        ):
-            status, _, err = ended(capsys, command)
-            assert status == 2
-            assert "one tower" in err
-        with fails(ValueError):
-            CheckpointTeacher(checkpoint=path).build()
+def test_a_tower_alone(tower, form, files, tmp_path, capsys):
+    path = files[tower, form]
+    assert json.loads(worked(capsys, "info", path))["form"] == form
+    worked(capsys, "convert", path, "-o", tmp_path / "again.safetensors")
+    if (tower, form) != ("image", "training"):  # either is exported in another row
+        worked(capsys, "export", path, "--target", "torch", "--tower", tower, "-o", tmp_path / "out")
+    for command in (("classify", files["image"], "red"), ("embed", files["image"], "-o", tmp_path / "e.npz")):
+        refused(capsys, "one tower", *command, "-m", path)
+    with fails(ValueError):
+        CheckpointTeacher(checkpoint=path).build()

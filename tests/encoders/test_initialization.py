@@ -8,15 +8,7 @@ import torch
 from torch import nn
 
 from mobileclip.blocks import TransformerLayer
-from mobileclip.encoders import (
-    AttentionSpec,
-    ClassifierSpec,
-    MCiSpec,
-    MCtSpec,
-    StageSpec,
-    TextTransformerSpec,
-    ViTSpec,
-)
+from mobileclip.encoders import AttentionSpec, ClassifierSpec, MCiSpec, MCtSpec, StageSpec, TextTransformerSpec, ViTSpec
 from mobileclip.inputs import ImageInput, TextInput
 from recipes.train_vit_b16_12m import ROWS
 
@@ -65,9 +57,7 @@ MCI = MCiSpec(stages=STAGES, embedding_dim=80, projection_bias=True, input=Image
 
 
 @pytest.mark.parametrize(
-    "spec",
-    [VIT, MCI, ClassifierSpec(image=VIT.without_projection(), num_classes=50)],
-    ids=["vit", "mci", "classifier"],
+    "spec", [VIT, MCI, ClassifierSpec(image=VIT.without_projection(), num_classes=50)], ids=["vit", "mci", "classifier"]
 )
 def test_image_towers_draw_their_linear_layers_alike(spec):
     torch.manual_seed(0)

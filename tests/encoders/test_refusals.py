@@ -267,11 +267,7 @@ REFUSED = {
         f"{one} in safetensors": ("not_weights", reads(safetensors_bytes({"a": torch.zeros(2).to(one)})), "'a'")
         for one in (torch.float8_e4m3fn, torch.uint16, torch.uint64)
     },
-    "another digest": (
-        "digest",
-        loads(SMALL, load=lambda path: read_tensors(path, sha256="0" * 64)),
-        "0" * 64,
-    ),
+    "another digest": ("digest", loads(SMALL, load=lambda path: read_tensors(path, sha256="0" * 64)), "0" * 64),
     "a spec that is none": ("description", loads(SMALL, edit=described(spec='{"image": 3}'))),
     "a kind of later": ("description", loads(SMALL, edit=described(kind="audio_encoder")), "audio_encoder"),
     "a form of later": ("description", loads(SMALL, edit=described(form="melted")), "melted"),

@@ -11,12 +11,7 @@ from torch import nn
 
 import mobileclip
 from mobileclip import reparameterize
-from mobileclip.encoders import (
-    DualEncoderSpec,
-    ImageEncoderSpec,
-    load_model,
-    save_model,
-)
+from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, load_model, save_model
 from mobileclip.inputs import ImageInput
 from mobileclip.strict import strict
 from tests.blocks.filling import filled, noise
@@ -26,8 +21,6 @@ from tests.golden.checkpoints import relative_error
 from tests.lazily import lazily
 
 timm = lazily("timm")
-
-LAYOUTS = ["mobileclip", "official"]
 
 
 @pytest.fixture
@@ -44,7 +37,7 @@ def stored(tmp_path):
 
 
 @pytest.mark.parametrize("form", [lambda model: model, reparameterize], ids=["training", "folded"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["mobileclip", "official"])
 @torch.inference_mode()
 def test_positions_of_a_vit_are_resampled_as_timm_does(stored, layout, form):
     path, model = stored(layout=layout, form=form)
@@ -125,47 +118,30 @@ def test_the_models_transform_and_tokenizer_follow(small_file):
     assert clip.encode_text("a photo of a dog in the rain").shape == (1, 24)
 
 
-def test_a_longer_context_is_refused(stored):
-    path, _ = stored(text="mct")
-    with fails(ValueError, "12", "13"):
-        load_model(path, context_length=13)
-    assert load_model(path, context_length=12).spec.text.input.context_length == 12
-
-
-def test_sizes_that_patches_do_not_tile_are_refused(stored):
-    path, _ = stored()
-    with fails(ValueError, "100", "16"):
-        load_model(path, image_size=100)
-
-
 @pytest.mark.parametrize(
-    ("tower", "sizes", "asked"),
-    [("text", {"image_size": 96}, "image"), ("image", {"context_length": 7}, "text")],
+    ("options", "named"),
+    [
+        ({"context_length": 13}, ("12", "13")),
+        ({"image_size": 100}, ("100", "16")),
+        ({"tower": "text", "image_size": 96}, ("image",)),
+        ({"tower": "image", "context_length": 7}, ("text",)),
+    ],
 )
-def test_a_tower_that_is_not_there_has_no_size(stored, tower, sizes, asked):
-    path, _ = stored()
-    with fails(ValueError, asked, asked):
-        load_model(path, tower=tower, **sizes)
-
-
-class Pixels(nn.Module):
-    """A linear layer over all pixels, which cannot know what others would weigh."""
-
-    def __init__(self, spec):
-        super().__init__()
-        self.spec = spec
-        self.project = nn.Linear(3 * spec.input.size**2, spec.embedding_dim)
-
-    def forward(self, images):
-        return self.project(images.flatten(1))
+def test_what_no_tower_takes_is_refused(stored, options, named):
+    path, _ = stored(text="mct")
+    with fails(ValueError, *named):
+        load_model(path, **options)
+    assert load_model(path, context_length=12).spec.text.input.context_length == 12
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class PixelsSpec(ImageEncoderSpec):
-    """An encoder of one's own whose weights depend on the size."""
+    """An encoder of one's own, whose weights depend on the size: of each pixel one, which tells nothing of others."""
 
     def build(self):
-        return Pixels(self)
+        tower = nn.Sequential(nn.Flatten(), nn.Linear(3 * self.input.size**2, self.embedding_dim))
+        tower.spec = self
+        return tower
 
 
 def test_an_encoder_of_ones_own_that_does_not_say_how_is_refused(tmp_path):

@@ -36,7 +36,6 @@ class Counting(Work[Task, str]):
         folder: where it writes.
         seconds: of a unit's making and of its finishing.
         num_bytes: of an entry, beside its text.
-        broken: whether workers cannot load what they need.
         error: what they raise when they load it.
         late_seconds: that all workers but the first take to load what they need.
     """
@@ -44,13 +43,10 @@ class Counting(Work[Task, str]):
     folder: Path
     seconds: float = 0.0
     num_bytes: int = 0
-    broken: bool = False
     error: Exception | None = None
     late_seconds: float = 0.0
 
     def open(self, place: Place) -> Counting.Worker:  # noqa: ARG002 - as `Work` does
-        if self.broken:
-            raise ValueError("nowhere.safetensors does not exist")
         if self.error is not None:
             raise self.error
         if self.late_seconds:

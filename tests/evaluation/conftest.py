@@ -10,7 +10,7 @@ from mobileclip.evaluation import BenchmarkSample
 from mobileclip.recipes.tiny import SHAPES
 from tests.evaluation.fitted_model import fitted_model
 from tests.evaluation.public_layout import write_benchmark
-from tests.evaluation.scene_models import scene_pictures, scene_texts, small_spec
+from tests.evaluation.scene_models import scene_images, scene_texts, small_spec
 
 TEMPLATES = ("a drawing of a {}", "{} on the left")
 COUNT = 24
@@ -27,7 +27,7 @@ def no_long_measurements(monkeypatch):
 def made(tmp_path_factory):
     """A folder with two models and two data sets, in the layout of the suite: pictures of pets they are not."""
     root = tmp_path_factory.mktemp("made")
-    samples, labels = scene_pictures(COUNT)
+    samples, labels = scene_images(COUNT)
     spec = small_spec()
     spec = attrs.evolve(spec, image=attrs.evolve(spec.image, stages=spec.image.stages[:2]))
     texts = scene_texts(samples, labels)

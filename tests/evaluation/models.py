@@ -78,5 +78,5 @@ def session_of(model: DualEncoder | None = None, **options: object) -> Session:
     return Session(clip, **{"show_progress": False, **options})
 
 
-def picture_of(name: str, size: int = 4) -> Image.Image:
+def image_of(name: str, size: int = 4) -> Image.Image:
     return Image.new("RGB", (size, size), tuple(round(255 * value) for value in COLOURS[name]))

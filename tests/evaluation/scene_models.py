@@ -63,7 +63,7 @@ def register():
     timm.models.register_model(fastvit_of_scenes)
 
 
-def scene_pictures(count, seed=0):
+def scene_images(count, seed=0):
     """Return drawn scenes with all their captions, and the class of each: the thing on the left."""
     rng = np.random.default_rng(seed)
     samples, labels = [], []
@@ -77,7 +77,7 @@ def scene_pictures(count, seed=0):
 
 def write_scene_benchmarks(folder: Path, count=COUNT):
     """Write them as a data set of classes and one of captions, and return both folders."""
-    samples, labels = scene_pictures(count)
+    samples, labels = scene_images(count)
     labelled = [
         BenchmarkSample(key=sample.key, image=sample.image, label=label)
         for sample, label in zip(samples, labels, strict=True)

@@ -11,7 +11,7 @@ from mobileclip.evaluation import classifier_hook, evaluate_classifier
 from tests.data.made_samples import encoded, write_raw
 from tests.encoders.small import IMAGE, randomised
 from tests.errors import fails
-from tests.odd_pictures import drawing
+from tests.odd_images import drawing
 
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fox")
 SPEC = ClassifierSpec(image=IMAGE.without_projection(), num_classes=6, class_names=NAMES)

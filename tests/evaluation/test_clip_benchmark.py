@@ -17,7 +17,7 @@ from tests.errors import fails
 from tests.evaluation.fitted_model import fitted_model
 from tests.evaluation.scene_models import (
     COUNT,
-    scene_pictures,
+    scene_images,
     scene_texts,
     small_spec,
     write_for_open_clip,
@@ -44,7 +44,7 @@ def folders(tmp_path_factory):
     scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["bidirectional", "causal"]
 )
 def model(request):
-    samples, labels = scene_pictures(COUNT)
+    samples, labels = scene_images(COUNT)
     images = [sample.image for sample in samples]
     return fitted_model(small_spec(causal=request.param), images, scene_texts(samples, labels))
 

@@ -45,7 +45,7 @@ def refused(folder, script, *arguments):
     return done.status, done.output
 
 
-def write_pictures(folder, count):
+def write_images(folder, count):
     """The first bundled pictures as files."""
     samples = bundled_samples()
     paths = []

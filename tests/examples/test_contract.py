@@ -67,7 +67,7 @@ def test_preprocessing_is_the_librarys(contract, folder, tmp_path, preprocess, c
     transform = ImageTransform(from_json(json.dumps(described["image"]["input"]), ImageInput))
     for name, data in pictures():
         (tmp_path / name).write_bytes(data)
-        ours = contract.preprocess(export, contract.read_picture(export, tmp_path / name))
+        ours = contract.preprocess(export, contract.read_image(export, tmp_path / name))
         if preprocess == "host":
             expected = transform(data).numpy()
         else:
@@ -140,7 +140,7 @@ def test_only_the_librarys_formats_are_opened(contract, folder, tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
     with pytest.raises(UnidentifiedImageError):
-        contract.read_picture(contract.read_export(folder, target="torch"), path)
+        contract.read_image(contract.read_export(folder, target="torch"), path)
 
 
 def test_constants_are_the_librarys(contract):

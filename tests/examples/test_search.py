@@ -11,7 +11,7 @@ import torch
 
 import mobileclip
 from mobileclip.export import ExportSpec, export_model
-from tests.examples.running import FORBIDDEN, refused, run_example, write_pictures
+from tests.examples.running import FORBIDDEN, refused, run_example, write_images
 from tests.export.hostile_folders import negate
 from tests.export.litert import EXPORT, model as litert_model
 from tests.export.models import SHALLOW, few_samples, seeing, small_model
@@ -79,7 +79,7 @@ def example(request, small_export, tmp_path_factory):
 
 @torch.no_grad()
 def test_it_says_what_the_model_says(example, tmp_path):
-    pictures = write_pictures(tmp_path, 2)
+    pictures = write_images(tmp_path, 2)
     status, printed, said = example.run(example.folder, "--pictures", *pictures, "--texts", *TEXTS)
     assert (status, said) == (0, "")
     cosines = example.clip.encode_image(pictures) @ example.clip.encode_text(list(TEXTS)).T
@@ -112,7 +112,7 @@ def test_it_says_what_the_model_says(example, tmp_path):
 def test_mistakes_are_told(example, mistaken, tmp_path):
     status, printed = mistaken("--help")
     assert (status, f"mobileclip export --target {example.target}" in " ".join(printed.split())) == (0, True)
-    asked = ("--pictures", *write_pictures(tmp_path, 1), "--texts", *TEXTS)
+    asked = ("--pictures", *write_images(tmp_path, 1), "--texts", *TEXTS)
 
     def told(folder):
         status, said = mistaken(folder, *asked)
@@ -139,6 +139,6 @@ def test_a_file_that_computes_something_else_is_not_used(example, mistaken, smal
     else:
         for file in small_export("openvino", 1).glob("text.*"):
             shutil.copy(file, copied)
-    status, said = mistaken(copied, "--pictures", *write_pictures(tmp_path, 1), "--texts", *TEXTS)
+    status, said = mistaken(copied, "--pictures", *write_images(tmp_path, 1), "--texts", *TEXTS)
     assert status == 2
     assert "error: the text tower's embeddings of the golden inputs differ" in said

@@ -13,7 +13,7 @@ from mobileclip.data import ImageTransform, Tokenizer, load_image
 from mobileclip.encoders import save_model
 from mobileclip.export import ExportSpec, export_model
 from tests.browser import CHROMIUM, open_page
-from tests.examples.running import write_pictures
+from tests.examples.running import write_images
 from tests.examples.web import NPM, build, run_npm, served, write_values
 from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, seeing
 
@@ -77,7 +77,7 @@ def browser():
 def pictures(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
-    write_pictures(folder, 5)
+    write_images(folder, 5)
     inner = folder / "inner"
     inner.mkdir()
     (folder / "cat.jpg").rename(inner / "cat.jpg")

@@ -8,7 +8,7 @@ import onnx
 import torch
 
 from mobileclip.export.targets.torch import load_pt2
-from mobileclip.inference.openvino import import_quietly
+from mobileclip.inference.openvino_backend import import_quietly
 
 IS_MAC = sys.platform == "darwin"
 

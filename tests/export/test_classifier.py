@@ -70,7 +70,7 @@ def test_contract_report_and_golden_vectors_speak_of_classes(folder, convolution
     assert report == read_report(folder)
     assert report.passed
     assert (report.ranking.kind, report.ranking.num_queries) == ("classes", 12)
-    assert "image logits with NaN or infinity" in {gate.name for gate in report.gates}
+    assert "image logits with NaN or infinity" in {check.name for check in report.checks}
     golden = load_file(folder / "golden.safetensors")
     torch.testing.assert_close(golden["logits"], convolutional(golden["pixels"]), rtol=1e-4, atol=1e-4)
 
@@ -129,7 +129,7 @@ def test_what_a_classifier_has_not(convolutional, tmp_path, options):
 def test_a_contract_that_is_not_true_of_its_classes_is_refused(folder, tmp_path, changes):
     copied = shutil.copytree(folder, tmp_path / "copied")
     change(copied, lambda contract: contract.update(changes))
-    with pytest.raises(ValueError, match=r"classes with|not what it says of the model"):
+    with fails(ValueError):
         read_contract(copied)
 
 

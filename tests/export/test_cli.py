@@ -76,7 +76,7 @@ def test_what_cannot_be_read_of_a_data_set_is_counted(capsys, model_file, tmp_pa
     assert "left out of the data: 1 samples (missing_image)" in err
 
 
-def test_a_failing_gate_is_status_1_and_the_report_is_kept(capsys, model_file, tmp_path, monkeypatch):
+def test_a_failing_check_is_status_1_and_the_report_is_kept(capsys, model_file, tmp_path, monkeypatch):
     monkeypatch.setitem(LEAST_COSINE, "float32", 1.1)
     out = tmp_path / "out"
     status, _, err = run(capsys, "export", model_file, "--target", "torch", "--tower", "image", "-o", out)

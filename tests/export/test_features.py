@@ -55,7 +55,7 @@ def test_contract_report_and_golden_vectors_speak_of_maps(folder, transformers):
     report = read_report(folder)
     assert report.passed
     assert [(parity.stage, parity.count) for parity in report.towers] == [(None, 12), (1, 12), (0, 12)]
-    assert "image stage_0 cosine, minimum" in {gate.name for gate in report.gates}
+    assert "image stage_0 cosine, minimum" in {check.name for check in report.checks}
     assert verify_export(folder) == report
     golden = load_file(folder / "golden.safetensors")
     expected = transformers.image_encoder.features(golden["pixels"], (0,))[0]
@@ -98,8 +98,8 @@ def test_maps_whose_mean_is_another_embedding_fail(tmp_path):
     model.graph.node.append(onnx.helper.make_node("Sum", ["doubled_half", "doubled_half"], ["text_space"]))
     onnx.save(model, folder / "image.onnx")
     sign(folder)
-    failed = {gate.name for gate in verify_export(folder).gates if not gate.passed}
-    assert "image text_space mean over places, distance from the embedding" in failed
+    failed = {check.name for check in verify_export(folder).checks if not check.passed}
+    assert "image text_space mean over positions, distance from the embedding" in failed
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_every_target_gives_them_in_fewer_bits(transformers, target, precision, 
     assert all(0.98 < parity.cosine_minimum < 1 - 1e-9 for parity in maps)
 
 
-def test_maps_in_each_others_place_fail_the_gates(copied):
+def test_maps_in_each_others_place_fail_the_checks(copied):
     assert read_report(copied).passed
     model = onnx.load(copied / "image.onnx")
     other = {"stage_0": "stage_1", "stage_1": "stage_0"}
@@ -120,7 +120,7 @@ def test_maps_in_each_others_place_fail_the_gates(copied):
         node.output[:] = [other.get(name, name) for name in node.output]
     onnx.save(model, copied / "image.onnx")
     sign(copied)
-    failed = {gate.name for gate in verify_export(copied).gates if not gate.passed}
+    failed = {check.name for check in verify_export(copied).checks if not check.passed}
     assert {"image stage_0 cosine, minimum", "image stage_1 cosine, minimum"} <= failed
     assert "image cosine, minimum" not in failed
 

@@ -9,7 +9,7 @@ from mobileclip.export import ExportSpec, export_model, read_contract, read_repo
 from mobileclip.export.targets.base import quiet
 from mobileclip.export.targets.torch import register_operations
 from mobileclip.inference.comparison import LEAST_COSINE
-from mobileclip.inference.openvino import import_quietly
+from mobileclip.inference.openvino_backend import import_quietly
 from tests.export.litert import converter
 from tests.golden.checkpoints import golden, golden_images, golden_texts, golden_tokens
 
@@ -108,7 +108,7 @@ def test_embeddings_of_the_public_code(name, target, precision, tmp_path):
     else:
         # Random weights hardly tell captions apart (a spread of 0.001): rounding swaps some of 36 results, how many
         # depends on the number of threads. By chance three would agree.
-        assert {gate.name for gate in report.gates if not gate.passed} <= may_fail, report.failures
+        assert {check.name for check in report.checks if not check.passed} <= may_fail, report.failures
         assert report.ranking.agreement > 0.8 or precision != "float16"
     assert report == read_report(folder)
     run, suffix = RUNTIMES[target]

@@ -34,7 +34,7 @@ def test_its_file_holds_what_it_computes(trained, gpu, tmp_path):
         torch.testing.assert_close(loaded.encode_image(images), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_its_export_passes_the_gates_and_leaves_it_where_it_is(trained, gpu, tmp_path):
+def test_its_export_passes_the_checks_and_leaves_it_where_it_is(trained, gpu, tmp_path):
     folder = export_model(trained, ExportSpec(output=tmp_path / "export", target="torch"))
     assert verify_export(folder).passed
     assert {parameter.device.type for parameter in trained.parameters()} == {gpu.type}

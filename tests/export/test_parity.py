@@ -1,4 +1,4 @@
-"""What is measured, against written-out loops, and the gates at their bounds."""
+"""What is measured, against written-out loops, and the checks at their bounds."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mobileclip.export import Ranking, Report
-from mobileclip.export.verify import compare_rankings, compare_tower, gates_of
+from mobileclip.export.verify import checks_of, compare_rankings, compare_tower
 from mobileclip.inference.comparison import LEAST_COSINE
 from mobileclip.serialization import from_json
 
@@ -16,7 +16,7 @@ def embeddings(count=9, dim=5, seed=0):
 
 
 def failed(parities, ranking, precision="float32"):
-    return [gate.name for gate in gates_of(tuple(parities), ranking, precision) if not gate.passed]
+    return [check.name for check in checks_of(tuple(parities), ranking, precision) if not check.passed]
 
 
 def same_ranking():
@@ -71,7 +71,7 @@ def test_a_tower_alone_is_ranked_by_neighbours():
 
 
 @pytest.mark.parametrize(("precision", "least"), [("float32", 0.99999), ("float16", 0.9995), ("bfloat16", 0.9995)])
-def test_cosine_gate_at_its_bound(precision, least):
+def test_cosine_check_at_its_bound(precision, least):
     reference = embeddings(6, 2)
     for cosine, expected in ((least + 2e-6, []), (least - 2e-6, ["image cosine, minimum"])):
         angle = math.acos(cosine)
@@ -101,7 +101,7 @@ def with_a_zero(rows):
 
 @pytest.mark.parametrize(
     ("change", "name"),
-    [(with_a_zero, "embeddings of length zero"), (collapsed, "spread"), (lambda rows: 2 * rows, "error of lengths")],
+    [(with_a_zero, "embeddings of length zero"), (collapsed, "spread"), (lambda rows: 2 * rows, "length error")],
 )
 def test_length_zero_constant_and_scaled_embeddings_fail(change, name):
     found = failed([compare_tower("image", change(embeddings()), embeddings())], same_ranking())
@@ -126,7 +126,7 @@ def test_embeddings_that_hardly_differ_are_compared_by_their_numbers_alone(preci
         *((17, 1000, True), (18, 1000, False), (120, 10_000, True), (121, 10_000, False)),
     ],
 )
-def test_the_ranking_gate_is_an_interval_over_the_queries(changed, count, passes):
+def test_the_ranking_check_is_an_interval_over_the_queries(changed, count, passes):
     """Those of Clopper and Pearson; of the twelve pictures' 36 queries, one or two change by chance."""
     reference = embeddings()
     ranking = Ranking(kind="image-text", num_queries=count, agreement=(count - changed) / count)
@@ -145,7 +145,7 @@ def test_report_round_trips_and_names_what_failed():
         skipped={"torn": 1},
         towers=(found,),
         ranking=ranking,
-        gates=gates_of((found,), ranking, "float16"),
+        checks=checks_of((found,), ranking, "float16"),
     )
     assert from_json(report.to_json(), Report) == report
     assert not report.passed

@@ -41,11 +41,11 @@ def test_a_browser_gets_every_precision_in_one_folder(browser):
     assert [(tower.precision, tower.tower) for tower in report.towers[2:]] == [
         (precision, tower) for precision in ("float16", "int8-weights") for tower in ("image", "text")
     ]
-    assert "float16: image cosine, minimum" in {gate.name for gate in report.gates}
+    assert "float16: image cosine, minimum" in {check.name for check in report.checks}
     assert mobileclip.load(browser).encode_text("a cat").isfinite().all()
 
 
-def test_another_precisions_file_is_held_to_its_gates_too(browser, tmp_path):
+def test_another_precisions_file_is_held_to_its_checks_too(browser, tmp_path):
     folder, file = shutil.copytree(browser, tmp_path / "out"), "onnx/text_model_fp16.onnx"
     contract = (folder / "mobileclip.json").read_text()
     negate(folder, file)
@@ -54,7 +54,7 @@ def test_another_precisions_file_is_held_to_its_gates_too(browser, tmp_path):
     with fails(ValueError, "text_model_fp16.onnx"):
         verify_export(folder, show_progress=False)
     (folder / "mobileclip.json").write_text(signed)
-    failed = {gate.name for gate in verify_export(folder, show_progress=False).gates if not gate.passed}
+    failed = {check.name for check in verify_export(folder, show_progress=False).checks if not check.passed}
     assert "float16: text cosine, minimum" in failed
     assert all(name.startswith("float16: ") for name in failed)
 

@@ -13,7 +13,7 @@ from mobileclip.data import read_text_input
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import BenchmarkSample, open_candidate
 from mobileclip.export import ExportSpec, bundled_samples, export_model, load_export
-from mobileclip.export.running import as_pixels, require_made_of
+from mobileclip.export.running import as_pixels, require_exported_from
 from tests.cli.test_cli import run
 from tests.data.tokenizer_files import KINDS
 from tests.errors import fails
@@ -102,7 +102,7 @@ def test_an_export_is_no_checkpoint_of_a_published_model(plain_torch):
 def test_verify_compares_with_the_model_of_the_export_alone(plain_torch, tmp_path):
     save_model(seeing(SHALLOW, seed=3), tmp_path / "other.safetensors")
     with fails(ValueError):
-        require_made_of(plain_torch, tmp_path / "other.safetensors")
+        require_exported_from(plain_torch, tmp_path / "other.safetensors")
 
 
 def test_one_tower_and_classifiers_are_no_image_text_models(shallow, plain_torch, tmp_path):

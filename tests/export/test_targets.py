@@ -30,7 +30,7 @@ from mobileclip.export.export import tower_file
 from mobileclip.export.int8 import weighted_layers
 from mobileclip.export.targets.executorch import LARGEST_BATCH
 from mobileclip.extras import install
-from mobileclip.inference.openvino import PROCESSOR_OPTIONS, import_quietly
+from mobileclip.inference.openvino_backend import PROCESSOR_OPTIONS, import_quietly
 from tests.contracts.targets import check_target
 from tests.errors import fails
 from tests.export.hostile_folders import sign
@@ -95,7 +95,7 @@ def test_a_target_keeps_the_contract(target, precision, small_export, request, t
     if (target, precision) in EXPORTED_ANYWAY:
         check_target(small_model(target), small_export(target))
         return
-    # In 8 bits random weights rank more captions otherwise than the gate lets them.
+    # In 8 bits random weights rank more captions otherwise than the check lets them.
     samples = few_samples() if precision == "int8" else None
     model = request.getfixturevalue("shallow" if (target, precision) in BY_DEFAULT else "convolutional")
     with programs_read_once():

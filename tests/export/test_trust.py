@@ -100,7 +100,7 @@ def test_what_a_colleague_wrote_is_verified_with_trust_alone(believing, capsys, 
     status, _, said = run(capsys, "verify", believing)
     assert status == 2
     assert "was written on another machine" in said
-    assert "give --trust" in said
+    assert "--trust" in said
     assert run(capsys, "verify", believing, "--trust")[0] == 0
 
 
@@ -132,7 +132,7 @@ def test_a_strangers_file_reaches_no_runtime(believing, tmp_path):
     for opened in (verify_export, load_export, mobileclip.load):
         with fails(ValueError):
             opened(theirs)
-        with pytest.raises(ValueError, match="cannot be read"):
+        with fails(ValueError, _first_file(theirs).name):
             opened(theirs, trust=True)
 
 

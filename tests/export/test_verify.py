@@ -84,12 +84,12 @@ def test_a_folder_without_a_contract_is_refused(tmp_path):
         verify_export(tmp_path)
 
 
-def test_a_wrong_network_fails_the_gates(copied):
+def test_a_wrong_network_fails_the_checks(copied):
     """The same graph with one weight turned around: it runs, has the right shapes, and ranks wrongly."""
     negate(copied, "image.onnx")
     report = verify_export(copied)
     assert not report.passed
-    failed = {gate.name for gate in report.gates if not gate.passed}
+    failed = {check.name for check in report.checks if not check.passed}
     assert {"image cosine, minimum", "ranking agreement"} <= failed
     assert not any(name.startswith("text") for name in failed)
 
@@ -122,7 +122,7 @@ def test_stored_inputs_without_embeddings_are_refused(copied):
         verify_export(copied)
 
 
-def test_weights_that_are_not_finite_fail_a_gate_and_other_files_are_refused(copied):
+def test_weights_that_are_not_finite_fail_a_check_and_other_files_are_refused(copied):
     model = onnx.load(copied / "image.onnx")
     weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
     broken = onnx.numpy_helper.to_array(weight).copy()
@@ -131,7 +131,7 @@ def test_weights_that_are_not_finite_fail_a_gate_and_other_files_are_refused(cop
     onnx.save(model, copied / "image.onnx")
     sign(copied)
     assert any(
-        gate.startswith("image embeddings with NaN or infinity is 12") for gate in verify_export(copied).failures
+        check.startswith("image embeddings with NaN or infinity is 12") for check in verify_export(copied).failures
     )
     shutil.copy(copied / "text.onnx", copied / "image.onnx")
     sign(copied)

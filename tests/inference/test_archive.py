@@ -45,7 +45,7 @@ def test_those_of_one_model_are_joined_and_those_of_two_are_not():
     assert len(joined.texts) == 2
     with fails(ValueError, "old.npz", "the new ones", "weights aaaaaaaaaaaa", "and bbbbbbbbbbbb"):
         some().joined(some(OTHER), here="old.npz", there="the new ones")
-    with fails(ValueError, "another spec"):
+    with fails(ValueError, "a and b", "specs"):
         some().joined(some(attrs.evolve(MODEL, spec='{"size": 1}')), here="a", there="b")
     newer = attrs.evolve(MODEL, version="2")
     assert some().joined(some(newer), here="a", there="b").model == MODEL

@@ -26,7 +26,7 @@ def test_many_image_files_are_embedded_by_a_faster_form(telling_file, tmp_path, 
     plain, _ = embed_inputs(clip, identity, EmbeddingInputs(paths=paths))
     monkeypatch.setattr(optimizing, "WORTH_TRYING", 4)
     encoders = []
-    monkeypatch.setattr(embedding, "encode_pictures", watched(embedding.encode_pictures, encoders))
+    monkeypatch.setattr(embedding, "encode_images", watched(embedding.encode_images, encoders))
     fast, _ = embed_inputs(clip, identity, EmbeddingInputs(paths=paths), precision="bfloat16")
     added, _ = embed_inputs(clip, identity, EmbeddingInputs(paths=paths), before=fast)
     assert [one is clip for one in encoders] == [False, True]

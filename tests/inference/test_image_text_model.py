@@ -220,11 +220,7 @@ class TestLoad:
 
     def test_a_model_without_weights_names_those_that_are_built_like_it(self, monkeypatch):
         monkeypatch.setitem(models._values, "a_twin", mobileclip.specs.mobileclip2_s4())
-        with fails(
-            ValueError,
-            "a_twin",
-            "mobileclip_s4 and mobileclip2_s4 have the same architecture",
-        ):
+        with fails(ValueError, "a_twin", "mobileclip_s4 and mobileclip2_s4 have the same architecture"):
             mobileclip.load("a_twin")
         row = next(row for row in catalogue.rows() if row["name"] == "a_twin")
         assert row["weights"] == "none; built like mobileclip_s4, mobileclip2_s4"

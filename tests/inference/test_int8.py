@@ -14,7 +14,7 @@ from mobileclip.extras import install
 from mobileclip.inference import Form, OptimizedTower, optimize_tower
 from mobileclip.inference.comparison import LEAST_COSINE, Calibration, calibrations, least_agreement
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
-from mobileclip.inference.openvino import int8_model
+from mobileclip.inference.openvino_backend import int8_model
 from tests.errors import fails
 from tests.export.models import CONVOLUTIONAL, PIXELS, TOKENS, TRANSFORMERS, seeing
 

@@ -29,12 +29,7 @@ def true(small_file):
         {"texts": ["a cat"], "first": [round(one, 4) for one in texts[0, :4].tolist()], "tolerance": 1e-4},
         {"picture": picture, "first": [round(one, 4) for one in image[0, :4].tolist()], "tolerance": 1e-4},
         {"picture": picture, "texts": list(LABELS), "probabilities": probabilities, "tolerance": 1e-3},
-        {
-            "picture": picture,
-            "texts": list(LABELS),
-            "probabilities": threefold,
-            "factor": 10.0,
-        },
+        {"picture": picture, "texts": list(LABELS), "probabilities": threefold, "factor": 10.0},
     ]
     return [{"model": "small", "source": "this test", **one} for one in outputs]
 

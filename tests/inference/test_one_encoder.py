@@ -15,7 +15,7 @@ from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, randomised
 from tests.errors import fails
-from tests.evaluation.models import COLOURS, ColourModel, picture_of
+from tests.evaluation.models import COLOURS, ColourModel, image_of
 
 CAUSAL = attrs.evolve(SMALL, text=attrs.evolve(SMALL.text, causal=True))
 
@@ -112,7 +112,7 @@ def test_a_session_encodes_a_text_once():
     assert embeddings.tolist() == [table[text] for text in texts]
     assert session.encode_texts(["blue"]).tolist() == [table["blue"]]
     assert sum(asked) == 3
-    assert clip.encode_image([picture_of("red"), picture_of("blue")]).argmax(1).tolist() == [0, 2]
+    assert clip.encode_image([image_of("red"), image_of("blue")]).argmax(1).tolist() == [0, 2]
     with fails(ValueError):
         session.encode_texts([])
 

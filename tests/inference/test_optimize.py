@@ -29,7 +29,7 @@ from mobileclip.inference.comparison import (
     turn,
 )
 from mobileclip.inference.forms import ReadyDualEncoder
-from mobileclip.inference.openvino import import_quietly, openvino_core, openvino_program
+from mobileclip.inference.openvino_backend import import_quietly, openvino_core, openvino_program
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, inputs, randomised
@@ -89,7 +89,7 @@ def test_the_report_has_every_form_and_uses_the_fastest():
 
 
 def test_what_is_not_exact_enough_is_not_used(monkeypatch):
-    """bfloat16 is refused by a gate of one, float32 by a gate of zero; then the folded towers stay as they are."""
+    """bfloat16 is refused by a check of one, float32 by a check of zero; then the folded towers stay as they are."""
     monkeypatch.setitem(LEAST_COSINE, "bfloat16", 1.1)
     monkeypatch.setitem(LARGEST_ERROR, "float32", -1.0)
     model = randomised(SMALL)
@@ -106,7 +106,7 @@ def test_what_is_not_exact_enough_is_not_used(monkeypatch):
     torch.testing.assert_close(fast.encode_text(tokens), model.encode_text(tokens), rtol=1e-4, atol=1e-4)
 
 
-def test_weights_that_are_not_finite_fit_no_gate():
+def test_weights_that_are_not_finite_fit_no_check():
     model = randomised(SMALL)
     with torch.no_grad():
         model.text_encoder.project.weight[0] = torch.nan
@@ -190,12 +190,7 @@ def test_a_precision_that_the_processor_lacks_is_not_used(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "name"),
-    [
-        (SMALL, "image_encoder"),
-        (SMALL_MCT, "text_encoder"),
-        (CAUSAL, "text_encoder"),
-        (CAUSAL, "image_encoder"),
-    ],
+    [(SMALL, "image_encoder"), (SMALL_MCT, "text_encoder"), (CAUSAL, "text_encoder"), (CAUSAL, "image_encoder")],
 )
 def test_programs_are_one_for_each_model(spec, name):
     """Weights are frozen into a program, so another model's must not run in its place."""

@@ -131,7 +131,7 @@ def multilingual(tmp_path, monkeypatch):
     text = TextInput(context_length=8, vocab_size=900)
     spec = TextTransformerSpec(width=16, num_heads=2, depth=0, embedding_dim=256, pool="mean", input=text)
     tower = randomised(spec)
-    tower.taught = TrainingProvenance(space=space_of("icons").to_json(), ngrams=pack_ngrams(FRENCH))
+    tower.provenance = TrainingProvenance(space=space_of("icons").to_json(), ngrams=pack_ngrams(FRENCH))
     save_model(tower.half(), tmp_path / "second.safetensors")
     monkeypatch.setitem(COMPANIONS, "icons-multilingual", tmp_path / "second.safetensors")
     monkeypatch.setitem(PACKAGED, "icons-multilingual", PACKAGED["icons"])

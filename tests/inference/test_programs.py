@@ -8,8 +8,8 @@ from torch import nn
 
 from mobileclip.data import ImageTransform
 from mobileclip.extras import install
-from mobileclip.inference import openvino as programs
-from mobileclip.inference.openvino import openvino_core, openvino_model, openvino_program
+from mobileclip.inference import openvino_backend as programs
+from mobileclip.inference.openvino_backend import openvino_core, openvino_model, openvino_program
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
 from tests.errors import fails
 from tests.preloaded import preloaded
@@ -117,7 +117,7 @@ def test_a_program_is_pickled_and_names_what_is_missing_where_it_is_read(tower, 
 
 _IMPORTED = """
 import sys
-from mobileclip.inference.openvino import import_quietly
+from mobileclip.inference.openvino_backend import import_quietly
 import_quietly("openvino")
 assert "openvino" in sys.modules
 print(*(name for name in sys.modules if name.startswith("openvino_telemetry")))

@@ -68,14 +68,14 @@ def tower(files):
 
 
 def space_in(path):
-    return read_checkpoint(path).taught.space
+    return read_checkpoint(path).provenance.space
 
 
 def test_a_run_names_the_space_of_its_texts_in_every_checkpoint(files, tower):
     space = space_of(files / "model.safetensors")
     assert space_of(tower) == space
     assert ModelIdentity.from_json(space_in(next((files / "run" / "checkpoints").iterdir()))) == space
-    known = KnownNgrams(read_checkpoint(tower).taught.ngrams)
+    known = KnownNgrams(read_checkpoint(tower).provenance.ngrams)
     assert [known.share(text) for text in GERMAN] == [1.0, 1.0]
     assert all(known.share(text) < 0.7 for text in ENGLISH)  # no batch had them
 
@@ -91,11 +91,11 @@ def test_a_run_from_a_tower_has_the_space_of_its_own_texts(files, tower, tmp_pat
 
 
 def test_what_a_tower_was_taught_stays_through_load_save_fold_and_convert(files, tower, tmp_path):
-    stored = read_checkpoint(tower).taught
+    stored = read_checkpoint(tower).provenance
     save_model(reparameterize(load_model(tower, fold=False).half()), tmp_path / "folded.safetensors")
     main(["convert", str(tower), "-o", str(tmp_path / "short.safetensors"), "--context-length", "4", "--fold"])
     for name in ("folded", "short"):
-        found = read_checkpoint(tmp_path / f"{name}.safetensors").taught
+        found = read_checkpoint(tmp_path / f"{name}.safetensors").provenance
         assert found.space == stored.space
         assert torch.equal(found.ngrams, stored.ngrams)
 
@@ -138,20 +138,20 @@ def test_a_model_of_another_space_refuses_it_by_name(files, tower):
 
 def test_a_damaged_space_is_said(files, tower, tmp_path):
     model = load_model(tower)
-    model.taught = TrainingProvenance(space="{}")
+    model.provenance = TrainingProvenance(space="{}")
     save_model(model, tmp_path / "damaged.safetensors")
     with fails(ValueError, str(tmp_path / "damaged.safetensors")):
         space_of(tmp_path / "damaged.safetensors")
-    model.taught = attrs.evolve(model.taught, ngrams=torch.zeros(2, 2))
+    model.provenance = attrs.evolve(model.provenance, ngrams=torch.zeros(2, 2))
     save_model(model, tmp_path / "damaged.safetensors")
     with fails(ValueError, "torch.float32"):
-        KnownNgrams(read_checkpoint(tmp_path / "damaged.safetensors").taught.ngrams)
+        KnownNgrams(read_checkpoint(tmp_path / "damaged.safetensors").provenance.ngrams)
 
 
 def test_texts_go_to_the_tower_that_knows_more_of_their_ngrams(files, tower):
     clip = mobileclip.load(files / "model.safetensors")
     german = load_model(tower)
-    clip.model.text_encoder.taught = TrainingProvenance(ngrams=pack_ngrams(ENGLISH))
+    clip.model.text_encoder.provenance = TrainingProvenance(ngrams=pack_ngrams(ENGLISH))
     both = type(clip)(clip.model, text_towers=[german])
     alone = mobileclip.load(files / "model.safetensors", text_model=tower)
     texts = ["a red heart", "roter Pfeil!", "?", "blue", "Herz"]
@@ -243,7 +243,7 @@ def test_an_evaluation_has_a_row_for_every_language_with_the_tower_that_reads_it
     values = [records.metrics["image_retrieval_recall@5"] for records in (second["own/de"], first["own/en"])]
     assert table.rows[1][4].text == f"{100 * values[0] / values[1]:.0f}"
     english = mobileclip.load(model)
-    english.model.text_encoder.taught = TrainingProvenance(ngrams=pack_ngrams(ENGLISH))
+    english.model.text_encoder.provenance = TrainingProvenance(ngrams=pack_ngrams(ENGLISH))
     both = ImageTextModel(english.model, text_towers=[load_model(tower)])
     session = Session.of(candidate_of(both, name="both"), show_progress=False, batch_size=4)
     texts = [*GERMAN, *ENGLISH]

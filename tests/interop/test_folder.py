@@ -284,7 +284,7 @@ class TestTransformers:
             (randomised(specs.mobileclip_b()), "stem"),
             (reparameterize(randomised(WITH_TEXTS)), "folded"),
             (randomised(SMALL), "stages"),
-            (randomised(TOWER), "no image-text model"),
+            (randomised(TOWER), "image-text model"),
         ],
     )
     def test_what_it_does_not_build_is_refused(self, model, error, tmp_path):

@@ -126,13 +126,8 @@ def same_everywhere(rank: int, group: distributed.ProcessGroup) -> dict[str, Ten
 def in_groups(rank: int, folder: str) -> None:
     """Save what this process computes in the groups that it belongs to."""
     torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=4,
-        timeout=dt.timedelta(seconds=60),
-    )
+    world = {"init_method": f"file://{folder}/rendezvous", "rank": rank, "world_size": 4}
+    distributed.init_process_group("gloo", **world, timeout=dt.timedelta(seconds=60))
     tiles.TILE_BYTES = 8 * 4
     results: dict[str, dict] = {}
     for size in SIZES:
@@ -141,18 +136,18 @@ def in_groups(rank: int, folder: str) -> None:
         group = distributed.new_group(members)
         if rank not in members:
             continue
+        place = members.index(rank)
         for name, spec in SPECS.items():
             loss = copy.deepcopy(spec.build(process_group=group)).double()  # a copy keeps its group
-            inputs = local_batch(spec, size, members.index(rank))
-            results[f"{name} {size}"] = value_and_gradients(loss, inputs)
-        results[f"texts {size}"] = texts(size, members.index(rank), group)
+            results[f"{name} {size}"] = value_and_gradients(loss, local_batch(spec, size, place))
+        results[f"texts {size}"] = texts(size, place, group)
         spec = SPECS["reinforced"]
-        results[f"trained {size}"] = trained(spec, size, members.index(rank), group)
-        inputs = local_batch(spec, size, members.index(rank), dtype=torch.bfloat16)
+        results[f"trained {size}"] = trained(spec, size, place, group)
+        inputs = local_batch(spec, size, place, dtype=torch.bfloat16)
         results[f"bfloat16 {size}"] = value_and_gradients(spec.build(process_group=group), inputs)
         if size == 2:
             loss = torch.compile(spec.build(process_group=group), fullgraph=True, backend="eager")
-            results["compiled"] = value_and_gradients(loss, local_batch(spec, size, members.index(rank)))
+            results["compiled"] = value_and_gradients(loss, local_batch(spec, size, place))
     results["mistakes"] = mistakes(rank, group)
     results["same"] = same_everywhere(rank, group)
     torch.save(results, Path(folder) / f"{rank}.pt")

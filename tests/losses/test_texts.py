@@ -28,7 +28,9 @@ def written_out(student, teacher, weight):
 @pytest.mark.parametrize("weight", [0.0, 3.0])
 def test_values_and_gradients_are_the_formulas(weight, batch):
     student, teacher = drawn(batch)
-    terms = TextDistillationLossSpec(relation_weight=weight).build()(student, teacher)
+    spec = TextDistillationLossSpec(relation_weight=weight)
+    assert spec.term_names == ("relations" if weight else None, "cosine")
+    terms = spec.build()(student, teacher)
     relations, cosine = written_out(student, teacher, weight)
     for ours, expected in ((terms.contrastive, relations), (terms.distillation, cosine)):
         torch.testing.assert_close(ours, torch.as_tensor(expected, dtype=torch.float64))
@@ -54,8 +56,3 @@ def test_another_width_is_refused():
     student, teacher = drawn()
     with fails(ValueError, "student", "teacher"):
         TextDistillationLoss()(student, teacher[:, :4])
-
-
-def test_no_term_without_a_weight():
-    assert TextDistillationLossSpec().term_names == (None, "cosine")
-    assert TextDistillationLossSpec(relation_weight=1).term_names == ("relations", "cosine")

@@ -22,7 +22,7 @@ def in_header(name):
     run = run_of(name)
     said = re.match(
         r"(\d+) GPUs, each with (\d+) micro-batches of (\d+) in (\d+) GiB"
-        r"(?: by recomputation, a quarter more work; (\d+) GiB without;|; (\d+) GiB with --recompute,)",
+        r"(?: with recomputation, 25 % more compute; (\d+) GiB without;|; (\d+) GiB with --recompute,)",
         header.entries["Hardware"],
     )
     assert said is not None, header.entries["Hardware"]

@@ -47,7 +47,7 @@ def test_each_recipe_end_to_end(here, capsys, name, num_augmentations, scales):
     assert checked.is_good, checked
     assert checked.num_replayed == 4
     run_named(name, "--tiny", "--batch-size", "16")
-    assert "4 of the shards by an earlier run" in capsys.readouterr().out
+    assert "; 4 of the shards" in capsys.readouterr().out
 
 
 def test_the_released_run_on_dfndr_takes_the_captions_that_the_recipe_writes():

@@ -32,6 +32,7 @@ from mobileclip.reinforce import (
     measure_agreement,
     reinforce,
 )
+from tests.errors import fails
 from tests.reinforce.conftest import TinyImageSpec, tiny_model
 
 PLAIN = AugmentationSpec(size=32, scale=(1.0, 1.0), ratio=(1.0, 1.0), num_operations=0)
@@ -101,12 +102,11 @@ def test_it_is_what_counting_gives(measured, ensemble):
     for sample in samples:
         image = decode_image(sample.image)
         pixels = {size: torch.from_numpy(one.pixels(image)).permute(2, 0, 1)[None] for size, one in transforms.items()}
-        plain = ensemble.encode_images(pixels)[0].numpy()
-        seen_as = taken_for(plain, samples)
+        seen_as = taken_for(ensemble.encode_images(pixels)[0].numpy(), samples)
         plain_right.append(seen_as == sample.key)
-        for view in sample.image_emb:
-            alike.append(taken_for(view, samples) == seen_as)
-            view_right.append(taken_for(view, samples) == sample.key)
+        views = [taken_for(view, samples) for view in sample.image_emb]
+        alike += [view == seen_as for view in views]
+        view_right += [view == sample.key for view in views]
     found = report.agreement
     assert (found.num_samples, found.num_views) == (8, 24)
     assert found.agreement == pytest.approx(np.mean(alike))
@@ -114,46 +114,35 @@ def test_it_is_what_counting_gives(measured, ensemble):
     assert found.view_accuracy == pytest.approx(np.mean(view_right))
 
 
-def test_views_that_are_the_plain_picture_are_recognised(make_shards, ensemble, tmp_path):
-    report = run(make_spec(make_shards(1, 8), tmp_path / "out", augmentation=PLAIN), ensemble)
-    assert report.agreement.agreement == 1
-    assert report.agreement.plain_accuracy == report.agreement.view_accuracy
-    assert report.agreement.ratio in (1, None)
-
-
-def test_the_card_and_the_line_of_the_first_shard_hold_it(measured):
+def test_the_card_and_the_line_of_the_first_shard_hold_it_and_a_second_run_keeps_it_without_measuring(
+    measured, tmp_path
+):
     report, out = measured
+    card = read_card(out)
     assert report.agreement is not None
-    assert read_card(out).agreement == report.agreement
-    manifest = Manifest(out)
-    assert [manifest[name].agreement for name in ("00000000.tar", "00000001.tar")] == [report.agreement, None]
-    assert [
-        json.loads(line)["agreement"] is not None for line in (out / "manifest.jsonl").read_text().splitlines()
-    ] == [True, False]
-
-
-def test_a_second_run_keeps_it_without_measuring(measured, tmp_path):
-    report, out = measured
+    assert card.agreement == report.agreement
+    lines = [json.loads(line)["agreement"] for line in (out / "manifest.jsonl").read_text().splitlines()]
+    assert [line is not None for line in lines] == [True, False]
+    assert [entry.agreement for entry in Manifest(out).entries()] == [report.agreement, None]
+    # A part of the teachers has no such figure.
+    assert card.in_columns((0, 24)) == card
+    assert card.in_columns((0, 12)).agreement is None
     before = (out / "reinforcement.json").read_bytes()
     others = TeacherEnsemble([teacher("not asked", size=24, seed=0)])
     again = run(make_spec(sorted((tmp_path / "plain").glob("*.tar")), out), others)
-    assert again.num_done_before == 2
-    assert again.agreement == report.agreement
+    assert (again.num_done_before, again.agreement) == (2, report.agreement)
     assert (out / "reinforcement.json").read_bytes() == before
 
 
-@pytest.mark.parametrize(("most", "num_samples"), [(3, 3), (100, 8)])
-def test_at_most_so_many_pictures_are_compared(make_shards, ensemble, tmp_path, most, num_samples):
-    report = run(make_spec(make_shards(2, 8), tmp_path / "out", num_compared=most), ensemble)
-    assert report.agreement.num_samples == num_samples
-
-
-@pytest.mark.parametrize("most", [0, 1])
-def test_where_nothing_can_be_compared_nothing_is_said(make_shards, ensemble, tmp_path, most):
-    report = run(make_spec(make_shards(1, 4), tmp_path / "out", num_compared=most), ensemble)
-    assert report.agreement is None
-    assert find_card(tmp_path / "out").agreement is None
-    assert json.loads((tmp_path / "out" / "manifest.jsonl").read_text())["agreement"] is None
+@pytest.mark.parametrize(("most", "num_samples"), [(3, 3), (100, 8), (0, None), (1, None)])
+def test_at_most_so_many_pictures_are_compared_and_of_fewer_than_two_nothing_is_said(
+    make_shards, ensemble, tmp_path, most, num_samples
+):
+    report = run(make_spec(make_shards(1, 8), tmp_path / "out", num_compared=most), ensemble)
+    assert (report.agreement and report.agreement.num_samples) == num_samples
+    assert find_card(tmp_path / "out").agreement == report.agreement
+    line = json.loads((tmp_path / "out" / "manifest.jsonl").read_text())
+    assert (line["agreement"] is None) == (num_samples is None)
 
 
 def test_a_plain_picture_without_finite_embeddings_stops_nothing(measured, ensemble, caplog, monkeypatch):
@@ -161,43 +150,34 @@ def test_a_plain_picture_without_finite_embeddings_stops_nothing(measured, ensem
     samples = list(read_reinforced_samples(report.shards[:1]))
     monkeypatch.setattr(Thumbnails, "forward", lambda _, image: torch.full((len(image), 12), float("nan")))
     with caplog.at_level(logging.WARNING):
-        found = measure_agreement(samples, ensemble, make_spec(report.shards, out / "other"))
-    assert found is None
+        assert measure_agreement(samples, ensemble, make_spec(report.shards, out / "other")) is None
     assert "was not measured" in caplog.text
 
 
-def test_it_is_printed_and_a_low_one_is_warned_of(make_shards, ensemble, tmp_path, capsys, caplog):
+def test_it_is_printed_a_low_one_is_warned_of_and_plain_views_are_recognised(
+    make_shards, ensemble, tmp_path, capsys, caplog
+):
     shards = make_shards(1, 8)
     report = run(make_spec(shards, tmp_path / "strong"), ensemble, show_progress=True)
     assert str(report.agreement) in capsys.readouterr().out
     assert report.agreement.agreement < 0.5
     assert "larger crops" in caplog.text
     caplog.clear()
-    run(make_spec(shards, tmp_path / "weak", augmentation=PLAIN), ensemble)
-    assert "try larger crops" not in caplog.text
+    plain = run(make_spec(shards, tmp_path / "weak", augmentation=PLAIN), ensemble).agreement
+    assert "larger crops" not in caplog.text
     assert not capsys.readouterr().out
+    assert (plain.agreement, plain.view_accuracy) == (1, plain.plain_accuracy)
+    assert plain.ratio in (1, None)
 
 
-def test_a_part_of_the_teachers_has_no_such_figure(measured):
-    card = read_card(measured[1])
-    assert card.in_columns((0, 24)) == card
-    assert card.in_columns((0, 24)).agreement == card.agreement
-    assert card.in_columns((0, 12)).agreement is None
-
-
-def test_what_is_said_of_teachers_that_know_nothing_is_that():
+def test_a_share_is_one_also_of_teachers_that_know_nothing():
     """With 128 pictures one is recognised by guessing; of that, the views' share may be any, and says nothing."""
     found = ViewAgreement(
         num_samples=128, num_views=1280, agreement=0.02, plain_accuracy=0.009375, view_accuracy=0.0125
     )
-    text = str(found)
-    assert "0.9% of the plain pictures and for 1.2% of the views, where guessing gives 0.8%" in text
-    assert max(float(share) for share in re.findall(r"([\d.]+)%", text)) <= 100
-
-
-def test_a_share_is_one():
-    fields = {"num_samples": 2, "num_views": 4, "agreement": 0.5, "plain_accuracy": 0.0, "view_accuracy": 0.5}
-    assert ViewAgreement(**fields).ratio is None
-    assert attrs.evolve(ViewAgreement(**fields), plain_accuracy=1.0).ratio == 0.5
-    with pytest.raises(ValueError, match="agreement"):
-        ViewAgreement(**fields | {"agreement": 1.5})
+    assert all(share in str(found) for share in ("0.9%", "1.2%", "0.8%"))
+    assert max(float(share) for share in re.findall(r"([\d.]+)%", str(found))) <= 100
+    assert attrs.evolve(found, plain_accuracy=0.0).ratio is None
+    assert attrs.evolve(found, plain_accuracy=1.0, view_accuracy=0.5).ratio == 0.5
+    with fails(ValueError, "agreement"):
+        attrs.evolve(found, agreement=1.5)

@@ -4,13 +4,7 @@ import attrs
 import pytest
 import torch
 
-from mobileclip.data import (
-    ReinforcedPipelineSpec,
-    StreamPosition,
-    Tokenizer,
-    datacompdr_augmentation,
-    write_shards,
-)
+from mobileclip.data import ReinforcedPipelineSpec, StreamPosition, Tokenizer, datacompdr_augmentation, write_shards
 from mobileclip.inputs import ImageInput
 from mobileclip.recipes.tiny import scene_samples
 from mobileclip.reinforce import OnlineTeachers, ReinforcementSpec, build_ensemble, reinforce
@@ -34,17 +28,17 @@ def shards(tiny, tmp_path_factory):
     return sorted(str(path) for path in (folder / "reinforced").glob("*.tar"))
 
 
-def pipeline(shards, **changes):
-    return ReinforcedPipelineSpec(shards=shards, batch_size=4, image=ImageInput(size=64), **changes)
+@pytest.fixture(scope="module")
+def teachers(tiny):
+    return build_ensemble(tiny.teachers, "cpu")
 
 
-def watched(shards, sides, **changes):
-    return pipeline(shards, online=sides, **changes).build()
+def batches(shards, **changes):
+    return ReinforcedPipelineSpec(shards=shards, batch_size=4, image=ImageInput(size=64), **changes).build()
 
 
-def test_what_they_say_is_what_is_stored(tiny, shards):
-    teachers = build_ensemble(tiny.teachers, "cpu")
-    source = watched(shards, teachers.image_sizes, reinforced=True)
+def test_what_they_say_is_what_is_stored(teachers, shards):
+    source = batches(shards, online=teachers.image_sizes, reinforced=True)
     online = OnlineTeachers(batches=source, teachers=teachers)
     stored = next(source.stream(StreamPosition()))
     batch = next(online.stream(StreamPosition()))
@@ -56,9 +50,8 @@ def test_what_they_say_is_what_is_stored(tiny, shards):
     assert online.position(1).first_batch == 1
 
 
-def test_a_captioner_writes_what_the_student_reads(tiny, shards):
-    teachers = build_ensemble(tiny.teachers, "cpu")
-    source = watched(shards, teachers.image_sizes, reinforced=False, captions="real")
+def test_a_captioner_writes_what_the_student_reads(tiny, teachers, shards):
+    source = batches(shards, online=teachers.image_sizes, reinforced=False, captions="real")
     tokenizer = Tokenizer(source.spec.text)
     captioner = attrs.evolve(tiny.captioner, num_captions=1).build("cpu")
     online = OnlineTeachers(batches=source, teachers=teachers, captioner=captioner, tokenizer=tokenizer)
@@ -67,20 +60,16 @@ def test_a_captioner_writes_what_the_student_reads(tiny, shards):
     assert all(caption.strip() for caption in batch.syn_captions)
     assert torch.equal(batch.syn_text, tokenizer(batch.syn_captions))
     assert batch.teacher_syn_text.shape == (4, sum(teachers.dims))
-    again = next(online.stream(StreamPosition()))
-    assert again.syn_captions == batch.syn_captions
+    assert next(online.stream(StreamPosition())).syn_captions == batch.syn_captions
     other = next(attrs.evolve(online, seed=1).stream(StreamPosition()))
     assert other.keys == batch.keys
     assert other.syn_captions != batch.syn_captions
 
 
-def test_what_is_missing_is_named(tiny, shards):
-    teachers = build_ensemble(tiny.teachers, "cpu")
-    with fails(ValueError, "(32, 64)"):
-        next(
-            OnlineTeachers(batches=watched(shards, (32,), reinforced=False), teachers=teachers).stream(StreamPosition())
-        )
+def test_what_is_missing_is_named(tiny, teachers, shards):
+    for changes, named in (({"online": (32,), "reinforced": False}, "(32, 64)"), ({}, "")):
+        online = OnlineTeachers(batches=batches(shards, **changes), teachers=teachers)
+        with fails(ValueError, named):
+            next(online.stream(StreamPosition()))
     with fails(ValueError):
-        next(OnlineTeachers(batches=pipeline(shards).build(), teachers=teachers).stream(StreamPosition()))
-    with fails(ValueError):
-        OnlineTeachers(batches=pipeline(shards).build(), teachers=teachers, captioner=tiny.captioner.build("cpu"))
+        OnlineTeachers(batches=batches(shards), teachers=teachers, captioner=tiny.captioner.build("cpu"))

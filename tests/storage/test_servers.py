@@ -15,7 +15,7 @@ from tests.waiting import wait_for
 
 LATE = "no complete response within 0.4 s"
 STALLED = "less than 10000 bytes a second arrived for 0.3 s"
-ANOTHER_PART = "the server answers with another part of the file than requested"
+ANOTHER_PART = "part of the file than requested"
 CHANGED = "changed while it was read"
 NO_END = "HTTPException: the headers, redirects or framing"
 # On a busy machine a sound answer can take longer than these wait, so that one bound alone is short.

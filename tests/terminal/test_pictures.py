@@ -7,7 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
-from mobileclip.terminal import can_show_pictures, show_pictures
+from mobileclip.terminal import can_show_images, show_images
 
 CELL = re.compile(r"\x1b\[38;2;(\d+;\d+;\d+)(?:;48;2;(\d+;\d+;\d+))?m▀")
 RED, GREEN, BLUE, GREY = "255;0;0", "0;128;0", "0;0;255", "128;128;128"
@@ -28,7 +28,7 @@ def picture(*rows):
 
 def test_a_cell_shows_two_pixels_and_the_last_row_of_an_odd_height_one(colours, capsys):
     rows = picture([RED, GREEN], [BLUE, GREY], [GREY, RED])
-    show_pictures([(rows, "a drawing")])
+    show_images([(rows, "a drawing")])
     first, second = capsys.readouterr().out.rstrip().splitlines()
     assert CELL.findall(first) == [(RED, BLUE), (GREEN, GREY)]
     assert CELL.findall(second) == [(GREY, ""), (RED, "")]
@@ -36,29 +36,29 @@ def test_a_cell_shows_two_pixels_and_the_last_row_of_an_odd_height_one(colours, 
 
 
 def test_the_last_row_of_an_even_height_is_shown(colours, capsys):
-    show_pictures([(picture([RED], [BLUE], [GREY], [GREEN]), "")])
+    show_images([(picture([RED], [BLUE], [GREY], [GREEN]), "")])
     lines = capsys.readouterr().out.rstrip().splitlines()
     assert [CELL.findall(line) for line in lines] == [[(RED, BLUE)], [(GREY, GREEN)]]
     assert [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in lines] == ["▀", "▀"]
 
 
 def test_a_picture_that_is_not_there_leaves_its_text_and_an_empty_line_lies_between_two(capsys):
-    show_pictures([(None, "gone"), (picture([RED]), "here")])
+    show_images([(None, "gone"), (picture([RED]), "here")])
     assert [line.strip() for line in capsys.readouterr().out.splitlines()] == ["gone", "", "▀  here"]
 
 
 def test_a_long_text_goes_on_in_the_next_line(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
-    show_pictures([(picture([RED]), "x" * 60)])
+    show_images([(picture([RED]), "x" * 60)])
     lines = [line.strip("▀ ") for line in capsys.readouterr().out.splitlines()]
     assert "".join(lines) == "x" * 60
     assert len(lines[0]) > 30
 
 
 def test_pictures_need_a_terminal_with_colours_and_half_blocks(colours, monkeypatch):
-    assert can_show_pictures()
+    assert can_show_images()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="latin-1"))
-    assert not can_show_pictures()
+    assert not can_show_images()
     monkeypatch.undo()
     monkeypatch.delenv("FORCE_COLOR", raising=False)
-    assert not can_show_pictures()
+    assert not can_show_images()

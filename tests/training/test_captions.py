@@ -143,5 +143,5 @@ def test_what_no_captioner_is_trained_with_is_refused(shards):
         CaptionObjective(training, model=MODEL.build(), world=World())
     batch = next(iter(spec_of(shards).data.build()))
     objective = CaptionObjective(training, model=CAPTIONER.build(), world=World())
-    with fails(ValueError, "two captions of each"):
+    with fails(ValueError, "two captions"):
         objective(attrs.evolve(batch, syn_text=batch.text))

@@ -194,14 +194,14 @@ def test_what_was_asked_for_and_contradicts_the_card_is_refused_at_once(folder):
     for known in (recipe, None):
         with fails(ValueError, f"{DIMS[::-1]}", "(1.0, 2.0)", f"{SCALES}"):
             follow_card(asked, known)
-    with pytest.raises(ValueError, match="contradicts"):
+    with fails(ValueError, "1.0, 2.0"):
         run(asked, folder / "run", device="cpu")
     assert not (folder / "run").exists()
 
 
 def test_scales_that_were_tuned_are_kept(folder):
     loss = attrs.evolve(LOSS, teacher_logit_scales=(1, 2))
-    with pytest.raises(ValueError, match="contradicts"):
+    with fails(ValueError, "1.0, 2.0"):
         follow_card(spec(folder, loss=loss))
     tuned = spec(folder, loss=attrs.evolve(loss, tuned_scales=True))
     assert follow_card(tuned) == follow_card(tuned, tuned) == (tuned, ())

@@ -42,7 +42,7 @@ from mobileclip.collections.web.served import (
     Thumbnails,
     UnreadableIndexError,
     display_values,
-    picture_of,
+    image_of,
     read_if_unchanged,
 )
 from mobileclip.datasets import named_format
@@ -317,7 +317,7 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
 
 def _found(served: ServedCollection, request: Request) -> tuple[Match, Indexed]:
     try:
-        return picture_of(served.current(), request.path_params["number"])
+        return image_of(served.current(), request.path_params["number"])
     except ValueError as error:
         raise HTTPException(404, str(error)) from None
 
@@ -370,7 +370,7 @@ def _search(served: ServedCollection, request: Request, picture: bytes | None) -
     is_browsed = bool(where) and not any(query.values())
     find: Callable[..., Matches] = collection.newest if is_browsed else partial(collection.search, **query)
     found = find(where=where, k=skip + k if k > 0 else k, all_frames=_frames(asked) == "all")
-    like = [display_values(picture_of(collection, number)[0]) for number in query["like"]]
+    like = [display_values(image_of(collection, number)[0]) for number in query["like"]]
     shown = [
         {**display_values(one), **tags}
         for one, tags in zip(found[skip:], tags_of(collection, found[skip:]), strict=True)

@@ -73,11 +73,11 @@ def _problem(scope: Scope) -> str | None:
     return None
 
 
-MOST_PICTURE_BYTES = 2**25
+MOST_IMAGE_BYTES = 2**25
 """Maximum size of an uploaded query image, in bytes."""
 
-_MOST_BYTES = 2 * MOST_PICTURE_BYTES
-_PICTURE_TYPE = "application/octet-stream"
+_MOST_BYTES = 2 * MOST_IMAGE_BYTES
+_IMAGE_TYPE = "application/octet-stream"
 _BUSY = "too many image searches at once; try again in a moment"
 
 T = TypeVar("T")
@@ -103,15 +103,13 @@ class Uploads:
                 exceed the limit.
         """
         # HTML forms of other sites cannot send this content type.
-        if request.headers.get("content-type", "").partition(";")[0].strip() != _PICTURE_TYPE:
-            raise HTTPException(415, f"expected the bytes of an image, with the content type {_PICTURE_TYPE}")
+        if request.headers.get("content-type", "").partition(";")[0].strip() != _IMAGE_TYPE:
+            raise HTTPException(415, f"expected the bytes of an image, with the content type {_IMAGE_TYPE}")
         data = bytearray()
         try:
             async for chunk in request.stream():
-                if len(data) + len(chunk) > MOST_PICTURE_BYTES:
-                    raise HTTPException(
-                        413, f"the image is larger than {MOST_PICTURE_BYTES >> 20} MiB; reduce its size"
-                    )
+                if len(data) + len(chunk) > MOST_IMAGE_BYTES:
+                    raise HTTPException(413, f"the image is larger than {MOST_IMAGE_BYTES >> 20} MiB; reduce its size")
                 if len(chunk) > self.num_free:
                     raise HTTPException(503, _BUSY, headers={"Retry-After": "2"})
                 self.num_free -= len(chunk)

@@ -195,7 +195,7 @@ class ServedCollection:
             return kept.found.still_there()
 
 
-def picture_of(collection: Collection, number: int) -> tuple[Match, Indexed]:
+def image_of(collection: Collection, number: int) -> tuple[Match, Indexed]:
     """Return an image by its id, with the state of its file at indexing.
 
     Raises:

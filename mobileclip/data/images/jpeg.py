@@ -30,7 +30,7 @@ _WITH_LENGTH = _FRAMES | _METADATA | {0xC4, 0xCC} | frozenset(range(0xDA, 0xE0))
 # Segments that describe the colour encoding.
 _COLOURS = {_APP0: b"JFIF\0", _APP14: b"Adobe"}
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
-_SEVERAL_PICTURES = b"MPF\0"
+_SEVERAL_IMAGES = b"MPF\0"
 # Bytes between segments, fill bytes, stuffed bytes and restart markers are skipped, as decoders do.
 _MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 _BLOCK = 8
@@ -119,7 +119,7 @@ def read_jpeg(data: bytes) -> Jpeg | None:
     """Return the parsed header of a JPEG; None if the file is not a JPEG or has no pixels."""
     kept: list[bytes] = []
     begun = num_left_out = num_frames = 0
-    is_one_picture = True
+    is_one_image = True
     frame: dict[str, Any] | None = None
     notes: dict[bytes, bytes] = {}
     for kind, start, content, end in islice(_segments(data), _MAX_SEGMENTS):
@@ -128,7 +128,7 @@ def read_jpeg(data: bytes) -> Jpeg | None:
             if data[content : content + 1] != bytes((num_components,)):
                 frame["row_group"] = None
             return Jpeg(
-                **frame | {"is_plain": frame["is_plain"] and num_frames == 1 and is_one_picture},
+                **frame | {"is_plain": frame["is_plain"] and num_frames == 1 and is_one_image},
                 data=b"".join((*kept, data[begun:])) if kept else data,
                 first_scan=start - num_left_out,
                 exif=notes.get(_EXIF),
@@ -143,7 +143,7 @@ def read_jpeg(data: bytes) -> Jpeg | None:
             for mark in (_EXIF, _XMP) if kind == _APP1 else ():
                 if data.startswith(mark, content):
                     notes.setdefault(mark, data[content + len(mark) : end])
-            is_one_picture &= not (kind == _APP2 and data.startswith(_SEVERAL_PICTURES, content))
+            is_one_image &= not (kind == _APP2 and data.startswith(_SEVERAL_IMAGES, content))
             kept.append(data[begun:start])
             num_left_out += end - start
             begun = end

@@ -19,7 +19,7 @@ from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.files import parse_each, read_shard
 from mobileclip.data.skips import Skip
 from mobileclip.datasets.curation.scores import CAPTIONS, MEAN, Caption, Scores
-from mobileclip.datasets.inspection import Section, Thumbnail, load_shown, write_pictures
+from mobileclip.datasets.inspection import Section, Thumbnail, load_shown, write_images
 from mobileclip.progress import track
 from mobileclip.strict import strict
 
@@ -191,7 +191,7 @@ def write_filter_page(path: Path, spec: FilterSpec, report: FilterReport) -> Non
         notes = () if row else ("none",)
         sections.append(Section(title=title, notes=notes, pictures=[_shown(found, samples) for found in row]))
     about = f"{spec.scores}: {spec.caption} captions, teacher: {spec.teacher}"
-    write_pictures(path, str(report), sections, notes=(about,))
+    write_images(path, str(report), sections, notes=(about,))
 
 
 def _ends(spec: FilterSpec, scores: Scores, threshold: float, is_kept: bool, from_above: bool) -> list[_Found]:  # noqa: FBT001 - a row's two halves

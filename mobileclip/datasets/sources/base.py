@@ -26,7 +26,7 @@ from mobileclip.data.skips import BadSampleError, Skip, SkipReport, made_or_skip
 from mobileclip.datasets.sources.rows import RowOptions
 from mobileclip.machine import raise_machine_fault
 from mobileclip.registry import Registry
-from mobileclip.serialization import open_family
+from mobileclip.serialization import register_spec_base
 from mobileclip.storage.backend import RefusedHostError, public_hosts_only
 
 _WEB = ("http://", "https://")
@@ -237,7 +237,7 @@ class Source(ABC):
 sources: Registry[type[Source]] = Registry("source", home="mobileclip.datasets.sources.opening")
 """Kinds of sources by name. Third-party packages register kinds here, or by an entry point in `mobileclip.source`."""
 
-open_family(Source, sources)
+register_spec_base(Source, sources)
 
 
 def numbered_name(index: int) -> str:

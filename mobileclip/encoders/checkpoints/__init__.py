@@ -22,7 +22,7 @@ from mobileclip.encoders.checkpoints.published import (
     unpublished,
 )
 from mobileclip.encoders.checkpoints.saving import (
-    UNTAUGHT as UNTAUGHT,
+    NO_PROVENANCE as NO_PROVENANCE,
     TrainingProvenance as TrainingProvenance,
     save_model,
     with_neutral_norms,

@@ -38,7 +38,7 @@ from mobileclip.encoders.checkpoints.recognising import (
 from mobileclip.encoders.checkpoints.saving import (
     NATIVE,
     NGRAMS,
-    UNTAUGHT,
+    NO_PROVENANCE,
     Header,
     TrainingProvenance,
     header_of,
@@ -58,12 +58,12 @@ from mobileclip.reparam import reparameterize
 from mobileclip.tensor_files import CheckpointError, read_tensors, weights_of
 from mobileclip.tensor_files.errors import shown
 
-sources: Registry[Source] = Registry("source", home="mobileclip.interop.sources")
+model_sources: Registry[ModelSource] = Registry("model_source", home="mobileclip.interop.sources")
 """Sources of models from other packages, by the prefix before the colon: `open_clip:`, `transformers:`."""
 
 
 @attrs.frozen(kw_only=True)
-class Source:
+class ModelSource:
     """A source of models other than this library's files.
 
     Args:
@@ -77,10 +77,10 @@ class Source:
     licence: Callable[[str], str | None]
 
 
-def source_of(checkpoint: str | Path) -> tuple[Source, str] | None:
+def source_of(checkpoint: str | Path) -> tuple[ModelSource, str] | None:
     """Return a checkpoint's source, and the text after the colon; None for files and the hub."""
     scheme, colon, name = str(checkpoint).partition(":")
-    return (sources[scheme], name) if colon and scheme in ("open_clip", "transformers") else None
+    return (model_sources[scheme], name) if colon and scheme in ("open_clip", "transformers") else None
 
 
 @attrs.frozen(kw_only=True)
@@ -92,25 +92,25 @@ class Stored:
         form: form of the tensors.
         layout: name of the file's layout.
         tensors: stored tensors by this library's names.
-        taught: the embedding space, and the n-grams of a text tower's training data.
+        provenance: the embedding space, and the n-grams of a text tower's training data.
     """
 
     spec: ModelSpec
     form: Form
     layout: str
     tensors: dict[str, Tensor] = attrs.field(repr=False, eq=False)
-    taught: TrainingProvenance = attrs.field(default=UNTAUGHT, repr=False, eq=False)
+    provenance: TrainingProvenance = attrs.field(default=NO_PROVENANCE, repr=False, eq=False)
 
     def build(self) -> nn.Module:
         """Return the model in its stored form, in float32 and evaluation mode.
 
-        A text tower keeps all of `taught`; a model keeps no embedding space, since training may change that space.
+        A text tower keeps all of `provenance`; a model keeps no embedding space, since training may change that space.
         """
         model = self._built()
         if isinstance(self.spec, TextEncoderSpec):
-            model.taught = self.taught  # type: ignore[assignment]
+            model.provenance = self.provenance  # type: ignore[assignment]
         elif isinstance(model, DualEncoder):
-            model.text_encoder.taught = attrs.evolve(self.taught, space="")  # type: ignore[assignment]
+            model.text_encoder.provenance = attrs.evolve(self.provenance, space="")  # type: ignore[assignment]
         return model
 
     def _built(self) -> nn.Module:
@@ -240,7 +240,7 @@ def read_checkpoint(
     wanted = resolve_spec(model) if isinstance(model, str) else model
     tower = tower or _tower_of(wanted)
     header = header_of(metadata, path)
-    taught = TrainingProvenance(space="" if header is None else header.space, ngrams=tensors.pop(NGRAMS, None))
+    provenance = TrainingProvenance(space="" if header is None else header.space, ngrams=tensors.pop(NGRAMS, None))
     claim = recognised(path, tensors, wanted, tower) if header is None else _claimed(path, tensors, header)
     spec, placed = _one_tower(path, claim.spec, _placed(path, claim, wanted), tower)
     if header is not None and wanted is not None:
@@ -253,7 +253,7 @@ def read_checkpoint(
             code="folded",
         )
     check_numbers(path, placed, tensor_dtypes(spec, claim.form))
-    return Stored(spec=spec, form=claim.form, layout=claim.layout.name, tensors=placed, taught=taught)
+    return Stored(spec=spec, form=claim.form, layout=claim.layout.name, tensors=placed, provenance=provenance)
 
 
 def _claimed(path: Path, tensors: dict[str, Tensor], header: Header) -> Claim:

@@ -64,7 +64,7 @@ _KINDS: dict[str, type[Any]] = {
 
 @attrs.frozen(kw_only=True, eq=False)
 class TrainingProvenance:
-    """Training provenance of a tower or model, stored with the weights in files and in the attribute `taught`.
+    """Training provenance of a tower or model, stored with the weights in files and in the attribute `provenance`.
 
     Args:
         space: identity of the model that defines the embedding space, as JSON, see `mobileclip.inference.space_of`;
@@ -76,7 +76,7 @@ class TrainingProvenance:
     ngrams: Tensor | None = None
 
 
-UNTAUGHT = TrainingProvenance()
+NO_PROVENANCE = TrainingProvenance()
 """Provenance of a model with its own embedding space."""
 
 
@@ -304,7 +304,8 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = NATIVE) -> None
             suffix.
         layout: `mobileclip`, `official`, `open_clip`, or `timm` for an image tower or a classifier. Other libraries
             fold only branches, so in their layouts a reparameterized model gets neutral norms and scales. In any
-            layout, a safetensors file has the spec in the header; in this library's layout, also the tower's `taught`.
+            layout, a safetensors file has the spec in the header; in this library's layout, also the `provenance` of
+            the tower.
 
     Raises:
         ValueError: if the layout is unknown or does not support the model, or two of the model's weights are one
@@ -327,7 +328,7 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = NATIVE) -> None
             code="not_storable",
         )
     form = form_of(model)
-    space = getattr(model, "taught", UNTAUGHT).space
+    space = getattr(model, "provenance", NO_PROVENANCE).space
     _check_untied(model)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state_of(model).items()}
     if layout == NATIVE:
@@ -336,7 +337,7 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = NATIVE) -> None
                 f"mobileclip's own layout is safetensors, so name the file *.safetensors, not {name!r}",
                 code="not_storable",
             )
-        ngrams = getattr(getattr(model, "text_encoder", model), "taught", UNTAUGHT).ngrams
+        ngrams = getattr(getattr(model, "text_encoder", model), "provenance", NO_PROVENANCE).ngrams
         state |= {} if ngrams is None else {NGRAMS: ngrams.cpu()}
         write_tensors(path, state, Header(spec=spec, form=form, space=space).to_metadata())
         return

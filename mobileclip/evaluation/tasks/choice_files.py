@@ -67,7 +67,7 @@ from mobileclip.evaluation.tasks.choices import (
     Question,
     Scored,
     View,
-    find_pictures,
+    find_case_images,
     score_associations,
     score_groups,
     score_matches,
@@ -246,7 +246,7 @@ def task_of(found: FoundTask, cases: Iterable[Case], images: str, count: Callabl
         key=found.key,
         name=found.name,
         path=found.path,
-        ask=lambda _: chain(known, find_pictures(images, names)),
+        ask=lambda _: chain(known, find_case_images(images, names)),
         count=count,
         num_pictures=len(names),
     )
@@ -430,12 +430,12 @@ def open_pairs(found: FoundTask, _: TaskOptions) -> ChoiceTask:
         OSError: if a store cannot be reached.
     """
     of_relations = found.key == "aro/vg_relation"
-    by_picture: dict[str, list[Case]] = {}
+    by_image: dict[str, list[Case]] = {}
     for entry in read_entries(storage.join(found.path, _FILES[found.key]), found.name):
         attributes = () if of_relations else entry.texts("attributes", "two attributes", count=2)
         case = _pair(entry, entry.text("relation_name") if of_relations else "_".join(attributes))
-        by_picture.setdefault(case.views[0].picture, []).append(case)
-    cases = list(chain.from_iterable(by_picture.values()))
+        by_image.setdefault(case.views[0].picture, []).append(case)
+    cases = list(chain.from_iterable(by_image.values()))
     sizes = Counter(case.group for case in cases)
     if of_relations:
         counted = sorted(sizes.keys() - LEFT_OUT_RELATIONS)

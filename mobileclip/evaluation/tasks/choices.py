@@ -99,7 +99,7 @@ class Picture:
         raise BadSampleError("image_missing", f"{self.content[0]} is missing{others}")
 
 
-def find_pictures(images: str, names: Sequence[str]) -> Iterator[Picture]:
+def find_case_images(images: str, names: Sequence[str]) -> Iterator[Picture]:
     """Yield the images with the given names, in storage order.
 
     Args:
@@ -235,7 +235,7 @@ class ChoiceTask(Task):
         def parts(item: tuple[Picture, tuple[Box | None, ...]]) -> Views:
             return views_of(item[0].read(), session.clip.transform, item[1])
 
-        encoded = session.encode_pictures(
+        encoded = session.encode_images(
             asked(), parts, title=self.name, total=self.num_pictures or None, weigh=lambda item: len(item[1])
         )
         for (picture, looked_at), views in encoded:

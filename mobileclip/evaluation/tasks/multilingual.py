@@ -80,7 +80,7 @@ class MultilingualTask(Task):
 
     def _encoded(self, session: Session) -> Features:
         report = SkipReport()
-        kept, image = session.embed_pictures(
+        kept, image = session.embed_images(
             self.pictures(report),
             lambda picture: picture.read(),
             keep=lambda picture: (picture.key, picture.captions),

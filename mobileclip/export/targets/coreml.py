@@ -70,16 +70,16 @@ class CoreMLTarget(Target):
         Raises:
             ValueError: if the input is an image and the batch is dynamic.
         """
-        takes_picture = tower.input_dtype == "uint8"
-        if takes_picture and tower.spec.dynamic_batch:
+        takes_image = tower.input_dtype == "uint8"
+        if takes_image and tower.spec.dynamic_batch:
             raise ValueError(
                 "Core ML accepts one image at a time, and uint8 pixels count as an image; leave --dynamic-batch "
                 "out, or choose --preprocess float32"
             )
-        if takes_picture:
+        if takes_image:
             spec = attrs.evolve(tower.spec, preprocess="float32")
             tower = attrs.evolve(tower, spec=spec, calibration=tower.calibration.float())
-        convert(tower.program_of(self.graph(tower)), tower, path, takes_picture=takes_picture)
+        convert(tower.program_of(self.graph(tower)), tower, path, takes_image=takes_image)
         return self.written(tower)
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
@@ -129,7 +129,7 @@ _UNNEEDED = frozenset({"executorch", "sklearn", "torchvision", "transformers"})
 _IMPORTING = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
 
 
-def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Path, *, takes_picture: bool) -> None:
+def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Path, *, takes_image: bool) -> None:
     """Write a program as an ML program for iOS 17 and macOS 14.
 
     Types stay as in the program, except for int8: its float operations become float16.
@@ -138,7 +138,7 @@ def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Pat
         program: program in float32, float16 or int8.
         tower: tower that the program was exported from.
         path: path of the package to write.
-        takes_picture: whether the input is an image rather than an array.
+        takes_image: whether the input is an image rather than an array.
     """
     coremltools = import_coremltools()
     with _without_bars():
@@ -159,7 +159,7 @@ def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Pat
             # All enumerated lengths run on the Neural Engine; of a range, only the default length does.
             shapes = [(1, length) for length in tower.lengths]
             shape = coremltools.EnumeratedShapes(shapes, default=shapes[-1])
-        if takes_picture:
+        if takes_image:
             taken = coremltools.ImageType(name=tower.input_name, shape=shape, color_layout=coremltools.colorlayout.RGB)
         else:
             dtype = np.dtype(tower.input_dtype).type

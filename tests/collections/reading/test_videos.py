@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from mobileclip.collections import Collection, IndexOptions, small_pictures
+from mobileclip.collections import Collection, IndexOptions, small_images
 from mobileclip.collections.exports import PROBES
 from mobileclip.collections.snapshot import format_time
 from mobileclip.engines import InlineEngine
@@ -58,7 +58,7 @@ def test_frames_are_found_with_their_times(index, tmp_path):
     assert (best.width, best.height, best.size, best.taken) == (96, 64, path.stat().st_size, "2024-05-01T12:30:00")
     assert best.known()["time"] == 2
     assert "time" not in index.search(image=picture)[0].known()
-    (small,) = small_pictures([best], 48)
+    (small,) = small_images([best], 48)
     assert small.size == (48, 32)
     assert np.abs(np.asarray(small).astype(int) - np.asarray(scene(2, (48, 32)))).mean() < 8
     for ending in ("npz", "safetensors"):

@@ -19,8 +19,8 @@ from starlette.testclient import TestClient
 
 from mobileclip.collections import Collection, ModelSource
 from mobileclip.collections.web.application import build_application
-from mobileclip.collections.web.guard import MOST_PICTURE_BYTES, Uploads
-from mobileclip.collections.web.served import Thumbnails, picture_of
+from mobileclip.collections.web.guard import MOST_IMAGE_BYTES, Uploads
+from mobileclip.collections.web.served import Thumbnails, image_of
 from mobileclip.encoders.checkpoints import PACKAGED
 from tests.collections.pictures import draw, index_of, pack
 from tests.collections.web.served import OPTIONS, make_index, running
@@ -128,7 +128,7 @@ def test_a_picture_of_ones_own_is_searched_with_and_explained(client, collection
     for content, headers, status in (
         (b"no picture \x1b[31m", BYTES, 400),
         (b"", BYTES, 400),
-        (b"x" * (MOST_PICTURE_BYTES + 1), BYTES, 413),
+        (b"x" * (MOST_IMAGE_BYTES + 1), BYTES, 413),
         (b"x", {"Content-Type": "text/plain"}, 415),
     ):
         answer = client.post("/api/search", content=content, headers=headers)
@@ -317,18 +317,18 @@ def status_of(address, data):
 def test_pictures_that_are_sent_have_a_bound_and_whoever_is_beyond_it_may_come_again(collection, caplog):
     picture, held = (photos(collection) / "2.png").read_bytes(), Uploads()
     with running(collection, held) as address:
-        with sending(address, MOST_PICTURE_BYTES - 10), sending(address, MOST_PICTURE_BYTES - 10):
+        with sending(address, MOST_IMAGE_BYTES - 10), sending(address, MOST_IMAGE_BYTES - 10):
             wait_for(lambda: held.num_free == 20)
             assert status_of(address, picture) == 503
         # Both went away before they had sent all of it.
-        wait_for(lambda: held.num_free == 2 * MOST_PICTURE_BYTES)
+        wait_for(lambda: held.num_free == 2 * MOST_IMAGE_BYTES)
         assert status_of(address, picture) == 200
-    assert held.num_free == 2 * MOST_PICTURE_BYTES
+    assert held.num_free == 2 * MOST_IMAGE_BYTES
     assert "Traceback" not in caplog.text
 
 
 def test_small_pictures_are_kept_within_a_bound(collection):
-    one, other = (picture_of(collection, int(number)) for number in collection.snapshot.ids[:2])
+    one, other = (image_of(collection, int(number)) for number in collection.snapshot.ids[:2])
     sizes = [len(Thumbnails().get(*each, 64)) for each in (one, other)]
     thumbnails = Thumbnails(num_bytes=max(sizes))
     first = thumbnails.get(*one, 64)

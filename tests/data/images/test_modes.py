@@ -8,7 +8,7 @@ from PIL import Image
 
 from mobileclip.data import ImageTransform, load_image
 from mobileclip.inputs import ImageInput
-from tests.odd_pictures import encoded, glass, stamp
+from tests.odd_images import encoded, glass, stamp
 
 SALMON = (250, 128, 114)
 

@@ -118,7 +118,7 @@ def test_arrays_that_are_no_picture_are_refused(shape, dtype):
 
 @pytest.mark.parametrize("size", [(1, 200_000), (200_000, 1), (0, 10), (10, 0)])
 def test_extreme_shapes_are_refused_before_memory_is_taken(size):
-    with pytest.raises(ImageError, match=rf"is {size[0]} x {size[1]}") as caught:
+    with fails(ImageError, f"{size[0]} x {size[1]}") as caught:
         ImageTransform(ImageInput(size=256))(Image.new("RGB", size))
     assert caught.value.reason == "extreme_shape"
 

@@ -110,7 +110,7 @@ class TestSourceImage:
             ({"image_sha256": "0" * 64}, (40, 30), "with SHA-256 000000000000, but this image has"),
             ({}, (20, 15), "made for an image of 40x30 pixels, but this image has 20x15"),
             ({}, (80, 60), "made for an image of 40x30 pixels, but this image has 80x60"),
-            ({"augmentations": [AugmentationParams(crop=(0, 3, 5, 38))] * 3}, (40, 30), "leaves the image"),
+            ({"augmentations": [AugmentationParams(crop=(0, 3, 5, 38))] * 3}, (40, 30), "exceeds the image of 40x30"),
         ],
     )
     def test_another_image(self, changes, size, message):

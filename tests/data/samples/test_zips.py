@@ -75,7 +75,7 @@ def test_stored_and_deflated_members(method):
     ],
 )
 def test_what_is_refused(data):
-    with pytest.raises(ValueError, match=r"it is|it uses|it has|an array is"):
+    with fails(ValueError):
         NpzRows(data, limit=LIMIT)
 
 

@@ -153,7 +153,7 @@ class TestBrokenShards:
         keys, report = read(path)
         assert keys == KEYS[:2]
         assert "after 2 samples" in report.named["truncated_shard"][0].detail
-        with pytest.raises(ValueError, match="cannot be counted"):
+        with fails(ValueError, "cut.tar"):
             count_samples(path)
 
     @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -190,11 +190,11 @@ class TestBrokenShards:
             raise OSError(errno.EIO, "Input/output error")
 
         (tmp_path / "torn.tar").write_bytes(b"torn" * 400)
-        with pytest.raises(ValueError, match="cannot be counted: ReadError"):
+        with fails(ValueError, "torn.tar", "ReadError"):
             count_samples(tmp_path / "torn.tar")
         monkeypatch.setattr(storage, "open_read", failing)
         assert read([golden("npz")])[1].counts == {"connection_failed": 1}
-        with pytest.raises(storage.StorageError, match="cannot be counted: OSError"):
+        with fails(storage.StorageError, "OSError"):
             count_samples(golden("npz"))
 
 
