@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import mobileclip
-from benchmarks.inputs import read_captions, read_pictures
+from benchmarks.inputs import read_captions, read_images
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.encoders import DualEncoder, TextEncoderSpec, save_model
 from mobileclip.progress import Progress
@@ -102,7 +102,7 @@ def _teach_images(
     own = model.spec.image
     smaller = attrs.evolve(own, input=attrs.evolve(own.input, size=spec.small))
     transform = ImageTransform(smaller.input)
-    pixels = read_pictures(spec.images, transform, spec.num_images)
+    pixels = read_images(spec.images, transform, spec.num_images)
     with torch.no_grad():
         seen = functional.interpolate(_floats(pixels), teacher.model.spec.image.input.size, mode="area")
         targets = _centred(torch.cat([teacher.model.encode_image(one) for one in torch.split(seen, 256)])) @ rotation
