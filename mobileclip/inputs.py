@@ -121,7 +121,7 @@ class ImageInput:
         return attrs.evolve(self, mean=mean, std=std)
 
     def require_rgb(self, what: str) -> None:
-        """Raise unless images have red, green and blue channels.
+        """Raise an error if images do not have red, green and blue channels.
 
         Args:
             what: beginning of the message, such as "images are".

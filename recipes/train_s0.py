@@ -2,8 +2,8 @@ r"""Train MobileCLIP-S0 on DataCompDR-1B.
 
 Command:   torchrun --nproc-per-node 8 \
                recipes/train_s0.py \
-               --data 'DataCompDR-1B/{00..64}/{00000000..00000999}.tar' \
-               --data 'DataCompDR-1B/65/{00000000..00000535}.tar'
+               --data 'joined/{00..64}/{00000000..00000999}.tar' \
+               --data 'joined/65/{00000000..00000535}.tar'
 Try it:    python recipes/train_s0.py --tiny
 Hardware:  8 GPUs, each with 16 micro-batches of 512 in 48 GiB; 18 GiB with --recompute, at 25 % more compute.
            The release trained B on 128 GPUs with 512 samples each. Any number of processes that divides the batch of

@@ -2,7 +2,7 @@ r"""Train ViT-B/16 on DataCompDR-12M: a row of table 2 or 3a, including plain CL
 
 Command:   torchrun --nproc-per-node 8 \
                recipes/train_vit_b16_12m.py ensemble \
-               --data 'DataCompDR-12M/{00000000..00001023}.tar'
+               --data 'joined/{00000000..00001023}.tar'
 Try it:    python recipes/train_vit_b16_12m.py ensemble --tiny
 Hardware:  8 GPUs, each with 4 micro-batches of 256 in 20 GiB; 7 GiB with --recompute, at 25 % more compute. The
            release used 32 GPUs with 256 samples each. Any number of processes that divides the batch of 8,192 works

@@ -35,7 +35,7 @@ def tasks() -> str:
         suites = ", ".join(f"`{suite}`" for suite, keys in SUITES.items() if key in keys)
         metric, images = (f"`{entry.main_metric}`", f"{entry.num_images:,}") if entry else ("", "")
         rows.append((f"`{key}`", task.name, images, metric, suites))
-    return _table("key", "data set", "images", "metric that counts", "suites", rows=rows)
+    return _table("key", "data set", "images", "main metric", "suites", rows=rows)
 
 
 def registries() -> str:

@@ -83,7 +83,7 @@ def read_export(folder: Path, *, target: str) -> Export:
     return Export(folder, contract)
 
 
-def read_picture(export: Export, path: Path) -> Image.Image:
+def read_image(export: Export, path: Path) -> Image.Image:
     """Return an upright RGB image, with 16 bits per channel scaled to 8.
 
     The function composites transparent images on the contract's background. Without a background, it drops the

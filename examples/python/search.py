@@ -17,7 +17,7 @@ from contract import (
     preprocess,
     probabilities,
     read_export,
-    read_picture,
+    read_image,
     shortest,
     tokenize,
 )
@@ -53,7 +53,7 @@ def _compare(export: Export, paths: Sequence[Path], texts: Sequence[str], open_t
     encoders["text"] = lambda ids: whole(shortest(export, ids))
     for name, encode in encoders.items():
         print(f"golden vectors of the {name} tower: least cosine {check_golden(export, name, encode):.6f}")
-    pixels = np.concatenate([preprocess(export, read_picture(export, path)) for path in paths])
+    pixels = np.concatenate([preprocess(export, read_image(export, path)) for path in paths])
     images, captions = encode_each(encoders["image"], pixels), encode_each(encoders["text"], tokenize(export, texts))
     cosines = images @ captions.T
     likely = probabilities(export, cosines)

@@ -13,7 +13,7 @@ from examples.quickstart.emoji.on_disk import DataSplit
 from examples.quickstart.scoring import COMPARED, Difference, Findings, Scores
 from examples.quickstart.spec import TEACHERS, TITLES
 from mobileclip.data import ViewAgreement
-from mobileclip.datasets import Section, Thumbnail, load_shown, write_pictures
+from mobileclip.datasets import Section, Thumbnail, load_shown, write_images
 from mobileclip.storage import write_text
 from mobileclip.training import plot_curves
 
@@ -143,4 +143,4 @@ def write_sheet(split: DataSplit, answers: Mapping[str, Mapping[str, str]], path
             f"{'✓' if one[sample.key] == truth else '✗'} {name}: {one[sample.key]}" for name, one in answers.items()
         ]
         pictures.append(Thumbnail(picture=load_shown(sample.image), lines=(truth, *said)))
-    write_pictures(path, "Test pictures taken by chance, with answers", [Section(pictures=pictures)])
+    write_images(path, "Test pictures taken by chance, with answers", [Section(pictures=pictures)])

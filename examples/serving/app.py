@@ -32,7 +32,7 @@ from starlette.routing import Route
 
 import mobileclip
 
-MOST_PICTURE_BYTES, MOST_TEXT_BYTES, MOST_TEXTS = 2**25, 2**20, 256
+MOST_IMAGE_BYTES, MOST_TEXT_BYTES, MOST_TEXTS = 2**25, 2**20, 256
 AT_ONCE = 8
 
 
@@ -84,11 +84,11 @@ def application(served: Served | None = None) -> Starlette:
         return await computed(lambda clip: clip.encode_text(asked, keep=True).tolist())
 
     async def image(request: Request) -> JSONResponse:
-        picture = await body_of(request, MOST_PICTURE_BYTES)
+        picture = await body_of(request, MOST_IMAGE_BYTES)
         return await computed(lambda clip: clip.encode_image(picture)[0].tolist())
 
     async def classify(request: Request) -> JSONResponse:
-        picture, labels = await body_of(request, MOST_PICTURE_BYTES), request.query_params.getlist("label")
+        picture, labels = await body_of(request, MOST_IMAGE_BYTES), request.query_params.getlist("label")
         return await computed(lambda clip: clip.classify(picture, labels))
 
     async def health(_: Request) -> JSONResponse:

@@ -28,7 +28,7 @@ def train(recipe: Recipe, /) -> None:
 
     mobileclip train s2 --tiny
 
-    mobileclip train s2 --data 'DataCompDR-1B/{00..64}/{00000000..00000999}.tar'
+    mobileclip train s2 --data 'joined/{00..64}/{00000000..00000999}.tar'
     torchrun --nproc-per-node 8 -m mobileclip.cli train my_recipe.py --data 'mine/{000..127}.tar'
 
     Args:

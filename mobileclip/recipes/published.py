@@ -85,7 +85,7 @@ def mobileclip_run(
             batch_size=batch_size,
             image=model.image.input,
             text=model.text.input,
-            sampling="endless",  # `EndlessOrder` of data/loading/order.py does not need the number of samples
+            sampling="endless",  # `ShuffledShards` of data/loading/order.py does not need the number of samples
             num_readers=2_048,
             num_workers=8,
         ),

@@ -233,7 +233,7 @@ def stack_pixels(pixels: Sequence[Pixels]) -> torch.Tensor:
     The batch keeps the channels-last memory format of the decoded images: transposing takes four times as long as
     copying, and normalisation on the device transposes without extra cost.
 
-    Shape: B times (height, width, 3), uint8 -> (B, 3, height, width), uint8, in `torch.channels_last` memory format.
+    Shape: B arrays (height, width, 3), uint8 -> (B, 3, height, width), uint8, in `torch.channels_last` memory format.
 
     Args:
         pixels: pixels of images of one size.

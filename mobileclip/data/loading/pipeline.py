@@ -122,11 +122,13 @@ class PipelineSpec(ExampleSpec):
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         if self.uids is not None and self.sampling == "epoch":
-            raise ValueError("with `uids`, the length of an epoch is unknown; choose sampling `endless`")
+            raise ValueError(
+                "with `uids`, the length of an epoch is unknown; choose sampling `endless` or `with_replacement`"
+            )
         if self.weights and (self.sampling == "epoch" or len(self.weights) != len(self.shards)):
             raise ValueError(
-                f"weights require sampling `endless` and one weight per item of shards; got {len(self.weights)} for "
-                f"{len(self.shards)} items with sampling `{self.sampling}`"
+                "weights require sampling `endless` or `with_replacement`, and one weight per item of shards; got "
+                f"{len(self.weights)} for {len(self.shards)} items with sampling `{self.sampling}`"
             )
 
     @property
@@ -173,7 +175,9 @@ class Pipeline(IterableDataset[BatchType], ABC):
 
     def __init__(self, spec: PipelineSpec, *, reader: ShardReader, keep: Keep | None = None) -> None:
         if keep is not None and spec.sampling == "epoch":
-            raise ValueError("with `keep`, the length of an epoch is unknown; choose sampling `endless`")
+            raise ValueError(
+                "with `keep`, the length of an epoch is unknown; choose sampling `endless` or `with_replacement`"
+            )
         self.spec = spec
         self._keep = UidList(spec.uids) if keep is None and spec.uids is not None else keep
         self._reader, self.shards = reader, reader.names
