@@ -14,15 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# As root, and in containers, there is no sandbox to be had.
 FLAGS = (
-    "--headless=new",
-    "--remote-debugging-pipe",
-    "--no-first-run",
-    # As root, and in containers, there is no sandbox to be had.
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--hide-scrollbars",
+    *("--headless=new", "--remote-debugging-pipe", "--no-first-run", "--no-sandbox"),
+    *("--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
 )
 # The browser reads commands from descriptor 3 and answers on 4: `--remote-debugging-pipe`. It reserves far more
 # addresses than it uses, so that a limit of them that the tests run under is not for it.
@@ -58,13 +53,9 @@ def open_page(page: Path | str, *, width: int, dark: bool = False, height: int =
     read, answers = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         arguments = [str(commands), str(answers), CHROMIUM, *FLAGS, *flags, f"--user-data-dir={profile}", "about:blank"]
-        process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCH, *arguments],
-            pass_fds=(commands, answers),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        command = [sys.executable, "-c", LAUNCH, *arguments]
+        process = subprocess.Popen(command, pass_fds=(commands, answers), **streams)
         os.close(commands)
         os.close(answers)
         try:
@@ -147,16 +138,14 @@ class Page:
 
     def drop_files(self, selector: str, *paths: Path) -> None:
         """Drop files, or a folder, on the middle of the element that a CSS selector finds."""
-        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
-        x, y = self.evaluate(f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({box})")
+        x, y = self._middle_of(selector)
         data = {"items": [], "files": [str(path.resolve()) for path in paths], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             self.ask("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
     def tap(self, selector: str) -> None:
         """Tap on the middle of the element that a CSS selector finds, as a finger does."""
-        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
-        x, y = self.evaluate(f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({box})")
+        x, y = self._middle_of(selector)
         self.ask("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
         self.ask("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
@@ -182,6 +171,10 @@ class Page:
         """What the browser's console says."""
         said = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
         return [json.dumps(event["params"]) for name in said for event in self._of(name)]
+
+    def _middle_of(self, selector: str) -> tuple[float, float]:
+        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        return self.evaluate(f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({box})")
 
     def _send(self, method, params, session) -> int:
         self._count += 1

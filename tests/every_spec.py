@@ -21,12 +21,7 @@ import attrs
 
 import mobileclip
 from mobileclip.collections import Condition
-from mobileclip.data import (
-    AugmentationSpec,
-    ReinforcedExampleSpec,
-    ReinforcedPipelineSpec,
-    StreamPosition,
-)
+from mobileclip.data import AugmentationSpec, ReinforcedExampleSpec, ReinforcedPipelineSpec, StreamPosition
 from mobileclip.data.loading.pipeline import PipelineSpec
 from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.datasets.curation.filtering import FilterSpec
@@ -39,13 +34,7 @@ from mobileclip.recipes.distilling import DistilSpec
 from mobileclip.registry import Registry
 from mobileclip.reinforce.captioners import CaptionSet, CheckpointCaptioner
 from mobileclip.strict import NOT_IN_JSON, strict
-from mobileclip.training import (
-    ConstantCosineSchedule,
-    CosineSchedule,
-    CrossEntropySpec,
-    RunSpec,
-    TrainingSpec,
-)
+from mobileclip.training import ConstantCosineSchedule, CosineSchedule, CrossEntropySpec, RunSpec, TrainingSpec
 from mobileclip.training.finetuning import LabelledContrastiveSpec
 from studies.learning_efficiency.equal import ClassLossSpec
 from tests.encoders.small import COCA, COCA_VIT, IMAGE, SMALL, SMALL_MCT, SMALL_VIT, VIT
@@ -88,9 +77,8 @@ def _registered() -> set[type]:
 @cache
 def _bases() -> list[type]:
     hints = (hint for one in spec_classes() for hint in get_type_hints(one).values())
-    return sorted(
-        {part for hint in hints for part in _parts(hint) if inspect.isabstract(part)}, key=lambda base: base.__name__
-    )
+    found = {part for hint in hints for part in _parts(hint) if inspect.isabstract(part)}
+    return sorted(found, key=lambda base: base.__name__)
 
 
 @cache
@@ -194,8 +182,7 @@ def changed(cls: type) -> Iterator[tuple[str, Any]]:
         yield from ((field.name, other) for other in others)
         if not others:
             raise ValueError(
-                f"{field.name} of {cls.__name__} takes nothing but its default; give a spec that has another value, "
-                f"or lets it have one, in GIVEN of {__name__}"
+                f"{field.name} of {cls.__name__} takes its default alone; give a spec in GIVEN of {__name__}"
             )
 
 
@@ -296,16 +283,9 @@ def _losses(cls: type[ReinforcedLossSpec]) -> Callable[[], tuple[Any, ...]]:
 
 _PICTURE = KnownPicture(name="cat.jpg", sha256="0" * 64)
 
-_TEXT_FILE = TowerFile(
-    tower="text",
-    file="text.onnx",
-    input_name="ids",
-    input_dtype="int64",
-    input_shape=(1, 77),
-    output_name="text_embedding",
-    output_shape=(1, 32),
-    compute="float32",
-)
+_INPUT = {"input_name": "ids", "input_dtype": "int64", "input_shape": (1, 77)}
+_OUTPUT = {"output_name": "text_embedding", "output_shape": (1, 32), "compute": "float32"}
+_TEXT_FILE = TowerFile(tower="text", file="text.onnx", **_INPUT, **_OUTPUT)
 GIVEN: dict[type, Callable[[], tuple[Any, ...]]] = {
     ImageInput: lambda: (ImageInput(size=64),),
     TokenizerFile: lambda: (TokenizerFile(sha256="0" * 64, start_id=1, end_id=2),),
@@ -319,9 +299,8 @@ GIVEN: dict[type, Callable[[], tuple[Any, ...]]] = {
     CosineSchedule: lambda: (CosineSchedule(total_steps=3000),),
     DistilSpec: lambda: (DistilSpec(shares=("de=2",)),),
     ConstantCosineSchedule: lambda: (ConstantCosineSchedule(total_steps=3000, constant_steps=2500),),
-    ReinforcedExampleSpec: lambda: (
-        ReinforcedExampleSpec(image=IMAGE.input),
-        ReinforcedExampleSpec(image=IMAGE.input, teacher_columns=(4, 6)),
+    ReinforcedExampleSpec: lambda: tuple(
+        ReinforcedExampleSpec(image=IMAGE.input, teacher_columns=columns) for columns in (None, (4, 6))
     ),
     ReinforcedPipelineSpec: lambda: tuple(
         made for columns in (None, (4, 6)) for made in _pipelines(ReinforcedPipelineSpec, teacher_columns=columns)()

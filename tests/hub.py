@@ -79,15 +79,9 @@ class Hub:
     def environment(self, folder: Path, token: str | None = OWNER) -> dict[str, str]:
         """Return the environment of a process whose hub this is, with its cache in a folder."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        return {
-            **inherited,
-            "HF_ENDPOINT": self.url,
-            "HF_HOME": str(folder / "cache"),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            **({} if token is None else {"HF_TOKEN": token}),
-        }
+        off = {f"HF_HUB_DISABLE_{what}": "1" for what in ("TELEMETRY", "XET", "PROGRESS_BARS")}
+        own = {"HF_ENDPOINT": self.url, "HF_HOME": str(folder / "cache")} | ({"HF_TOKEN": token} if token else {})
+        return inherited | off | own
 
 
 class _Handler(BaseHTTPRequestHandler):

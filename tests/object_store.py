@@ -142,15 +142,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         content = self.store.objects.get(self._name())
         if content is None:
             self._send(404, b"<Error><Code>NoSuchKey</Code></Error>")
-            return
-        asked = self.headers.get("Range")
-        if asked is None:
+        elif (asked := self.headers.get("Range")) is None:
             self._send(200, content, etag=_etag(content))
-            return
-        first, _, last = asked.removeprefix("bytes=").partition("-")
-        start, end = int(first), min(int(last or len(content) - 1), len(content) - 1)
-        part = {"Content-Range": f"bytes {start}-{end}/{len(content)}"}
-        self._send(206, content[start : end + 1], etag=_etag(content), headers=part)
+        else:
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start, end = int(first), min(int(last or len(content) - 1), len(content) - 1)
+            part = {"Content-Range": f"bytes {start}-{end}/{len(content)}"}
+            self._send(206, content[start : end + 1], etag=_etag(content), headers=part)
 
     def do_HEAD(self) -> None:
         """Say how large an object is."""
@@ -319,12 +317,8 @@ def object_store(*, seconds: float = 0.0, buckets: Collection[str] | None = None
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"store": store}))
     store.stop = server.stop
     store.url = f"http://127.0.0.1:{server.server_port}"
-    environment = {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": store.url,
-    }
+    environment = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "test")
+    environment |= {"AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": store.url}
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     # An instance keeps the endpoint that it was made with.

@@ -3,7 +3,6 @@
 import doctest
 import importlib
 import inspect
-from types import ModuleType
 from typing import get_origin
 
 import pytest
@@ -16,22 +15,11 @@ from tests.once import programs_read_once
 # Of the first subpackages every public name, of the others every spec.
 SUBPACKAGES = (
     "mobileclip",
-    "mobileclip.blocks",
-    "mobileclip.reparam",
-    "mobileclip.encoders",
-    "mobileclip.losses",
-    "mobileclip.interop",
-    "mobileclip.testing",
+    *(f"mobileclip.{name}" for name in ("blocks", "reparam", "encoders", "losses", "interop", "testing")),
 )
 SUBPACKAGES_OF_SPECS = (
-    "mobileclip.inputs",
-    "mobileclip.data",
-    "mobileclip.training",
-    "mobileclip.training.finetuning",
-    "mobileclip.training.finetuning.run",
-    "mobileclip.reinforce",
-    "mobileclip.evaluation",
-    "mobileclip.export",
+    *(f"mobileclip.{name}" for name in ("inputs", "data", "reinforce", "evaluation", "export", "training")),
+    *("mobileclip.training.finetuning", "mobileclip.training.finetuning.run"),
 )
 SPECS = ("Spec", "Schedule", "ImageInput", "TextInput")
 
@@ -58,22 +46,14 @@ def names(subpackage):
 
 def given(subpackage):
     """What an example may use without importing it: `torch`, `nn`, `mobileclip` and the subpackage's public names."""
-    return {
-        "torch": torch,
-        "nn": nn,
-        "mobileclip": mobileclip,
-        **{name: getattr(subpackage, name) for name in names(subpackage)},
-    }
-
-
-def own_name(value):
-    return value.__name__.rpartition(".")[2] if isinstance(value, ModuleType) else value.__name__
+    common = {"torch": torch, "nn": nn, "mobileclip": mobileclip}
+    return common | {name: getattr(subpackage, name) for name in names(subpackage)}
 
 
 @pytest.mark.parametrize(("subpackage", "value"), public())
 def test_public_name_has_an_example_that_runs(subpackage, value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # examples may write files
-    name = own_name(value)
+    name = value.__name__.rpartition(".")[2]
     test = doctest.DocTestParser().get_doctest(inspect.cleandoc(value.__doc__ or ""), given(subpackage), name, None, 0)
     assert "Examples:" in test.docstring, f"{name} has no example; end its docstring with a section `Examples:`"
     assert any(name in example.source for example in test.examples), f"no example of {name} uses it"

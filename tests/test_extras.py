@@ -25,18 +25,19 @@ EXTRAS = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra")
 not_registered = pytest.mark.skipif(IS_REGISTERED, reason="the distribution is installed by its name")
 
 
-def read(*folders: str) -> dict[str, str]:
+def read() -> dict[str, str]:
     """Return the texts of all programs and pages, those of the root included."""
     kinds = ("py", "md", "html", "js", "toml", "yml", "json")
-    paths = [path for subpackage in folders for kind in kinds for path in (ROOT / subpackage).rglob(f"*.{kind}")]
+    folders = (*FOLDERS, "docs", "tests")
+    paths = [path for folder in folders for kind in kinds for path in (ROOT / folder).rglob(f"*.{kind}")]
     paths += [*ROOT.glob("*.md"), ROOT / "pyproject.toml", ROOT / "Makefile", ROOT / "mkdocs.yml"]
     inside = [path for path in paths if "node_modules" not in path.parts]
     return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in inside}
 
 
 def test_what_is_missing_is_named_with_the_command_that_installs_it():
-    told = re.escape(f"a thing needs nothing_like_it: `{install('onnx', 'openvino')}`")
-    with pytest.raises(ModuleNotFoundError, match=f"^{told}$"), needed("a thing", "onnx", "openvino"):
+    told = ("a thing", "nothing_like_it", install("onnx", "openvino"))
+    with fails(ModuleNotFoundError, *told), needed("a thing", "onnx", "openvino"):
         import nothing_like_it.inside  # noqa: F401
 
 
@@ -75,10 +76,7 @@ def test_with_a_registered_distribution_commands_name_it(monkeypatch):
 def test_what_is_there_and_broken_says_why(tmp_path, monkeypatch):
     (tmp_path / "broken_package.py").write_text("from os import no_such_name")
     monkeypatch.syspath_prepend(tmp_path)
-    with (
-        fails(ImportError, "a thing", "cannot import name 'no_such_name'", "pip install"),
-        needed("a thing", "a"),
-    ):
+    with fails(ImportError, "a thing", "'no_such_name'", "pip install"), needed("a thing", "a"):
         import broken_package  # noqa: F401
 
 
@@ -93,19 +91,10 @@ def test_every_extra_that_is_asked_for_exists():
 def test_nothing_names_the_distribution_of_somebody_else():
     """`mobileclip` on PyPI is not this package."""
     wrong = re.compile(r"install[^\n]*[ '\"`]mobileclip(\[|['\"`\s]*$)", re.MULTILINE)
-    texts = read(*FOLDERS, "docs", "tests")
-    assert [path for path, text in texts.items() if wrong.search(text)] == []
-
-
-def test_the_package_is_the_command():
-    said = [sys.executable, "-m", "mobileclip", "--version"]
-    assert subprocess.run(said, capture_output=True, text=True, check=True).stdout == f"mobileclip {VERSION}\n"
+    assert [path for path, text in read().items() if wrong.search(text)] == []
 
 
 def test_there_is_one_version(capsys):
     assert mobileclip.__version__ == VERSION == metadata.version(DISTRIBUTION)
     main(["--version"])
     assert capsys.readouterr().out == f"mobileclip {VERSION}\n"
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    assert "mobileclip --version" in capsys.readouterr().out

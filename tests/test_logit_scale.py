@@ -74,19 +74,9 @@ def test_an_export_has_the_factor_too(tmp_path):
     expected = probabilities(model, 40)
     export_model(model, ExportSpec(target="torch", output=tmp_path / "export"), show_progress=False)
     assert json.loads((tmp_path / "export" / "mobileclip.json").read_text())["logit_scale"] == pytest.approx(40)
+    assert from_json(to_json(model.spec), DualEncoderSpec).max_logit_scale == 40
     served = load_export(tmp_path / "export", trust=True)
     assert ImageTextModel(served).classify(IMAGE, LABELS) == pytest.approx(expected, abs=1e-4)
-
-
-def test_a_scale_within_the_cap_is_itself():
-    model = SPEC.build()
-    assert model.similarity_scale.item() == model.logit_scale.exp().item() == pytest.approx(1 / 0.07)
-
-
-def test_the_cap_is_in_json():
-    again = from_json(to_json(attrs.evolve(SPEC, max_logit_scale=40)), DualEncoderSpec)
-    assert again.max_logit_scale == 40
-    assert again.build().spec.max_logit_scale == 40
 
 
 @pytest.mark.parametrize("cap", [0.0, -1.0, float("nan"), float("inf"), "100"])
@@ -120,6 +110,7 @@ def test_a_checkpoint_keeps_its_cap_where_it_is_loaded_to_train_otherwise(tmp_pa
 @pytest.mark.parametrize("shape", [(), (1,)])
 def test_a_scale_with_a_dimension_or_without_is_loaded(shape, tmp_path):
     model = SPEC.build().eval()
+    assert model.similarity_scale.item() == model.logit_scale.exp().item() == pytest.approx(1 / 0.07)
     state = {**model.state_dict(), "logit_scale": torch.full(shape, 3.0)}
     torch.save(state, tmp_path / "plain.pt")
     loaded = load_model(tmp_path / "plain.pt", SPEC)

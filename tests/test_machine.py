@@ -21,7 +21,8 @@ from tests.storage.test_transient import error_of
 
 ROOT = Path(__file__).parents[1]
 LACKS_FILES = """
-import resource
+import resource, sys
+from mobileclip.machine import ResourceExhaustedError
 opened = []
 # What is imported late is imported before.
 def use_up():
@@ -99,23 +100,16 @@ class TestWhoseFault:
         assert machine_line(error, "it is kept") is None
         raise_machine_fault(error)
 
-    def test_what_torch_says_here(self):
-        with pytest.raises(RuntimeError) as raised:
-            torch.empty(2**47)
-        assert machine_fault(raised.value).kind == "memory"
-
-    def test_what_a_file_makes_ffmpeg_say_is_the_file_s(self):
+    def test_what_torch_says_here_is_the_machines_and_what_a_file_makes_ffmpeg_say_is_the_files(self):
+        assert machine_fault(error_of(lambda: torch.empty(2**47))).kind == "memory"
         from av import error
 
         assert machine_fault(error.MemoryError(errno.ENOMEM, "Cannot allocate memory")) is None
 
     def test_a_line_says_what_to_do(self):
-        plain = OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/data/a.jpg")
-        line = machine_line(plain, "the same command does the rest")
-        assert "ulimit -n" in line
-        assert line.endswith("'/data/a.jpg')"), "with other limits, it is another command"
-
-    def test_of_a_full_disk_it_ends_with_what_to_type_next(self):
+        line = machine_line(OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/data/a.jpg"), "do the same")
+        assert ("ulimit -n" in line, "do the same" in line) == (True, False), "with other limits, it is another command"
+        assert line.endswith("'/data/a.jpg')")
         plain, kept = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/a.bin"), "the same command does the rest"
         raised = error_of(lambda: raise_machine_fault(plain, "joining"))
         own = OSError(errno.ENOSPC, "a.bin cannot be written: No space left on device")
@@ -129,12 +123,8 @@ class TestWhoseFault:
 
 def test_a_picture_without_a_file_to_read_it_with_is_not_broken(child, tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(8, 6))
-    code = (
-        LACKS_FILES
-        + """
-import sys
+    code = """
 from mobileclip.data import decode_image
-from mobileclip.machine import ResourceExhaustedError
 decode_image(sys.argv[1])
 use_up()
 try:
@@ -142,8 +132,7 @@ try:
 except ResourceExhaustedError as error:
     print(error)
 """
-    )
-    assert "too many files are open" in child(code, str(tmp_path / "a.png"))
+    assert "too many files are open" in child(LACKS_FILES + code, str(tmp_path / "a.png"))
 
 
 def test_memory_that_does_not_suffice_for_a_picture(child, tmp_path):
@@ -169,13 +158,9 @@ except ResourceExhaustedError as error:
 
 
 def test_shards_that_cannot_be_opened_end_a_stream_and_are_not_skipped(child, tmp_path):
-    code = (
-        LACKS_FILES
-        + """
-import sys
+    code = """
 from pathlib import Path
 from tests.training.program import run_spec, write_data
-from mobileclip.machine import ResourceExhaustedError
 pipeline = run_spec(write_data(Path(sys.argv[1])), num_steps=9, num_workers=0).data.build()
 stream = pipeline.stream()
 next(stream)
@@ -186,8 +171,7 @@ try:
 except ResourceExhaustedError as error:
     print(error, pipeline.report.num_skipped)
 """
-    )
-    said = child(code, str(tmp_path))
+    said = child(LACKS_FILES + code, str(tmp_path))
     assert said.startswith("too many files are open; ")
     assert said.endswith(" 0")
 
@@ -195,18 +179,10 @@ except ResourceExhaustedError as error:
 def test_output_that_goes_to_a_full_disk_ends_a_command_in_a_line():
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
+    command = [sys.executable, "-u", "-m", "mobileclip.cli", "recipes", "ls"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with Path("/dev/full").open("w") as full:
-        ended = subprocess.run(
-            [sys.executable, "-u", "-m", "mobileclip.cli", "recipes", "ls"],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": "."},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        ended = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert ended.returncode == 2, ended.stderr
-    assert ended.stderr.startswith("mobileclip: the disk is full; free some space")
-    assert ended.stderr.endswith("; the same command resumes\n")
-    assert len(ended.stderr.strip().splitlines()) == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("mobileclip: the disk is full; ")

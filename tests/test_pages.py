@@ -12,16 +12,10 @@ import pytest
 from tests.pages import pages
 
 ROOT = Path(__file__).parents[1]
+PLACES = ("*.md", "docs/**/*.md", "examples/**/README.md", "studies/*/README.md")
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in sorted(
-        [
-            *ROOT.glob("*.md"),
-            *ROOT.glob("docs/**/*.md"),
-            *ROOT.glob("examples/**/README.md"),
-            *ROOT.glob("studies/*/README.md"),
-        ]
-    )
+    for path in sorted(path for place in PLACES for path in ROOT.glob(place))
     if path.name not in ("CHANGELOG.md", "changes.md") and "node_modules" not in path.parts
 }
 PARTS = ("mobileclip", "benchmarks", "examples", "studies", "tests")
@@ -55,22 +49,16 @@ def test_what_a_page_imports_is_there(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_modules_and_scripts_of_commands_are_there(page):
+def test_modules_scripts_and_files_that_a_page_names_are_there(page):
     commands = "\n".join(blocks(PAGES[page], "")) + "\n".join(re.findall(r"`([^`\n]+)`", PAGES[page]))
     for module in re.findall(r"python -m ([\w.]+)", commands):
         if module.partition(".")[0] in PARTS:
             place = ROOT.joinpath(*module.split("."))
-            assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), (
-                f"{page}: python -m {module}"
-            )
+            assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), module
     for script in re.findall(r"(?<![\w/])((?:recipes|examples)/[\w/]+\.py)\b", commands):
-        assert (ROOT / script).is_file(), f"{page}: {script}"
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_files_of_the_repository_that_a_page_names_are_there(page):
+        assert (ROOT / script).is_file(), script
     for path in re.findall(r"`((?:mobileclip|tests|docs|requirements)/[\w./-]+)`", PAGES[page]):
-        assert (ROOT / path).exists(), f"{page}: {path}"
+        assert (ROOT / path).exists(), path
 
 
 def test_what_the_program_writes_stands_in_the_pages():

@@ -20,20 +20,14 @@ PARTS = blocks(PAGES["docs/extending.md"].partition("\n## Use one part in your o
 
 
 @pytest.fixture
-def shards(tmp_path, monkeypatch):
-    """Two shards in the layout of the public data sets, where the page looks for them."""
+def run(tmp_path, monkeypatch):
+    """A function that runs the part of a number, and returns its names, on two shards in the public layout."""
     samples = [
         make_sample(number, image=encoded(40, 30, number, "jpeg"), image_extension="jpg", dim=768 + 768)
         for number in range(8)
     ]
     write_shards(tmp_path / "DataCompDR", samples, samples_per_shard=4)
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(shards):
-    """A function that runs the part of a number, and returns its names."""
-    del shards
 
     def run(number):
         names: dict = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
 from mobileclip.data import ReinforcedPipelineSpec, write_shards
@@ -34,15 +36,19 @@ def variables(monkeypatch):
     return are
 
 
-def test_alone(variables):
-    assert variables({}) == ProcessPlace()
-    assert this_process().is_first
-
-
-def test_torchrun(variables):
-    place = variables({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"})
-    assert place == ProcessPlace(rank=3, size=4, local_rank=1)
-    assert not place.is_first
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ({}, ProcessPlace()),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, ProcessPlace(rank=3, size=4, local_rank=1)),
+        (STEP | {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, ProcessPlace(rank=1, size=2)),
+        ({name: "0" if name == "SLURM_PROCID" else STEP[name] for name in [*STEP][:-1]}, ProcessPlace()),
+    ],
+    ids=["alone", "torchrun", "torchrun in a step comes first", "a batch script itself is one process"],
+)
+def test_a_process_knows_its_place(variables, values, place):
+    assert variables(values) == place
+    assert this_process().is_first == (place.rank == 0)
 
 
 def test_srun(variables):
@@ -62,16 +68,6 @@ def test_what_a_step_counts_and_what_a_person_says_come_first(variables):
     assert (place.size, place.meeting) == (6, "tcp://10.0.0.7:29500")
 
 
-def test_torchrun_in_a_step_comes_first(variables):
-    place = variables(STEP | {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0"})
-    assert place == ProcessPlace(rank=1, size=2)
-
-
-def test_a_batch_script_itself_is_one_process(variables):
-    script = {name: value for name, value in STEP.items() if name != "SLURM_STEP_NODELIST"}
-    assert variables(script | {"SLURM_PROCID": "0"}) == ProcessPlace()
-
-
 @pytest.mark.parametrize(
     ("nodes", "host"),
     [
@@ -82,16 +78,12 @@ def test_a_batch_script_itself_is_one_process(variables):
         ("node[9,3-4]-ib,login1", "node9-ib"),
         ("rack[1-2]node[01-04]", "rack1node01"),
         ("gpu-a.cluster.example,gpu-b.cluster.example", "gpu-a.cluster.example"),
+        *((nodes, None) for nodes in ("", ",a", "node[003", "node]3", "[]")),
     ],
 )
 def test_the_first_host_of_a_list(nodes, host):
-    assert first_host(nodes) == host
-
-
-@pytest.mark.parametrize("nodes", ["", ",a", "node[003", "node]3", "[]"])
-def test_what_is_no_list_of_nodes_is_refused(nodes):
-    with fails(ValueError):
-        first_host(nodes)
+    with fails(ValueError) if host is None else nullcontext():
+        assert first_host(nodes) == host
 
 
 def test_what_is_no_number_is_named(variables):

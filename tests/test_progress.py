@@ -1,26 +1,20 @@
 """How far, how fast and how long: numbers of a clock that the test moves."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from mobileclip import progress
 from mobileclip.progress import SECONDS_BETWEEN_LINES, Progress, track
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def monotonic(self):
-        return self.now
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    moved = Clock()
-    monkeypatch.setattr(progress, "time", moved)
+    """A clock that the test moves."""
+    moved = SimpleNamespace(now=1000.0)
+    moved.monotonic = lambda: moved.now
+    monkeypatch.setattr("mobileclip.progress.time", moved)
     return moved
 
 
@@ -79,13 +73,10 @@ def test_elsewhere_than_in_a_terminal_a_line_comes_now_and_then_and_at_the_end(c
         assert len(lines(screen)) == 1
         bar.advance()
     assert lines(screen)[1:] == ["indexing: 4/4, 0.2 samples/s"]
-
-
-def test_without_a_total_a_line_has_none(clock, screen):
     with Progress("indexing", total=None, console=screen) as bar:
         clock.now += 2 * SECONDS_BETWEEN_LINES
         bar.advance(3)
-    assert lines(screen) == ["indexing: 3, 0.1 samples/s"]
+    assert lines(screen)[2:] == ["indexing: 3, 0.1 samples/s"]
 
 
 def test_items_are_counted_as_they_are_worked_through(capsys, clock):

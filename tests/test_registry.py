@@ -20,11 +20,6 @@ def test_names_lead_to_values():
     assert registry.register("green")(2) == 2
     assert dict(registry) == {"red": 1, "green": 2}
     assert registry.resolve("red") == 1
-
-
-def test_a_name_is_taken_once():
-    registry = Registry("colour")
-    registry.add("red", 1)
     with fails(ValueError, "colour", "red"):
         registry.add("red", 2)
 
@@ -51,19 +46,18 @@ def test_an_unknown_name_suggests_the_nearest_or_lists_all():
     registry.add("sdpa", 1)
     with fails(ValueError, "attention", "backend 'x'", "known: sdpa"):
         registry.resolve("x")
-
-
-def test_what_is_said_where_no_name_is_near_can_be_chosen():
     assert nearest("rde", ["red", "blue"], otherwise="see the list") == "did you mean 'red'?"
     assert nearest("x", ["red", "blue"], otherwise="see the list") == "see the list"
 
 
-def test_a_package_adds_names_by_entry_point(tmp_path, monkeypatch):
-    install(tmp_path, "plugin", "colour", "blue", "VALUE = 42\n")
+def test_a_package_adds_names_by_entry_point_and_is_imported_for_its_own_alone(tmp_path, monkeypatch):
+    install(tmp_path, "wanted_plugin", "tint", "mint", "VALUE = 1\n")
+    install(tmp_path, "other_plugin", "tint", "lime", "VALUE = 2\n")
     monkeypatch.syspath_prepend(tmp_path)
-    registry = Registry("colour")
-    assert registry["blue"] == 42
-    assert list(registry) == ["blue"]
+    registry = Registry("tint")
+    assert registry["mint"] == 1
+    assert ("wanted_plugin" in sys.modules, "other_plugin" in sys.modules) == (True, False)
+    assert sorted(registry) == ["lime", "mint"]
 
 
 def test_a_package_may_register_by_decorator_what_it_names_as_entry_point(tmp_path, monkeypatch):
@@ -73,15 +67,6 @@ def test_a_package_may_register_by_decorator_what_it_names_as_entry_point(tmp_pa
     install(tmp_path, "dark", "shade", "dark", "import shades\n@shades.registry.register('dark')\nclass VALUE: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert list(registry) == ["dark"]
-
-
-def test_only_the_package_that_has_the_name_is_imported(tmp_path, monkeypatch):
-    install(tmp_path, "wanted_plugin", "tint", "mint", "VALUE = 1\n")
-    install(tmp_path, "other_plugin", "tint", "lime", "VALUE = 2\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert Registry("tint")["mint"] == 1
-    assert "wanted_plugin" in sys.modules
-    assert "other_plugin" not in sys.modules
 
 
 def test_a_broken_package_is_named_and_harms_nobody(tmp_path, monkeypatch):
@@ -112,8 +97,8 @@ def test_a_package_with_a_name_that_is_taken_is_named_and_harms_nobody(tmp_path,
 
 
 def test_of_two_packages_with_one_name_the_second_is_named(tmp_path, monkeypatch):
-    install(tmp_path, "a_plugin", "ink", "black", "VALUE = 1\n")
-    install(tmp_path, "b_plugin", "ink", "black", "VALUE = 2\n")
+    for number, name in enumerate(("a_plugin", "b_plugin"), 1):
+        install(tmp_path, name, "ink", "black", f"VALUE = {number}\n")
     monkeypatch.syspath_prepend(tmp_path)
     registry = Registry("ink")
     assert registry["black"] == 1
@@ -124,16 +109,13 @@ def test_of_two_packages_with_one_name_the_second_is_named(tmp_path, monkeypatch
 def test_a_cell_that_runs_twice_registers_twice():
     registry = Registry("glaze")
 
-    def cell():
+    for _ in range(2):
+
         @registry.register("mine")
         class Mine:
             pass
 
-        return Mine
-
-    cell()
-    again = cell()
-    assert registry["mine"] is again
+    assert registry["mine"] is Mine
     with fails(ValueError):
         registry.add("mine", 3)
     registry.add("mine", 3, replace=True)

@@ -11,7 +11,6 @@ from mobileclip import specs
 from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, MCiSpec, StageSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import from_json, to_json
-from mobileclip.strict import strict
 from tests.errors import fails
 
 KEYS = ("kind", "depth", "dim", "size", "mean", "stages", "input", "width", "nonsense")
@@ -21,45 +20,30 @@ def test_a_family_says_which_member_it_holds():
     text = to_json(specs.mci0(), unstructure_as=ImageEncoderSpec)
     assert text.startswith('{"kind": "mci"')
     assert from_json(text, ImageEncoderSpec) == specs.mci0()
+    with fails(ValueError, "did you mean 'mci'"):
+        from_json(text.replace('"mci"', '"mcii"'), ImageEncoderSpec)
 
 
 @pytest.mark.parametrize(
-    ("text", "error"),
+    ("text", "named"),
     [
-        ('{"size": 256, "crop": 1}', (ValueError, "unknown key 'crop'; known: size")),
-        ("{}", (ValueError, "required key 'size' is missing")),
-        ('{"size": -1}', (ValueError, "'size' must be > 0")),
-        ('{"size": 256, "interpolation": "nearest"}', (ValueError, "nearest")),
-        ('{"size": 256, "mean": [0, 0]}', (ValueError, "'mean' of ImageInput: has 2 values")),
-        ("{", (ValueError,)),
+        ('{"size": 256, "crop": 1}', ("unknown key 'crop'; known: size",)),
+        ("{}", ("required key 'size' is missing",)),
+        ('{"size": -1}', ("'size' must be > 0",)),
+        ('{"size": 256, "interpolation": "nearest"}', ("nearest",)),
+        ('{"size": 256, "mean": [0, 0]}', ("'mean' of ImageInput: has 2 values",)),
+        ("{", ()),
     ],
 )
-def test_bad_text_is_explained(text, error):
-    with fails(*error):
+def test_bad_text_is_explained(text, named):
+    with fails(ValueError, *named):
         from_json(text, ImageInput)
-
-
-@attrs.frozen(kw_only=True, field_transformer=strict)
-class Sides:
-    sides: tuple[int, int]
-
-
-def test_a_tuple_has_its_length():
-    assert from_json('{"sides": [1, 2]}', Sides).sides == (1, 2)
-    with fails(ValueError, "sides"):
-        from_json('{"sides": [1]}', Sides)
 
 
 def test_an_unknown_key_deep_inside_is_named_with_its_path():
     text = to_json(specs.mobileclip_s0()).replace('"depth": 2', '"deph": 2', 1)
     with fails(ValueError, "unknown key 'deph'", "stages"):
         from_json(text, DualEncoderSpec)
-
-
-def test_an_unknown_member_suggests_the_nearest():
-    text = to_json(specs.mci0(), unstructure_as=ImageEncoderSpec).replace('"mci"', '"mcii"')
-    with fails(ValueError, "did you mean 'mci'"):
-        from_json(text, ImageEncoderSpec)
 
 
 def test_a_class_that_is_not_registered_is_not_written():
@@ -73,47 +57,40 @@ def test_a_class_that_is_not_registered_is_not_written():
 
 
 def test_inputs_refuse_nonsense():
-    for bad in ({"size": 0}, {"size": 8, "interpolation": "nearest"}, {"size": 8, "std": (0.0, 1.0, 1.0)}):
-        with fails(ValueError):
-            ImageInput(**bad)
-    with pytest.raises(ValueError, match="context_length"):
-        TextInput(context_length=2)
-    for pad_id, said in ((-1, "'pad_id' must be >= 0"), (49408, "pad_id=49408 is not one of the 49408 ids")):
-        with pytest.raises(ValueError, match=said):
-            TextInput(pad_id=pad_id)
+    with fails(ValueError):
+        ImageInput(size=8, std=(0.0, 1.0, 1.0))
+    for name, value, *said in (("context_length", 2), ("pad_id", -1, ">= 0"), ("pad_id", 49408, "49408 ids")):
+        with fails(ValueError, name, *said):
+            TextInput(**{name: value})
     assert (TextInput().start_id, TextInput().end_id) == (49406, 49407)
 
 
 @pytest.mark.parametrize(
-    ("value", "error"),
+    ("value", "named"),
     [
-        ('"8"', (ValueError, "8", "str")),
-        ("8.0", (ValueError, "8.0")),
-        ("true", (ValueError, "True")),
-        ("null", (ValueError, "None")),
-        ("9" * 100, (ValueError, "100")),
-        (str(2**65), (ValueError, "66")),
-        ("NaN", (ValueError, "NaN")),
-        ("1e999", (ValueError,)),
-        ('8, "size": 9', (ValueError, "size")),
-        ("[" * 100_000, (ValueError,)),
+        ('"8"', ("8", "str")),
+        ("8.0", ("8.0",)),
+        ("true", ("True",)),
+        ("null", ("None",)),
+        ("9" * 100, ("100",)),
+        (str(2**65), ("66",)),
+        ("NaN", ("NaN",)),
+        ("1e999", ()),
+        ('8, "size": 9', ("size",)),
+        ("[" * 100_000, ()),
     ],
 )
-def test_nothing_is_converted_on_the_way(value, error):
-    with fails(*error):
+def test_nothing_is_converted_on_the_way(value, named):
+    with fails(ValueError, *named):
         from_json(f'{{"size": {value}}}', ImageInput)
-
-
-def test_a_whole_number_will_do_as_a_float():
-    read = from_json('{"size": 8, "mean": [0, 1, 0]}', ImageInput)
-    assert read.mean == (0.0, 1.0, 0.0)
-    assert read == ImageInput(size=8, mean=(0, 1, 0))
 
 
 def test_python_is_held_to_the_annotations_too():
     for wrong in ({"size": "8"}, {"size": True}, {"size": 8.0}, {"size": 8, "mean": [0.0, 0.0, 0.0]}):
         with fails(ValueError, "ImageInput"):
             ImageInput(**wrong)
+    assert ImageInput(size=8, mean=(0, 1, 0)) == from_json('{"size": 8, "mean": [0, 1, 0]}', ImageInput)
+    assert ImageInput(size=8, mean=(0, 1, 0)).mean == (0.0, 1.0, 0.0), "a whole number will do as a float"
     for wrong in ((0.0, 0.0), (float("inf"), 0.0, 0.0), (float("nan"), 0.0, 0.0)):
         with fails(ValueError, "'mean'", "ImageInput"):
             ImageInput(size=8, mean=wrong)
@@ -164,23 +141,23 @@ def test_every_kind_of_field_comes_back(changes):
 
 
 @pytest.mark.parametrize(
-    ("text", "error"),
+    ("text", "named"),
     [
-        ('{"either": 1.5}', (ValueError, "1.5", "float")),
-        ('{"choice": "c"}', (ValueError, "a', 'b", "c", "str")),
-        ('{"part": 3}', (ValueError, "int")),
-        ('{"parts": {"size": 8}}', (ValueError, "dict")),
-        ('{"parts": [{"size": 8}, {"size": 0}]}', (ValueError, "'size' must be > 0")),
-        ('{"pair": [1]}', (ValueError, "2", "1")),
-        ('{"pair": [1, 2]}', (ValueError, "2", "int")),
-        ('{"sizes": [1]}', (ValueError, "list")),
-        ('{"sizes": {"a": "1"}}', (ValueError, "1", "str")),
-        ('{"inputs": {"a": 1}}', (ValueError, "int")),
-        ('{"place": 3}', (ValueError, "3", "int")),
+        ('{"either": 1.5}', ("1.5", "float")),
+        ('{"choice": "c"}', ("a', 'b", "c", "str")),
+        ('{"part": 3}', ("int",)),
+        ('{"parts": {"size": 8}}', ("dict",)),
+        ('{"parts": [{"size": 8}, {"size": 0}]}', ("'size' must be > 0",)),
+        ('{"pair": [1]}', ("2", "1")),
+        ('{"pair": [1, 2]}', ("2", "int")),
+        ('{"sizes": [1]}', ("list",)),
+        ('{"sizes": {"a": "1"}}', ("1", "str")),
+        ('{"inputs": {"a": 1}}', ("int",)),
+        ('{"place": 3}', ("3", "int")),
     ],
 )
-def test_every_kind_of_field_is_held_to_its_annotation(text, error):
-    with fails(*error):
+def test_every_kind_of_field_is_held_to_its_annotation(text, named):
+    with fails(ValueError, *named):
         from_json(text, Everything)
 
 
@@ -192,13 +169,13 @@ def test_the_first_items_of_a_list_that_are_wrong_are_all_named():
         from_json(f'{{"parts": {[0] * 1000}}}', Everything)
 
 
+def complain(_, __, value):
+    raise ValueError("x" * value)
+
+
 @attrs.frozen(kw_only=True)
 class Talkative:
-    size: int = attrs.field()
-
-    @size.validator
-    def _check(self, _, value):
-        raise ValueError("x" * value)
+    size: int = attrs.field(validator=complain)
 
 
 @pytest.mark.parametrize(("size", "said"), [(240, "x" * 240), (241, "x" * 240 + "...")])

@@ -9,6 +9,7 @@ import pkgutil
 import posixpath
 import re
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -74,28 +75,25 @@ def test_links_lead_right_on_the_forge_and_in_the_site(page):
         assert (source.parent / target).exists(), f"{source.name} links to {target}, which is not there"
     for target in LINK.findall(relinked(text, page)):
         inside = posixpath.normpath((Path(page).parent / target).as_posix())
-        assert inside in pages_by_path() or (ROOT / "docs" / inside).exists(), (
-            f"{page} links to {target}, which is no page"
-        )
+        assert inside in pages_by_path() or (ROOT / "docs" / inside).exists(), f"{page} links to {target}: no page"
 
 
-def test_a_link_from_a_moved_page_leads_to_the_page_that_it_meant():
-    text = "[a](docs/data.md#join) [b](examples/README.md)"
-    assert relinked(text, "index.md") == "[a](data.md#join) [b](examples.md)"
-    assert relinked("[docs/training.md](docs/training.md)", "index.md") == "[Training](training.md)"
-    assert relinked("[sizes](docs/site/models.json)", "index.md") == "[sizes](models/index.md)"
-    assert relinked("[search](docs/tutorials/search.ipynb)", "index.md") == "[search](tutorials/search.md)"
-    assert (
-        relinked("[web](web/README.md) [d](../docs/export.md)", "examples.md")
-        == "[web](examples/web.md) [d](export.md)"
-    )
-    assert relinked("[up](../README.md)", "examples/web.md") == "[up](../examples.md)"
-    assert relinked("[code](../examples/python/contract.py)", "export.md") == "code"
-    assert (
-        relinked("[lost](no_such.md) [out](https://a.b/c.md)", "export.md")
-        == "[lost](no_such.md) [out](https://a.b/c.md)"
-    )
-    assert relinked("```\n[x](../README.md)\n```", "export.md") == "```\n[x](../README.md)\n```"
+@pytest.mark.parametrize(
+    ("text", "page", "expected"),
+    [
+        ("[a](docs/data.md#join) [b](examples/README.md)", "index.md", "[a](data.md#join) [b](examples.md)"),
+        ("[docs/training.md](docs/training.md)", "index.md", "[Training](training.md)"),
+        ("[sizes](docs/site/models.json)", "index.md", "[sizes](models/index.md)"),
+        ("[search](docs/tutorials/search.ipynb)", "index.md", "[search](tutorials/search.md)"),
+        ("[web](web/README.md) [d](../docs/export.md)", "examples.md", "[web](examples/web.md) [d](export.md)"),
+        ("[up](../README.md)", "examples/web.md", "[up](../examples.md)"),
+        ("[code](../examples/python/contract.py)", "export.md", "code"),
+        ("[lost](no_such.md) [out](https://a.b/c.md)", "export.md", "[lost](no_such.md) [out](https://a.b/c.md)"),
+        ("```\n[x](../README.md)\n```", "export.md", "```\n[x](../README.md)\n```"),
+    ],
+)
+def test_a_link_from_a_moved_page_leads_to_the_page_that_it_meant(text, page, expected):
+    assert relinked(text, page) == expected
 
 
 def test_every_model_known_by_name_has_a_page():
@@ -107,25 +105,19 @@ def test_every_model_known_by_name_has_a_page():
         assert ("`--interpolation bicubic`" in pages[f"models/{name}.md"]) == (
             models[name].image.input.interpolation == "bilinear" and published_with(name, "bicubic") == name
         )
-    assert [title_of(name) for name in ("mobileclip_s0", "mobileclip_blt", "mobileclip2_l14")] == [
-        "MobileCLIP-S0",
-        "MobileCLIP-B (LT)",
-        "MobileCLIP2-L-14",
-    ]
+    titles = {"mobileclip_s0": "MobileCLIP-S0", "mobileclip_blt": "MobileCLIP-B (LT)"}
+    assert {name: title_of(name) for name in titles} == titles
 
 
 def test_what_is_kept_of_a_model_is_what_the_library_says():
     kept = json.loads(FILE.read_text(encoding="utf-8"))
     for name, spec in models.items():
         assert kept[name]["weights"] == PRETRAINED[name]
-        published = published_model(name).num_parameters
-        assert sum(tower["parameters"]["folded"] for tower in kept[name]["towers"].values()) == pytest.approx(
-            published, rel=2e-3
-        )
-        for tower, said in ((one, json.loads(to_json(spec))[one]) for one in ("image", "text")):
-            assert {key: kept[name]["towers"][tower][key] for key in ("kind", "embedding_dim", "input")} == {
-                key: said[key] for key in ("kind", "embedding_dim", "input")
-            }
+        folded = sum(tower["parameters"]["folded"] for tower in kept[name]["towers"].values())
+        assert folded == pytest.approx(published_model(name).num_parameters, rel=2e-3)
+        said = json.loads(to_json(spec))
+        for tower, key in product(("image", "text"), ("kind", "embedding_dim", "input")):
+            assert kept[name]["towers"][tower][key] == said[tower][key]
 
 
 def test_multiply_accumulates_are_those_of_the_catalogue():

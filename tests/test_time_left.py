@@ -2,33 +2,26 @@
 
 import itertools
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from mobileclip.progress import Progress, duration
 
 
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self, monkeypatch):
-        self.now = 1000.0
-        monkeypatch.setattr("mobileclip.progress.time", self)
-
-    def monotonic(self):
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch):
-    return Clock(monkeypatch)
+    """A clock that the test moves."""
+    moved = SimpleNamespace(now=1000.0)
+    moved.monotonic = lambda: moved.now
+    monkeypatch.setattr("mobileclip.progress.time", moved)
+    return moved
 
 
-def told(clock, seconds, *, done=0, total=None):
+def told(clock, seconds, *, done=0):
     """Return what is said after every step: how long the rest takes, None where nothing is said, and the truth."""
-    total = done + len(seconds) if total is None else total
     said = []
-    with Progress("x", total=total, done=done, console=None) as progress:
+    with Progress("x", total=done + len(seconds), done=done, console=None) as progress:
         for index, one in enumerate(seconds):
             clock.now += one
             progress.advance()

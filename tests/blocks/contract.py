@@ -8,70 +8,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mobileclip.blocks import (
-    Attention,
-    Attention2d,
-    AttentionBlock,
-    AttentionPooler,
-    BlockSequence,
-    ChannelLayerNorm,
-    ConvFFN,
-    ConvNorm,
-    ConvPatchStem,
-    ConvPoolHead,
-    ConvStem,
-    CrossAttention,
-    CrossAttentionLayer,
-    Downsample,
-    DropPath,
-    EndTokenPool,
-    FeedForward,
-    LargeKernelConv,
-    MeanTokenPool,
-    MobileOneBlock,
-    PatchStem,
-    RepCPE,
-    RepMixer,
-    RepMixerBlock,
-    SqueezeExcite,
-    TextRepMixer,
-    TextRepMixerBlock,
-    TransformerLayer,
-)
+from mobileclip import blocks
 from tests.blocks.filling import noise
 
 
 @dataclass(frozen=True)
 class Case:
-    """One block: how to make it, and the shapes that go in and come out (batch included)."""
+    """One block: how to make it, the shapes that go in and come out (batch included), and what else goes in."""
 
     make: Callable[[], nn.Module]
     input: tuple[int, ...]
     output: tuple[int, ...]
+    more: Callable[[int, int, torch.dtype], Tensor] | None = None
 
     def inputs(self, *, batch: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
-        return (noise(batch, *self.input[1:], seed=seed, dtype=dtype),)
+        more = () if self.more is None else (self.more(batch, seed, dtype),)
+        return (noise(batch, *self.input[1:], seed=seed, dtype=dtype), *more)
 
 
-@dataclass(frozen=True)
-class PoolCase(Case):
-    """A pooling that needs the token ids too."""
-
-    def inputs(self, *, batch: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
-        generator = torch.Generator().manual_seed(seed)
-        return (
-            *super().inputs(batch=batch, seed=seed, dtype=dtype),
-            torch.randint(99, (batch, 9), generator=generator),
-        )
+def ids(batch: int, seed: int, dtype: torch.dtype) -> Tensor:
+    """Token ids, which a pooling needs too."""
+    return torch.randint(99, (batch, 9), generator=torch.Generator().manual_seed(seed))
 
 
-@dataclass(frozen=True)
-class ContextCase(Case):
-    """A block that attends to a context too."""
-
-    def inputs(self, *, batch: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
-        context = noise(batch, 5, self.input[-1], seed=seed + 1, dtype=dtype)
-        return (*super().inputs(batch=batch, seed=seed, dtype=dtype), context)
+def context(batch: int, seed: int, dtype: torch.dtype) -> Tensor:
+    """What a block attends to."""
+    return noise(batch, 5, 8, seed=seed + 1, dtype=dtype)
 
 
 MAP = (2, 8, 7, 6)
@@ -79,54 +41,62 @@ TOKENS = (2, 9, 8)
 IMAGE = (2, 3, 32, 48)
 
 CASES: dict[str, Case] = {
-    "attention": Case(lambda: Attention(8, num_heads=2), TOKENS, TOKENS),
-    "attention_causal": Case(lambda: Attention(8, num_heads=2, causal=True), TOKENS, TOKENS),
-    "attention_2d": Case(lambda: Attention2d(8, num_heads=2, qkv_bias=False), MAP, MAP),
-    "attention_block": Case(lambda: AttentionBlock(8, head_dim=4, hidden_dim=12), MAP, MAP),
+    "attention": Case(lambda: blocks.Attention(8, num_heads=2), TOKENS, TOKENS),
+    "attention_causal": Case(lambda: blocks.Attention(8, num_heads=2, causal=True), TOKENS, TOKENS),
+    "attention_2d": Case(lambda: blocks.Attention2d(8, num_heads=2, qkv_bias=False), MAP, MAP),
+    "attention_block": Case(lambda: blocks.AttentionBlock(8, head_dim=4, hidden_dim=12), MAP, MAP),
     "attention_block_layer_norm": Case(
-        lambda: AttentionBlock(8, head_dim=4, hidden_dim=12, norm=ChannelLayerNorm), MAP, MAP
+        lambda: blocks.AttentionBlock(8, head_dim=4, hidden_dim=12, norm=blocks.ChannelLayerNorm), MAP, MAP
     ),
-    "attention_pooler": Case(lambda: AttentionPooler(4, context_dim=8, num_queries=3, num_heads=2), TOKENS, (2, 3, 4)),
-    "block_sequence": Case(lambda: BlockSequence(RepMixerBlock(8, hidden_dim=12), ConvFFN(8)), MAP, MAP),
-    "channel_layer_norm": Case(lambda: ChannelLayerNorm(8), MAP, MAP),
-    "conv_ffn": Case(lambda: ConvFFN(8, hidden_dim=12), MAP, MAP),
-    "conv_ffn_text": Case(lambda: ConvFFN(8, kernel_size=(1, 11)), (2, 8, 1, 9), (2, 8, 1, 9)),
-    "conv_norm": Case(lambda: ConvNorm(8, out_dim=4, kernel_size=(3, 5), stride=2, groups=2), MAP, (2, 4, 4, 3)),
-    "conv_patch_stem": Case(lambda: ConvPatchStem(16), IMAGE, (2, 6, 16)),
-    "conv_patch_stem_unpadded": Case(lambda: ConvPatchStem(16, padding=0), IMAGE, (2, 6, 16)),
-    "conv_pool_head": Case(lambda: ConvPoolHead(8, embedding_dim=5), MAP, (2, 5)),
-    "conv_pool_head_bias": Case(lambda: ConvPoolHead(8, embedding_dim=5, expansion=3, bias=True), MAP, (2, 5)),
-    "conv_stem": Case(lambda: ConvStem(8), IMAGE, (2, 8, 8, 12)),
-    "conv_stem_without_scale": Case(lambda: ConvStem(8, scale_branch=False), IMAGE, (2, 8, 8, 12)),
-    "cross_attention": ContextCase(lambda: CrossAttention(8, num_heads=2, context_dim=8), TOKENS, TOKENS),
-    "cross_attention_layer": ContextCase(lambda: CrossAttentionLayer(8, num_heads=2), TOKENS, TOKENS),
-    "downsample": Case(lambda: Downsample(8, out_dim=16), MAP, (2, 16, 4, 3)),
+    "attention_pooler": Case(
+        lambda: blocks.AttentionPooler(4, context_dim=8, num_queries=3, num_heads=2), TOKENS, (2, 3, 4)
+    ),
+    "block_sequence": Case(
+        lambda: blocks.BlockSequence(blocks.RepMixerBlock(8, hidden_dim=12), blocks.ConvFFN(8)), MAP, MAP
+    ),
+    "channel_layer_norm": Case(lambda: blocks.ChannelLayerNorm(8), MAP, MAP),
+    "conv_ffn": Case(lambda: blocks.ConvFFN(8, hidden_dim=12), MAP, MAP),
+    "conv_ffn_text": Case(lambda: blocks.ConvFFN(8, kernel_size=(1, 11)), (2, 8, 1, 9), (2, 8, 1, 9)),
+    "conv_norm": Case(lambda: blocks.ConvNorm(8, out_dim=4, kernel_size=(3, 5), stride=2, groups=2), MAP, (2, 4, 4, 3)),
+    "conv_patch_stem": Case(lambda: blocks.ConvPatchStem(16), IMAGE, (2, 6, 16)),
+    "conv_patch_stem_unpadded": Case(lambda: blocks.ConvPatchStem(16, padding=0), IMAGE, (2, 6, 16)),
+    "conv_pool_head": Case(lambda: blocks.ConvPoolHead(8, embedding_dim=5), MAP, (2, 5)),
+    "conv_pool_head_bias": Case(lambda: blocks.ConvPoolHead(8, embedding_dim=5, expansion=3, bias=True), MAP, (2, 5)),
+    "conv_stem": Case(lambda: blocks.ConvStem(8), IMAGE, (2, 8, 8, 12)),
+    "conv_stem_without_scale": Case(lambda: blocks.ConvStem(8, scale_branch=False), IMAGE, (2, 8, 8, 12)),
+    "cross_attention": Case(lambda: blocks.CrossAttention(8, num_heads=2, context_dim=8), TOKENS, TOKENS, context),
+    "cross_attention_layer": Case(lambda: blocks.CrossAttentionLayer(8, num_heads=2), TOKENS, TOKENS, context),
+    "downsample": Case(lambda: blocks.Downsample(8, out_dim=16), MAP, (2, 16, 4, 3)),
     "downsample_gated": Case(
-        lambda: Downsample(8, out_dim=16, squeeze_excite=True, activation=None), MAP, (2, 16, 4, 3)
+        lambda: blocks.Downsample(8, out_dim=16, squeeze_excite=True, activation=None), MAP, (2, 16, 4, 3)
     ),
-    "drop_path": Case(DropPath, MAP, MAP),
-    "end_token_pool": PoolCase(EndTokenPool, TOKENS, (2, 8)),
-    "feed_forward": Case(lambda: FeedForward(8), TOKENS, TOKENS),
-    "large_kernel_conv": Case(lambda: LargeKernelConv(8, out_dim=16, kernel_size=(7, 5), stride=2), MAP, (2, 16, 4, 3)),
-    "large_kernel_conv_gated": Case(lambda: LargeKernelConv(8, squeeze_excite=True, activation=None), MAP, MAP),
-    "mean_token_pool": PoolCase(MeanTokenPool, TOKENS, (2, 8)),
-    "mobileone": Case(lambda: MobileOneBlock(8), MAP, MAP),
+    "drop_path": Case(blocks.DropPath, MAP, MAP),
+    "end_token_pool": Case(blocks.EndTokenPool, TOKENS, (2, 8), ids),
+    "feed_forward": Case(lambda: blocks.FeedForward(8), TOKENS, TOKENS),
+    "large_kernel_conv": Case(
+        lambda: blocks.LargeKernelConv(8, out_dim=16, kernel_size=(7, 5), stride=2), MAP, (2, 16, 4, 3)
+    ),
+    "large_kernel_conv_gated": Case(lambda: blocks.LargeKernelConv(8, squeeze_excite=True, activation=None), MAP, MAP),
+    "mean_token_pool": Case(blocks.MeanTokenPool, TOKENS, (2, 8), ids),
+    "mobileone": Case(lambda: blocks.MobileOneBlock(8), MAP, MAP),
     "mobileone_depthwise": Case(
-        lambda: MobileOneBlock(8, groups=8, kernel_size=(3, 5), num_branches=3, activation=None), MAP, MAP
+        lambda: blocks.MobileOneBlock(8, groups=8, kernel_size=(3, 5), num_branches=3, activation=None), MAP, MAP
     ),
-    "mobileone_gated": Case(lambda: MobileOneBlock(8, out_dim=16, stride=2, squeeze_excite=True), MAP, (2, 16, 4, 3)),
-    "mobileone_skip_alone": Case(lambda: MobileOneBlock(8, num_branches=0, scale_branch=False), MAP, MAP),
-    "patch_stem": Case(lambda: PatchStem(8, patch_size=8), IMAGE, (2, 24, 8)),
-    "rep_cpe": Case(lambda: RepCPE(8), MAP, MAP),
-    "repmixer": Case(lambda: RepMixer(8), MAP, MAP),
-    "repmixer_text": Case(lambda: RepMixer(8, kernel_size=(1, 11)), (2, 8, 1, 9), (2, 8, 1, 9)),
-    "repmixer_block": Case(lambda: RepMixerBlock(8, hidden_dim=12), MAP, MAP),
-    "squeeze_excite": Case(lambda: SqueezeExcite(32, reduction=4), (2, 32, 3, 4), (2, 32, 3, 4)),
-    "text_repmixer": Case(lambda: TextRepMixer(8, kernel_size=5), TOKENS, TOKENS),
-    "text_repmixer_block": Case(lambda: TextRepMixerBlock(8, hidden_dim=12), TOKENS, TOKENS),
-    "transformer_layer": Case(lambda: TransformerLayer(8, num_heads=2), TOKENS, TOKENS),
+    "mobileone_gated": Case(
+        lambda: blocks.MobileOneBlock(8, out_dim=16, stride=2, squeeze_excite=True), MAP, (2, 16, 4, 3)
+    ),
+    "mobileone_skip_alone": Case(lambda: blocks.MobileOneBlock(8, num_branches=0, scale_branch=False), MAP, MAP),
+    "patch_stem": Case(lambda: blocks.PatchStem(8, patch_size=8), IMAGE, (2, 24, 8)),
+    "rep_cpe": Case(lambda: blocks.RepCPE(8), MAP, MAP),
+    "repmixer": Case(lambda: blocks.RepMixer(8), MAP, MAP),
+    "repmixer_text": Case(lambda: blocks.RepMixer(8, kernel_size=(1, 11)), (2, 8, 1, 9), (2, 8, 1, 9)),
+    "repmixer_block": Case(lambda: blocks.RepMixerBlock(8, hidden_dim=12), MAP, MAP),
+    "squeeze_excite": Case(lambda: blocks.SqueezeExcite(32, reduction=4), (2, 32, 3, 4), (2, 32, 3, 4)),
+    "text_repmixer": Case(lambda: blocks.TextRepMixer(8, kernel_size=5), TOKENS, TOKENS),
+    "text_repmixer_block": Case(lambda: blocks.TextRepMixerBlock(8, hidden_dim=12), TOKENS, TOKENS),
+    "transformer_layer": Case(lambda: blocks.TransformerLayer(8, num_heads=2), TOKENS, TOKENS),
     "transformer_layer_causal": Case(
-        lambda: TransformerLayer(8, num_heads=4, hidden_dim=12, causal=True), TOKENS, TOKENS
+        lambda: blocks.TransformerLayer(8, num_heads=4, hidden_dim=12, causal=True), TOKENS, TOKENS
     ),
 }
 

@@ -10,16 +10,11 @@ from tests.blocks.filling import filled, noise
 from tests.errors import fails
 
 
-def test_the_default_has_three_branches():
+def test_the_default_has_three_branches_and_no_skip_where_the_shape_changes():
     block = MobileOneBlock(4)
-    assert len(block.branches) == 1
-    assert block.scale is not None
-    assert block.skip is not None
-
-
-@pytest.mark.parametrize(("out_dim", "stride"), [(8, 1), (4, 2)])
-def test_no_skip_where_the_shape_changes(out_dim, stride):
-    assert MobileOneBlock(4, out_dim=out_dim, stride=stride).skip is None
+    assert (len(block.branches), block.scale is None, block.skip is None) == (1, False, False)
+    for changes in ({"out_dim": 8}, {"stride": 2}):
+        assert MobileOneBlock(4, **changes).skip is None
 
 
 @pytest.mark.parametrize(("kernel_size", "scale"), [((3, 3), True), ((3, 1), True), ((1, 11), False), ((1, 1), False)])
@@ -28,13 +23,10 @@ def test_a_scale_branch_where_the_kernel_is_taller_than_one_row(kernel_size, sca
     assert (MobileOneBlock(4, kernel_size=kernel_size).scale is not None) == scale
 
 
-def test_the_sum_of_the_branches():
+def test_the_gate_and_the_activation_follow_the_sum_of_the_branches():
     block, x = filled(MobileOneBlock(4, num_branches=2, activation=None)), noise(2, 4, 5, 5)
     first, second = block.branches
     torch.testing.assert_close(block(x), first(x) + second(x) + block.scale(x) + block.skip(x))
-
-
-def test_the_gate_and_the_activation_follow_the_sum():
     block, x = filled(MobileOneBlock(32, squeeze_excite=True)), noise(2, 32, 5, 5)
     total = block.branches[0](x) + block.scale(x) + block.skip(x)
     torch.testing.assert_close(block(x), nn.functional.gelu(block.squeeze_excite(total)))
@@ -55,28 +47,20 @@ def test_parameters_are_fewer_by_exactly_the_branches():
     assert sum(parameter.numel() for parameter in block.parameters()) == 3 * (4 * 4 * 9 + 8) + (16 + 8) + 8
 
 
-@pytest.mark.parametrize("kernel_size", [(2, 3), (3, 4), (2, 2)])
-def test_even_kernels_are_refused(kernel_size):
-    with fails(ValueError, f"({kernel_size[0]}, {kernel_size[1]})"):
-        MobileOneBlock(4, kernel_size=kernel_size)
-
-
-@pytest.mark.parametrize(("out_dim", "stride"), [(8, 1), (4, 2)])
-def test_a_skip_that_changes_the_shape_is_refused(out_dim, stride):
-    with fails(ValueError, "4", str(out_dim), str(stride)):
-        MobileOneBlock(4, out_dim=out_dim, stride=stride, skip=True)
-
-
-def test_a_block_without_branches_is_refused():
-    with fails(ValueError):
-        MobileOneBlock(4, num_branches=0, scale_branch=False, skip=False)
-    with fails(ValueError):
-        MobileOneBlock(4, out_dim=8, kernel_size=(1, 1), num_branches=0)
-
-
-def test_channels_in_every_group():
-    with fails(ValueError, "groups"):
-        MobileOneBlock(6, groups=4)
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        *(({"kernel_size": size}, (str(size),)) for size in ((2, 3), (3, 4), (2, 2))),
+        ({"out_dim": 8, "skip": True}, ("4", "8", "1")),
+        ({"stride": 2, "skip": True}, ("4", "2")),
+        ({"num_branches": 0, "scale_branch": False, "skip": False}, ()),
+        ({"out_dim": 8, "kernel_size": (1, 1), "num_branches": 0}, ()),
+        ({"groups": 3}, ("groups",)),
+    ],
+)
+def test_what_is_no_block_is_refused(arguments, named):
+    with fails(ValueError, *named):
+        MobileOneBlock(4, **arguments)
 
 
 def test_in_training_batches_decide_and_in_evaluation_statistics():

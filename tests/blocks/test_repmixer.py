@@ -55,17 +55,18 @@ def test_a_token_reaches_half_a_kernel_on_either_side():
     assert reached.nonzero().flatten().tolist() == [3, 4, 5, 6, 7]
 
 
-@pytest.mark.parametrize("make", [RepMixer, RepMixerBlock])
-def test_even_kernels_are_refused(make):
-    with fails(ValueError):
-        make(4, kernel_size=(4, 4))
-
-
-def test_even_kernels_are_refused_in_text_and_in_the_feed_forward_network():
-    with fails(ValueError, "(1, 10)"):
-        TextRepMixerBlock(4, kernel_size=10)
-    with fails(ValueError, "(6, 6)"):
-        RepMixerBlock(4, ffn_kernel_size=(6, 6))
+@pytest.mark.parametrize(
+    ("make", "name", "size", "named"),
+    [
+        (RepMixer, "kernel_size", (4, 4), "(4, 4)"),
+        (RepMixerBlock, "kernel_size", (4, 4), "(4, 4)"),
+        (TextRepMixerBlock, "kernel_size", 10, "(1, 10)"),
+        (RepMixerBlock, "ffn_kernel_size", (6, 6), "(6, 6)"),
+    ],
+)
+def test_even_kernels_are_refused(make, name, size, named):
+    with fails(ValueError, named):
+        make(4, **{name: size})
 
 
 @pytest.mark.parametrize("batch", [1, 2])

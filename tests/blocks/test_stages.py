@@ -31,43 +31,27 @@ def test_attention_block_formula(norm):
     torch.testing.assert_close(block(x), mixed + block.ffn_scale.gamma * block.ffn(mixed))
 
 
-def test_the_batch_norm_goes_into_the_first_projection_which_so_gets_a_bias():
-    block = filled(AttentionBlock(8, head_dim=4))
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, ChannelLayerNorm])
+def test_a_batch_norm_goes_into_the_first_projection_which_so_gets_a_bias_and_scales_go(norm):
+    block = filled(AttentionBlock(8, head_dim=4, norm=norm))
     folded = reparameterize(block)
     assert block.attention.qkv.bias is None
-    assert folded.attention.qkv.bias.any()
-    assert isinstance(folded.norm, nn.Identity)
-
-
-def test_the_layer_norm_stays_and_the_scales_go():
-    folded = reparameterize(filled(AttentionBlock(8, head_dim=4, norm=ChannelLayerNorm)))
-    assert isinstance(folded.norm, ChannelLayerNorm)
-    assert folded.attention.qkv.bias is None
+    assert (folded.attention.qkv.bias is None) == (norm is ChannelLayerNorm)
+    assert isinstance(folded.norm, ChannelLayerNorm if norm is ChannelLayerNorm else nn.Identity)
     assert isinstance(folded.attention_scale, nn.Identity)
     assert isinstance(folded.ffn_scale, nn.Identity)
 
 
-def test_new_blocks_are_almost_the_identity():
+def test_new_blocks_are_almost_the_identity_and_fold_no_further_than_once():
     x = noise(2, 8, 8, 8)
-    for block in (RepMixerBlock(8).eval(), AttentionBlock(8, head_dim=4).eval()):
+    for block, width in ((RepMixerBlock(8).eval(), 32), (AttentionBlock(8, head_dim=4, hidden_dim=12).eval(), 12)):
+        assert block.ffn.fc1.out_channels == width, "four times as wide unless told"
         assert (block(x) - x).abs().max() < 1e-3
-
-
-def test_the_feed_forward_network_is_four_times_as_wide_unless_told():
-    assert RepMixerBlock(8).ffn.fc1.out_channels == 32
-    assert AttentionBlock(8, head_dim=4, hidden_dim=12).ffn.fc1.out_channels == 12
-
-
-def test_heads_divide_the_channels():
-    with fails(ValueError, "48", "32"):
-        AttentionBlock(48)
-
-
-def test_fold_returns_itself_where_nothing_is_left():
-    for block in (RepMixerBlock(8), AttentionBlock(8, head_dim=4)):
-        folded = reparameterize(block.eval())
+        folded = reparameterize(block)
         assert not folded.foldable
         assert folded.fold().state_dict().keys() == folded.state_dict().keys()
+    with fails(ValueError, "48", "32"):
+        AttentionBlock(48)
 
 
 def test_scales_may_be_negative_or_zero():

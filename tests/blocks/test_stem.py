@@ -7,10 +7,6 @@ from mobileclip.blocks import ConvPatchStem, ConvStem, PatchStem
 from tests.blocks.filling import filled, noise
 
 
-def test_conv_stem_ends_at_a_quarter_of_the_side():
-    assert ConvStem(8).eval()(noise(1, 3, 64, 32)).shape == (1, 8, 16, 8)
-
-
 def test_the_scale_branch_of_the_conv_stem_is_a_choice():
     """MCi3 and MCi4 have none."""
     assert [block.scale is not None for block in ConvStem(8)] == [True, True, False]

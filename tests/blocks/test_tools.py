@@ -18,7 +18,6 @@ from tests.encoders.towers import SMALL, inputs
 MODULES = {name: case.make for name, case in CASES.items()} | {
     f"tower_{name}": spec.build for name, spec in SMALL.items()
 }
-CONTAINERS = (nn.ModuleList,)
 # A tower of each kind; the compiler takes long. An MCt has the layers of a text transformer between its own.
 COMPILED = ("tower_mci", "tower_vit", "tower_mct")
 
@@ -44,7 +43,7 @@ def module(name):
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_every_forward_hook_fires_once(module, name, training):
     module.train(training)
-    parts = [part for part in module.modules() if not isinstance(part, CONTAINERS)]
+    parts = [part for part in module.modules() if not isinstance(part, nn.ModuleList)]
     fired = []
     for part in parts:
         part.register_forward_hook(lambda module, *_: fired.append(module))
@@ -56,40 +55,28 @@ def scalar(module, inputs):
     return module(*inputs).square().sum()
 
 
-def differentiable(module):
-    """Attention by its formula: PyTorch's fused kernels on a CPU cannot be differentiated twice."""
-    set_attention_backend(module, "reference")
-    return module
-
-
 def test_gradients_by_torch_func_and_for_each_sample(module, name):
     """`torch.func.grad` of the parameters, and `vmap` of it over the samples, as autograd has them."""
-    module, given = differentiable(module), examples(name)
-    parameters = dict(module.named_parameters())
-    buffers = dict(module.named_buffers())
+    set_attention_backend(module, "reference")  # PyTorch's fused kernels on a CPU cannot be differentiated twice
+    given, parameters, buffers = examples(name), dict(module.named_parameters()), dict(module.named_buffers())
 
     def loss(parameters, *sample):
-        return (
-            torch.func.functional_call(module, (parameters, buffers), tuple(one[None] for one in sample)).square().sum()
-        )
+        batches = tuple(one[None] for one in sample)
+        return torch.func.functional_call(module, (parameters, buffers), batches).square().sum()
 
     each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, *[0] * len(given)))(parameters, *given)
     for row in range(2):
         alone = scalar(module, [one[row : row + 1] for one in given])
         expected = torch.autograd.grad(alone, list(parameters.values())) if parameters else ()
         for (key, gradient), wanted in zip(each.items(), expected, strict=True):
-            torch.testing.assert_close(
-                gradient[row], torch.zeros_like(gradient[row]) if wanted is None else wanted, msg=key
-            )
+            wanted = torch.zeros_like(gradient[row]) if wanted is None else wanted  # noqa: PLW2901
+            torch.testing.assert_close(gradient[row], wanted, msg=key)
 
 
 def test_double_backward_in_evaluation(module, name):
-    module, given = differentiable(module), list(examples(name))
-    if given[0].is_floating_point():
-        given[0].requires_grad_()
-        leaf = given[0]
-    else:
-        leaf = next(module.parameters())
+    set_attention_backend(module, "reference")
+    given = examples(name)
+    leaf = given[0].requires_grad_() if given[0].is_floating_point() else next(module.parameters())
     (first,) = torch.autograd.grad(scalar(module, given), leaf, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), leaf)
     assert second.isfinite().all()
@@ -191,22 +178,18 @@ def test_weight_norm_trains_and_folds(module, name):
     torch.testing.assert_close(reparameterize(module)(*given), module(*given), rtol=1e-8, atol=1e-8)
 
 
-def test_synchronised_norms_fold(module, name):
-    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(module))
-    folded = reparameterize(synchronised)
-    assert not any(isinstance(part, BATCH_NORMS) for part in folded.modules())
-    given = examples(name)
-    torch.testing.assert_close(folded(*given), module(*given), rtol=1e-9, atol=1e-9)
-
-
-def test_built_without_memory_and_filled_later(module, name):
+def test_built_without_memory_and_filled_later_and_synchronised_norms_fold(module, name):
     with torch.device("meta"):
         empty = MODULES[name]()
     assert all(tensor.device.type == "meta" for tensor in empty.state_dict().values())
     empty = empty.to_empty(device="cpu").double().eval()
     empty.load_state_dict(module.state_dict())
     given = examples(name)
-    assert torch.equal(empty(*given), module(*given))
+    expected = module(*given)
+    assert torch.equal(empty(*given), expected)
+    folded = reparameterize(nn.SyncBatchNorm.convert_sync_batchnorm(empty))
+    assert not any(isinstance(part, BATCH_NORMS) for part in folded.modules())
+    torch.testing.assert_close(folded(*given), expected, rtol=1e-9, atol=1e-9)
 
 
 TOWERS = [name for name in MODULES if name.startswith("tower_")]

@@ -30,7 +30,7 @@ from mobileclip.encoders import (
     load_model,
     save_model,
 )
-from mobileclip.inputs import MAX_TOKENIZER_BYTES
+from mobileclip.inputs import MAX_TOKENIZER_BYTES as MOST
 from mobileclip.tensor_files import CheckpointCode, read_tensors
 from tests.data.tokenizer_files import bert
 from tests.encoders.small import COCA_VIT, IMAGE, SMALL, TEXT, VIT, randomised
@@ -38,6 +38,7 @@ from tests.errors import fails
 from tests.golden.checkpoints import golden
 
 BARE = IMAGE.without_projection()
+OFFICIAL = {"layout": "official", "described": False}
 CLASSIFIER = ClassifierSpec(image=BARE, num_classes=5)
 REDUCE, EXTRA = (f"image_encoder.model.conv_exp.se.{name}" for name in ("reduce.bias", "extra"))
 VARIANCE = "stages.0.blocks.0.ffn.conv.norm.running_var"
@@ -84,10 +85,9 @@ def reads(content):
 def archive(*names, **options):
     """An archive of files with these names."""
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", **options) as file:
-        warnings.simplefilter("ignore")
+    with zipfile.ZipFile(buffer, "w", **options) as file:
         for name in names:
-            file.writestr(f"m/{name}", bytes(100))
+            quietly(file.writestr, f"m/{name}", bytes(100))
     return buffer.getvalue()
 
 
@@ -149,6 +149,11 @@ def with_tokenizer(change):
     return call
 
 
+def tokenizer_of(content):
+    """A call that loads a text tower whose file's tokenizer is this content, as files hold one."""
+    return with_tokenizer(lambda _: base64.b64encode(zlib.compress(content)).decode())
+
+
 def saves(model, name="m.safetensors", spec=None):
     """A call that saves a model, which on an error leaves no file."""
 
@@ -171,17 +176,11 @@ def full_size(*wanted):
     )
 
 
-def several(folder):
-    for name in "ab":
-        save_file(WEIGHTS, folder / f"{name}.safetensors")
-    load_model(folder)
-
-
-def export(content):
-    """A call that loads the folder of an export."""
+def export(size):
+    """A call that loads the folder of an export, whose contract is of this size."""
 
     def call(folder):
-        (folder / "mobileclip.json").write_text(content, encoding="utf-8")
+        (folder / "mobileclip.json").write_text('{"target": "onnx"}'.ljust(size), encoding="utf-8")
         save_file(WEIGHTS, folder / "golden.safetensors")
         load_model(folder)
 
@@ -193,9 +192,9 @@ class Payload:
         return print, ("executed",)
 
 
-def encoded(content):
-    """A tokenizer's text as the metadata of a file holds it."""
-    return base64.b64encode(zlib.compress(content)).decode()
+def official(edit):
+    """A call that loads a file of the release, in which something was changed, as the model that it is of."""
+    return loads(SMALL, SMALL, edit=edit, **OFFICIAL)
 
 
 def renamed(tensors, _):
@@ -206,27 +205,23 @@ def with_values(name, value):
     return lambda tensors, _: tensors.update({name: value})
 
 
+def scaled(value):
+    return loads(SMALL, edit=with_values("logit_scale", torch.tensor(value)))
+
+
 def described(**metadata):
     return lambda _, own: own.update({f"mobileclip.{name}": value for name, value in metadata.items()})
 
 
-def nested():
+def quietly(make, *arguments):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+        return make(*arguments)
 
 
-def quantized():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
-
-
-OFFICIAL = {"layout": "official", "described": False}
 LARGER = attrs.evolve(SMALL, image=attrs.evolve(IMAGE, input=attrs.evolve(IMAGE.input, size=128)))
 WIDER = attrs.evolve(SMALL, text=attrs.evolve(TEXT, width=64))
 CAUSAL = attrs.evolve(SMALL, text=attrs.evolve(TEXT, causal=True))
-TOO_LARGE = " " * (1 << 24)
 TYPES = {"complex": torch.complex64, "eight bits": torch.float8_e4m3fn, "unsigned": torch.uint16}
 # What is wrong: the code of the error, the call that raises it, and what the message names.
 REFUSED = {
@@ -260,8 +255,16 @@ REFUSED = {
     "a sparse parameter": ("not_weights", reads({"a": nn.Parameter(torch.zeros(2).to_sparse())}), "'sparse'"),
     "expanded": ("not_weights", reads({"a": torch.zeros(1).expand(2**40)}), "'a'"),
     "meta": ("not_weights", reads({"a": torch.zeros(2, device="meta")}), "'a'"),
-    "nested": ("not_weights", reads({"a": nested()}), "'nested'"),
-    "quantized": ("not_weights", reads({"a": quantized()}), "'quantized'"),
+    "nested": (
+        "not_weights",
+        reads({"a": quietly(torch.nested.nested_tensor, [torch.zeros(2), torch.zeros(3)])}),
+        "'nested'",
+    ),
+    "quantized": (
+        "not_weights",
+        reads({"a": quietly(torch.quantize_per_tensor, torch.ones(3), 0.1, 0, torch.qint8)}),
+        "'quantized'",
+    ),
     **{kind: ("not_weights", reads({"a": torch.zeros(2).to(one)}), str(one)) for kind, one in TYPES.items()},
     **{
         f"{one} in safetensors": ("not_weights", reads(safetensors_bytes({"a": torch.zeros(2).to(one)})), "'a'")
@@ -277,18 +280,23 @@ REFUSED = {
     "a tokenizer with a space": ("description", with_tokenizer(lambda text: f"{text[:40]} {text[40:]}")),
     "a tokenizer cut off": ("description", with_tokenizer(lambda text: text[: len(text) // 8 * 4])),
     "a tokenizer not compressed": ("description", with_tokenizer(lambda _: base64.b64encode(b"text").decode())),
-    "a tokenizer of no text": ("description", with_tokenizer(lambda _: encoded(b"\xff"))),
-    "a tokenizer too large": (
-        "description",
-        with_tokenizer(lambda _: encoded(bytes(MAX_TOKENIZER_BYTES + 1))),
-        f"{MAX_TOKENIZER_BYTES:,}",
-    ),
+    "a tokenizer of no text": ("description", tokenizer_of(b"\xff")),
+    "a tokenizer too large": ("description", tokenizer_of(bytes(MOST + 1)), f"{MOST:,}"),
     "names of no layout": ("unknown_layout", lambda _: load_model(WEIGHTS)),
+    "a file of no layout": (
+        "unknown_layout",
+        lambda at: (save_file(WEIGHTS, at / "a.pt"), load_model(at / "a.pt")),
+        "a.pt",
+    ),
     "no known model": ("unknown_model", loads(SMALL, described=False)),
     "several known models": ("ambiguous", loads(SMALL, described=False), "first", "second"),
     "several known models, official": ("ambiguous", loads(SMALL, **OFFICIAL), "first", "second"),
     "several known models of a tower": ("ambiguous", loads(TEXT, described=False), "first", "second"),
-    "several files": ("ambiguous", several, "a.safetensors"),
+    "several files": (
+        "ambiguous",
+        lambda at: [save_file(WEIGHTS, at / f"{n}.safetensors") for n in "ab"] + load_model(at),
+        "a.safetensors",
+    ),
     "another size": ("another_model", loads(SMALL, LARGER), "image.input.size", "64", "128"),
     "other classes": ("another_model", loads(CLASSIFIER, attrs.evolve(CLASSIFIER, num_classes=6)), "5", "6"),
     "no classifier": ("another_model", loads(SMALL, CLASSIFIER, **OFFICIAL)),
@@ -306,16 +314,14 @@ REFUSED = {
     "texts of a classifier": ("no_such_tower", loads(CLASSIFIER, tower="text")),
     "images of a text tower": ("no_such_tower", loads(TEXT, tower="image")),
     "images of a captioner": ("no_such_tower", loads(COCA_VIT, tower="image"), "captioner"),
-    "a tensor of another name": ("does_not_fit", loads(SMALL, SMALL, edit=renamed, **OFFICIAL), REDUCE, EXTRA),
-    "a tensor too many": (
-        "does_not_fit",
-        loads(SMALL, SMALL, edit=with_values("optimiser", torch.zeros(1)), **OFFICIAL),
-        "optimiser",
-    ),
+    "a tensor of another name": ("does_not_fit", official(renamed), REDUCE, EXTRA),
+    "a tensor too many": ("does_not_fit", official(with_values("optimiser", torch.zeros(1))), "optimiser"),
     "a tensor of another shape": (
         "does_not_fit",
-        loads(SMALL, SMALL, edit=with_values(NORM, torch.zeros(31)), **OFFICIAL),
-        *("final_layer_norm.bias", "(31,)", "(32,)"),
+        official(with_values(NORM, torch.zeros(31))),
+        "final_layer_norm.bias",
+        "(31,)",
+        "(32,)",
     ),
     "weights of other channels": (
         "does_not_fit",
@@ -329,19 +335,15 @@ REFUSED = {
         loads(SMALL, layout="open_clip", edit=with_values(HEAD, torch.ones(24))),
         HEAD,
     ),
-    "counts for weights": (
-        "another_dtype",
-        loads(SMALL, edit=with_values("logit_scale", torch.tensor(3))),
-        "logit_scale",
-    ),
-    "NaN": ("not_finite", loads(SMALL, edit=with_values("logit_scale", torch.tensor(torch.nan))), "logit_scale"),
+    "counts for weights": ("another_dtype", scaled(3), "logit_scale"),
+    "NaN": ("not_finite", scaled(torch.nan), "logit_scale"),
     "NaN once folded": ("not_finite", loads(IMAGE, edit=with_values(VARIANCE, torch.full((16,), -1.0))), "NaN"),
-    "infinite": ("not_finite", loads(SMALL, edit=with_values("logit_scale", torch.tensor(torch.inf))), "logit_scale"),
+    "infinite": ("not_finite", scaled(torch.inf), "logit_scale"),
     "folded, to be trained": ("folded", loads(SMALL, form="folded", fold=False)),
     "folded, as a backbone": ("folded", loads(SMALL, form="folded", load=fills_backbone(BARE))),
-    "an export": ("export", export('{"target": "onnx"}'), "'onnx'"),
-    "an export of a large contract": ("export", export('{"target": "onnx"}'.ljust(1 << 24)), "'onnx'"),
-    "an export of a contract too large": ("export", export('{"target": "onnx"}'.ljust((1 << 24) + 1))),
+    "an export": ("export", export(0), "'onnx'"),
+    "an export of a large contract": ("export", export(1 << 24), "'onnx'"),
+    "an export of a contract too large": ("export", export((1 << 24) + 1)),
     **{
         f"the address {address}": ("address", lambda _, address=f"hf-hub:{address}": load_model(address))
         for address in ("owner", "owner/name@", "owner/name#sha256=12", "owner/name/../x\n", "/x/y")

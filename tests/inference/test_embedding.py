@@ -1,5 +1,7 @@
 """What is embedded, from the files that name it."""
 
+from unittest.mock import Mock
+
 import mobileclip
 from mobileclip.inference import ModelIdentity, embedding, optimizing
 from mobileclip.inference.comparison import LEAST_COSINE
@@ -25,20 +27,10 @@ def test_many_image_files_are_embedded_by_a_faster_form(telling_file, tmp_path, 
     paths = tuple(draw(tmp_path / f"{number}.png", number) for number in range(4))
     plain, _ = embed_inputs(clip, identity, EmbeddingInputs(paths=paths))
     monkeypatch.setattr(optimizing, "WORTH_TRYING", 4)
-    encoders = []
-    monkeypatch.setattr(embedding, "encode_images", watched(embedding.encode_images, encoders))
+    watched = Mock(wraps=embedding.encode_images)
+    monkeypatch.setattr(embedding, "encode_images", watched)
     fast, _ = embed_inputs(clip, identity, EmbeddingInputs(paths=paths), precision="bfloat16")
     added, _ = embed_inputs(clip, identity, EmbeddingInputs(paths=paths), before=fast)
-    assert [one is clip for one in encoders] == [False, True]
+    assert [call.args[0] is clip for call in watched.call_args_list] == [False, True]
     assert (plain.image * fast.image).sum(axis=1).min() > LEAST_COSINE["bfloat16"]
     assert added.image_paths == ()
-
-
-def watched(function, seen):
-    """The same function, which notes its first argument."""
-
-    def run(first, *others, **options):
-        seen.append(first)
-        return function(first, *others, **options)
-
-    return run

@@ -16,7 +16,7 @@ from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, PreparedTower, ReadyD
 from mobileclip.inference.loading import spec_known_by_name
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, randomised
-from tests.errors import fails
+from tests.errors import fails, told
 from tests.golden.checkpoints import relative_error
 
 LABELS = ["a cat", "a dog", "a diagram"]
@@ -31,14 +31,6 @@ def clip(small_file):
 def images():
     generator = np.random.default_rng(0)
     return [Image.fromarray(generator.integers(0, 256, (50 + 9 * i, 80, 3), dtype=np.uint8)) for i in range(5)]
-
-
-@pytest.fixture
-def files(images, tmp_path):
-    paths = [tmp_path / f"{index}.png" for index in range(len(images))]
-    for path, image in zip(paths, images, strict=True):
-        image.save(path)
-    return paths
 
 
 class Counting(PreparedTower):
@@ -58,31 +50,32 @@ class Counting(PreparedTower):
 
 
 class TestEncoding:
-    def test_images_go_through_the_models_own_transform(self, clip, images):
-        embedding = clip.encode_image(images, normalize=False)
+    def test_inputs_go_through_the_models_own_transform_and_tokenizer(self, clip, images):
         transform = ImageTransform(SMALL.image.input)
         with torch.inference_mode():
             expected = clip.model.encode_image(torch.stack([transform(image) for image in images]))
-        assert relative_error(embedding, expected) < 1e-6
+            texts = clip.model.encode_text(Tokenizer(SMALL.text.input)(LABELS), normalize=True)
+        for batch_size in (2, 64):
+            embedding = clip.encode_image(images, normalize=False, batch_size=batch_size)
+            assert relative_error(embedding, expected) < 1e-6
+            assert relative_error(clip.encode_text(LABELS, batch_size=batch_size), texts) < 1e-6
+        assert (embedding.norm(dim=-1) - 1).abs().min() > 1e-3
+        torch.testing.assert_close(clip.encode_image(images).norm(dim=-1), torch.ones(5))
 
-    def test_texts_go_through_the_models_own_tokenizer(self, clip):
-        with torch.inference_mode():
-            expected = clip.model.encode_text(Tokenizer(SMALL.text.input)(LABELS), normalize=True)
-        assert relative_error(clip.encode_text(LABELS), expected) < 1e-6
-
-    def test_every_kind_of_image_source_is_the_same_image(self, clip, images, files):
-        with files[0].open("rb") as file:
-            sources = [images[0], files[0], str(files[0]), files[0].read_bytes(), file]
-            embeddings = clip.encode_image(sources)
+    def test_every_kind_of_image_source_is_the_same_image(self, clip, images, tmp_path):
+        path = tmp_path / "0.png"
+        images[0].save(path)
+        with path.open("rb") as file:
+            embeddings = clip.encode_image([images[0], path, str(path), path.read_bytes(), file])
         torch.testing.assert_close(embeddings, embeddings[:1].expand_as(embeddings), rtol=1e-6, atol=1e-6)
-
-    def test_batches_do_not_matter(self, clip, images):
-        assert relative_error(clip.encode_image(images, batch_size=2), clip.encode_image(images)) < 1e-6
-        assert relative_error(clip.encode_text(LABELS, batch_size=2), clip.encode_text(LABELS)) < 1e-6
+        with fails(ImageError, "nothing.png"):
+            clip.encode_image(tmp_path / "nothing.png")
 
     def test_one_counts_as_a_batch_and_none_as_an_empty_one(self, clip, images):
         assert clip.encode_image(images[0]).shape == clip.encode_text("a cat").shape == (1, 24)
         assert clip.encode_image([]).shape == clip.encode_text([]).shape == (0, 24)
+        with fails(ValueError):
+            clip.encode_image(images, batch_size=0)
 
     def test_texts_ask_nothing_of_the_image_tower(self, clip, monkeypatch):
         expected = clip.encode_text(LABELS)
@@ -94,19 +87,11 @@ class TestEncoding:
             monkeypatch.setattr(clip.model.image_encoder, name, fail)
         torch.testing.assert_close(clip.encode_text(LABELS), expected, rtol=0, atol=0)
 
-    def test_unit_length_unless_asked_otherwise(self, clip, images):
-        torch.testing.assert_close(clip.encode_image(images).norm(dim=-1), torch.ones(5))
-        assert (clip.encode_image(images, normalize=False).norm(dim=-1) - 1).abs().min() > 1e-3
-
     def test_progress_says_how_far_and_how_fast(self, clip, images, capsys):
         clip.encode_image(images, batch_size=2, progress=True)
-        shown = capsys.readouterr().err
-        assert "encoding images: 5/5" in shown
-        assert "images/s" in shown
+        told(capsys.readouterr().err, "encoding images: 5/5", "images/s")
         clip.encode_text(LABELS, progress=True)
-        shown = capsys.readouterr().err
-        assert "encoding texts: 3/3" in shown
-        assert "texts/s" in shown
+        told(capsys.readouterr().err, "encoding texts: 3/3", "texts/s")
 
     def test_on_a_cpu_a_model_gets_few_images_at_once_and_one_that_chooses_gets_all(self, clip, images):
         for kind, sizes in ((DualEncoder, [MOST_IMAGES_ON_CPU, 1]), (ReadyDualEncoder, [5])):
@@ -136,23 +121,11 @@ class TestEncoding:
         with fails(ValueError, "1.jpg"):
             clip.encode_image(paths)
 
-    def test_another_way_to_decode_is_none(self, small_file):
-        with fails(ValueError, "quick", "exact, fast"):
-            mobileclip.load(small_file, decode="quick")
-
     def test_half_precision_weights_give_float32_embeddings(self, small_file, clip, images):
         half = mobileclip.load(small_file, dtype=torch.bfloat16)
         embedding = half.encode_image(images)
         assert embedding.dtype == torch.float32
         assert relative_error(embedding, clip.encode_image(images)) < 0.05
-
-    def test_a_bad_image_is_named(self, clip, tmp_path):
-        with fails(ImageError, "nothing.png"):
-            clip.encode_image(tmp_path / "nothing.png")
-
-    def test_no_batch_of_nothing(self, clip, images):
-        with fails(ValueError):
-            clip.encode_image(images, batch_size=0)
 
 
 class TestClassify:
@@ -186,15 +159,12 @@ class TestClassify:
 
 
 class TestLoad:
-    def test_is_folded_and_frozen_by_default(self, clip):
-        assert is_folded(clip.model)
-        assert not clip.model.training
-        assert not any(parameter.requires_grad for parameter in clip.model.parameters())
-
-    def test_keeps_the_training_form_when_asked(self, small_file):
-        model = mobileclip.load(small_file, fold=False).model
-        assert not is_folded(model)
-        assert all(parameter.requires_grad for parameter in model.parameters())
+    @pytest.mark.parametrize("fold", [True, False])
+    def test_is_folded_and_frozen_unless_asked_otherwise(self, small_file, fold):
+        model = mobileclip.load(small_file, fold=fold).model
+        assert is_folded(model) == fold
+        assert not model.training
+        assert {parameter.requires_grad for parameter in model.parameters()} == {not fold}
 
     def test_takes_a_spec(self, tmp_path):
         save_model(randomised(SMALL), tmp_path / "m.pt", layout="official")
@@ -210,13 +180,19 @@ class TestLoad:
         assert spec_known_by_name(None, small_file) is None
         assert spec_known_by_name(None, "hf-hub:somebody/something") is None
 
-    def test_unknown_names_and_missing_weights(self):
-        with fails(ValueError, "did you mean 'mobileclip_s2'"):
-            mobileclip.load("mobileclip_s22")
-        with fails(ValueError, "mci0", "models with published weights"):
-            mobileclip.load("mci0")
-        with fails(ValueError, "this model"):
-            mobileclip.load()
+    def test_what_is_no_model_is_refused(self, small_file, tmp_path):
+        save_model(randomised(SMALL).text_encoder, tmp_path / "text.safetensors")
+        for given, options, *named in (
+            (["mobileclip_s22"], {}, "did you mean 'mobileclip_s2'"),
+            (["mci0"], {}, "mci0", "models with published weights"),
+            ([], {}, "this model"),
+            ([small_file], {"decode": "quick"}, "quick", "exact, fast"),
+            ([tmp_path / "text.safetensors"], {}),
+        ):
+            with fails(ValueError, *named):
+                mobileclip.load(*given, **options)
+        with fails(ValueError):
+            mobileclip.ImageTextModel(SMALL.build())
 
     def test_a_model_without_weights_names_those_that_are_built_like_it(self, monkeypatch):
         monkeypatch.setitem(models._values, "a_twin", mobileclip.specs.mobileclip2_s4())
@@ -224,12 +200,3 @@ class TestLoad:
             mobileclip.load("a_twin")
         row = next(row for row in catalogue.rows() if row["name"] == "a_twin")
         assert row["weights"] == "none; built like mobileclip_s4, mobileclip2_s4"
-
-    def test_one_tower_cannot_classify(self, tmp_path):
-        save_model(randomised(SMALL).text_encoder, tmp_path / "text.safetensors")
-        with fails(ValueError):
-            mobileclip.load(tmp_path / "text.safetensors")
-
-    def test_a_training_model_is_refused(self):
-        with fails(ValueError):
-            mobileclip.ImageTextModel(SMALL.build())

@@ -3,6 +3,7 @@
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,15 +28,9 @@ def encoded(monkeypatch):
     return seen
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "mobileclip" / "texts"
-
-
 class TestMemory:
     def test_labels_are_encoded_for_the_first_picture_alone(self, clip, encoded):
-        picture, templates = torch.zeros(64, 64, 3, dtype=torch.uint8).numpy(), ["a photo of a {}", "a {}"]
+        picture, templates = np.zeros((64, 64, 3), np.uint8), ["a photo of a {}", "a {}"]
         first = clip.classify(picture, LABELS, template=templates)
         assert sum(encoded) == 2 * len(LABELS)
         assert clip.classify(picture, LABELS, template=templates) == first
@@ -43,7 +38,7 @@ class TestMemory:
         assert sum(encoded) == 2 * len(LABELS)
 
     def test_several_templates_are_the_mean_of_unit_length_embeddings(self, clip):
-        picture, templates = torch.zeros(64, 64, 3, dtype=torch.uint8).numpy(), ["a photo of a {}", "the {}, drawn"]
+        picture, templates = np.zeros((64, 64, 3), np.uint8), ["a photo of a {}", "the {}, drawn"]
         rows = clip.encode_text([one.replace("{}", label) for label in LABELS for one in templates])
         classes = torch.nn.functional.normalize(rows.reshape(len(LABELS), 2, -1).mean(1), dim=-1)
         with torch.no_grad():
@@ -89,9 +84,8 @@ class TestMemory:
         expected = {label: clip.encode_text(label)[0] for label in LABELS}
         with ThreadPoolExecutor(4) as pool:
             turns = [LABELS[start : start + 20] for start in range(0, 100, 10)] * 2
-            for texts, rows in zip(
-                turns, pool.map(lambda texts: clip.encode_text(texts, keep=True), turns), strict=True
-            ):
+            found = pool.map(lambda texts: clip.encode_text(texts, keep=True), turns)
+            for texts, rows in zip(turns, found, strict=True):
                 torch.testing.assert_close(rows, torch.stack([expected[text] for text in texts]), rtol=1e-4, atol=1e-5)
 
     def test_what_is_pickled_takes_nothing_along(self, clip, encoded):

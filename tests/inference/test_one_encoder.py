@@ -53,7 +53,9 @@ def test_the_embeddings_are_those_of_the_model(spec, batch_size, num_threads):
     assert len(expected_texts.unique(dim=0)) == len(set(TEXTS))
 
 
-def test_a_model_in_training_is_folded_as_a_copy():
+def test_a_model_in_training_is_folded_as_a_copy_and_half_precision_comes_out_in_single():
+    half = ImageTextModel(randomised(SMALL).bfloat16())
+    assert half.encode_pixels(pixels_of(half.model, 9)).dtype == half.encode_text(["red"]).dtype == torch.float32
     model = randomised(SMALL)
     model.image_encoder.train()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -115,12 +117,6 @@ def test_a_session_encodes_a_text_once():
     assert clip.encode_image([image_of("red"), image_of("blue")]).argmax(1).tolist() == [0, 2]
     with fails(ValueError):
         session.encode_texts([])
-
-
-def test_half_precision_comes_out_in_single():
-    clip = ImageTextModel(randomised(SMALL).bfloat16())
-    assert clip.encode_pixels(pixels_of(clip.model, 9)).dtype == torch.float32
-    assert clip.encode_text(["red"]).dtype == torch.float32
 
 
 def test_what_is_optimized_already_is_taken_as_it_is():

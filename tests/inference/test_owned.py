@@ -24,23 +24,10 @@ from tests.reinforce.open_clip_models import write_tiny_models
 from tests.reinforce.tiny_transformers import write_siglip
 
 EXPORTS = ("onnx", "torch", "openvino", "executorch")
-KINDS = (
-    "native",
-    "official",
-    "stream",
-    "plain_safetensors",
-    "open_clip",
-    "timm",
-    "classifier",
-    "open_clip_model",
-    "transformers_model",
-    "state",
-    "archive",
-    *EXPORTS,
-)
+FOLDERS = ("open_clip_model", "transformers_model", *EXPORTS)
+KINDS = ("native", "official", "stream", "plain_safetensors", "open_clip", "timm", "classifier", "state", "archive")
 WAYS = ("save", "copy", "-o", "truncate")
 SUFFIXES = {"archive": ".npz", "official": ".pt", "stream": ".pt", "open_clip": ".bin", "timm": ".bin"}
-FOLDERS = ("open_clip_model", "transformers_model", *EXPORTS)
 PACKAGES = {
     "onnx": ("onnx", "onnxruntime"),
     "openvino": ("openvino",),
@@ -137,7 +124,7 @@ def stays(kind):
         assert not np.array_equal(before, np.array(loaded(kind, second)())), "both files are alike: nothing is tested"
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in FOLDERS)) for kind in KINDS])
+@pytest.mark.parametrize("kind", [*KINDS, *(pytest.param(kind, marks=pytest.mark.slow) for kind in FOLDERS)])
 def test_what_was_loaded_stays_whatever_becomes_of_the_file(kind, tmp_path):
     for package in PACKAGES.get(kind, ()):
         importlib.import_module(package)

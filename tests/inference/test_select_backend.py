@@ -1,5 +1,7 @@
 """A form of the model is looked for where there are enough pictures, and gives the same embeddings."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -79,18 +81,13 @@ def drawn_files(telling_file, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_int8_takes_its_ranges_from_the_pictures(telling_file, tmp_path, monkeypatch):
     monkeypatch.setattr(optimizing, "WORTH_COMPILING", 1)
-    given = []
-
-    def watched(tower, images, *, calibration, **options):
-        given.append(calibration)
-        return optimize_tower(tower, images, calibration=calibration, **options)
-
+    watched = Mock(wraps=optimize_tower)
     monkeypatch.setattr(optimizing, "optimize_tower", watched)
     clip = mobileclip.load(checkpoint=telling_file)
     paths = [draw(tmp_path / "photos" / f"{number:02d}.png", number) for number in range(20)]
     fast = select_backend(clip, paths, optimizing.WORTH_TRYING, precision="int8", show_progress=False)
     images = torch.stack([clip.transform(load_image(path)) for path in paths])
-    torch.testing.assert_close(given[0].ranges, images[::2])
-    torch.testing.assert_close(given[0].measured, images[1::2])
+    torch.testing.assert_close(watched.call_args.kwargs["calibration"].ranges, images[::2])
+    torch.testing.assert_close(watched.call_args.kwargs["calibration"].measured, images[1::2])
     cosines = (fast.encode_image(paths) * clip.encode_image(paths)).sum(dim=1)
     assert cosines.min() > LEAST_COSINE["int8"]

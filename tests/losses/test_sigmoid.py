@@ -144,7 +144,7 @@ class TestRelease:
         inputs = random_batch(SigmoidLossSpec(), 4, syn=False)
         one, other = torch.eye(8, dtype=torch.float64).chunk(2)
         teachers = {"teacher_image": one, "teacher_text": other}  # all similarities are zero, all p are 1/2
-        choices = {"teacher_dims": (8,), "teacher_logit_scales": None, "teacher_logit_biases": (0.0,)}
+        choices = {"teacher_dims": (8,), "teacher_logit_scales": (100.0,), "teacher_logit_biases": (0.0,)}
         total = build(**choices, sigmoid_distillation="release")(**inputs, **teachers, logit_scale=9.0).total
         assert total.item() == pytest.approx(4 * math.log(2), rel=1e-12)
         total.backward()

@@ -239,7 +239,7 @@ def test_pictures_that_cannot_be_decoded_are_left_out_of_tests(world, tmp_path):
     model = load_model(world / "pretrained.safetensors")
     score = evaluate_task(model, open_task(str(tmp_path / "shapes"), "auto", (TEMPLATE,)), (TEMPLATE,))
     assert (score.num_images, score.num_skipped) == (8 * 6 - 2, 2)
-    assert "| 46 (2 left out) |" in table((Scores(alpha=0.0, new=score, old=()),))
+    assert "| 46 (2 skipped) |" in table((Scores(alpha=0.0, new=score, old=()),))
 
 
 def test_data_of_every_kind_is_recognised(world, tmp_path):

@@ -141,6 +141,7 @@ def plain_shards(
     directory: Path, num_shards: int, num_samples: int, *, broken: tuple[int, int] | None = None
 ) -> list[Path]:
     """Write shards to reinforce; one sample, of a shard and a place in it, may have an image that is none."""
+    directory.mkdir(exist_ok=True)
     shards = []
     for shard in range(num_shards):
         samples = [plain_sample(f"s{shard}-{index}", 10 * shard + index) for index in range(num_samples)]
@@ -152,13 +153,4 @@ def plain_shards(
 
 @pytest.fixture
 def make_shards(tmp_path: Path) -> Callable[..., list[Path]]:
-    def make(num_shards: int = 3, num_samples: int = 5) -> list[Path]:
-        directory = tmp_path / "plain"
-        directory.mkdir(exist_ok=True)
-        return plain_shards(directory, num_shards, num_samples)
-
-    return make
-
-
-def without_image(sample: ImageTextSample) -> ImageTextSample:
-    return attrs.evolve(sample, image=None)
+    return lambda num_shards=3, num_samples=5: plain_shards(tmp_path / "plain", num_shards, num_samples)

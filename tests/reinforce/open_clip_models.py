@@ -29,11 +29,7 @@ _TEXT = {"context_length": 77, "vocab_size": _VOCAB_SIZE, "width": 32, "heads": 
 _COCA_TEXT = {**_TEXT, "context_length": 76}
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    "tiny_vit": {
-        "embed_dim": 48,
-        "vision_cfg": _VIT,
-        "text_cfg": _TEXT,
-    },
+    "tiny_vit": {"embed_dim": 48, "vision_cfg": _VIT, "text_cfg": _TEXT},
     "tiny_resnet": {
         "embed_dim": 32,
         "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8},

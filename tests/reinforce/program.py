@@ -27,7 +27,6 @@ def write_spec(
     """Write what is reinforced, teachers, and `spec.json`; one sample, by its shard and place, may be unreadable."""
     from tests.reinforce.conftest import plain_shards, small_teacher_files
 
-    (folder / "plain").mkdir()
     spec = ReinforcementSpec(
         source=plain_shards(folder / "plain", num_shards, num_samples, broken=broken),
         output=output or folder / "reinforced",

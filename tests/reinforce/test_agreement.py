@@ -109,9 +109,8 @@ def test_it_is_what_counting_gives(measured, ensemble):
         view_right += [view == sample.key for view in views]
     found = report.agreement
     assert (found.num_samples, found.num_views) == (8, 24)
-    assert found.agreement == pytest.approx(np.mean(alike))
-    assert found.plain_accuracy == pytest.approx(np.mean(plain_right))
-    assert found.view_accuracy == pytest.approx(np.mean(view_right))
+    shares = [found.agreement, found.plain_accuracy, found.view_accuracy]
+    assert shares == pytest.approx([np.mean(alike), np.mean(plain_right), np.mean(view_right)])
 
 
 def test_the_card_and_the_line_of_the_first_shard_hold_it_and_a_second_run_keeps_it_without_measuring(

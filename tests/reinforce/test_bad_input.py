@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import struct
-import tarfile
 import zlib
 from pathlib import Path
 
@@ -14,37 +13,28 @@ import pytest
 import torch
 from PIL import Image, features
 
-from mobileclip.data import AugmentationSpec, read_reinforced_samples, read_samples, write_shard
+from mobileclip.data import AugmentationSpec, read_card, read_reinforced_samples, read_samples, write_shard
 from mobileclip.engines import SET_ASIDE, FatalError, InlineEngine, read_set_aside
 from mobileclip.reinforce import ReinforcementSpec, reinforce, verify
 from mobileclip.serialization import to_json
-from tests.errors import fails
+from tests.build.image_files import encoded
+from tests.data.made_samples import write_raw
+from tests.errors import fails, told
 from tests.preloaded import preloaded
 from tests.reinforce.conftest import AT_ONCE, picture, plain_sample
 
 POLICY = AugmentationSpec(size=32, reference_size=32, scale=(0.3, 1.0))
 
 
-def encoded(image: Image.Image, kind: str = "JPEG", **choices) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **choices)
-    return stream.getvalue()
-
-
-def pixels(seed: int = 0, width: int = 40, height: int = 32) -> Image.Image:
-    return Image.open(io.BytesIO(picture(seed, width=width, height=height)))
+def pixels() -> Image.Image:
+    return Image.open(io.BytesIO(picture(0)))
 
 
 def turned() -> bytes:
     """An image that its EXIF says to turn: stored crops are of the pixels as they are encoded."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    return encoded(pixels(), exif=exif.tobytes())
-
-
-def palette_with_alpha() -> bytes:
-    image = pixels().convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
-    return encoded(image, "PNG", transparency=0)
+    return encoded(pixels(), "JPEG", exif=exif.tobytes())
 
 
 def bomb() -> bytes:
@@ -58,16 +48,19 @@ GOOD = {"png": picture(1), "txt": b"a good picture"}
 
 # Members of a sample, or what makes one, and why it is left out; None where it is used.
 SAMPLES = {
-    "broken JPEG": ({"jpg": encoded(pixels())[:200], "txt": b"x"}, "image_truncated"),
+    "broken JPEG": ({"jpg": encoded(pixels(), "JPEG")[:200], "txt": b"x"}, "image_truncated"),
     "no image at all": ({"jpg": b"this is text", "txt": b"x"}, "image_not_an_image"),
-    "CMYK": ({"jpg": encoded(pixels().convert("CMYK")), "txt": b"x"}, None),
-    "palette with alpha": ({"png": palette_with_alpha(), "txt": b"x"}, None),
+    "CMYK": ({"jpg": encoded(pixels().convert("CMYK"), "JPEG"), "txt": b"x"}, None),
+    "palette with alpha": (
+        {"png": encoded(pixels().quantize(16), "PNG", transparency=0), "txt": b"x"},
+        None,
+    ),
     "EXIF rotation": ({"jpg": turned(), "txt": b"x"}, None),
-    "grey": ({"jpg": encoded(pixels().convert("L")), "txt": b"x"}, None),
+    "grey": ({"jpg": encoded(pixels().convert("L"), "JPEG"), "txt": b"x"}, None),
     "16 bits": ({"png": encoded(Image.fromarray(np.full((20, 20), 40000, np.uint16)), "PNG"), "txt": b"x"}, None),
     "1x1": ({"png": encoded(Image.new("RGB", (1, 1), "red"), "PNG"), "txt": b"x"}, None),
     "1 pixel wide": ({"png": encoded(Image.new("RGB", (1, 500), "red"), "PNG"), "txt": b"x"}, None),
-    "30000x30000": ({"png": bomb, "txt": b"x"}, "image_too_large"),
+    "30000x30000": ({"png": bomb(), "txt": b"x"}, "image_too_large"),
     "empty caption": ({"png": picture(2), "txt": b""}, "no_caption"),
     "blank caption": ({"png": picture(2), "txt": b" \n"}, "no_caption"),
     "missing caption": ({"png": picture(2)}, "missing_member"),
@@ -82,17 +75,13 @@ if features.check("webp"):
 
 
 def write_tar(path: Path, samples: list[tuple[str, dict[str, bytes]]]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for key, members in samples:
-            for extension, content in members.items():
-                info = tarfile.TarInfo(f"{key}.{extension}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
+    write_raw(path, [(f"{key}.{kind}", data) for key, members in samples for kind, data in members.items()])
     return path
 
 
 def run(shards, output, teachers, captioner=None, **choices):
-    spec = ReinforcementSpec(source=shards, output=output, augmentation=POLICY, num_augmentations=2, **choices)
+    choices = {"augmentation": POLICY, "num_augmentations": 2, **choices}
+    spec = ReinforcementSpec(source=shards, output=output, **choices)
     engine = InlineEngine(retries=AT_ONCE)
     return reinforce(spec, engine=engine, teachers=teachers, captioner=captioner, show_progress=False)
 
@@ -103,8 +92,7 @@ def keys(directory: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_samples(name, teachers, tmp_path):
-    stated, reason = SAMPLES[name]
-    members = {extension: content() if callable(content) else content for extension, content in stated.items()}
+    members, reason = SAMPLES[name]
     shard = write_tar(tmp_path / "0.tar", [("before", GOOD), ("odd", members), ("after", GOOD)])
     report = run(shard, tmp_path / "out", teachers)
     assert keys(tmp_path / "out") == (["before", "odd", "after"] if reason is None else ["before", "after"])
@@ -148,8 +136,7 @@ def test_a_truncated_shard(teachers, tmp_path, share):
     write_tar(tmp_path / "1.tar", [("fine", GOOD)])
     report = run([tmp_path / "0.tar", tmp_path / "1.tar"], tmp_path / "out", teachers)
     found = keys(tmp_path / "out")
-    assert found[:-1] == [f"{index}" for index in range(len(found) - 1)]
-    assert found[-1] == "fine"
+    assert found == [*(f"{index}" for index in range(len(found) - 1)), "fine"]
     assert report.skipped.get("truncated_shard") == 1
 
 
@@ -186,15 +173,12 @@ def test_an_embedding_that_is_nan_costs_one_sample(teachers, tmp_path):
     white = {"png": encoded(Image.new("RGB", (40, 32), "white"), "PNG"), "txt": b"x"}
     samples = [(f"{index}", {**GOOD, "png": picture(index)}) for index in range(5)]
     shard = write_tar(tmp_path / "0.tar", [*samples[:3], ("white", white), *samples[3:]])
-    spec = ReinforcementSpec(
-        source=shard, output=tmp_path / "out", augmentation=AugmentationSpec(size=32, num_operations=0)
-    )
-    report = reinforce(spec, teachers=teachers, show_progress=False)
+    report = run(shard, tmp_path / "out", teachers, augmentation=AugmentationSpec(size=32, num_operations=0))
     assert report.skipped == {"not_finite": 1}
     assert keys(tmp_path / "out") == ["0", "1", "2", "3", "4"]
-    (named,) = (tmp_path / "out" / "skipped" / "0.tar.jsonl").read_text().splitlines()
-    assert json.loads(named)["key"] == "white"
-    assert "teacher first returned NaN or infinity" in json.loads(named)["detail"]
+    named = json.loads((tmp_path / "out" / "skipped" / "0.tar.jsonl").read_text())
+    assert named["key"] == "white"
+    assert "teacher first" in named["detail"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file whose reading fails")
@@ -238,10 +222,10 @@ except ValueError as error:
 
 def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(small_teachers, tmp_path):
     """A limit of the file size stands for the disk: the write fails in the same call with an error of the same kind."""
-    small = write_shard(tmp_path / "0.tar", [plain_sample("small", 1)])
-    large = write_shard(tmp_path / "1.tar", [plain_sample(f"large-{index}", index) for index in range(40)])
+    write_shard(tmp_path / "0.tar", [plain_sample("small", 1)])
+    write_shard(tmp_path / "1.tar", [plain_sample(f"large-{index}", index) for index in range(40)])
     spec = ReinforcementSpec(
-        source=[small, large],
+        source=tmp_path / "{0..1}.tar",
         output=tmp_path / "out",
         teachers=small_teachers,
         augmentation=POLICY,
@@ -251,12 +235,7 @@ def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(small_teachers, tmp_p
     called = ("tests.preloaded:python", "-c", FULL_DISK, str(tmp_path / "spec.json"), "60000")
     stopped = preloaded().call(*called, folder=tmp_path)
     assert stopped.status == 3, stopped.output
-    assert "out/1.tar could not be written" in stopped.output
-    assert "File too large" in stopped.output
-    assert "run this again; finished work is saved" in stopped.output
+    told(stopped.output, "out/1.tar could not be written", "File too large", "run this again")
     assert keys(tmp_path / "out") == ["small"]
-    report = reinforce(spec, show_progress=False)
-    assert report.num_done_before == 1
-    assert len(keys(tmp_path / "out")) == 41
-    named = json.loads((tmp_path / "out" / "reinforcement.json").read_text())
-    assert named["num_samples"] == 41
+    assert reinforce(spec, show_progress=False).num_done_before == 1
+    assert len(keys(tmp_path / "out")) == read_card(tmp_path / "out").num_samples == 41

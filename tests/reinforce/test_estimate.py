@@ -23,10 +23,9 @@ def spec(tmp_path):
 
 
 def test_one_shard_in_a_store_is_counted_by_reading_it(spec, tmp_path):
-    storage.write_bytes("memory://estimated/0.tar", (tmp_path / "00000000.tar").read_bytes())
-    said = estimate(
-        attrs.evolve(spec, source="memory://estimated/0.tar", num_compared=0), num_samples=3, device="cpu"
-    )
+    with storage.atomic_write("memory://estimated/0.tar") as stream:
+        stream.write((tmp_path / "00000000.tar").read_bytes())
+    said = estimate(attrs.evolve(spec, source="memory://estimated/0.tar", num_compared=0), num_samples=3, device="cpu")
     assert (said.num_shards, said.num_samples, said.num_measured) == (1, 5, 3)
     assert said.device.endswith(" CPU cores")
     assert said.num_bytes == round(5 * said.bytes_per_sample) > 0

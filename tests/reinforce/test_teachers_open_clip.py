@@ -1,5 +1,5 @@
+import io
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -15,43 +15,24 @@ from mobileclip.extras import install
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inputs import TextInput
 from mobileclip.recipes.distilling import open_teacher
-from mobileclip.reinforce import OpenClipTeacher, Teacher, build_ensemble
+from mobileclip.reinforce import OpenClipTeacher, build_ensemble
 from tests.contracts.teachers import check_teacher
 from tests.errors import fails
 from tests.lazily import lazily
 from tests.reinforce.conftest import picture
-from tests.reinforce.open_clip_models import CONFIGS, write_tiny_models
+from tests.reinforce.open_clip_models import CONFIGS
 
 open_clip = lazily("open_clip")
 
 TEXTS = ["a photo of a cat", "ein Hund & eine Katze", "word " * 100, ""]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("tiny")
-
-
-@pytest.fixture(scope="module")
-def tiny(folder):
-    return write_tiny_models(folder)
-
-
-def reference(folder, name):
-    """Model, transform and tokenizer as open_clip gives them for a folder of its own layout."""
-    place = folder / f"{name}_reference"
-    if not place.exists():
-        place.mkdir()
-        (place / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIGS[name]}))
-        (place / "open_clip_model.safetensors").write_bytes((folder / f"{name}.safetensors").read_bytes())
-    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{place}")
-    return model.eval(), transform, open_clip.get_tokenizer(f"local-dir:{place}")
-
-
-def pictures():
-    import io
-
-    return [Image.open(io.BytesIO(picture(seed, width=90 + 7 * seed, height=80))) for seed in range(3)]
+def in_its_layout(place, spec, **whole):
+    """Write a teacher as a folder of open_clip's own layout, and return what names it."""
+    whole = {"model_cfg": CONFIGS[Path(spec.model).stem], **whole}
+    (place / "open_clip_config.json").write_text(json.dumps(whole))
+    shutil.copy(spec.pretrained, place / "open_clip_model.safetensors")
+    return f"local-dir:{place}"
 
 
 def test_a_teacher_keeps_the_contract(tiny):
@@ -69,16 +50,17 @@ def test_it_teaches_a_text_tower_by_its_name(tiny):
 
 @pytest.mark.parametrize("index", [0, 1])
 @torch.inference_mode()
-def test_equals_open_clip_with_its_own_transform_and_tokenizer(tiny, folder, index):
+def test_equals_open_clip_with_its_own_transform_and_tokenizer(tiny, tmp_path, index):
     spec = tiny.teachers[index]
-    teacher = spec.build()
-    model, transform, tokenizer = reference(folder, Path(spec.model).stem)
-    theirs = model.encode_image(torch.stack([transform(one) for one in pictures()]))
-    cropped = [torch.from_numpy(ImageTransform(teacher.image).pixels(one)) for one in pictures()]
+    teacher, place = spec.build(), in_its_layout(tmp_path, spec)
+    model, _, transform = open_clip.create_model_and_transforms(place)
+    model, tokenizer = model.eval(), open_clip.get_tokenizer(place)
+    pictures = [Image.open(io.BytesIO(picture(seed, width=90 + 7 * seed, height=80))) for seed in range(3)]
+    theirs = model.encode_image(torch.stack([transform(one) for one in pictures]))
+    cropped = [torch.from_numpy(ImageTransform(teacher.image).pixels(one)) for one in pictures]
     ours = teacher.encode_images(torch.stack(cropped).permute(0, 3, 1, 2))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(teacher.encode_texts(TEXTS), model.encode_text(tokenizer(TEXTS)), rtol=1e-5, atol=1e-5)
-    assert isinstance(teacher, Teacher)
     assert teacher.dim == theirs.shape[-1] == CONFIGS[Path(spec.model).stem]["embed_dim"]
     assert teacher.logit_scale == 50.0
     assert attrs.evolve(spec, logit_scale=70).build().logit_scale == 70
@@ -88,21 +70,18 @@ def test_equals_open_clip_with_its_own_transform_and_tokenizer(tiny, folder, ind
 
 def test_members_differ_in_all_that_reinforcement_must_keep_apart(tiny):
     ensemble = build_ensemble(tiny.teachers)
-    assert ensemble.image_sizes == (32, 64)
-    assert ensemble.dims == (48, 32)
+    assert (ensemble.image_sizes, ensemble.dims) == ((32, 64), (48, 32))
     assert len({teacher.weights_sha256 for teacher in ensemble.teachers}) == 2
 
 
-def test_a_folder_in_open_clips_layout_is_the_same_teacher(tiny, folder):
+def test_a_folder_in_open_clips_layout_is_the_same_teacher(tiny, tmp_path):
     one = tiny.teachers[0].build()
-    reference(folder, "tiny_vit")
-    other = OpenClipTeacher(model=f"local-dir:{folder / 'tiny_vit_reference'}", pretrained=None).build()
-    assert other.weights_sha256 == one.weights_sha256
-    assert other.name == f"tiny_vit_reference-{one.weights_sha256[:8]}"
+    other = OpenClipTeacher(model=in_its_layout(tmp_path, tiny.teachers[0]), pretrained=None).build()
+    assert (other.name, other.weights_sha256) == (f"{tmp_path.name}-{one.weights_sha256[:8]}", one.weights_sha256)
     assert torch.equal(other.encode_texts(TEXTS), one.encode_texts(TEXTS))
 
 
-def test_a_torch_file_is_the_same_teacher_and_its_preprocessing_is_read(tiny, folder, tmp_path):
+def test_a_torch_file_is_the_same_teacher_and_its_preprocessing_is_read(tiny, tmp_path):
     spec = tiny.teachers[0]
     torch.save(load_file(spec.pretrained), tmp_path / "weights.pt")
     preprocess = {"mean": [0.0, 0.1, 0.2], "std": [1.0, 0.5, 0.25], "interpolation": "bilinear", "size": 99}
@@ -127,10 +106,7 @@ def test_bfloat16_is_near_and_has_the_same_weights(tiny):
 def known(tiny, monkeypatch):
     """The tiny ViT under a name that open_clip knows, with weights of all sorts under tags that it knows."""
     spec = tiny.teachers[0]
-    configs = {
-        "tiny-vit": CONFIGS["tiny_vit"],
-        "tiny-vit-quickgelu": {**CONFIGS["tiny_vit"], "quick_gelu": True},
-    }
+    configs = {"tiny-vit": CONFIGS["tiny_vit"], "tiny-vit-quickgelu": {**CONFIGS["tiny_vit"], "quick_gelu": True}}
     common = {"file": spec.pretrained, "mean": (0.5, 0.5, 0.5), "interpolation": "bilinear"}
     tags = {"plain": common, "quick": {**common, "quick_gelu": True}}
     for name, config in configs.items():
@@ -151,9 +127,7 @@ def test_a_tag_brings_its_preprocessing_and_its_activation(known):
     assert not torch.allclose(corrected.encode_texts(TEXTS), plain.encode_texts(TEXTS), rtol=1e-3)
     with fails(ValueError):
         OpenClipTeacher(model="tiny-vit-quickgelu", pretrained="plain").build()
-
-
-def test_a_file_may_stand_for_the_tag(known):
+    # A file may stand for the tag.
     teacher = OpenClipTeacher(model="tiny-vit", pretrained=known.pretrained).build()
     assert teacher.name == f"tiny-vit/tiny_vit-{teacher.weights_sha256[:8]}"
 
@@ -176,30 +150,25 @@ def test_weights_are_never_random():
 
 def test_files_that_do_not_fit_are_refused(tiny, tmp_path):
     vit, resnet = tiny.teachers
-    with fails(ValueError, "tiny_vit.json with the weights", "tiny_resnet.safetensors"):
-        attrs.evolve(vit, pretrained=resnet.pretrained).build()
     state = load_file(vit.pretrained)
     del state["ln_final.weight"]
     torch.save(state, tmp_path / "part.pt")
-    with fails(ValueError, "ln_final.weight"):
-        attrs.evolve(vit, pretrained=str(tmp_path / "part.pt")).build()
-    (tmp_path / "broken.safetensors").write_bytes(b"not a header at all")
-    with fails(ValueError):
-        attrs.evolve(vit, pretrained=str(tmp_path / "broken.safetensors")).build()
-    with fails(ValueError, "none.pt"):
-        attrs.evolve(vit, pretrained=str(tmp_path / "none.pt")).build()
-    (tmp_path / "empty.json").write_text("{}")
-    with fails(ValueError, "embed_dim, text_cfg, vision_cfg"):
-        attrs.evolve(vit, model=str(tmp_path / "empty.json")).build()
-    (tmp_path / "broken.json").write_text("{")
-    with fails(ValueError):
-        attrs.evolve(vit, model=str(tmp_path / "broken.json")).build()
-    for content in ("[1]", '{"model_cfg": []}'):
-        (tmp_path / "other.json").write_text(content)
-        with fails(ValueError, "other.json"):
-            attrs.evolve(vit, model=str(tmp_path / "other.json")).build()
-    with fails(ValueError, "open_clip_config"):
-        OpenClipTeacher(model=f"local-dir:{tmp_path}", pretrained=None).build()
+    texts = {"broken.safetensors": "no header", "empty.json": "{}", "broken.json": "{", "list.json": "[1]"}
+    for name, content in {**texts, "other.json": '{"model_cfg": []}'}.items():
+        (tmp_path / name).write_text(content)
+    for changes, *named in (
+        ({"pretrained": resnet.pretrained}, "tiny_vit.json", "tiny_resnet.safetensors"),
+        ({"pretrained": str(tmp_path / "part.pt")}, "ln_final.weight"),
+        ({"pretrained": str(tmp_path / "broken.safetensors")},),
+        ({"pretrained": str(tmp_path / "none.pt")}, "none.pt"),
+        ({"model": str(tmp_path / "empty.json")}, "embed_dim, text_cfg, vision_cfg"),
+        ({"model": str(tmp_path / "broken.json")},),
+        ({"model": str(tmp_path / "list.json")}, "list.json"),
+        ({"model": str(tmp_path / "other.json")}, "other.json"),
+        ({"model": f"local-dir:{tmp_path}", "pretrained": None}, "open_clip_config"),
+    ):
+        with fails(ValueError, *named):
+            attrs.evolve(vit, **changes).build()
 
 
 @pytest.mark.parametrize(("name", "prefix"), [("positional_embedding", "module."), ("visual.positional_embedding", "")])
@@ -210,7 +179,7 @@ def test_a_file_of_another_context_or_image_size_is_refused(tiny, tmp_path, name
     longer = 100 if name == "positional_embedding" else 6 * 6 + 1
     state[name] = torch.zeros(longer, state[name].shape[1])
     torch.save({f"{prefix}{key}": tensor for key, tensor in state.items()}, tmp_path / "longer.pt")
-    with fails(ValueError, "tiny_vit.json with the weights", f"({longer}, "):
+    with fails(ValueError, "tiny_vit.json", f"({longer}, "):
         attrs.evolve(vit, pretrained=str(tmp_path / "longer.pt")).build()
 
 
@@ -227,17 +196,15 @@ def test_weights_run_no_code(tiny, tmp_path, monkeypatch):
     assert not (tmp_path / "touched-by-a-pickle").exists()
 
 
-def test_what_the_image_contract_cannot_say_is_refused(tiny, folder, tmp_path):
+def test_what_the_image_contract_cannot_say_is_refused(tiny, tmp_path):
     def built(size, interpolation="bicubic"):
         config = {**CONFIGS["tiny_vit"], "vision_cfg": {**CONFIGS["tiny_vit"]["vision_cfg"], "image_size": size}}
         prepared = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": interpolation}
-        file = tmp_path / "open_clip_config.json"
-        file.write_text(json.dumps({"model_cfg": config, "preprocess_cfg": prepared}))
-        shutil.copy(folder / "tiny_vit.safetensors", tmp_path / "open_clip_model.safetensors")
-        return OpenClipTeacher(model=f"local-dir:{tmp_path}", pretrained=None).build()
+        model = in_its_layout(tmp_path, tiny.teachers[0], model_cfg=config, preprocess_cfg=prepared)
+        return OpenClipTeacher(model=model, pretrained=None).build()
 
-    assert built(32).image.size == 32
-    assert built(48).image.size == 48
+    for size in (32, 48):
+        assert built(size).image.size == size
     with fails(ValueError, "64", "32"):
         built([32, 64])
     with fails(ValueError, "nearest"):
@@ -246,11 +213,5 @@ def test_what_the_image_contract_cannot_say_is_refused(tiny, folder, tmp_path):
 
 def test_without_open_clip_the_command_is_named(tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(ImportError, match=re.escape(install("teachers"))):
+    with fails(ImportError, install("teachers")):
         tiny.teachers[0].build()
-
-
-def test_tiny_models_without_open_clip_name_the_command(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(ImportError, match=re.escape(install("teachers"))):
-        write_tiny_models(tmp_path)

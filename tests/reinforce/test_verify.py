@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import sys
 import tarfile
@@ -21,8 +20,9 @@ from mobileclip.data import LAYOUTS, AugmentationSpec, read_card, read_reinforce
 from mobileclip.engines import InlineEngine, LocalEngine, Retries
 from mobileclip.reinforce import Manifest, ReinforcementSpec, ShardEntry, build_ensemble, reinforce, verify
 from mobileclip.reinforce.verification import choose_tasks
+from tests.build.image_files import encoded
 from tests.data.made_samples import write_raw
-from tests.errors import fails
+from tests.errors import fails, told
 from tests.reinforce.conftest import plain_sample
 
 POLICY = AugmentationSpec(size=64, reference_size=64, scale=(0.3, 1.0))
@@ -31,15 +31,11 @@ POLICY = AugmentationSpec(size=64, reference_size=64, scale=(0.3, 1.0))
 @pytest.fixture(scope="module", params=LAYOUTS)
 def reinforced(request, small_teachers, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    shards = [
-        write_shard(
-            folder / "plain" / f"{index}.tar", [plain_sample(f"{index}-{each}", 10 * index + each) for each in range(4)]
-        )
-        for index in range(2)
-        if (folder / "plain").mkdir(exist_ok=True) is None
-    ]
+    for index in range(2):
+        samples = [plain_sample(f"{index}-{each}", 10 * index + each) for each in range(4)]
+        write_shard(folder / f"{index}.tar", samples)
     spec = ReinforcementSpec(
-        source=shards,
+        source=folder / "{0..1}.tar",
         output=folder / "out",
         teachers=small_teachers,
         augmentation=POLICY,
@@ -63,13 +59,22 @@ def check(directory, **choices):
     return verify(directory, num_samples=8, show_progress=False, **choices)
 
 
-def rewrite(directory: Path, shard: str, change) -> None:
-    """Replace the samples of a shard, and what the manifest says of its size."""
-    layout = read_card(directory).layout
-    samples = [change(sample) for sample in read_reinforced_samples([directory / shard])]
-    write_shard(directory / shard, samples, layout=layout)
+def note(directory: Path, shard: str, **changes) -> None:
+    """Let the manifest say what is so of a shard."""
     manifest = Manifest(directory)
-    manifest.add(attrs.evolve(manifest[shard], num_bytes=(directory / shard).stat().st_size))
+    manifest.add(attrs.evolve(manifest[shard], num_bytes=(directory / shard).stat().st_size, **changes))
+
+
+def rewrite(directory: Path, shard: str, change, key: str = "") -> None:
+    """Replace the samples of a shard whose keys begin with one, and what the manifest says of its size."""
+    read = list(read_reinforced_samples([directory / shard]))
+    changed = [change(sample) if sample.key.startswith(key) else sample for sample in read]
+    write_shard(directory / shard, changed, layout=read_card(directory).layout)
+    note(directory, shard)
+
+
+def longer(sample):
+    return attrs.evolve(sample, text_emb=sample.text_emb * np.float32(1.5))
 
 
 def test_a_good_directory_has_no_problems(directory):
@@ -82,30 +87,29 @@ def test_a_good_directory_has_no_problems(directory):
 
 
 def test_embeddings_of_something_else(directory):
-    def swap(sample):
-        return attrs.evolve(sample, image_emb=sample.image_emb[::-1]) if sample.key == "1-2" else sample
-
-    rewrite(directory, "1.tar", swap)
+    rewrite(directory, "1.tar", lambda one: attrs.evolve(one, image_emb=one.image_emb[::-1]), "1-2")
     found = check(directory)
     assert set(found.counts) == {"wrong_embedding"}
     assert found.problems[0].where == "1.tar/1-2"
     assert "image_emb of mci-" in found.problems[0].detail
 
 
-@one_layout
-def test_another_image(directory):
-    stream = io.BytesIO()
-    Image.new("RGB", (52, 32), "red").save(stream, "PNG")
-    rewrite(directory, "1.tar", lambda one: attrs.evolve(one, image=stream.getvalue()) if one.key == "1-2" else one)
-    assert check(directory).counts == {"wrong_image": 1}
-
-
 def test_other_augmentations(directory):
-    def flip(sample):
-        return attrs.evolve(sample, augmentations=sample.augmentations[::-1]) if sample.key == "0-1" else sample
-
-    rewrite(directory, "0.tar", flip)
+    rewrite(directory, "0.tar", lambda one: attrs.evolve(one, augmentations=one.augmentations[::-1]), "0-1")
     assert check(directory).counts == {"wrong_replay": 1}
+
+
+def fewer(sample):
+    return attrs.evolve(sample, augmentations=sample.augmentations[:1], image_emb=sample.image_emb[:1])
+
+
+@one_layout
+def test_another_image_and_too_few_augmentations(directory):
+    other = encoded(Image.new("RGB", (52, 32), "red"), "PNG")
+    rewrite(directory, "1.tar", lambda one: attrs.evolve(one, image=other), "1-2")
+    assert check(directory).counts == {"wrong_image": 1}
+    rewrite(directory, "0.tar", fewer)
+    assert verify(directory, num_samples=0, show_progress=False).counts == {"wrong_augmentations": 4}
 
 
 @one_layout
@@ -124,55 +128,43 @@ def test_it_computes_where_every_command_does(directory, monkeypatch):
 
 
 def test_norms(directory):
-    rewrite(directory, "0.tar", lambda one: attrs.evolve(one, text_emb=one.text_emb * np.float32(1.5)))
+    rewrite(directory, "0.tar", longer)
     found = verify(directory, num_samples=0, show_progress=False)
     assert found.counts == {"wrong_norm": 8}, "four samples, two teachers"
     assert (found.num_replayed, found.largest_difference) == (0, 0)
-
-
-@one_layout
-def test_too_few_augmentations(directory):
-    rewrite(
-        directory,
-        "0.tar",
-        lambda one: attrs.evolve(one, augmentations=one.augmentations[:1], image_emb=one.image_emb[:1]),
-    )
-    assert verify(directory, num_samples=0, show_progress=False).counts == {"wrong_augmentations": 4}
+    # What is not drawn is not parsed.
+    assert verify(directory, num_samples=0, num_rows=1, show_progress=False).counts == {"wrong_norm": 2}
 
 
 @one_layout
 def test_keys_in_two_shards(directory):
     shutil.copy(directory / "0.tar", directory / "1.tar")
-    manifest = Manifest(directory)
-    manifest.add(attrs.evolve(manifest["1.tar"], num_bytes=(directory / "1.tar").stat().st_size))
+    note(directory, "1.tar")
     found = check(directory)
     assert found.counts == {"duplicate_key": 4}
-    assert found.problems[0].detail == "it is in 0.tar too"
+    assert "0.tar" in found.problems[0].detail
+
+
+def members(path):
+    with tarfile.open(path) as archive:
+        return [(one.name, archive.extractfile(one).read()) for one in archive.getmembers()]
 
 
 @one_layout
 def test_a_key_twice_in_one_shard(directory):
-    samples = list(read_reinforced_samples([directory / "0.tar"]))
-    members = {one.key: one for one in samples}
-    with tarfile.open(directory / "0.tar") as archive:
-        entries = [(one.name, archive.extractfile(one).read()) for one in archive.getmembers()]
-    first = [(name, content) for name, content in entries if name.startswith(samples[0].key)]
-    write_raw(directory / "0.tar", entries + first)
-    manifest = Manifest(directory)
-    size = (directory / "0.tar").stat().st_size
-    manifest.add(attrs.evolve(manifest["0.tar"], num_samples=len(members) + 1, num_bytes=size))
+    entries = members(directory / "0.tar")
+    write_raw(directory / "0.tar", entries + [one for one in entries if one[0].startswith("0-0")])
+    note(directory, "0.tar", num_samples=5)
     found = check(directory)
     assert found.counts == {"duplicate_key": 1, "wrong_card": 1}
-    assert found.problems[-1].where == f"0.tar/{samples[0].key}"
+    assert found.problems[-1].where == "0.tar/0-0"
 
 
 def test_a_sample_that_cannot_be_read_is_told_and_not_counted(directory):
-    with tarfile.open(directory / "0.tar") as archive:
-        entries = [(one.name, archive.extractfile(one).read()) for one in archive.getmembers()]
     broken = {f"0-1.{kind}" for kind in ("npz", "pth.gz", "reinforced")}
-    write_raw(directory / "0.tar", [(name, b"broken" if name in broken else content) for name, content in entries])
-    manifest = Manifest(directory)
-    manifest.add(attrs.evolve(manifest["0.tar"], num_bytes=(directory / "0.tar").stat().st_size))
+    entries = [(name, b"broken" if name in broken else content) for name, content in members(directory / "0.tar")]
+    write_raw(directory / "0.tar", entries)
+    note(directory, "0.tar")
     found = verify(directory, num_samples=0, show_progress=False)
     assert (found.num_samples, found.num_checked) == (7, 7)
     assert found.counts["wrong_count"] == 1
@@ -183,7 +175,7 @@ def test_some_shards_and_some_rows(directory):
     found = verify(directory, num_samples=3, num_shards=1, num_rows=2, show_progress=False)
     assert found.is_good
     assert (found.num_shards, found.num_samples, found.num_checked, found.num_replayed) == (1, 4, 2, 2)
-    assert "4 samples in 1 shards read, drawn from 8 in 2\n2 of them, drawn at random, checked" in str(found)
+    told(str(found), "4 samples in 1 shards", "from 8 in 2", "2 of them")
     assert verify(directory, num_samples=0, num_shards=1, show_progress=False).num_checked == 4
     # What is not read is looked for all the same.
     for name in ("0.tar", "1.tar"):
@@ -191,17 +183,10 @@ def test_some_shards_and_some_rows(directory):
     assert verify(directory, num_samples=0, num_shards=1, show_progress=False).counts == {"wrong_size": 2}
 
 
-@one_layout
-def test_what_is_not_drawn_is_not_parsed(directory):
-    rewrite(directory, "0.tar", lambda one: attrs.evolve(one, text_emb=one.text_emb * np.float32(1.5)))
-    found = verify(directory, num_samples=0, num_rows=1, show_progress=False)
-    assert found.counts == {"wrong_norm": 2}, "one sample of the shard, two teachers"
-
-
 @pytest.mark.slow
 @one_layout
 def test_several_processes_find_the_same(directory):
-    rewrite(directory, "1.tar", lambda one: attrs.evolve(one, text_emb=one.text_emb * np.float32(1.5)))
+    rewrite(directory, "1.tar", longer)
     shutil.copy(directory / "0.tar", directory / "2.tar")
     manifest = Manifest(directory)
     manifest.add(attrs.evolve(manifest["0.tar"], shard="2.tar"))
@@ -226,10 +211,9 @@ def test_a_shard_whose_store_is_away_is_tried_again_and_then_named(directory, mo
     engine = InlineEngine(device="cpu", retries=Retries(tries=2, pause_seconds=0.0))
     found = verify(directory, num_samples=0, engine=engine, show_progress=False)
     assert len(tries) == 2
-    assert [(one.kind, one.where, one.detail) for one in found.problems] == [
-        ("unreadable_shard", "0.tar", "after 0 samples: ConnectionError: the store is away")
-    ]
-    assert found.num_samples == 4
+    (problem,) = found.problems
+    assert (problem.kind, problem.where, found.num_samples) == ("unreadable_shard", "0.tar", 4)
+    assert "the store is away" in problem.detail
 
 
 @one_layout
@@ -270,13 +254,15 @@ class TestChoice:
         assert max(row for _, row in rows) > 5_000
 
     def test_shards_rows_and_what_is_computed_again(self, entries):
-        tasks = choose_tasks(entries, num_samples=100, num_shards=7, num_rows=20, seed=1)
-        assert len({task.entry.shard for task in tasks}) == 7
-        assert [int(task.entry.shard[:-4]) for task in tasks] == sorted(int(task.entry.shard[:-4]) for task in tasks)
-        assert all(len(set(task.rows)) == 20 and task.replayed < set(task.rows) for task in tasks)
-        assert sum(len(task.replayed) for task in tasks) == 100
-        assert tasks == choose_tasks(entries, num_samples=100, num_shards=7, num_rows=20, seed=1)
-        assert tasks != choose_tasks(entries, num_samples=100, num_shards=7, num_rows=20, seed=2)
+        one, again, other = (
+            choose_tasks(entries, num_samples=100, num_shards=7, num_rows=20, seed=seed) for seed in (1, 1, 2)
+        )
+        assert one == again != other
+        shards = [int(task.entry.shard[:-4]) for task in one]
+        assert shards == sorted(set(shards))
+        assert len(shards) == 7
+        assert all(len(set(task.rows)) == 20 and task.replayed < set(task.rows) for task in one)
+        assert sum(len(task.replayed) for task in one) == 100
 
     def test_more_than_there_is_means_all(self, entries):
         (task,) = choose_tasks(entries[:1], num_samples=10**6, num_shards=5, num_rows=10**6, seed=0)
@@ -313,36 +299,28 @@ def test_another_teacher_and_another_count(directory, teachers):
     assert set(check(directory).counts) == {"wrong_teacher", "wrong_card"}
 
 
-def test_teachers_that_no_spec_describes(make_shards, teachers, tmp_path):
+def test_a_directory_without_a_card_and_teachers_that_no_spec_describes(make_shards, teachers, tmp_path):
+    with fails(ValueError):
+        check(tmp_path)
     spec = ReinforcementSpec(
         source=make_shards(1), output=tmp_path / "out", augmentation=POLICY, num_augmentations=2, layout="npz"
     )
     reinforce(spec, teachers=teachers, show_progress=False)
     found = check(tmp_path / "out")
-    assert found.is_good
-    assert found.num_replayed == 0
-    assert "does not say how to build the teachers" in found.notes[0]
+    assert (found.is_good, found.num_replayed, len(found.notes)) == (True, 0, 1)
     given = check(tmp_path / "out", teachers=teachers)
-    assert given.is_good
-    assert given.num_replayed == 5
+    assert (given.is_good, given.num_replayed) == (True, 5)
     assert given.largest_difference < 1e-5
-
-
-def test_a_directory_without_a_card(tmp_path):
-    with fails(ValueError):
-        check(tmp_path)
 
 
 @one_layout
 def test_the_command(directory, capsys):
-    main(["data", "check", str(directory), "--samples", "3", "--quiet"])
-    said = capsys.readouterr().out
-    assert "8 samples in 2 shards read" in said
-    assert "3 samples replayed" in said
-    main(["data", "check", str(directory), "--samples", "0", "--num-shards", "1", "--num-rows", "2", "--quiet"])
-    assert "2 of them, drawn at random, checked" in capsys.readouterr().out
+    command = ["data", "check", str(directory), "--quiet", "--samples"]
+    main([*command, "3"])
+    told(capsys.readouterr().out, "8 samples in 2 shards", "3 samples replayed")
+    main([*command, "0", "--num-shards", "1", "--num-rows", "2"])
+    told(capsys.readouterr().out, "2 of them")
     (directory / "0.tar").unlink()
-    with pytest.raises(SystemExit) as stopped:
-        main(["data", "check", str(directory), "--samples", "0", "--quiet"])
-    assert stopped.value.code == 1
-    assert "missing_shard: 0.tar: the manifest lists it, but the file is missing" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main([*command, "0"])
+    told(capsys.readouterr().out, "missing_shard: 0.tar")

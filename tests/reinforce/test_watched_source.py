@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from mobileclip.reinforce.worker import WatchedSource
+from tests.errors import fails
 
 
 def test_what_works_on_a_source_is_waited_for_to_its_end_alone():
@@ -23,26 +24,19 @@ def test_what_works_on_a_source_is_waited_for_to_its_end_alone():
 
 
 def test_what_it_raises_before_the_end_is_raised_and_what_comes_later_is_its_result():
-    source = WatchedSource([1, 2, 3])
-
-    def stumble():
+    def stumble(source, until):
         for one in source:
-            raise LookupError(f"on {one}")
-
-    with pytest.raises(LookupError, match="on 1"):
-        source.pass_to(stumble)
-
-    later = WatchedSource([1, 2, 3])
-
-    def end_badly():
-        list(later)
+            if one == until:
+                raise LookupError(f"on {one}")
         raise LookupError("at the end")
 
-    with pytest.raises(LookupError, match="at the end"):
-        later.pass_to(end_badly).result(30)
-
-
-def test_work_that_reads_nothing_is_waited_for():
+    source = WatchedSource([1, 2, 3])
+    with fails(LookupError, "on 1"):
+        source.pass_to(lambda: stumble(source, 1))
+    later = WatchedSource([1, 2, 3])
+    with fails(LookupError, "at the end"):
+        later.pass_to(lambda: stumble(later, None)).result(30)
+    # Work that reads nothing is waited for.
     assert WatchedSource([1]).pass_to(lambda: "done").result(0) == "done"
 
 

@@ -34,6 +34,14 @@ def xlm_tokenizer():
 
 TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION = {**TEXT, "image_size": 32, "patch_size": 8}
+PROJECTED = {"projection_dim": 24}
+CROPPED = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+
+
+def _saved(folder: Path, *parts) -> Path:
+    for part in parts:
+        part.save_pretrained(folder)
+    return folder
 
 
 def drawn(model, seed):
@@ -56,10 +64,8 @@ def write_siglip(folder: Path, *, seed: int = 0) -> Path:
     tokenizer = gemma_tokenizer()
     text = {**TEXT, "vocab_size": len(tokenizer), "max_position_embeddings": 64, "projection_size": 32}
     model = SiglipModel(SiglipConfig(text_config=text, vision_config=VISION))
-    drawn(model, seed).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    SiglipImageProcessor(size={"height": 32, "width": 32}, resample=2).save_pretrained(folder)
-    return folder
+    processor = SiglipImageProcessor(size={"height": 32, "width": 32}, resample=2)
+    return _saved(folder, drawn(model, seed), tokenizer, processor)
 
 
 def write_metaclip(folder: Path, *, seed: int = 0) -> Path:
@@ -67,20 +73,9 @@ def write_metaclip(folder: Path, *, seed: int = 0) -> Path:
     from transformers import CLIPImageProcessor, MetaClip2Config, MetaClip2Model
 
     tokenizer = xlm_tokenizer()
-    text = {
-        **TEXT,
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": 24,
-        "projection_dim": 24,
-        "eos_token_id": 2,
-    }
-    vision = {**VISION, "projection_dim": 24}
-    model = MetaClip2Model(MetaClip2Config(text_config=text, vision_config=vision, projection_dim=24))
-    drawn(model, seed).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    CLIPImageProcessor(**sizes).save_pretrained(folder)
-    return folder
+    text = {**TEXT, "vocab_size": len(tokenizer), "max_position_embeddings": 24, "eos_token_id": 2} | PROJECTED
+    config = MetaClip2Config(text_config=text, vision_config=VISION | PROJECTED, **PROJECTED)
+    return _saved(folder, drawn(MetaClip2Model(config), seed), tokenizer, CLIPImageProcessor(**CROPPED))
 
 
 CHAT = (
@@ -94,35 +89,31 @@ _SPREAD = 6.0
 
 
 def chat_tokenizer(*added: str):
-    """Return a tokenizer with the special tokens of a chat."""
+    """Return a tokenizer with the special tokens of a chat, and its ids as configurations have them."""
     tokenizer = gemma_tokenizer(padding_side="left")
     tokenizer.add_special_tokens({"additional_special_tokens": list(added)})
-    return tokenizer
+    return tokenizer, {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
 
 
 def _write(folder: Path, model, processor, seed: int) -> Path:
     drawn(model, seed)
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(_SPREAD)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return _saved(folder, model, processor)
 
 
 def write_llava(folder: Path, *, seed: int = 0, template: bool = True) -> Path:
     """Write a LLaVA: every image has the same number of ids."""
     from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-    tokenizer = chat_tokenizer("<image>")
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    tokenizer, ids = chat_tokenizer("<image>")
     config = LlavaConfig(
         vision_config={"model_type": "clip_vision_model", **VISION, "projection_dim": 32},
         text_config={"model_type": "llama", **LANGUAGE, **ids, "vocab_size": len(tokenizer) + 3},
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
-    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     processor = LlavaProcessor(
-        image_processor=CLIPImageProcessor(**sizes),
+        image_processor=CLIPImageProcessor(**CROPPED),
         tokenizer=tokenizer,
         patch_size=8,
         vision_feature_select_strategy="default",
@@ -143,12 +134,11 @@ def write_qwen(folder: Path, *, seed: int = 0) -> Path:
     )
 
     tokens = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-    tokenizer = chat_tokenizer(*tokens)
+    tokenizer, ids = chat_tokenizer(*tokens)
     start, end, image, video = tokenizer.convert_tokens_to_ids(list(tokens))
     rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
     config = Qwen2_5_VLConfig(
-        text_config={**LANGUAGE, "vocab_size": len(tokenizer), "rope_parameters": rope}
-        | {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id},
+        text_config={**LANGUAGE, "vocab_size": len(tokenizer), "rope_parameters": rope} | ids,
         vision_config={"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
         | {"patch_size": 8, "window_size": 32, "fullatt_block_indexes": [1]},
         image_token_id=image,
@@ -168,16 +158,10 @@ def write_qwen(folder: Path, *, seed: int = 0) -> Path:
 
 def write_idefics(folder: Path, *, seed: int = 0) -> Path:
     """Write an Idefics 3, SmolVLM's kind: large images are cut into tiles."""
-    from transformers import (
-        Idefics3Config,
-        Idefics3ForConditionalGeneration,
-        Idefics3ImageProcessor,
-        Idefics3Processor,
-    )
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessor, Idefics3Processor
 
     tokens = ("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>")
-    tokenizer = chat_tokenizer(*tokens)
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    tokenizer, ids = chat_tokenizer(*tokens)
     config = Idefics3Config(
         vision_config=VISION,
         text_config={"model_type": "llama", **LANGUAGE, **ids, "vocab_size": len(tokenizer)},
@@ -198,16 +182,10 @@ def write_blip(folder: Path, *, seed: int = 0) -> Path:
     """Write a BLIP-2: no chat, a prompt that its processor puts the image's ids in front of."""
     from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessor
 
-    tokenizer = chat_tokenizer("<image>")
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    tokenizer, ids = chat_tokenizer("<image>")
     text = {"model_type": "opt", **ids, "bos_token_id": tokenizer.bos_token_id, "vocab_size": len(tokenizer)}
-    text |= {
-        "hidden_size": 32,
-        "ffn_dim": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "tie_word_embeddings": False,
-    }
+    text |= {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text |= {"tie_word_embeddings": False}
     config = Blip2Config(
         vision_config=VISION,
         qformer_config={**TEXT, "encoder_hidden_size": 32, "vocab_size": len(tokenizer)},
@@ -233,11 +211,6 @@ def write_clip(folder: Path, *, seed: int = 0) -> Path:
     """Write a CLIP of OpenAI's kind."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-    text = {**TEXT, "vocab_size": 49408, "max_position_embeddings": 77, "projection_dim": 24, "eos_token_id": 49407}
-    vision = {**VISION, "projection_dim": 24}
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24))
-    drawn(model, seed).save_pretrained(folder)
-    clip_tokenizer().save_pretrained(folder)
-    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    CLIPImageProcessor(**sizes).save_pretrained(folder)
-    return folder
+    text = {**TEXT, "vocab_size": 49408, "max_position_embeddings": 77, "eos_token_id": 49407} | PROJECTED
+    config = CLIPConfig(text_config=text, vision_config=VISION | PROJECTED, **PROJECTED)
+    return _saved(folder, drawn(CLIPModel(config), seed), clip_tokenizer(), CLIPImageProcessor(**CROPPED))

@@ -57,36 +57,31 @@ def test_a_command_says_what_is_kept_and_leaves_with_the_signals_status(capsys, 
     assert capsys.readouterr() == ("", f"x: interrupted by {number.name}; finished shards are kept\n")
 
 
-def test_what_was_raised_knows_better_what_is_kept(capsys):
-    with pytest.raises(SystemExit), command():
-        raise Interrupted(signal.SIGTERM, "stopped after step 3")
-    assert capsys.readouterr().err == "x: interrupted by SIGTERM; stopped after step 3\n"
-
-
-def test_an_ordinary_interrupt_is_ctrl_c(capsys):
-    with pytest.raises(SystemExit) as left, command():
-        raise KeyboardInterrupt
-    assert left.value.code == 130
-    assert "SIGINT" in capsys.readouterr().err
-
-
-def test_without_a_signal_errors_and_handlers_are_as_before():
-    with pytest.raises(ValueError, match="own"), command():
-        raise ValueError("own")
-    with pytest.raises(SystemExit) as left, command():
-        sys.exit(1)
-    assert left.value.code == 1
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (Interrupted(signal.SIGTERM, "stopped after step 3"), 143, "x: interrupted by SIGTERM; stopped after step 3\n"),
+        (KeyboardInterrupt(), 130, "x: interrupted by SIGINT; all is kept\n"),
+        (SystemExit(1), 1, ""),
+    ],
+    ids=repr,
+)
+def test_what_ends_a_command_gives_its_status(capsys, error, status, said):
+    with pytest.raises(SystemExit) as left, command("all is kept"):
+        raise error
+    assert (left.value.code, capsys.readouterr().err) == (status, said)
 
 
 ERRORS = [OSError(errno.ENOSPC, "no space left"), ValueError("own"), RuntimeError("own"), AssertionError("own")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [None, signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_an_error_behind_a_signal_stays_an_error(capfd, number, error):
     """Told as the signal, a full disk would be tried again without end: 75 means that."""
     with pytest.raises(type(error)) as left, command("all is kept"), postponed():
-        signal.raise_signal(number)
+        if number is not None:
+            signal.raise_signal(number)
         raise error
     assert left.value is error
     assert "interrupted" not in capfd.readouterr().err
@@ -139,14 +134,10 @@ def test_what_may_be_cut_short_is_and_what_nobody_asked_for_comes_at_the_end():
     assert (seen, cut) == (["begun"], [True, True])
     with pytest.raises(Interrupted), postponed(), postponed():
         signal.raise_signal(signal.SIGINT)
-
-
-def test_what_must_not_be_cut_short_is_not_inside_of_what_may():
-    seen = []
     with pytest.raises(Interrupted), postponed() as signals, signals.not_now(), postponed():
         signal.raise_signal(signal.SIGINT)
         seen.append("saved")
-    assert seen == ["saved"]
+    assert seen == ["begun", "saved"], "what must not be cut short is not, inside of what may"
 
 
 @pytest.fixture
@@ -177,7 +168,7 @@ def test_a_second_signal_leaves_at_once_but_not_the_launchers_copy(exits, wait):
     assert seen == [[], [143]]
 
 
-def test_a_schedulers_warning_does_not_count_as_a_person_who_insists(exits, wait):
+def test_a_schedulers_warning_does_not_count_as_a_person_who_insists(capsys, exits, wait):
     """It may come twice, and SIGTERM after it is the end that it warned of: the state is being saved all the while."""
     seen = []
     with pytest.raises(SystemExit) as ended, command(), postponed() as signals:
@@ -191,17 +182,12 @@ def test_a_schedulers_warning_does_not_count_as_a_person_who_insists(exits, wait
         signal.raise_signal(signal.SIGTERM)
         seen.append(list(exits))
         signals.stop("saved", warned=True)
-    assert seen == [True, [], [143]]
-    assert ended.value.code == 75
-
-
-def test_all_processes_leave_as_the_one_that_was_warned(capsys):
-    warned = []
-    with pytest.raises(SystemExit) as left, command(), postponed() as signals:
-        warned.append(signals.warned)
-        signals.stop("stopped after step 1", warned=True)
-    assert (left.value.code, warned) == (75, [False])
-    assert capsys.readouterr().err == "x: interrupted by SIGUSR1; stopped after step 1\n"
+    assert (ended.value.code, seen) == (75, [True, [], [143]])
+    with pytest.raises(SystemExit) as ended, command(), postponed() as signals:
+        assert not signals.warned
+        signals.stop("saved", warned=True)
+    assert ended.value.code == 75, "all processes leave as the one that was warned"
+    assert capsys.readouterr().err.endswith("x: interrupted by SIGUSR1; saved\n")
 
 
 def test_other_threads_hear_nothing():
@@ -296,12 +282,10 @@ HANGING_AFTER = [(signal.SIGTERM, 143), (signal.SIGUSR1, 75)]
 @pytest.fixture(scope="module")
 def left():
     """What becomes of programs that hang after a signal, all at once since each waits for seconds."""
+    pipe = subprocess.PIPE
     processes = {
         (tidying, number): subprocess.Popen(
-            [sys.executable, "-c", HANGING.format(tidying=tidying)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            [sys.executable, "-c", HANGING.format(tidying=tidying)], stdout=pipe, stderr=pipe, text=True
         )
         for tidying in TIDYING
         for number, _ in HANGING_AFTER

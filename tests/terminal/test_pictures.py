@@ -26,33 +26,28 @@ def picture(*rows):
     return image
 
 
-def test_a_cell_shows_two_pixels_and_the_last_row_of_an_odd_height_one(colours, capsys):
-    rows = picture([RED, GREEN], [BLUE, GREY], [GREY, RED])
-    show_images([(rows, "a drawing")])
-    first, second = capsys.readouterr().out.rstrip().splitlines()
-    assert CELL.findall(first) == [(RED, BLUE), (GREEN, GREY)]
-    assert CELL.findall(second) == [(GREY, ""), (RED, "")]
-    assert first.endswith("a drawing")
-
-
-def test_the_last_row_of_an_even_height_is_shown(colours, capsys):
-    show_images([(picture([RED], [BLUE], [GREY], [GREEN]), "")])
+@pytest.mark.parametrize(
+    ("rows", "cells"),
+    [
+        ([[RED, GREEN], [BLUE, GREY], [GREY, RED]], [[(RED, BLUE), (GREEN, GREY)], [(GREY, ""), (RED, "")]]),
+        ([[RED], [BLUE], [GREY], [GREEN]], [[(RED, BLUE)], [(GREY, GREEN)]]),
+    ],
+)
+def test_a_cell_shows_two_pixels_and_the_last_row_of_an_odd_height_one(colours, capsys, rows, cells):
+    show_images([(picture(*rows), "a drawing")])
     lines = capsys.readouterr().out.rstrip().splitlines()
-    assert [CELL.findall(line) for line in lines] == [[(RED, BLUE)], [(GREY, GREEN)]]
-    assert [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in lines] == ["▀", "▀"]
+    assert [CELL.findall(line) for line in lines] == cells
+    assert lines[0].endswith("a drawing")
+    assert re.sub(r"\x1b\[[\d;]*m", "", lines[1]).strip() == "▀" * len(rows[0])
 
 
-def test_a_picture_that_is_not_there_leaves_its_text_and_an_empty_line_lies_between_two(capsys):
+def test_a_picture_that_is_not_there_leaves_its_text_and_a_long_text_goes_on_in_the_next_line(capsys, monkeypatch):
     show_images([(None, "gone"), (picture([RED]), "here")])
     assert [line.strip() for line in capsys.readouterr().out.splitlines()] == ["gone", "", "▀  here"]
-
-
-def test_a_long_text_goes_on_in_the_next_line(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     show_images([(picture([RED]), "x" * 60)])
     lines = [line.strip("▀ ") for line in capsys.readouterr().out.splitlines()]
-    assert "".join(lines) == "x" * 60
-    assert len(lines[0]) > 30
+    assert ("".join(lines), len(lines[0]) > 30) == ("x" * 60, True)
 
 
 def test_pictures_need_a_terminal_with_colours_and_half_blocks(colours, monkeypatch):

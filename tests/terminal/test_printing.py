@@ -9,6 +9,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from rich.table import Table
 
 from mobileclip.progress import Progress
 from mobileclip.terminal import console, get_logger, print_table, say, say_json, shown
@@ -19,6 +20,8 @@ SEEN = "x[/nothing] [red]y[/red] :smile: \\x1b[2J\\rz https://host/a?..."
 
 def test_lines_stay_and_everything_else_is_escaped():
     assert shown(f"one\n{HOSTILE}") == f"one\n{SEEN}"
+    assert shown("x" * 10_000) == "x" * 10_000
+    assert shown(f"a\n{'x' * 10_001}") == f"a\n{'x' * 10_000}... (10,001 characters)"
 
 
 def test_what_is_said(capsys):
@@ -42,25 +45,14 @@ def test_what_a_stream_cannot_encode_is_escaped(monkeypatch):
     say("text → image")
     stream.flush()
     assert stream.buffer.getvalue() == b"text \\u2192 image\n"
-
-
-def test_a_stream_that_names_no_encoding_gets_every_character(monkeypatch):
-    stream = io.StringIO()
-    assert stream.encoding is None
-    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert sys.stdout.encoding is None
     say("text → image")
-    assert stream.getvalue() == "text → image\n"
-
-
-def test_a_line_is_cut_where_it_is_longer_than_any_of_ours():
-    assert shown("x" * 10_000) == "x" * 10_000
-    assert shown(f"a\n{'x' * 10_001}") == f"a\n{'x' * 10_000}... (10,001 characters)"
+    assert sys.stdout.getvalue() == "text → image\n"
 
 
 @pytest.mark.parametrize("is_terminal", ["0", "1"])
 def test_tables_hold_no_markup(capsys, monkeypatch, is_terminal):
-    from rich.table import Table
-
     monkeypatch.setenv("TTY_COMPATIBLE", is_terminal)
     monkeypatch.setenv("TERM", "dumb")
     table = Table(HOSTILE, title=HOSTILE, box=None)
@@ -70,8 +62,6 @@ def test_tables_hold_no_markup(capsys, monkeypatch, is_terminal):
 
 
 def test_a_table_in_a_pipe_is_whole_and_apart_by_tabs(capsys, monkeypatch):
-    from rich.table import Table
-
     monkeypatch.setenv("COLUMNS", "20")
     table = Table("model", "rate", title="Rates", box=None)
     table.add_row("mobileclip_s0 of a\tlong\nname", "2.5e-05")
@@ -90,33 +80,28 @@ def test_progress_shows_a_hostile_title_and_detail(capsys):
     assert len(seen.splitlines()) == 1
 
 
-@pytest.fixture
-def terminal(monkeypatch):
+def terminal(monkeypatch, width):
     """Return standard error as a terminal of some width."""
-
-    def made(width):
-        for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", str(width))):
-            monkeypatch.setenv(name, value)
-        return console()
-
-    return made
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", str(width))):
+        monkeypatch.setenv(name, value)
+    return console()
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
-def test_a_live_bar_takes_no_markup(is_terminal, terminal, capsys):
-    screen = terminal(250) if is_terminal else console()
+def test_a_live_bar_takes_no_markup(is_terminal, monkeypatch, capsys):
+    screen = terminal(monkeypatch, 250) if is_terminal else console()
     assert screen.is_terminal == is_terminal
     with Progress("x[/nothing]", total=2, console=screen) as bar:
         bar.advance(2, detail="y[/nothing]")
     said = capsys.readouterr().err
-    assert "x[/nothing]" in said
-    assert "y[/nothing]" in said
+    assert all(text in said for text in ("x[/nothing]", "y[/nothing]"))
 
 
-def test_a_narrow_terminal_shortens_the_bar_and_no_number(terminal, capsys, monkeypatch):
+def test_a_narrow_terminal_shortens_the_bar_and_no_number(capsys, monkeypatch):
     seconds = itertools.count(1000.0)
     monkeypatch.setattr("mobileclip.progress.time", SimpleNamespace(monotonic=lambda: next(seconds)))
-    with Progress("joining neighbours", total=1_000_000, unit="pictures", console=terminal(80)) as bar:
+    screen = terminal(monkeypatch, 80)
+    with Progress("joining neighbours", total=1_000_000, unit="pictures", console=screen) as bar:
         for _ in range(6):
             bar.advance(4_096)
     said = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", capsys.readouterr().err)

@@ -57,15 +57,14 @@ def test_causal_texts_are_cut_and_the_last_layer_computes_one_token(spec):
 
 
 def test_order_of_length():
-    end = SMALL.text.input.end_id
+    end, own = (
+        SMALL.text.input.end_id,
+        attrs.evolve(SMALL.text.input, tokenizer=TokenizerFile(sha256="0" * 64, end_id=3)),
+    )
     tokens = torch.tensor([[1, 2, 3, end], [1, end, 0, 0], [1, 2, end, 0], [5, end, 0, 0]])
     assert by_length(tokens, SMALL.text.input).tolist() == [1, 3, 2, 0]
-
-
-def test_order_of_length_by_an_end_token_that_is_not_the_highest_id():
-    contract = attrs.evolve(SMALL.text.input, tokenizer=TokenizerFile(sha256="0" * 64, end_id=3))
     tokens = torch.tensor([[2, 9, 9, 3], [2, 3, 0, 0], [2, 500, 3, 0], [5, 3, 0, 0]])
-    assert by_length(tokens, contract).tolist() == [1, 3, 2, 0]
+    assert by_length(tokens, own).tolist() == [1, 3, 2, 0], "by an end token that is not the highest id"
 
 
 @torch.inference_mode()
@@ -101,9 +100,7 @@ def test_a_whole_model_is_prepared_and_shares_its_weights(folded):
 
 @torch.inference_mode()
 def test_images_have_their_channels_innermost():
-    tower, seen = reparameterize(randomised(SMALL)).image_encoder, []
-    ready = prepared_tower(tower)
+    tower, seen = reparameterize(randomised(SMALL.image)), []
     tower.stem[0].conv.register_forward_pre_hook(lambda _, taken: seen.append(taken[0].stride(1)))
-    size = SMALL.image.input.size
-    ready(torch.rand(2, 3, size, size))
+    prepared_tower(tower)(noise(2, 3, 64, 64))
     assert seen == [1]
