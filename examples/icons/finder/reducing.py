@@ -114,7 +114,7 @@ def _tensors(encoder: TextEncoder, matrix: Tensor) -> Iterator[tuple[str, Tensor
     yield "scales", scales
     yield "position", encoder.position
     yield "project", matrix @ encoder.project.weight.detach()
-    packed = getattr(encoder, "taught").ngrams  # noqa: B009  checkpoints put it there
+    packed = getattr(encoder, "provenance").ngrams  # noqa: B009  checkpoints put it there
     if packed is None:
         raise ValueError(
             "a text tower does not list its known n-grams, but the page selects the tower that knows more n-grams"
