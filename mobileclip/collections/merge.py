@@ -191,7 +191,7 @@ class MergedConcepts:
 
 
 def merge_concepts(one: Concept, here: Path, other: Concept, there: Path) -> Concept:
-    """Return a concept with the examples of two concepts; it uses the examples if either concept does.
+    """Return a concept with the examples of two concepts; `uses_examples` is true if it is true for either.
 
     Args:
         one: a concept.

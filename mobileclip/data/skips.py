@@ -163,7 +163,7 @@ class SkipReport:
             self.add(skip)
 
     def keys(self, reason: str) -> tuple[str, ...]:
-        """Return the first `MAX_NAMED` keys that were skipped for a reason."""
+        """Return the first `MAX_NAMED` keys that were skipped for the given reason."""
         return tuple(skip.key for skip in self.named.get(reason, ()))
 
     def __str__(self) -> str:

@@ -85,7 +85,8 @@ def load_shown(source: ImageSource, *, orient: bool = True, reduce: int = 1) -> 
 
     Args:
         source: see `load_image`.
-        orient: see `load_image`; False to draw stored crops on the image.
+        orient: see `load_image`; False if stored crops will be drawn on the image, since they refer to the image
+            without EXIF rotation.
         reduce: see `load_image`.
 
     Raises:

@@ -273,7 +273,7 @@ class Run(Listener[Any, Any]):
         self._listener.begun(unit, worker)
 
     def advanced(self, count: int) -> None:
-        """Pass the number of steps on."""
+        """Forward the number of completed steps to the listener."""
         self._listener.advanced(count)
 
     def finished(self, unit: NamedUnit, entry: object) -> None:

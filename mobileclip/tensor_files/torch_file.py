@@ -101,7 +101,8 @@ def _refused(error: BaseException) -> CheckpointError:
 def weights_of(value: Any) -> dict[str, Tensor]:
     """Return the weights of a training checkpoint, such as `{"model": ..., "ema": ..., "epoch": 3}`.
 
-    If the checkpoint has both weights and their average, the function returns the average and logs this.
+    If the checkpoint has both the trained and the averaged (EMA) weights, the function returns the averaged weights
+    and logs the choice.
 
     Args:
         value: a result of `torch.load`, or a `state_dict`.

@@ -155,8 +155,8 @@ class DuplicatesSpec:
         pairs: text file to write, with one line per removed sample: reason, key and shard, key and shard of its near
             duplicate, and the similarity of the two; None for no file.
         threshold: minimum cosine similarity of near duplicates, as the mean over the teachers.
-        exclude_test_scores: folders with scores of test sets by the same teachers; samples with test images are also
-            removed.
+        exclude_test_scores: score folders of test sets, from the same teachers; samples whose image is in a test set
+            are also removed.
         leak_threshold: minimum similarity to a test image for removing a sample.
         num_clusters: number of clusters; None for one per thousand samples, at most 50,000.
         device: device of the computation.

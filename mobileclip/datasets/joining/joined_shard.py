@@ -359,7 +359,7 @@ def check_joined(
     stored, sha256, told = _augmentations(members, limits), hash_image(image), json_member(beside, limits)
     expected = stored.get("image_sha256")
     if expected not in (None, sha256):
-        raise BadSampleError("wrong_image", f"its SHA-256 differs from the stated {str(expected)[:12]}...")
+        raise BadSampleError("wrong_image", f"the SHA-256 of the image differs from the stated {str(expected)[:12]}...")
     likeness: Likeness = "stored"
     if expected is None:
         likeness = compare({**stated, **json_member(members.get("json"), limits)}, sha256, told)
@@ -368,9 +368,10 @@ def check_joined(
     width, height = decode_image(image, orient=False).size if decode else _image_size(image)
     size, right, bottom = _needed(stored)
     if size not in (None, (width, height)):
-        raise BadSampleError("wrong_image", f"it has {width}x{height} pixels, but the reinforced image has {size}")
+        detail = f"the image has {width}x{height} pixels, but the reinforced image has {size[0]}x{size[1]}"
+        raise BadSampleError("wrong_image", detail)
     if likeness == "downloaded" and not keep_other and _differ(_size(told, _SIZE), (width, height)):
-        detail = f"it has {width}x{height} pixels, but its JSON states a different size"
+        detail = f"the image has {width}x{height} pixels, but its JSON states a different size"
         raise BadSampleError("other_image", detail)
     if right > width or bottom > height:
         raise BadSampleError("wrong_image", f"a crop exceeds its {width}x{height} pixels")

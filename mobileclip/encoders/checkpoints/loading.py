@@ -104,7 +104,8 @@ class Stored:
     def build(self) -> nn.Module:
         """Return the model in its stored form, in float32 and evaluation mode.
 
-        A text tower keeps all of `provenance`; a model keeps no embedding space, since training may change that space.
+        A text tower keeps all of `provenance`. A dual encoder keeps it without the embedding space, since training may
+        change that space.
         """
         model = self._built()
         if isinstance(self.spec, TextEncoderSpec):

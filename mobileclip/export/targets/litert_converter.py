@@ -18,8 +18,7 @@ def convert(programs: str, path: str, precision: str = "float32") -> None:
         programs: folder of `torch.export.save` files `NAME.pt2`, one for each signature NAME. The programs take named
             inputs and return named outputs.
         path: path of the file to write.
-        precision: `int8` if the programs quantise, so that the operations between quantised layers also compute in
-            int8.
+        precision: `int8` for quantised programs, so that the operations between quantised layers also compute in int8.
     """
     import torch
     import torch.ao.quantization.fx._decomposed
