@@ -53,7 +53,9 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 # What changes files, and which of its arguments is the folder that a path is relative to.
 _CHANGES: dict[str, int | None] = {
     **dict.fromkeys(("os.rename", "os.mkdir", "os.link", "os.symlink"), 2),
-    **{"os.remove": 1, "os.rmdir": 1, "os.truncate": None},
+    "os.remove": 1,
+    "os.rmdir": 1,
+    "os.truncate": None,
 }
 _KILL_AT_END = -1
 

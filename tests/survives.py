@@ -114,16 +114,12 @@ class Program:
         """
         begun, port = self.progress(folder), str(next(PORTS))
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         with (folder.parent / "output.txt").open("w+", encoding="utf-8", errors="replace") as log:
+            command = [sys.executable, *(word.replace("{port}", port) for word in self.line)]
+            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
             process = subprocess.Popen(
-                [sys.executable, *(word.replace("{port}", port) for word in self.line)],
-                cwd=folder,
-                env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                text=True,
-                start_new_session=True,
+                command, cwd=folder, env=environment, text=True, start_new_session=True, **streams
             )
             below: set[int] = set()
             try:
@@ -230,22 +226,19 @@ class Survival:
     def again(self, what: str) -> list[str]:
         """Run the command once more, and return what is wrong then; `what` says what was done to it before."""
         again, found = self.command.run(self.root / "work"), []
-        if again.status != 0:
-            found.append(f"run again, it ended with {again.status}: {again.output[-600:]}")
-        if "Traceback" in again.output:
-            found.append(f"a traceback: {again.output[-600:]}")
-        return [f"{what}: {one}" for one in found] + self.differences(what)
+        if again.status != 0 or "Traceback" in again.output:
+            found.append(f"{what}: run again, it ended with {again.status}: {again.output[-600:]}")
+        return found + self.differences(what)
 
     def differences(self, what: str) -> list[str]:
         """Return what differs from an undisturbed run; `what` says what was done to the command before."""
-        after, found = self.command.contents(self.root / "work"), []
-        if more := sorted(after.keys() - self.expected.keys()):
-            found.append(f"left behind: {more}")
-        if missing := sorted(self.expected.keys() - after.keys()):
-            found.append(f"missing: {missing}")
-        if others := sorted(name for name in after.keys() & self.expected.keys() if after[name] != self.expected[name]):
-            found.append(f"different: {others}")
-        return [f"{what}: {one}" for one in found]
+        after, expected = self.command.contents(self.root / "work"), self.expected
+        found = {
+            "left behind": after.keys() - expected.keys(),
+            "missing": expected.keys() - after.keys(),
+            "different": {name for name in after.keys() & expected.keys() if after[name] != expected[name]},
+        }
+        return [f"{what}: {problem}: {sorted(names)}" for problem, names in found.items() if names]
 
     def _told(self, moment: Moment) -> str:
         if moment.operation is None:

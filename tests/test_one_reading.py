@@ -155,13 +155,9 @@ def test_eval_and_fine_tuning(clip, folder, expected):
     same({key.rpartition("/")[2]: row for key, row in zip(features.keys, rows, strict=True)}, by_stem(expected))
     assert report.num_skipped == len(broken())
     task = open_task(str(folder), "classes", ("{}",))
-    kept, rows = session.embed_images(
-        task.samples(left_out := SkipReport()),
-        lambda sample: sample.image,
-        keep=lambda sample: sample.key.rpartition("/")[2],
-        report=left_out,
-        title="",
-    )
+    left_out, options = SkipReport(), {"keep": lambda sample: sample.key.rpartition("/")[2], "title": ""}
+    samples = task.samples(left_out)
+    kept, rows = session.embed_images(samples, lambda sample: sample.image, report=left_out, **options)
     assert left_out.num_skipped == len(broken())
     same(dict(zip(kept, torch.nn.functional.normalize(rows, dim=-1).numpy(), strict=True)), by_stem(expected))
 
@@ -226,6 +222,6 @@ def test_pictures_for_people_stand_on_paper(tmp_path):
     match = Match(id=1, score=1.0, path=str(path), width=48, height=48, size=path.stat().st_size, **unknown)
     (shown,) = small_images([match], 48)
     assert shown.getpixel((0, 0)) == PAPER
-    (sample,) = [ImageTextSample(key="stamp", captions=("a disc",), image=path.read_bytes())]
+    sample = ImageTextSample(key="stamp", captions=("a disc",), image=path.read_bytes())
     (shard,) = write_shards(tmp_path / "shards", [sample], samples_per_shard=1)
     assert inspect_sample(str(shard)).image.getpixel((0, 0)) == PAPER

@@ -105,7 +105,11 @@ def test_every_model_known_by_name_has_a_page():
         assert ("`--interpolation bicubic`" in pages[f"models/{name}.md"]) == (
             models[name].image.input.interpolation == "bilinear" and published_with(name, "bicubic") == name
         )
-    titles = {"mobileclip_s0": "MobileCLIP-S0", "mobileclip_blt": "MobileCLIP-B (LT)"}
+    titles = {
+        "mobileclip_s0": "MobileCLIP-S0",
+        "mobileclip_blt": "MobileCLIP-B (LT)",
+        "mobileclip2_l14": "MobileCLIP2-L-14",
+    }
     assert {name: title_of(name) for name in titles} == titles
 
 

@@ -122,7 +122,7 @@ class Together(nn.Module):
         return {name: block(x[:, : CASES[name].input[1]]) for name, block in self.blocks.items()}
 
 
-@pytest.mark.parametrize("form", [TRAINED_FORM, "folded"])
+@pytest.mark.parametrize("form", [TRAINED_FORM, pytest.param("folded", marks=pytest.mark.slow)])
 def test_exported_with_any_sides(form):
     module = Together({name: filled(MODULES[name]()) for name in CONVOLUTIONAL}).eval()
     module = reparameterize(module) if form == "folded" else module

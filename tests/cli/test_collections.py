@@ -23,6 +23,7 @@ from tests.cli.test_cli import refused, run, worked
 from tests.collections.pictures import draw, telling
 from tests.datasets.made_videos import film
 from tests.engines.conftest import forked_workers  # noqa: F401  a fixture
+from tests.errors import told
 
 TORN = b"\x89PNG\r\n\x1a\n"
 ONE = ("--quiet", "-j", 1)
@@ -50,12 +51,9 @@ def test_names_are_printed_whole_and_forge_no_result(capsys, photos, telling_fil
 
 
 def test_three_commands_find_a_picture(capsys, photos, telling_file):
-    out = worked(capsys, "index", photos, "-m", telling_file, *ONE)
-    assert "the index is " in out
-    assert "4 images in the index: 4 encoded" in out
+    told(worked(capsys, "index", photos, "-m", telling_file, *ONE), "the index is ", "index: 4 encoded")
     status, out, err = run(capsys, "index", "-o", "web/made.safetensors", *ONE)
-    assert (status, err) == (0, "")
-    assert out.endswith("wrote 4 images to web/made.safetensors\n")
+    assert (status, err, out.splitlines()[-1]) == (0, "", "wrote 4 images to web/made.safetensors")
     refused(capsys, "already exists", "index", "-o", "web/made.safetensors")
     first, _ = worked(capsys, "search", "--image", photos / "2.png", "-k", 2).splitlines()
     assert first.endswith("photos/2.png")
@@ -84,13 +82,13 @@ def test_an_index_is_brought_up_to_date_without_a_word(capsys, photos, telling_f
 def test_every_command_takes_the_index_its_pictures_or_nothing(capsys, photos, telling_file, tmp_path):
     draw(tmp_path / "others" / "0.png", 50)
     worked(capsys, "index", "others", "-m", telling_file, *ONE)
-    _, out, _ = run(capsys, "index", "photos", "-m", telling_file, *ONE)
-    folder = out.splitlines()[0].removeprefix("the index is ")
+    line, *_ = worked(capsys, "index", "photos", "-m", telling_file, *ONE).splitlines()
+    folder = line.removeprefix("the index is ")
     (tmp_path / "words.txt").write_text("a kite\n")
     names = ((), ("--index", "photos"), ("--index", folder))  # the one that was written last, its pictures, itself
     for name in names:
-        _, out, _ = run(capsys, "search", "a cat", "--json", *name)
-        assert {Path(one["path"]).parent for one in json.loads(out)} == {photos}
+        found = json.loads(worked(capsys, "search", "a cat", "--json", *name))
+        assert {Path(one["path"]).parent for one in found} == {photos}
         for command in (
             ("index", *ONE),
             ("dedup", "--quiet", "--overwrite"),
@@ -119,9 +117,8 @@ def test_a_folder_that_is_gone_ends_nothing_and_is_shown_nowhere(capsys, photos,
     assert "8 images in the index: 1 encoded, 4 as before, 3 kept from missing folders" in out
     assert f"{tmp_path}/more is missing or empty: the index keeps but hides its 3 images" in err
     assert len(worked(capsys, "search", "a cat", "-i", "made", "-k", 3).splitlines()) == 3
-    _, out, _ = run(capsys, "search", "--image", tmp_path / "away/10.png", "-i", "made", "--json")
-    assert {str(Path(one["path"]).parent) for one in json.loads(out)} == {str(photos)}
-    assert len(json.loads(out)) == 5
+    found = json.loads(worked(capsys, "search", "--image", tmp_path / "away/10.png", "-i", "made", "--json"))
+    assert [Path(one["path"]).parent for one in found] == [photos] * 5
     worked(capsys, "dedup", "-i", "made", "--threshold", 0.01, "--quiet")
     assert "more" not in Path("duplicates.jsonl").read_text(encoding="utf-8")
     assert "wrote 5 images to made.safetensors" in worked(capsys, "index", "-i", "made", "-o", "made.safetensors", *ONE)
@@ -223,16 +220,14 @@ def _pictures(page):
 def test_a_page_shows_what_was_found(capsys, photos, telling_file, tmp_path):
     worked(capsys, "index", photos, "-i", "made", "-m", telling_file, *ONE)
     (photos / "3.png").unlink()
-    status, _, err = run(capsys, "search", "a cat <b>", "-i", "made", "--not", "dogs", "-o", tmp_path / "found.html")
-    assert status == 0
-    assert "wrote" in err
+    line, explained = ("search", "a cat <b>", "-i", "made", "--not", "dogs", "-o"), tmp_path / "explained.html"
+    status, _, err = run(capsys, *line, tmp_path / "found.html")
+    assert (status, "wrote" in err) == (0, True)
     page = (tmp_path / "found.html").read_text(encoding="utf-8")
-    assert "a cat &lt;b&gt;" in page
-    assert "<b>" not in page
+    assert ("a cat &lt;b&gt;" in page, "<b>" in page) == (True, False)
     pictures = _pictures(page)
     assert len(pictures) == 3
-    explained = tmp_path / "explained.html"
-    run(capsys, "search", "a cat <b>", "-i", "made", "--not", "dogs", "--explain", "-o", explained)
+    worked(capsys, *line, explained, "--explain")
     page = explained.read_text(encoding="utf-8")
     assert "attribution, not segmentation" in page
     assert page.count("full colour: the location changes the score by 0.") == page.count("<li>") > 0
@@ -267,8 +262,7 @@ def test_duplicates_of_a_folder_need_no_index(capsys, photos, telling_file):
     shutil.copy(photos / "1.png", photos / "copy.png")
     given = ("dedup", photos, "--threshold", "0.999", "-j", 1, "--quiet")
     out = worked(capsys, *given, "-m", telling_file)
-    assert "5 images in the index: 5 encoded" in out
-    assert "1 near-duplicates among 5 images, in 1 groups: duplicates.jsonl" in out
+    told(out, "5 images in the index: 5 encoded", "1 near-duplicates among 5 images, in 1 groups: duplicates.jsonl")
     (photos / "copy.png").unlink()
     assert "4 as before, 1 removed or moved away" in worked(capsys, *given, "-o", "again.jsonl")
     assert Path("again.jsonl").read_text(encoding="utf-8") == ""
@@ -279,11 +273,10 @@ def test_frames_of_videos_are_printed_with_their_times(capsys, photos, telling_f
     film(photos / "clip.mp4", [21, 22, 23])
     out = worked(capsys, "index", photos, "-m", telling_file, "--video-seconds", 2, *ONE)
     assert "7 images in the index: 7 encoded" in out
-    _, out, _ = run(capsys, "search", "a cat", "-k", 9)
-    assert len([line for line in out.splitlines() if "clip.mp4 " in line]) == 1
-    assert len(out.splitlines()) == 5
-    _, out, _ = run(capsys, "search", "a cat", "--where", "time>=0", "--all-frames")
-    assert sorted(line.split("clip.mp4 ")[1] for line in out.splitlines()) == ["0:00", "0:02", "0:04"]
+    lines = worked(capsys, "search", "a cat", "-k", 9).splitlines()
+    assert (len(lines), len([line for line in lines if "clip.mp4 " in line])) == (5, 1)
+    lines = worked(capsys, "search", "a cat", "--where", "time>=0", "--all-frames").splitlines()
+    assert sorted(line.split("clip.mp4 ")[1] for line in lines) == ["0:00", "0:02", "0:04"]
     (found,) = json.loads(worked(capsys, "search", "a cat", "--where", "time=4", "--json"))
     assert (found["path"], found["time"]) == (str(photos / "clip.mp4"), 4)
     refused(capsys, "--video-seconds is 0.5, expected at least 1", "index", photos, "--video-seconds", 0.5)
@@ -317,17 +310,14 @@ def test_thumbnails_are_the_pictures_in_colours_and_names_do_nothing(capsys, pho
     worked(capsys, "index", photos, "-i", "made", "-m", telling_file, *ONE)
     (photos / "2.png").write_bytes(TORN)
     (photos / "1.png").unlink()
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLORTERM", "truecolor")
-    monkeypatch.setenv("COLUMNS", "300")
+    for name, value in (("FORCE_COLOR", "1"), ("COLORTERM", "truecolor"), ("COLUMNS", "300")):
+        monkeypatch.setenv(name, value)
     status, out, err = run(capsys, "search", "a cat", "-i", "made", "--thumbnails")
     assert (status, err) == (0, "")
     # 32 x 11 pixels: two of them in every character, but for the last line.
     assert (out.count("38;2;200;30;40"), out.count("48;2;200;30;40")) == (6 * 32, 5 * 32)
-    assert "\x1b[2J" not in out
-    assert "\\x1b[2Jred.png" in out
-    lines = [line for line in out.splitlines() if "▀" in line]
-    assert max(line.count("▀") for line in lines) == 32
+    assert ("\x1b[2J" in out, "\\x1b[2Jred.png" in out) == (False, True)
+    assert max(line.count("▀") for line in out.splitlines()) == 32
     assert "2.png" in out, "a picture that can no longer be read is named"
     assert "1.png" not in out, "a picture that is gone is no hit"
     refused(capsys, "--output PAGE.html writes a file", "search", "a cat", "-i", "made", "--thumbnails", "--json")

@@ -11,6 +11,7 @@ from mobileclip.engines import LocalEngine, RayEngine, Retries, read_set_aside
 from tests.cli.test_cli import refused, run, worked
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
 from tests.datasets.joining.world import left_out
+from tests.errors import told
 from tests.preloaded import preloaded
 from tests.storage.test_local import nobody
 
@@ -32,10 +33,8 @@ def shards(tmp_path):
 def test_join(capsys, shards):
     status, out, err = run(capsys, "data", "join", *shards, "--by", "uid")
     assert status == 0
-    assert "joined      6 of 8 samples (75.0%)" in out
-    assert "2  no image has their key" in out
-    assert "indexing: 3/3" in err
-    assert "joining: 2/2" in err
+    told(out, "joined      6 of 8 samples (75.0%)", "2  no image has their key")
+    told(err, "indexing: 3/3", "joining: 2/2")
     assert left_out(shards[3]) == [("000004", "04.tar", "no_image"), ("000006", "04.tar", "no_image")]
     assert run(capsys, "data", "join", *shards, "--by", "uid") == (0, out, "")
     out = worked(capsys, "data", "join", *shards, "--status")
@@ -53,17 +52,12 @@ def test_join_in_a_process_of_its_own(shards, tmp_path):
 def test_join_tells_by_its_status_that_a_shard_could_not_be_read(capsys, shards):
     shards[0].with_name("04.tar").write_bytes(b"torn" * 400)
     arguments = "data", "join", *shards, "--by", "uid", "--quiet"
-    out = worked(capsys, *arguments)
-    assert "joined      4 of 4" in out
-    assert "unfinished  1 reinforced shards" in out
+    told(worked(capsys, *arguments), "joined      4 of 4", "unfinished  1 reinforced shards")
     (aside,) = read_set_aside(shards[3])
     assert (aside.unit, aside.tries, aside.reason.partition(",")[0]) == ("04.tar", 1, "unreadable_shard")
-    _, out, _ = run(capsys, "data", "join", *shards, "--status")
-    assert out.startswith("finished at 20")
-    assert out.splitlines()[1:] == [
-        "joining: 1 of 2 shards done",
-        "set aside: 1 (see set_aside.jsonl); failed attempts: 1",
-    ]
+    first, *others = worked(capsys, "data", "join", *shards, "--status").splitlines()
+    assert first.startswith("finished at 20")
+    assert others == ["joining: 1 of 2 shards done", "set aside: 1 (see set_aside.jsonl); failed attempts: 1"]
     assert run(capsys, *arguments, "--strict")[0] == 1
 
 

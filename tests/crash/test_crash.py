@@ -15,7 +15,6 @@ from tests.survives import Survival
 # Those that take a second, and how many moments of each are tried by default.
 QUICK = {
     "index": 1,
-    "upgrade": 2,
     "embed": 2,
     "convert": 2,
     "hub save over": 2,

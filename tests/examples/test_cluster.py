@@ -21,20 +21,19 @@ def job() -> dict:
     return yaml.safe_load((CLUSTER / "kubernetes-job.yaml").read_text())
 
 
-def commands() -> dict[str, list[str]]:
-    """Return what is given to the recipe in each file."""
+def commands() -> tuple[list[str], list[str]]:
+    """Return what is given to the recipe in each file: SLURM's and that of Kubernetes."""
     line = re.search(r"python (recipes/train_s2\.py .*)", BATCH.read_text())[1]
     (container,) = job()["spec"]["template"]["spec"]["containers"]
     recipe = container["command"].index("recipes/train_s2.py")
-    return {"slurm": shlex.split(line)[1:], "kubernetes": container["command"][recipe + 1 :]}
+    return shlex.split(line)[1:], container["command"][recipe + 1 :]
 
 
-@pytest.mark.parametrize("name", ["slurm", "kubernetes"])
-def test_the_recipe_takes_the_flags(name, capsys):
-    run_named("train_s2", *commands()[name], "--show")
-    shown = json.loads(capsys.readouterr().out)
-    assert shown["data"]["num_workers"] == 10
-    assert shown["data"]["shards"]
+def test_the_recipe_takes_the_flags(capsys):
+    for flags in commands():
+        run_named("train_s2", *flags, "--show")
+        shown = json.loads(capsys.readouterr().out)
+        assert (shown["data"]["num_workers"], bool(shown["data"]["shards"])) == (10, True)
 
 
 def test_the_script_of_slurm_is_one():

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,10 +37,11 @@ from mobileclip.reparam import is_folded
 from mobileclip.testing import check_loss
 from tests.blocks.filling import filled
 from tests.contracts.tasks import check_task
+from tests.plugins import install
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "examples" / "models"
-STAGES = (StageSpec(dim=16, depth=1), StageSpec(dim=32, depth=1), StageSpec(dim=64, depth=1))
+STAGES = tuple(StageSpec(dim=dim, depth=1) for dim in (16, 32, 64))
 IMAGE = MCiSpec(stages=STAGES, embedding_dim=16, input=ImageInput(size=64))
 
 
@@ -119,18 +119,13 @@ def test_own_parts_go_all_the_way_and_are_found_by_entry_point(script, tmp_path)
     for name in ("pooling", "conv_mixer"):
         assert verify_export(tmp_path / name, show_progress=False).passed
         assert is_folded(load_model(tmp_path / f"{name}.safetensors"))
-    site = tmp_path / "site"
-    info = site / "own_parts-0.1.dist-info"
-    info.mkdir(parents=True)
-    file = tmp_path / "conv_mixer.safetensors"
-    command = [sys.executable, "-m", "mobileclip.cli", "info", str(file)]
+    site, source = tmp_path / "site", (MODELS / "own_parts.py").read_text()
+    site.mkdir()
+    install(site, "own_parts", "token_mixer", "pooling", source, attribute="PoolingSpec")
+    with (site / "own_parts-1.0.dist-info" / "entry_points.txt").open("a") as entry_points:
+        entry_points.write("[mobileclip.image_encoder_family]\nconv_mixer = own_parts:ConvMixerSpec\n")
+    command = [sys.executable, "-m", "mobileclip.cli", "info", str(tmp_path / "conv_mixer.safetensors")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (site, ROOT)))}
-    shutil.copy(MODELS / "own_parts.py", site)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-parts\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text(
-        "[mobileclip.token_mixer]\npooling = own_parts:PoolingSpec\n"
-        "[mobileclip.image_encoder_family]\nconv_mixer = own_parts:ConvMixerSpec\n"
-    )
     found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
     assert found.returncode == 0, found.stderr
     assert '"kind": "conv_mixer"' in found.stdout
@@ -151,9 +146,8 @@ def test_an_own_loss_trains_an_own_task_measures_and_an_own_target_exports(scrip
     for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
         (tmp_path / "pictures" / name).mkdir(parents=True)
         for index in range(3):
-            Image.new("RGB", (64, 64), tuple(part + index for part in colour)).save(
-                tmp_path / "pictures" / name / f"{index}.png"
-            )
+            picture = Image.new("RGB", (64, 64), tuple(part + index for part in colour))
+            picture.save(tmp_path / "pictures" / name / f"{index}.png")
     model = filled(DualEncoderSpec(image=IMAGE, text=MCtSpec(width=32, num_heads=2, depth=1, embedding_dim=16)).build())
     check_task("neighbours", tmp_path / "pictures", Session.of(candidate_of(model, name="mine"), batch_size=4))
     save_model(model, tmp_path / "model.safetensors")

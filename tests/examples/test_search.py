@@ -17,14 +17,13 @@ from tests.export.litert import EXPORT, model as litert_model
 from tests.export.models import SHALLOW, few_samples, seeing, small_model
 
 TEXTS = ("a cat", "two dogs on a beach", "a red wall")
+PLAIN = {"normalize": False, "dynamic_batch": True}
 SPECS = {
     "onnx": None,
     "openvino": ExportSpec(output="", target="openvino", preprocess="uint8"),
     "executorch": ExportSpec(output="", target="executorch"),
     "litert": None,
-    "onnx in 8 bits": ExportSpec(
-        output="", target="onnx", precision="int8", preprocess="uint8", normalize=False, dynamic_batch=True
-    ),
+    "onnx in 8 bits": ExportSpec(output="", target="onnx", precision="int8", preprocess="uint8", **PLAIN),
 }
 SLOW = ("executorch", "onnx in 8 bits")
 SCRIPTS = {"onnx": "onnxruntime_search.py"}
@@ -56,10 +55,11 @@ class Example:
         return done.returncode, done.stdout, "\n".join(told)
 
 
-@pytest.fixture
-def mistaken(example, tmp_path):
-    """What an example says to its mistakes."""
-    return partial(refused, tmp_path, example.script)
+def mistaken(example, folder, *arguments):
+    """Return what an example says to a mistake."""
+    status, said = refused(folder, example.script, *arguments)
+    assert status == 2
+    return said
 
 
 @pytest.fixture(scope="module", params=[pytest.param(one, marks=[pytest.mark.slow] * (one in SLOW)) for one in SPECS])
@@ -109,28 +109,24 @@ def test_it_says_what_the_model_says(example, tmp_path):
             assert [line.split("  ")[-1] for line in lines] == expected
 
 
-def test_mistakes_are_told(example, mistaken, tmp_path):
-    status, printed = mistaken("--help")
+def test_mistakes_are_told(example, tmp_path):
+    status, printed = refused(tmp_path, example.script, "--help")
     assert (status, f"mobileclip export --target {example.target}" in " ".join(printed.split())) == (0, True)
     asked = ("--pictures", *write_images(tmp_path, 1), "--texts", *TEXTS)
 
-    def told(folder):
-        status, said = mistaken(folder, *asked)
-        assert status == 2
-        return said
-
-    assert f"make an export: mobileclip export MODEL --target {example.target}" in told(tmp_path)
+    told = partial(mistaken, example, tmp_path)
+    assert f"make an export: mobileclip export MODEL --target {example.target}" in told(tmp_path, *asked)
     copied = shutil.copytree(example.folder, tmp_path / "copied")
     contract = json.loads((copied / "mobileclip.json").read_text())
     (copied / "mobileclip.json").write_text(json.dumps({**contract, "target": "torch"}))
-    assert f"is for torch, expected {example.target}" in told(copied)
+    assert f"is for torch, expected {example.target}" in told(copied, *asked)
     (copied / "mobileclip.json").write_text(json.dumps(contract))
     file = copied / next(one["file"] for one in contract["towers"] if one["tower"] == "text")
     file.unlink()
-    assert f"{file.name} is missing; copy the export again" in told(copied)
+    assert f"{file.name} is missing; copy the export again" in told(copied, *asked)
 
 
-def test_a_file_that_computes_something_else_is_not_used(example, mistaken, small_export, tmp_path):
+def test_a_file_that_computes_something_else_is_not_used(example, small_export, tmp_path):
     if example.name not in ("onnx", "openvino"):
         pytest.skip("its files are of one kind with those of the others")
     copied = shutil.copytree(example.folder, tmp_path / "copied")
@@ -139,6 +135,5 @@ def test_a_file_that_computes_something_else_is_not_used(example, mistaken, smal
     else:
         for file in small_export("openvino", 1).glob("text.*"):
             shutil.copy(file, copied)
-    status, said = mistaken(copied, "--pictures", *write_images(tmp_path, 1), "--texts", *TEXTS)
-    assert status == 2
+    said = mistaken(example, tmp_path, copied, "--pictures", *write_images(tmp_path, 1), "--texts", *TEXTS)
     assert "error: the text tower's embeddings of the golden inputs differ" in said

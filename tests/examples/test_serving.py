@@ -7,6 +7,7 @@ import signal
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,6 @@ TEXTS = ("a cat", "two dogs on a beach", "a red bus", "a house", "three birds", 
 def asked(address, data=None):
     with urllib.request.urlopen(urllib.request.Request(address, data=data), timeout=60) as response:
         return json.load(response)
-
-
-def embedding(address, text):
-    found = asked(f"{address}/texts", json.dumps({"texts": [text]}).encode())
-    return found["version"], torch.tensor(found["found"][0])
 
 
 pytestmark = pytest.mark.extra("openvino")
@@ -64,11 +60,10 @@ def serve(model, *arguments):
     return preloaded().start(APP, model, "--port", 0, *arguments, folder=model.parent)
 
 
-@pytest.fixture(scope="module")
-def server(models):
-    """The process that serves the first of them, until a test replaces it, and its address."""
-    point(models, "model_0")
-    process = serve(models / "current", "--num-threads", 1)
+@contextmanager
+def serving(model, *arguments):
+    """The process that serves a model, and its address."""
+    process = serve(model, *arguments)
     try:
         yield process, line(process)
     finally:
@@ -76,9 +71,18 @@ def server(models):
         process.communicate(30)
 
 
+@pytest.fixture(scope="module")
+def server(models):
+    """The process that serves the first of them, until a test replaces it, and its address."""
+    point(models, "model_0")
+    with serving(models / "current", "--num-threads", 1) as found:
+        yield found
+
+
 def test_pictures_and_what_is_wrong_with_a_question(server, models):
     _, address = server
-    clip = mobileclip.load(models / "model_0")
+    version = asked(f"{address}/health")["version"]  # the second, where the other test has run before
+    clip = mobileclip.load(models / f"model_{version - 1}")
     picture = bundled_samples().images[0]
     found = asked(f"{address}/image", picture)["found"]
     torch.testing.assert_close(torch.tensor(found), clip.encode_image(picture)[0], rtol=0, atol=1e-5)
@@ -95,22 +99,21 @@ def test_pictures_and_what_is_wrong_with_a_question(server, models):
             asked(f"{address}/{path}", data)
         refused.value.close()
         assert refused.value.code == status
-    assert asked(f"{address}/health")["version"] == 1
+    assert asked(f"{address}/health")["version"] == version
 
 
 def test_everybody_is_answered_while_the_model_is_replaced(server, models):
     process, address = server
-    expected = {
-        version: {text: model.encode_text(text)[0] for text in TEXTS}
-        for version, model in ((number + 1, mobileclip.load(models / f"model_{number}")) for number in (0, 1))
-    }
+    clips = {version: mobileclip.load(models / f"model_{version - 1}") for version in (1, 2)}
+    expected = {version: {text: clip.encode_text(text)[0] for text in TEXTS} for version, clip in clips.items()}
     assert not torch.allclose(expected[1]["a cat"], expected[2]["a cat"], atol=1e-2)
 
     def ask(number):
         text = TEXTS[number % len(TEXTS)]
-        version, found = embedding(address, text)
-        torch.testing.assert_close(found, expected[version][text], rtol=0, atol=1e-5)
-        return version
+        said = asked(f"{address}/texts", json.dumps({"texts": [text]}).encode())
+        found = torch.tensor(said["found"][0])
+        torch.testing.assert_close(found, expected[said["version"]][text], rtol=0, atol=1e-5)
+        return said["version"]
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(ask, range(80))) == {1}
@@ -131,12 +134,8 @@ def test_an_export_that_was_made_elsewhere_wants_trust(models, another_machine):
     _, said = refused.communicate(120)
     assert refused.returncode != 0
     assert "was written on another machine" in said
-    trusted = serve(models / "model_0", "--trust")
-    try:
-        assert line(trusted).startswith("http://127.0.0.1:")
-    finally:
-        trusted.send_signal(signal.SIGTERM)
-        trusted.communicate(30)
+    with serving(models / "model_0", "--trust") as (_, address):
+        assert address.startswith("http://127.0.0.1:")
 
 
 def test_the_application_of_the_page_answers():

@@ -29,6 +29,7 @@ TOLERANCE = {"export": 1e-3, "half": 3e-3, "whole": 1e-3, "immich": 1e-3}
 # What Chromium itself says of a machine without a graphics processor, whoever asks for one.
 NO_GRAPHICS = '"No available adapters."'
 READY = "document.querySelectorAll('#samples button').length"
+WORK = "document.getElementById('work-text').textContent"
 STATUS = "document.getElementById('model').textContent"
 NOTICES = "document.getElementById('notices').innerText"
 SCORES = (
@@ -51,13 +52,10 @@ def models():
 def dist(tmp_path_factory, models):
     """The built page, with one export where it looks for it and others beside it."""
     folder = build(tmp_path_factory.mktemp("web") / "web")
-    export_model(models["export"], ExportSpec(output=folder / "export"))
-    half = ExportSpec(
-        output=folder / "half", precision="float16", preprocess="uint8", normalize=False, dynamic_batch=True
-    )
-    export_model(models["half"], half)
-    export_model(models["whole"], ExportSpec(output=folder / "whole", preprocess="picture", dynamic_batch=True))
-    export_model(models["immich"], ExportSpec(output=folder / "immich", layout="immich"))
+    half = {"precision": "float16", "preprocess": "uint8", "normalize": False, "dynamic_batch": True}
+    whole, immich = {"preprocess": "picture", "dynamic_batch": True}, {"layout": "immich"}
+    for name, choices in (("export", {}), ("half", half), ("whole", whole), ("immich", immich)):
+        export_model(models[name], ExportSpec(output=folder / name, **choices))
     return folder
 
 
@@ -76,11 +74,9 @@ def browser():
 @pytest.fixture
 def pictures(tmp_path):
     folder = tmp_path / "pictures"
-    folder.mkdir()
+    (folder / "inner").mkdir(parents=True)
     write_images(folder, 5)
-    inner = folder / "inner"
-    inner.mkdir()
-    (folder / "cat.jpg").rename(inner / "cat.jpg")
+    (folder / "cat.jpg").rename(folder / "inner" / "cat.jpg")
     return folder
 
 
@@ -102,19 +98,13 @@ def complaints(page):
     return [said for said in page.complaints if NO_GRAPHICS not in said]
 
 
-def least_cosine(page):
-    return float(page.evaluate(STATUS).split()[-1])
-
-
 def embed(model, paths, texts):
     """Unit embeddings of pictures and texts, as Python computes them."""
     spec = model.spec
     with torch.no_grad():
         images = model.encode_image(torch.stack([ImageTransform(spec.image.input)(load_image(path)) for path in paths]))
-        return (
-            torch.nn.functional.normalize(images, dim=-1),
-            torch.nn.functional.normalize(model.encode_text(Tokenizer(spec.text.input)(texts)), dim=-1),
-        )
+        texts = model.encode_text(Tokenizer(spec.text.input)(texts))
+        return tuple(torch.nn.functional.normalize(rows, dim=-1) for rows in (images, texts))
 
 
 def probabilities(model, path, labels):
@@ -137,7 +127,7 @@ def test_resizing_and_tokens_are_those_of_python(dist, tmp_path):
 def test_it_proves_itself_and_fits(browser, address, query, width, dark):
     page = shown(browser, address + query, width=width, dark=dark)
     assert page.evaluate(STATUS).startswith("Same as the original model")
-    assert 1 >= least_cosine(page) > (0.9995 if "half" in query else 0.99999)
+    assert 1 >= float(page.evaluate(STATUS).split()[-1]) > (0.9995 if "half" in query else 0.99999)
     page.evaluate("document.querySelector('#samples button').click()")
     page.wait_for(f"Object.keys({SCORES}).length == 5")
     page.evaluate("document.getElementById('proof').open = true")
@@ -199,13 +189,11 @@ def test_a_folder_is_searched_as_python_ranks_it(browser, address, models, pictu
     assert "5 pictures" in page.evaluate("document.getElementById('status').textContent")
     again = shown(browser, f"{address}?export=half")
     again.choose_files("#pictures-file", *paths)
-    again.wait_for(
-        "document.getElementById('work-text').textContent.startsWith('5 of 5 pictures, 5 known from before')"
-    )
+    again.wait_for(f"{WORK}.startsWith('5 of 5 pictures, 5 known from before')")
     other = shown(browser, address)
     other.choose_files("#pictures-file", *paths)
-    other.wait_for("document.getElementById('work-text').textContent.startsWith('5 of 5 pictures')")
-    assert "known" not in other.evaluate("document.getElementById('work-text').textContent")
+    other.wait_for(f"{WORK}.startsWith('5 of 5 pictures')")
+    assert "known" not in other.evaluate(WORK)
 
 
 def test_an_index_is_opened_and_searched_as_python_searches_it(browser, address, models, pictures, tmp_path):
@@ -217,10 +205,9 @@ def test_an_index_is_opened_and_searched_as_python_searches_it(browser, address,
         assert index.export(tmp_path / f"{name} pictures.safetensors") == 5
     page = shown(browser, address)
     page.evaluate("document.getElementById('search-tab').click()")
-    page.choose_files("#index-file", tmp_path / "model.safetensors")
-    page.wait_for(f"{NOTICES}.includes('model.safetensors holds no pictures')")
-    page.choose_files("#index-file", tmp_path / "other pictures.safetensors")
-    page.wait_for(f"{NOTICES}.includes('were indexed with another model')")
+    for name, notice in (("model", "holds no pictures"), ("other pictures", "were indexed with another model")):
+        page.choose_files("#index-file", tmp_path / f"{name}.safetensors")
+        page.wait_for(f"{NOTICES}.includes('{notice}')")
     page.choose_files("#index-file", tmp_path / "model pictures.safetensors")
     page.wait_for("document.getElementById('status').textContent.startsWith('5 pictures')")
     assert page.evaluate(NOTICES) == ""

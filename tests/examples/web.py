@@ -71,12 +71,10 @@ def served(folder):
 
 def write_values(folder):
     """Write what Pillow, `tokenizers` and the library give, for the page's own tests."""
-    (folder / "resampled.json").write_text(json.dumps(resampled()))
-    (folder / "composited.json").write_text(json.dumps(composited()))
-    (folder / "inputs.json").write_text(json.dumps(inputs()))
-    (folder / "tokens.json").write_text(
-        json.dumps([clip_tokens(), of_lengths(clip_tokens()), *(own_tokens(folder, kind) for kind in KINDS)])
-    )
+    tokens = [clip_tokens(), of_lengths(clip_tokens()), *(own_tokens(folder, kind) for kind in KINDS)]
+    values = {"resampled": resampled(), "composited": composited(), "inputs": inputs(), "tokens": tokens}
+    for name, value in values.items():
+        (folder / f"{name}.json").write_text(json.dumps(value))
 
 
 def resampled():
@@ -87,17 +85,9 @@ def resampled():
         for interpolation in ("bilinear", "bicubic"):
             noise = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
             for pixels in (noise, np.where(noise < 128, 0, 255).astype(np.uint8)):
-                contract = ImageInput(size=SIDE, interpolation=interpolation)
-                cases.append(
-                    {
-                        "width": width,
-                        "height": height,
-                        "size": SIDE,
-                        "interpolation": interpolation,
-                        "pixels": as_base64(pixels),
-                        "expected": as_base64(cropped(Image.fromarray(pixels), contract)),
-                    }
-                )
+                expected = cropped(Image.fromarray(pixels), ImageInput(size=SIDE, interpolation=interpolation))
+                kind = {"width": width, "height": height, "size": SIDE, "interpolation": interpolation}
+                cases.append({**kind, "pixels": as_base64(pixels), "expected": as_base64(expected)})
     return cases
 
 
@@ -133,24 +123,16 @@ def inputs():
     contract = ImageInput(size=16, mean=OPENAI_MEAN, std=OPENAI_STD)
     planes = torch.from_numpy(pixels).movedim(-1, 0)[None]
     taken = {kind: as_taken(planes, contract, kind) for kind in ("host", "uint8", "float32")}
-    return {
-        "pixels": as_base64(pixels),
-        "mean": contract.mean,
-        "std": contract.std,
-        "inputs": {kind: as_base64(tensor.contiguous().numpy()) for kind, tensor in taken.items()},
-    }
+    encoded = {kind: as_base64(tensor.contiguous().numpy()) for kind, tensor in taken.items()}
+    return {"pixels": as_base64(pixels), "mean": contract.mean, "std": contract.std, "inputs": encoded}
 
 
 def clip_tokens():
     """The golden texts and random ones, with the whole rows of Python's tokenizers."""
     generator = random.Random(0)
     lengths = [generator.randint(1, 60) for _ in range(300)]
-    texts = [
-        *golden_texts(),
-        "Ο ΟΔΥΣΣΕΑΣ ΣΤΗ ΘΑΛΑΣΣΑ",
-        *("".join(generator.choices(ALPHABET, k=length)) for length in lengths),
-    ]
-    return rows_of("CLIP", TextInput(), texts)
+    drawn = ["".join(generator.choices(ALPHABET, k=length)) for length in lengths]
+    return rows_of("CLIP", TextInput(), [*golden_texts(), "Ο ΟΔΥΣΣΕΑΣ ΣΤΗ ΘΑΛΑΣΣΑ", *drawn])
 
 
 def own_tokens(folder, kind):
@@ -162,17 +144,10 @@ def own_tokens(folder, kind):
 def rows_of(name, contract, texts):
     file = Tokenizer(contract).to_json()
     whole = tokenizers.Tokenizer.from_str(file)
-    return {
-        "name": name,
-        "file": json.loads(file),
-        "contract": {
-            "contextLength": contract.context_length,
-            "padId": contract.pad_id,
-            "startId": contract.start_id,
-            "endId": contract.end_id,
-        },
-        "rows": [{"text": text, "ids": whole.encode(text).ids} for text in texts],
-    }
+    ids = {"padId": contract.pad_id, "startId": contract.start_id, "endId": contract.end_id}
+    rows = [{"text": text, "ids": whole.encode(text).ids} for text in texts]
+    described = {"contextLength": contract.context_length, **ids}
+    return {"name": name, "file": json.loads(file), "contract": described, "rows": rows}
 
 
 def of_lengths(case):

@@ -19,6 +19,7 @@ STUDENT = ("image", "text", "syn_text")
 TEACHER_DIMS = (3, 4)
 
 _TEACHERS = {"teacher_dims": TEACHER_DIMS, "teacher_logit_scales": (30, 15)}
+_BIASED = {**_TEACHERS, "teacher_logit_biases": (-12.5, None), "initial_logit_bias": -3}
 SPECS: dict[str, LossSpec] = {
     "contrastive": ContrastiveLossSpec(),
     "reinforced": ReinforcedLossSpec(**_TEACHERS),
@@ -27,15 +28,9 @@ SPECS: dict[str, LossSpec] = {
     "sigmoid": SigmoidLossSpec(initial_logit_bias=-3),
     "reinforced_sigmoid": ReinforcedSigmoidLossSpec(**_TEACHERS, initial_logit_bias=-3),
     "reinforced_sigmoid, both terms": ReinforcedSigmoidLossSpec(
-        **_TEACHERS,
-        teacher_logit_biases=(-12.5, None),
-        contrastive_weight=0.25,
-        distill_weight=0.75,
-        initial_logit_bias=-3,
+        **_BIASED, contrastive_weight=0.25, distill_weight=0.75
     ),
-    "reinforced_sigmoid, release": ReinforcedSigmoidLossSpec(
-        **_TEACHERS, teacher_logit_biases=(-12.5, None), sigmoid_distillation="release", initial_logit_bias=-3
-    ),
+    "reinforced_sigmoid, release": ReinforcedSigmoidLossSpec(**_BIASED, sigmoid_distillation="release"),
     "labelled_contrastive": labelled_contrastive(sum(TEACHER_DIMS)),
 }
 

@@ -90,11 +90,11 @@ class TestCalls:
     def test_the_scale_is_a_number_or_a_tensor_of_one(self, spec):
         inputs = random_batch(spec, 4)
         loss = spec.build().double()
-        scale = torch.tensor([0.1], dtype=torch.float64, requires_grad=True)
-        by_tensor = loss(**inputs, logit_scale=scale).total
+        by_tensor = loss(**inputs, logit_scale=torch.tensor([0.1], dtype=torch.float64)).total
         assert loss(**inputs, logit_scale=0.1).total.item() == by_tensor.item()
-        by_tensor.backward()
-        assert scale.grad.shape == (1,)
+        scale = torch.tensor([9.0], requires_grad=True)
+        spec.build()(**inputs, logit_scale=scale).total.backward()
+        assert (scale.grad.shape, scale.grad.dtype) == ((1,), torch.float32)
         with fails(ValueError, "(2,)"):
             loss(**inputs, logit_scale=torch.ones(2))
         sigmoid = spec.initial_logit_bias is not None

@@ -17,13 +17,6 @@ def on(device, inputs):
     return {name: value.detach().to(device).requires_grad_(value.requires_grad) for name, value in inputs.items()}
 
 
-def gradients(call, inputs, scale, parameters):
-    """The total and its gradients, of the inputs, the scale and the loss's own parameters."""
-    total = call(**inputs, logit_scale=scale).total
-    wanted = [value for value in inputs.values() if value.requires_grad] + [scale, *parameters]
-    return total.detach(), torch.autograd.grad(total, wanted)
-
-
 @each_loss
 @pytest.mark.usefixtures("each_size")
 @pytest.mark.parametrize("batch", [1, 7, 33])
@@ -31,8 +24,11 @@ def test_tiles_equal_the_formula(spec, batch, gpu):
     inputs = on(gpu, random_batch(spec, batch))
     scale = torch.tensor(9.0, dtype=torch.float64, device=gpu, requires_grad=True)
     loss = spec.build().double().to(gpu)
-    found = gradients(loss, inputs, scale, loss.parameters())
-    expected = gradients(partial(dense_loss, spec, **dict(loss.named_parameters())), inputs, scale, loss.parameters())
+    wanted = [value for value in inputs.values() if value.requires_grad] + [scale, *loss.parameters()]
+    found, expected = (
+        [(total := call(**inputs, logit_scale=scale).total).detach(), *torch.autograd.grad(total, wanted)]
+        for call in (loss, partial(dense_loss, spec, **dict(loss.named_parameters())))
+    )
     assert found[0].device.type == gpu.type
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
