@@ -47,9 +47,9 @@ class ExportSpec:
             file, and computes in float32.
         also: further precisions to write to the same folder, if the layout has different file names for them.
         dynamic_batch: whether to accept batches of any size; otherwise the batch size is 1, as mobile runtimes require.
-        preprocess: input of the image file. `host`: pixels that the host has scaled and normalised. `uint8` or
-            `float32`: pixels of that type in [0, 255]; the file scales and normalises, and the host resizes and crops.
-            `picture`: uint8 pixels of an upright image of any size; the file does all preprocessing, for targets that
+        preprocess: input format of the exported image encoder. `host`: pixels that the host has scaled and normalised.
+            `uint8` or `float32`: pixels of that type in [0, 255]; the file scales and normalises, and the host resizes
+            and crops. `picture`: uint8 pixels of an upright image of any size; the file does all preprocessing, for targets that
             resize in the same way as the library.
         normalize: whether the files scale embeddings to unit length.
         features: stages of the image tower, from 0, whose feature maps are additional outputs, named `stage_0` and so
@@ -108,7 +108,7 @@ class Place:
         target: name of the target, such as `coreml`.
         layout: name of the layout of files, inputs and outputs.
         precisions: precisions of the files; `load` opens the first.
-        preprocess: input of the image file.
+        preprocess: input format of the exported image encoder.
         dynamic_batch: whether batches may have any size.
         use: instructions for using the files in this place, for the card.
 

@@ -81,7 +81,7 @@ class TowerParity:
         count: number of compared embeddings.
         cosine_minimum: minimum cosine between an embedding and its reference; None if a value is not finite.
         cosine_median: median of the cosines; None if a value is not finite.
-        length_error: maximum relative error of an embedding's length; None if a value is not finite.
+        length_error: maximum relative error of the embeddings' L2 norms; None if a value is not finite.
         num_not_finite: number of embeddings with NaN or infinity.
         num_zero: number of embeddings of length zero, which result from an overflow before a normalisation.
         spread: `1 - |mean of the unit embeddings|`, which is zero if all embeddings are the same; None if a value is

@@ -232,7 +232,8 @@ class Postponed:
         """Let a signal raise `Interrupted` immediately, during an interruptible action or wait.
 
         Raises:
-            Interrupted: on a signal in or before this context; save the state then, see `stop`.
+            Interrupted: if a signal arrives in this context or arrived before it; catch this error, save the state, and
+                call `stop`.
         """
         if not heard.postponed or threading.current_thread() is not threading.main_thread():
             yield

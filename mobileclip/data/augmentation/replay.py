@@ -88,9 +88,9 @@ class AugmentationParams:
 
 
 def compress(params: AugmentationParams) -> CompressedAugmentation:
-    """Return the JSON form of the public data sets: `[[top, left, height, width], [[operation, magnitude], ...]]`.
+    """Return the parameters as lists for JSON: `[[top, left, height, width], [[operation, magnitude], ...]]`.
 
-    A torchvision operation is stored by its index, which the public loaders understand; any other operation is stored
+    The public data sets have this format. A torchvision operation is stored by its index, which the public loaders understand; any other operation is stored
     by its name. The form does not include the size of the source image; pass the size to `decompress`.
     """
     return [list(params.crop), [[index, magnitude] for index, magnitude in params.operations]]

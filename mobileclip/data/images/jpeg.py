@@ -116,7 +116,7 @@ class Jpeg:
 
 
 def read_jpeg(data: bytes) -> Jpeg | None:
-    """Return the parsed header of a JPEG; None if the file is not a JPEG or has no pixels."""
+    """Return the parsed header of a JPEG; None if the file is not a JPEG or has no image data."""
     kept: list[bytes] = []
     begun = num_left_out = num_frames = 0
     is_one_image = True

@@ -376,7 +376,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         order = self._order
         if position.data and position.data != self._digest:
             raise ValueError(
-                f"the position belongs to different data: the names or the sizes of the {len(self.shards)} shards "
+                f"the saved position does not match this data: the names or the sizes of the {len(self.shards)} shards "
                 "have changed. Use the original shards, or start a new run from this run's weights"
             )
         if position.num_readers not in (0, order.num_readers):

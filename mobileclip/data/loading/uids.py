@@ -112,7 +112,7 @@ class UidList:
         return bool(self.contains(np.array([uid_of(key, members)], dtype=PAIR))[0])
 
     def contains(self, uids: Uids) -> npt.NDArray[np.bool_]:
-        """Return a mask of the given uids that are in the list.
+        """Return a boolean mask over the given uids, true where the list contains the uid.
 
         Args:
             uids: uids in any order.

@@ -178,7 +178,7 @@ class Tokenizer:
 
 
 def _checked(texts: str | Iterable[object]) -> list[str]:
-    """Return the texts as a list, or raise a helpful error."""
+    """Return the texts as a list; raise an error if an item is not a string."""
     if isinstance(texts, str):
         return [texts]
     try:

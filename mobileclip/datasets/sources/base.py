@@ -180,7 +180,7 @@ class Unit(ABC):
         return (sample.key for sample in self.described(SkipReport(log=False)))
 
     def described(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples with captions and metadata, without downloading images."""
+        """Yield every sample's captions and metadata, without downloading images."""
         return self.read(report)
 
 

@@ -347,8 +347,8 @@ class ClassFolderSource(Source):
         """List the folder and return the images in units; report images outside class folders as skipped.
 
         Raises:
-            ValueError: if the path is not a folder, cannot be listed, or holds no images in folders, or if the table of
-                names is malformed or names a missing folder.
+            ValueError: if the path is not a folder, cannot be listed, or has no images in class folders; or if
+                `classes.json` or `classes.txt` is malformed or lists a folder that does not exist.
         """
         items, stray, digest, left_out = self._items()
         names = self._names({_folder(item) for item in items})

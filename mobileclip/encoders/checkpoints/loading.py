@@ -353,7 +353,7 @@ def _check_size(path: Path, tensors: dict[str, Tensor], spec: ModelSpec) -> None
     """Raise if a spec has more blocks than the file has tensors, before building the model."""
     if spec.num_blocks > len(tensors):
         raise CheckpointError(
-            f"{path} declares a model of {spec.num_blocks:,} blocks but holds {len(tensors):,} tensors; the file "
+            f"{path} declares a model of {spec.num_blocks:,} blocks, but has only {len(tensors):,} tensors; the file "
             "is damaged"
         )
 
