@@ -48,8 +48,8 @@ def save(
     Args:
         source: a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
         output: the folder to write.
-        licence: Hugging Face Hub identifier of the weights' licence, such as mit; apple-amlr (research only) for Apple's
-            weights and models trained from them.
+        licence: Hugging Face Hub identifier of the weights' licence, such as mit; apple-amlr (research only) for
+            Apple's weights and models trained from them.
         repository: owner and name on the hub, for the card's examples.
         base_model: owner and name of the original model on the hub; by default the source, if it is on the hub.
         results: results.jsonl from mobileclip eval, for the card.
@@ -92,8 +92,8 @@ def push(
     Args:
         source: a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
         repository: owner and name on the hub.
-        licence: Hugging Face Hub identifier of the weights' licence, such as mit; apple-amlr (research only) for Apple's
-            weights and models trained from them.
+        licence: Hugging Face Hub identifier of the weights' licence, such as mit; apple-amlr (research only) for
+            Apple's weights and models trained from them.
         base_model: owner and name of the original model on the hub; by default the source, if it is on the hub.
         results: results.jsonl from mobileclip eval, for the card.
         tower: push only this tower.

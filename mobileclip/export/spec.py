@@ -49,8 +49,8 @@ class ExportSpec:
         dynamic_batch: whether to accept batches of any size; otherwise the batch size is 1, as mobile runtimes require.
         preprocess: input format of the exported image encoder. `host`: pixels that the host has scaled and normalised.
             `uint8` or `float32`: pixels of that type in [0, 255]; the file scales and normalises, and the host resizes
-            and crops. `picture`: uint8 pixels of an upright image of any size; the file does all preprocessing, for targets that
-            resize in the same way as the library.
+            and crops. `picture`: uint8 pixels of an upright image of any size; the file does all preprocessing, for
+            targets that resize in the same way as the library.
         normalize: whether the files scale embeddings to unit length.
         features: stages of the image tower, from 0, whose feature maps are additional outputs, named `stage_0` and so
             on; for a ViT, layers. `text-space` is the embedding of each image position, named `text_space`; the mean of

@@ -90,8 +90,9 @@ class AugmentationParams:
 def compress(params: AugmentationParams) -> CompressedAugmentation:
     """Return the parameters as lists for JSON: `[[top, left, height, width], [[operation, magnitude], ...]]`.
 
-    The public data sets have this format. A torchvision operation is stored by its index, which the public loaders understand; any other operation is stored
-    by its name. The form does not include the size of the source image; pass the size to `decompress`.
+    The public data sets have this format. A torchvision operation is stored by its index, which the public loaders
+    understand; any other operation is stored by its name. The size of the source image is not included; pass it to
+    `decompress`.
     """
     return [list(params.crop), [[index, magnitude] for index, magnitude in params.operations]]
 
