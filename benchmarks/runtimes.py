@@ -48,13 +48,13 @@ from benchmarks.harness import (
     Results,
     Row,
     Value,
+    cell,
     in_turn,
     keep_memory,
     ratio,
     require,
     rounds_of,
     spread,
-    text,
 )
 from benchmarks.inputs import read_captions, read_images
 from benchmarks.rivals import PUBLISHED, Size, Tower, open_clip_transform, random_model, released
@@ -188,10 +188,8 @@ class RuntimesBenchSpec(Bench):
                 raise ValueError(f"rows of {' '.join(tower)} have different weights or data; give another --output")
         for row in results.rows:
             if row.case.get("form") == "best":
-                value = row.values[_OF_BEST]
-                span = "" if value.low is None or value.high is None else f" ({text(value.low)} to {text(value.high)})"
                 named = " ".join(one for name, one in row.case.items() if name != "form")
-                say(f"{named}: {text(value.number)}{span}, {row.notes['chosen']}")
+                say(f"{named}: {cell(row.values[_OF_BEST])}, {row.notes['chosen']}")
 
 
 def measure(

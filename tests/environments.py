@@ -132,14 +132,20 @@ def interpreter(version: str, uv: Uv) -> str | None:
     return None
 
 
-def unpacked(folder: Path, uv: Uv) -> Path:
-    """Return a wheel of what git knows of, and leave a folder with all of that but the package itself."""
-    tree, listed = folder / _TREE, ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+def copied(tree: Path) -> Path:
+    """Copy the files of the working tree that git tracks or does not ignore, and return the copy."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     for name in filter(None, names):
         if (ROOT / name).is_file():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, tree / name)
+    return tree
+
+
+def unpacked(folder: Path, uv: Uv) -> Path:
+    """Return a wheel of what git knows of, and leave a folder with all of that but the package itself."""
+    tree = copied(folder / _TREE)
     uv.run("build", "--wheel", "--out-dir", folder / "dist", tree)
     shutil.rmtree(tree / "mobileclip")
     (wheel,) = (folder / "dist").glob("*.whl")

@@ -12,7 +12,6 @@ import json
 import os
 import queue
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,8 @@ from pathlib import Path
 
 import attrs
 
-ROOT = Path(__file__).parents[1]
+from tests.environments import ROOT, copied
+
 SECONDS = 600
 """After which the tests of a mutant count as hung, which is a failure."""
 
@@ -86,7 +86,7 @@ def _changed(node: ast.expr) -> ast.expr | None:
     return changed
 
 
-def _place(path: Path) -> str:
+def _subpackage(path: Path) -> str:
     """Return the subpackage of a file."""
     folder = path.parent.relative_to(ROOT).parts
     return folder[1] if len(folder) > 1 else "outside subpackages"
@@ -95,15 +95,15 @@ def _place(path: Path) -> str:
 def drawn(seed: int, count: int, only: str) -> list[Mutant]:
     """Return a sample, of equal size for every subpackage as far as it has so many."""
     chance = random.Random(seed)
-    places: dict[str, list[Mutant]] = {}
+    mutants: dict[str, list[Mutant]] = {}
     for path in sorted((ROOT / "mobileclip").rglob("*.py")):
         if path.relative_to(ROOT).as_posix().startswith(f"mobileclip/{only}"):
-            places.setdefault(_place(path), []).extend(mutants_of(path))
-    for found in places.values():
+            mutants.setdefault(_subpackage(path), []).extend(mutants_of(path))
+    for found in mutants.values():
         chance.shuffle(found)
-    turns = [(place, number) for place, found in places.items() for number in range(len(found))]
+    turns = [(place, number) for place, found in mutants.items() for number in range(len(found))]
     turns.sort(key=lambda turn: (turn[1], chance.random()))
-    return [places[place][number] for place, number in turns[:count]]
+    return [mutants[place][number] for place, number in turns[:count]]
 
 
 def tests_of(mutant: Mutant) -> list[str]:
@@ -130,7 +130,8 @@ def tried(mutant: Mutant, copy: Path) -> str:
         return "caught"
     finally:
         file.write_bytes(text)
-    return "lived" if ended.returncode == 0 else "caught"
+    # 1: a test failed; 2: a module could not be imported. 5: every test of the subpackage is deselected.
+    return "caught" if ended.returncode in (1, 2) else "lived"
 
 
 def main() -> None:
@@ -143,17 +144,11 @@ def main() -> None:
     choices = parser.parse_args()
     output = ROOT / "build" / "mutants.jsonl"
     output.parent.mkdir(exist_ok=True)
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
     outcomes: dict[str, Counter[str]] = {}
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(choices.processes) as pool:
         copies: queue.Queue[Path] = queue.Queue()
         for number in range(choices.processes):
-            copy = Path(folder) / str(number)
-            for name in files.strip("\0").split("\0"):
-                (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, copy / name)
-            subprocess.run(["git", "init", "--quiet"], cwd=copy, check=True)
-            copies.put(copy)
+            copies.put(copied(Path(folder) / str(number)))
 
         def run(mutant: Mutant) -> tuple[Mutant, str]:
             copy = copies.get()
@@ -164,7 +159,7 @@ def main() -> None:
 
         with output.open("w", encoding="utf-8") as lines:
             for mutant, outcome in pool.map(run, drawn(choices.seed, choices.count, choices.only)):
-                outcomes.setdefault(_place(ROOT / mutant.file), Counter())[outcome] += 1
+                outcomes.setdefault(_subpackage(ROOT / mutant.file), Counter())[outcome] += 1
                 lines.write(json.dumps(attrs.asdict(mutant) | {"outcome": outcome}) + "\n")
                 lines.flush()
                 print(f"{outcome} {mutant.file}:{mutant.line} {mutant.before} -> {mutant.after}", flush=True)

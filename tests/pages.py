@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from benchmarks import harness
 from mobileclip.evaluation import SUITE, SUITES, evaluation_tasks
 from mobileclip.recipes import header_of, recipe_files
 from mobileclip.registry import Registry
@@ -79,7 +80,7 @@ def runtimes() -> str:
         cells = [f"{model.upper()}, {count}" + (f" of {ids} ids" if ids else "")]
         for form in ("openvino", "openvino_bf16"):
             time, ratio = found["release", form]["values"]["time"], found["ours", form]["values"]["ratio"]
-            cells.append(f"{time['number']:,.0f}" if time["number"] >= 100 else f"{time['number']:.1f}")
+            cells.append(harness.text(time["number"]))
             cells.append(f"**{ratio['number']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})**")
         for side in ("release", "ours"):
             notes = found[side, "openvino_bf16"]["notes"]

@@ -34,7 +34,7 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     body = [
         [
             *(row.case.get(name, "") for name in cases),
-            *(_cell(row.values.get(name)) for name in values),
+            *(cell(row.values.get(name)) for name in values),
             *(row.notes.get(name, "") for name in notes),
             *(["failed" if row.failure else ""] if has_failures else []),
         ]
@@ -43,7 +43,8 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return head, body
 
 
-def _cell(value: Value | None) -> str:
+def cell(value: Value | None) -> str:
+    """Return a number with its interval, or an empty text without a value."""
     if value is None:
         return ""
     shown = text(value.number, value.unit)
