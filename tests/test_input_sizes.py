@@ -13,7 +13,7 @@ from mobileclip.data import load_image
 from mobileclip.encoders import load_model, save_model
 from mobileclip.evaluation import open_candidate
 from mobileclip.export import ExportSpec, bundled_samples, export_model
-from tests.cli.test_cli import refused, worked
+from tests.build.commands import refused, worked
 from tests.encoders.small import SMALL, SMALL_VIT, embeddings, randomised
 from tests.errors import fails
 

@@ -21,7 +21,7 @@ from mobileclip.reinforce import CheckpointTeacher
 from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files import CheckpointError
 from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, run
-from tests.cli.test_cli import worked
+from tests.build.commands import worked
 from tests.data.made_samples import make_sample
 from tests.data.tokenizer_files import KINDS, TEXTS
 from tests.errors import fails

@@ -11,35 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobileclip.cli import COMMANDS, main
+from mobileclip.cli import COMMANDS
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.extras import VERSION
+from tests.build.commands import IMAGES, refused, run, worked
 from tests.encoders.small import SMALL, randomised
-
-IMAGES = "tests/golden/augment/images"
-
-
-def run(capsys, *arguments):
-    """Return the exit status, standard output and standard error."""
-    status = status_of([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def worked(capsys, *arguments):
-    """Return what a command that ends well has written to standard output."""
-    status, out, err = run(capsys, *arguments)
-    assert status == 0, err
-    return out
-
-
-def refused(capsys, message, *arguments):
-    """Return the error of a command that is refused, which must name something."""
-    status, _, err = run(capsys, *arguments)
-    assert (status, err.startswith("mobileclip: "), "Traceback" in err) == (2, True, False), err
-    assert message in err
-    return err
 
 
 def test_classify(capsys, small_file):
@@ -69,26 +46,13 @@ def test_a_photo_above_the_limit_of_pixels_is_read_and_a_bomb_is_where_the_envir
         assert (status > 0, "MOBILECLIP_MAX_PIXELS" in err) == (True, True)
     # It is read when the library is imported.
     for most, expected in (("130000000", [0, 0, 0]), ("many", [2, 2, 2])):
-        code = "import json, sys; from tests.cli.test_cli import statuses; statuses(json.loads(sys.argv[1]))"
+        code = "import json, sys; from tests.build.commands import statuses; statuses(json.loads(sys.argv[1]))"
         lines = json.dumps([[str(word) for word in command] for command in commands(bomb)])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "MOBILECLIP_MAX_PIXELS": most}
         command = [sys.executable, "-c", code, lines]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
         assert json.loads(done.stdout.splitlines()[-1]) == expected, done.stderr
         assert "Traceback" not in done.stderr
-
-
-def statuses(lines):
-    """Print the exit status of each command line."""
-    sys.stdout.write(f"\n{json.dumps([status_of(line) for line in lines])}\n")
-
-
-def status_of(line):
-    try:
-        main(line)
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
 
 
 def test_several_images_are_classified(capsys, small_file, tmp_path):

@@ -19,7 +19,7 @@ from PIL import Image
 import mobileclip
 from mobileclip.collections import Collection
 from mobileclip.encoders import save_model
-from tests.cli.test_cli import refused, run, worked
+from tests.build.commands import refused, run, worked
 from tests.collections.pictures import draw, telling
 from tests.datasets.made_videos import film
 from tests.engines.conftest import forked_workers  # noqa: F401  a fixture

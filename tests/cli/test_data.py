@@ -8,7 +8,7 @@ import pytest
 from mobileclip.cli.arguments import Sharing
 from mobileclip.data import write_shard
 from mobileclip.engines import LocalEngine, RayEngine, Retries, read_set_aside
-from tests.cli.test_cli import refused, run, worked
+from tests.build.commands import refused, run, worked
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
 from tests.datasets.joining.world import left_out
 from tests.errors import told

@@ -15,7 +15,7 @@ from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.evaluation import DatasetResult, open_candidate, write_results
 from mobileclip.extras import install
 from mobileclip.interop import from_pretrained
-from tests.cli.test_cli import IMAGES, refused, run, worked
+from tests.build.commands import IMAGES, refused, run, worked
 from tests.datasets.test_opening import class_folder
 
 

@@ -10,7 +10,7 @@ from mobileclip.cli import main
 from mobileclip.recipes import find_recipe, recipe_files
 from mobileclip.serialization import from_json
 from mobileclip.training import RunSpec
-from tests.cli.test_cli import refused, run
+from tests.build.commands import refused, run
 from tests.errors import told
 from tests.preloaded import preloaded
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mobileclip.cli import COMMANDS, Commands
-from tests.cli.test_cli import run
+from tests.build.commands import run
 from tests.cli.test_pages_commands import read
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -3,7 +3,7 @@
 import pytest
 
 from mobileclip.data import Tokenizer, read_text_input
-from tests.cli.test_cli import refused, run
+from tests.build.commands import refused, run
 
 TEXTS = ["a red heart", "two blue stars", "ein Baum"]
 

@@ -10,7 +10,7 @@ from mobileclip.encoders import DualEncoder, load_model, save_model
 from mobileclip.encoders.checkpoints import in_form
 from mobileclip.reinforce import CheckpointTeacher
 from mobileclip.tensor_files import CheckpointError
-from tests.cli.test_cli import refused, worked
+from tests.build.commands import refused, worked
 from tests.encoders.small import SMALL
 from tests.errors import fails
 from tests.reinforce.conftest import attentive

@@ -19,7 +19,7 @@ from mobileclip.evaluation import (
     read_results,
 )
 from mobileclip.inference.image_text_model import ImageTextModel
-from tests.cli.test_cli import run
+from tests.build.commands import run
 from tests.datasets.test_opening import FORMS, class_folder, lines, picture
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails, told

@@ -36,7 +36,7 @@ from mobileclip.evaluation.tasks.zero_shot import ZeroShotTask
 from mobileclip.interop import OpenClipSource, load_open_clip
 from mobileclip.recipes import run_recipe
 from mobileclip.recipes.tiny import SHAPES
-from tests.cli.test_cli import run as command
+from tests.build.commands import run as command
 from tests.data.made_samples import encoded
 from tests.errors import fails
 from tests.evaluation.conftest import COUNT, TEMPLATES

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from mobileclip.encoders import ClassifierSpec, save_model
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
 from mobileclip.export.verify import compare_rankings
-from tests.cli.test_cli import run
+from tests.build.commands import run
 from tests.errors import fails
 from tests.export.models import MCI, PIXELS, VIT, pixels
 from tests.export.test_verify import change

@@ -11,8 +11,8 @@ from mobileclip.encoders import save_model
 from mobileclip.evaluation import BenchmarkSample
 from mobileclip.export import bundled_samples, read_contract, read_report
 from mobileclip.inference.comparison import LEAST_COSINE
+from tests.build.commands import run
 from tests.build.image_files import encoded
-from tests.cli.test_cli import run
 from tests.errors import told
 from tests.evaluation.public_layout import write_benchmark
 from tests.export.models import CONVOLUTIONAL, PIXELS, constant

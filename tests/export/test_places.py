@@ -12,7 +12,7 @@ from huggingface_hub import metadata_load
 import mobileclip
 from mobileclip.encoders import save_model
 from mobileclip.export import ExportSpec, Place, export_model, places, read_contract, read_report, verify_export
-from tests.cli.test_cli import run
+from tests.build.commands import run
 from tests.errors import fails
 from tests.export.hostile_folders import negate
 from tests.export.litert import EXPORT

@@ -14,7 +14,7 @@ from mobileclip.encoders import save_model
 from mobileclip.evaluation import BenchmarkSample, open_candidate
 from mobileclip.export import ExportSpec, bundled_samples, export_model, load_export
 from mobileclip.export.running import as_pixels, require_exported_from
-from tests.cli.test_cli import run
+from tests.build.commands import run
 from tests.data.tokenizer_files import KINDS
 from tests.errors import fails
 from tests.evaluation.public_layout import write_benchmark

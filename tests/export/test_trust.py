@@ -17,7 +17,7 @@ from mobileclip.encoders import TextEncoderSpec, text_encoder_families
 from mobileclip.export import ExportSpec, export_model, load_export, read_contract, read_report, verify_export
 from mobileclip.export.running import remember_export, was_written_here
 from mobileclip.inputs import TextInput
-from tests.cli.test_cli import run
+from tests.build.commands import run
 from tests.collections.pictures import draw
 from tests.errors import fails
 from tests.export.hostile_folders import sign

@@ -10,7 +10,7 @@ from mobileclip import reparameterize
 from mobileclip.encoders import save_model
 from mobileclip.inference import ModelIdentity
 from mobileclip.inference.embedding import Embeddings, read_embeddings, write_embeddings
-from tests.cli.test_cli import worked
+from tests.build.commands import worked
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
 

@@ -10,7 +10,7 @@ import mobileclip
 from mobileclip.encoders.checkpoints import PUBLISHED
 from mobileclip.inference.known import KnownOutputs, WeightsRecord, check_weights, known_outputs
 from mobileclip.serialization import from_json, to_json
-from tests.cli.test_cli import run
+from tests.build.commands import run
 from tests.errors import fails
 
 PICTURE = Path(mobileclip.__file__).parent / "inference" / "known_outputs" / "cat.jpg"

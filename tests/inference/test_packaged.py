@@ -18,7 +18,7 @@ from mobileclip.inference import space_of
 from mobileclip.inference.catalogue import describe, rows
 from mobileclip.inputs import TextInput
 from mobileclip.reparam import is_folded
-from tests.cli.test_cli import run, worked
+from tests.build.commands import run, worked
 from tests.encoders.small import randomised
 
 

@@ -24,7 +24,7 @@ from mobileclip.losses import TextDistillationLossSpec
 from mobileclip.reinforce import reinforce_texts
 from mobileclip.reparam import reparameterize
 from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, run
-from tests.cli.test_cli import refused, worked
+from tests.build.commands import refused, worked
 from tests.collections.pictures import draw
 from tests.encoders.small import SMALL_MCT, randomised
 from tests.errors import fails, told

@@ -15,7 +15,7 @@ from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.inference.embedding import read_embeddings
 from mobileclip.interop import OpenClipSource, load_open_clip
 from mobileclip.reinforce import OpenClipTeacher, TransformersTeacher
-from tests.cli.test_cli import run
+from tests.build.commands import run
 from tests.errors import fails
 from tests.lazily import lazily
 from tests.reinforce.conftest import picture

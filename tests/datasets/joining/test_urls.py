@@ -10,7 +10,7 @@ from mobileclip.data import hash_image
 from mobileclip.datasets import RowOptions
 from mobileclip.datasets.joining import COLUMNS, write_urls
 from mobileclip.engines import LocalEngine
-from tests.cli.test_cli import run
+from tests.build.commands import run
 from tests.data.made_samples import encoded, write_raw
 from tests.data.public_release import Pair, PublicRelease
 from tests.datasets.joining.world import AT_ONCE
