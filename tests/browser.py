@@ -77,12 +77,8 @@ class Page:
 
     def __init__(self, read: int, write: int) -> None:
         self._read, self._write = read, write
-        self._events = []
-        self._count = 0
-        self._rest = b""
-        self._session = None
-        self._target = None
-        self._address = ""
+        self._events, self._count, self._rest, self._address = [], 0, b"", ""
+        self._session = self._target = None
 
     def load(self, address: str, *, width: int, height: int = 900, dark: bool = False) -> None:
         """Open an address in a new tab instead of the one before, and wait until it is loaded."""
@@ -138,16 +134,11 @@ class Page:
 
     def drop_files(self, selector: str, *paths: Path) -> None:
         """Drop files, or a folder, on the middle of the element that a CSS selector finds."""
-        x, y = self._middle_of(selector)
+        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        x, y = self.evaluate(f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({box})")
         data = {"items": [], "files": [str(path.resolve()) for path in paths], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             self.ask("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
-
-    def tap(self, selector: str) -> None:
-        """Tap on the middle of the element that a CSS selector finds, as a finger does."""
-        x, y = self._middle_of(selector)
-        self.ask("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
-        self.ask("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     def press(self, key: str, *, code: int, text: str = "") -> None:
         """Press a key: its name and code as in JavaScript, and the text that it types."""
@@ -171,10 +162,6 @@ class Page:
         """What the browser's console says."""
         said = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
         return [json.dumps(event["params"]) for name in said for event in self._of(name)]
-
-    def _middle_of(self, selector: str) -> tuple[float, float]:
-        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
-        return self.evaluate(f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({box})")
 
     def _send(self, method, params, session) -> int:
         self._count += 1

@@ -40,12 +40,8 @@ GPU = os.environ.get("GPU_TESTS_ON", "cuda")
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--environment",
-        choices=tuple(NOT_INSTALLED),
-        default="test",
-        help="what is installed: as by make test-core, test or test-full; a test whose extra is not is skipped",
-    )
+    told = "what is installed: as by make test-core, test or test-full; a test whose extra is not is skipped"
+    parser.addoption("--environment", choices=tuple(NOT_INSTALLED), default="test", help=told)
 
 
 def pytest_configure(config):

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-import attrs
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.extras import read_project, requirements
 
@@ -33,49 +33,14 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 LOWEST = "lowest"
 TORCH_LIMITS = ROOT / "requirements" / "torch.txt"
 SUBPACKAGES = (
-    "blocks",
-    "reparam",
-    "encoders",
-    "losses",
-    "inference",
-    "interop",
-    "hardware",
-    "storage",
-    "strict",
-    "tensor_files",
-    "terminal",
-    "cli",
-    "data",
-    "datasets",
-    "test_import.py",
-    "test_input_sizes.py",
-    "test_progress.py",
-    "test_registry.py",
-    "test_serialization.py",
+    *("blocks", "reparam", "encoders", "losses", "inference", "interop", "hardware", "storage", "strict"),
+    *("tensor_files", "terminal", "cli", "data", "datasets"),
+    *(f"test_{name}.py" for name in ("import", "input_sizes", "progress", "registry", "serialization")),
 )
 """Whose tests, but for those that are skipped, need nothing that is not in the core."""
 
 _TREE = "tree"
 _CHECKERS = {"ruff", "mypy", "import-linter"}
-
-
-@attrs.frozen(kw_only=True)
-class Outcome:
-    """What came of an environment.
-
-    Args:
-        name: of the environment.
-        said: the summary of the tests, or why there is none.
-        passed: whether all did.
-        versions: of what matters most.
-        lacking: requirements of the tests without a wheel that fits.
-    """
-
-    name: str
-    said: str
-    passed: bool
-    versions: str = ""
-    lacking: tuple[str, ...] = ()
 
 
 class Uv:
@@ -93,42 +58,31 @@ class Uv:
             raise RuntimeError(done.stderr.strip() or done.stdout.strip())
         return done.stdout
 
-    def python(self, version: str) -> str | None:
-        """Return a Python of a version that uv knows of, if there is one."""
-        try:
-            return self.run("python", "find", version).strip()
-        except RuntimeError:
-            return None
-
     def resolved(
         self, python: str, requirements: Sequence[str], scratch: Path, *options: str | Path
     ) -> list[str] | None:
         """Return `name==version` of all that is needed, if wheels can be had for it."""
         wanted = scratch / "wanted.txt"
         wanted.write_text("\n".join(requirements) + "\n")
+        flags = ("--python", python, "--no-build", "--no-header", "--no-annotate")
         try:
-            found = self.run(
-                "pip", "compile", "--python", python, "--no-build", "--no-header", "--no-annotate", *options, wanted
-            )
+            return self.run("pip", "compile", *flags, *options, wanted).split("\n")
         except RuntimeError:
             return None
-        return found.split("\n")
 
 
 def interpreter(version: str, uv: Uv) -> str | None:
     """Return a Python of a version that is here: this one, one on the path, one of uv's, or the newest of pyenv's."""
+    candidates = [sys.executable, shutil.which(f"python{version}")]
+    with suppress(RuntimeError):
+        candidates.append(uv.run("python", "find", version).strip())
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
-    candidates = [
-        sys.executable,
-        shutil.which(f"python{version}"),
-        uv.python(version),
-        *sorted(pyenv.glob(f"{version}.*/bin/python"), reverse=True),
-    ]
+    candidates += sorted(map(str, pyenv.glob(f"{version}.*/bin/python")), reverse=True)
     for candidate in filter(None, candidates):
         code = "import sys; print('%d.%d' % sys.version_info[:2])"
         said = subprocess.run([candidate, "-c", code], capture_output=True, text=True, check=False)
         if said.stdout.strip() == version:
-            return str(candidate)
+            return candidate
     return None
 
 
@@ -165,7 +119,7 @@ def requirements_of(wheel: Path, extras: Sequence[str]) -> list[list[Requirement
 
 
 def chosen(
-    wanted: Sequence[Sequence[Requirement]], python: str, scratch: Path, uv: Uv, *, lowest: bool, newest_torch: bool
+    wanted: Sequence[Sequence[Requirement]], python: str, scratch: Path, uv: Uv, *, lowest: bool
 ) -> tuple[list[str], list[str]]:
     """Return the versions to install, and the requirements beyond core and runners that no wheel fits.
 
@@ -175,16 +129,13 @@ def chosen(
     Raises:
         RuntimeError: if the core itself, or what runs tests, cannot be had.
     """
-    core, runners, more = wanted
-    held = () if newest_torch else ("--constraint", TORCH_LIMITS)
-    options = ("--resolution", "lowest-direct") if lowest else held
-    always = [_plain(one) for one in core]
+    always, runners, others = ([str(one).partition(";")[0].strip() for one in some] for some in wanted)
+    options = ("--resolution", "lowest-direct") if lowest else ("--constraint", TORCH_LIMITS)
     if lowest:
-        direct = {_normalised(one.name) for one in core}
+        direct = {canonicalize_name(one.name) for one in wanted[0]}
         found = uv.resolved(python, always, scratch, *options) or []
-        always = [line for line in found if _normalised(line.partition("==")[0]) in direct]
-    always += [_plain(one) for one in runners]
-    others = [_plain(one) for one in more]
+        always = [line for line in found if canonicalize_name(line.partition("==")[0]) in direct]
+    always += runners
     if uv.resolved(python, always, scratch, *options) is None:
         raise RuntimeError("its core, or what runs tests, cannot be had")
 
@@ -203,65 +154,39 @@ def chosen(
     return uv.resolved(python, kept, scratch, *options) or [], lacking
 
 
-def _plain(requirement: Requirement) -> str:
-    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
-    return f"{requirement.name}{extras}{requirement.specifier}"
-
-
-def _normalised(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def tried(name: str, folder: Path, wheel: Path, uv: Uv, choices: argparse.Namespace) -> Outcome:
-    """Make an environment, run the tests in it, and remove it."""
+def tried(name: str, folder: Path, wheel: Path, uv: Uv, choices: argparse.Namespace) -> tuple[bool, list[str]]:
+    """Make an environment, run the tests in it, and remove it; return whether all passed, and what to tell of it."""
     python = interpreter(PYTHONS[0] if name == LOWEST else name, uv)
     if python is None:
-        return Outcome(name=name, said="there is no such Python here", passed=False)
+        return False, ["there is no such Python here"]
     place = folder / name
     place.mkdir()
     try:
         wanted = requirements_of(wheel, choices.extras)
-        how = {"lowest": name == LOWEST, "newest_torch": choices.newest_torch}
-        versions, lacking = chosen(wanted, python, place, uv, **how)
+        versions, lacking = chosen(wanted, python, place, uv, lowest=name == LOWEST)
         uv.run("venv", "--python", python, place / "venv")
         own = place / "venv" / "bin" / "python"
         (place / "versions.txt").write_text("\n".join(versions))
         uv.run("pip", "install", "--python", own, "--no-deps", "-r", place / "versions.txt", wheel)
-        subpackages = [f"tests/{subpackage}" for subpackage in choices.subpackages]
-        command = [own, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", str(choices.processes), *subpackages]
-        command += ["--environment", "core"]
+        command = [own, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", str(choices.processes)]
+        command += [f"tests/{subpackage}" for subpackage in choices.subpackages]
+        command += ["--environment", "core", "--dist", "loadfile", "--no-loadscope-reorder"]
+        command += ["--max-worker-restart", "0", *choices.arguments]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment["OMP_NUM_THREADS"] = "1"
         log = choices.logs / f"{name}.log"
         with log.open("w") as stream:
-            done = subprocess.run(
-                [
-                    *command,
-                    "--dist",
-                    "loadfile",
-                    "--no-loadscope-reorder",
-                    "--max-worker-restart",
-                    "0",
-                    *choices.arguments,
-                ],
-                cwd=folder / _TREE,
-                env={**environment, "OMP_NUM_THREADS": "1"},
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
+            streams = {"stdout": stream, "stderr": subprocess.STDOUT}
+            done = subprocess.run(command, cwd=folder / _TREE, env=environment, check=False, **streams)
     except RuntimeError as error:
-        return Outcome(name=name, said=f"not installed: {error}", passed=False)
+        return False, [f"not installed: {error}"]
     finally:
         shutil.rmtree(place)
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     shown = {"torch", "numpy", "attrs", "rich", "pillow", "pytest"}
-    return Outcome(
-        name=name,
-        said=f"{lines[-1] if lines else 'nothing was said'} ({log})",
-        passed=done.returncode == 0,
-        versions=", ".join(line for line in versions if line.partition("==")[0] in shown),
-        lacking=tuple(lacking),
-    )
+    told = [f"{lines[-1] if lines else 'nothing was said'} ({log})"]
+    told.append(f"with {', '.join(line for line in versions if line.partition('==')[0] in shown)}")
+    return done.returncode == 0, [*told, *([f"without {', '.join(lacking)}"] if lacking else [])]
 
 
 def main() -> int:
@@ -270,27 +195,23 @@ def main() -> int:
     add = parser.add_argument
     add("--only", nargs="+", choices=(*PYTHONS, LOWEST), default=(*PYTHONS, LOWEST), help="environments")
     add("--extras", nargs="+", default=(), help="extras to be tested too, as far as they can be had")
-    add("--newest-torch", action="store_true", help="not held to requirements/torch.txt")
     add("--subpackages", nargs="+", default=SUBPACKAGES, help="folders and files of tests/")
     add("--processes", type=int, default=2, help="that share out the tests of one environment")
     add("--logs", type=Path, default=ROOT / "build" / "environments", help="where the tests' output goes")
     add("arguments", nargs="*", help="for pytest, behind --")
     choices = parser.parse_args()
     choices.logs.mkdir(parents=True, exist_ok=True)
-    uv, outcomes = Uv(), []
+    uv, outcomes = Uv(), {}
     with tempfile.TemporaryDirectory(prefix="environments-") as scratch:
         wheel = unpacked(Path(scratch), uv)
         for name in choices.only:
             print(f"{name}: installing, then testing", flush=True)
-            outcomes.append(tried(name, Path(scratch), wheel, uv, choices))
-            print(f"{name}: {outcomes[-1].said}", flush=True)
+            passed, told = outcomes[name] = tried(name, Path(scratch), wheel, uv, choices)
+            print(f"{name}: {told[0]}", flush=True)
     print()
-    for one in outcomes:
-        print(f"{one.name:8} {'passed' if one.passed else 'FAILED':8} {one.said}")
-        for what, value in (("with", one.versions), ("without", ", ".join(one.lacking))):
-            if value:
-                print(f"{'':17} {what} {value}")
-    return 0 if all(one.passed for one in outcomes) else 1
+    for name, (passed, told) in outcomes.items():
+        print(f"{name:8} {'passed' if passed else 'FAILED':8}", f"\n{'':18} ".join(told))
+    return 0 if all(passed for passed, _ in outcomes.values()) else 1
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from contextlib import suppress
+from functools import cache, partial
 from itertools import islice, zip_longest
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
@@ -84,8 +85,7 @@ def _bases() -> list[type]:
 @cache
 def _classes() -> tuple[type, ...]:
     """Return the classes of specs, and those that their fields are annotated with."""
-    waiting = [cls for module in modules() for cls in _of_module(module)]
-    found: set[type] = set()
+    waiting, found = [cls for module in modules() for cls in _of_module(module)], set[type]()
     while waiting:
         if (cls := waiting.pop()) not in found:
             found.add(cls)
@@ -109,17 +109,16 @@ def _parts(hint: Any) -> Iterator[type]:
 def _of_module(module: ModuleType) -> Iterator[type]:
     things = vars(module)
     for registry in _registries(module):
-        yield from filter(attrs.has, filter(inspect.isclass, registry.values()))
-    for thing in things.values():
-        is_own = inspect.isclass(thing) and thing.__module__ == module.__name__ and attrs.has(thing)
+        yield from (value for value in registry.values() if inspect.isclass(value) and attrs.has(value))
+    for thing in filter(inspect.isclass, things.values()):
+        is_own = thing.__module__ == module.__name__ and attrs.has(thing)
         if is_own and (thing.__name__.endswith("Spec") or _is_strict(thing)):
             yield thing
     source = inspect.getsource(module)
     for node in ast.walk(ast.parse(source)) if "from_json(" in source else ():
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "from_json" and len(node.args) == 2:
-            read = things.get(getattr(node.args[1], "id", ""))
-            if inspect.isclass(read):
-                yield read
+        match node:
+            case ast.Call(ast.Name("from_json"), [_, ast.Name(name)]) if inspect.isclass(things.get(name)):
+                yield things[name]
 
 
 def _is_strict(cls: type) -> bool:
@@ -148,7 +147,7 @@ def made(cls: type) -> tuple[Any, ...]:
     raise ValueError(f"no {cls.__name__} can be made; give one in GIVEN of {__name__}")
 
 
-def _tried(cls: type, choices: dict[str, Any]) -> Any:
+def _tried(cls: Callable[..., Any], choices: dict[str, Any]) -> Any:
     """Return a spec, or why there is none."""
     try:
         return cls(**choices)
@@ -158,12 +157,10 @@ def _tried(cls: type, choices: dict[str, Any]) -> Any:
 
 def _accepted(cls: type, field: attrs.Attribute[Any], hint: Any) -> Any:
     for value in islice(values(hint), _MOST_TRIES):
-        try:
+        with suppress(TypeError, ValueError):
             if field.validator is not None:
                 field.validator(object.__new__(cls), field, value)
-        except (TypeError, ValueError):
-            continue
-        return value
+            return value
     raise ValueError(f"no value of {field.name} of {cls.__name__} was found; give one in GIVEN of {__name__}")
 
 
@@ -181,9 +178,7 @@ def changed(cls: type) -> Iterator[tuple[str, Any]]:
         others = [other for spec in made(cls) for other in islice(_changed(spec, field, hints[field.name]), 3)]
         yield from ((field.name, other) for other in others)
         if not others:
-            raise ValueError(
-                f"{field.name} of {cls.__name__} takes its default alone; give a spec in GIVEN of {__name__}"
-            )
+            raise ValueError(f"{field.name} of {cls.__name__} takes its default alone; give a spec in GIVEN")
 
 
 def _changed(spec: Any, field: attrs.Attribute[Any], hint: Any) -> Iterator[Any]:
@@ -191,12 +186,8 @@ def _changed(spec: Any, field: attrs.Attribute[Any], hint: Any) -> Iterator[Any]
     if getattr(spec, field.name) != usual:
         yield spec
     for value in islice(values(hint), _MOST_TRIES):
-        try:
-            other = attrs.evolve(spec, **{field.alias: value})
-        except (TypeError, ValueError):
-            continue
-        found = getattr(other, field.name)
-        if found != usual and type(found) is type(value):
+        other = _tried(partial(attrs.evolve, spec), {field.alias: value})
+        if not isinstance(other, str) and (found := getattr(other, field.name)) != usual and type(found) is type(value):
             yield other
 
 
@@ -239,11 +230,7 @@ def _of_several(origin: Any, arguments: tuple[Any, ...]) -> Iterator[Any]:
 def _tuples(kind: Any) -> Iterator[tuple[Any, ...]]:
     some = tuple(islice(values(kind), 4))
     yield from ((value,) for value in some)
-    yield some[:2]
-    yield some[:2][::-1]
-    yield some[1:2] * 2
-    yield some[:3]
-    yield ()
+    yield from (some[:2], some[:2][::-1], some[1:2] * 2, some[:3], ())
 
 
 def _repeated(kind: Any) -> Iterable[Any]:
@@ -253,12 +240,10 @@ def _repeated(kind: Any) -> Iterable[Any]:
 
 def _of_class(cls: type) -> Iterator[Any]:
     # A protocol is met by whatever is handed in; the library's own are those of the runs above.
-    above = () if getattr(cls, "_is_protocol", False) else (one for one in spec_classes() if issubclass(one, cls))
-    members = [cls] if cls in spec_classes() else list(above)
-    for member in members:
-        yield from made(member)
-    for member in members:
-        yield from (other for _, other in changed(member))
+    above = () if getattr(cls, "_is_protocol", False) else [one for one in spec_classes() if issubclass(one, cls)]
+    members = [cls] if cls in spec_classes() else above
+    yield from (spec for member in members for spec in made(member))
+    yield from (other for member in members for _, other in changed(member))
 
 
 def _pipelines(cls: type, **choices: Any) -> Callable[[], tuple[Any, ...]]:

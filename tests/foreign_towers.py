@@ -63,9 +63,8 @@ class WordsEncoder(nn.Module):
         super().__init__()
         self.spec = spec
         self.words = nn.Embedding(spec.input.vocab_size, spec.width, padding_idx=spec.input.pad_id)
-        self.layer = nn.TransformerEncoderLayer(
-            spec.width, nhead=2, dim_feedforward=32, dropout=0.0, batch_first=True, norm_first=True
-        )
+        options = {"dim_feedforward": 32, "dropout": 0.0, "batch_first": True, "norm_first": True}
+        self.layer = nn.TransformerEncoderLayer(spec.width, nhead=2, **options)
         self.project = nn.Linear(spec.width, spec.embedding_dim)
 
     def forward(self, tokens):

@@ -84,54 +84,60 @@ class Hub:
         return inherited | off | own
 
 
+class _RefusedError(Exception):
+    """Status, message, and the hub's own word for it."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
-    _REPOSITORY = r"(?P<repository>[\w.-]+/[\w.-]+)"
+    _MODEL, _REVISION = r"/api/models/([\w.-]+/[\w.-]+)", r"/([^/]+)"
     _ROUTES = (
         ("POST", r"/api/repos/create", "create"),
         ("POST", r"/api/validate-yaml", "validate"),
-        ("GET", rf"/api/models/{_REPOSITORY}(/revision/(?P<revision>[^/]+))?", "info"),
-        ("GET", rf"/api/models/{_REPOSITORY}/tree/(?P<revision>[^/]+)", "tree"),
-        ("POST", rf"/api/models/{_REPOSITORY}/branch/(?P<revision>[^/]+)", "branch"),
-        ("POST", rf"/api/models/{_REPOSITORY}/preupload/(?P<revision>[^/]+)", "preupload"),
-        ("POST", rf"/api/models/{_REPOSITORY}/commit/(?P<revision>[^/]+)", "commit"),
-        ("POST", rf"/{_REPOSITORY}\.git/info/lfs/objects/batch", "batch"),
-        ("PUT", r"/uploads/(?P<digest>[0-9a-f]{64})", "upload"),
-        ("GET", rf"/{_REPOSITORY}/resolve/(?P<revision>[^/]+)/(?P<file>.+)", "resolve"),
+        ("GET", rf"{_MODEL}(?:/revision{_REVISION})?", "info"),
+        ("GET", rf"{_MODEL}/tree{_REVISION}", "tree"),
+        ("POST", rf"{_MODEL}/branch{_REVISION}", "branch"),
+        ("POST", rf"{_MODEL}/preupload{_REVISION}", "preupload"),
+        ("POST", rf"{_MODEL}/commit{_REVISION}", "commit"),
+        ("POST", r"/([\w.-]+/[\w.-]+)\.git/info/lfs/objects/batch", "batch"),
+        ("PUT", r"/uploads/([0-9a-f]{64})", "upload"),
+        ("GET", rf"/([\w.-]+/[\w.-]+)/resolve{_REVISION}/(.+)", "resolve"),
     )
 
     def _serve(self) -> None:
+        """Answer with what the method of a route returns: values of JSON, or bytes and headers."""
         path = self.path.split("?")[0]
         self.hub.requests.append((self.command, path))
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if ASTRAY in path:
             self._send(b"", {"Location": self.path}, 302)
             return
-        method = "GET" if self.command == "HEAD" else self.command
-        for expected, route, name in self._ROUTES:
-            match = re.fullmatch(route, path)
-            if match and method == expected:
-                if method == "POST" and name != "validate" and (refused := self._refused()):
-                    self._refuse(*refused)
-                else:
-                    found = {key: unquote(value) for key, value in match.groupdict().items() if value is not None}
-                    getattr(self, f"_{name}")(body, **found)
-                return
-        self._refuse(404, "there is nothing here")
+        try:
+            answer = self._answer(path, body)
+        except _RefusedError as refused:
+            status, message, *code = refused.args
+            self._send(b"{}", {"X-Error-Message": message} | dict(zip(["X-Error-Code"], code, strict=False)), status)
+        else:
+            status, value = answer if isinstance(answer, tuple) else (200, answer)
+            if isinstance(value, bytes):
+                self._send(value, self.marks)
+            else:
+                self._send(json.dumps(value).encode(), {"Content-Type": "application/json"}, status)
 
     do_GET = do_HEAD = do_POST = do_PUT = _serve  # noqa: N815 - the server's own naming
+
+    def _answer(self, path: str, body: bytes) -> Any:
+        method = "GET" if self.command == "HEAD" else self.command
+        for expected, route, name in self._ROUTES:
+            if method == expected and (match := re.fullmatch(route, path)):
+                if method == "POST" and name != "validate" and self._token != OWNER:
+                    raise _RefusedError(*((403, "You have no rights.") if self._token else (401, "Invalid username.")))
+                return getattr(self, f"_{name}")(body, *(unquote(one) for one in match.groups() if one is not None))
+        raise _RefusedError(404, "there is nothing here")
 
     @property
     def _token(self) -> str | None:
         return self.headers.get("Authorization", "").removeprefix("Bearer ") or None
-
-    def _refused(self) -> tuple[int, str] | None:
-        if self._token is None:
-            return 401, "Invalid username or password."
-        return None if self._token == OWNER else (403, "You don't have the rights to write there.")
-
-    def _answer(self, value: Any, status: int = 200) -> None:
-        self._send(json.dumps(value).encode(), {"Content-Type": "application/json"}, status)
 
     def _send(self, body: bytes, headers: Mapping[str, str], status: int = 200) -> None:
         self.send_response(status)
@@ -141,84 +147,67 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _refuse(self, status: int, message: str, code: str | None = None) -> None:
-        headers = {"X-Error-Message": message, "Content-Type": "application/json"}
-        self._send(b"{}", headers if code is None else {**headers, "X-Error-Code": code}, status)
-
-    def _found(self, repository: str, revision: str | None) -> tuple[Repository, str] | None:
+    def _found(self, repository: str, revision: str) -> tuple[Repository, str]:
         found = self.hub.repositories.get(repository)
         if found is None or (found.private and self._token is None):
-            self._refuse(404, "Repository not found", "RepoNotFound")
-            return None
-        commit = found.commit_of(revision or "main")
-        if commit is None:
-            self._refuse(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-            return None
+            raise _RefusedError(404, "Repository not found", "RepoNotFound")
+        if (commit := found.commit_of(revision)) is None:
+            raise _RefusedError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return found, commit
 
-    def _create(self, body: bytes) -> None:
+    def _create(self, body: bytes) -> Any:
         asked = json.loads(body)
         name = f"{asked['organization']}/{asked['name']}"
-        url = f"{self.hub.url}/{name}"
+        answer = {"url": f"{self.hub.url}/{name}", "name": name}
         if name in self.hub.repositories:
-            self._answer({"error": "You already created this model repo", "url": url}, 409)
-            return
+            return 409, answer | {"error": "You already created this model repo"}
         private = asked.get("visibility") == "private" or bool(asked.get("private"))
         self.hub.repositories[name] = Repository(private=private)
         self.hub.repositories[name].commit({".gitattributes": b"*.safetensors filter=lfs\n"}, message="initial commit")
-        self._answer({"url": url, "name": name})
+        return answer
 
-    def _validate(self, body: bytes) -> None:
+    def _validate(self, body: bytes) -> Any:
         """Refuse a card without what the hub asks of one; a licence that it does not know among it."""
         from huggingface_hub import ModelCard
 
         data = ModelCard(json.loads(body)["content"], ignore_metadata_errors=False).data
-        known = data.license in {"mit", "apache-2.0", "apple-amlr", "cc-by-4.0", "other"}
-        errors = [] if known else [{"message": '"license" must be one of [apache-2.0, mit, ...]'}]
-        self._answer({"errors": errors, "warnings": []}, 400 if errors else 200)
+        if data.license in {"mit", "apache-2.0", "apple-amlr", "cc-by-4.0", "other"}:
+            return {"errors": [], "warnings": []}
+        return 400, {"errors": [{"message": '"license" must be one of [apache-2.0, mit, ...]'}], "warnings": []}
 
-    def _info(self, _: bytes, repository: str, revision: str | None = None) -> None:
-        if found := self._found(repository, revision):
-            there, commit = found
-            siblings = [{"rfilename": name} for name in there.commits[commit]]
-            self._answer({"id": repository, "sha": commit, "private": there.private, "siblings": siblings})
+    def _info(self, _: bytes, repository: str, revision: str = "main") -> Any:
+        there, commit = self._found(repository, revision)
+        siblings = [{"rfilename": name} for name in there.commits[commit]]
+        return {"id": repository, "sha": commit, "private": there.private, "siblings": siblings}
 
-    def _tree(self, _: bytes, repository: str, revision: str) -> None:
-        if found := self._found(repository, revision):
-            there, commit = found
-            files = there.commits[commit].items()
-            self._answer([{"type": "file", "path": name, "size": len(data), "oid": commit} for name, data in files])
+    def _tree(self, _: bytes, repository: str, revision: str) -> Any:
+        there, commit = self._found(repository, revision)
+        files = there.commits[commit].items()
+        return [{"type": "file", "path": name, "size": len(data), "oid": commit} for name, data in files]
 
-    def _branch(self, _: bytes, repository: str, revision: str) -> None:
-        there = self.hub.repositories[repository]
-        if revision in there.branches:
-            self._answer({"error": "the branch is there"}, 409)
-        else:
-            there.branches[revision] = there.branches["main"]
-            self._answer({})
+    def _branch(self, _: bytes, repository: str, revision: str) -> Any:
+        branches = self.hub.repositories[repository].branches
+        if revision in branches:
+            return 409, {"error": "the branch is there"}
+        branches[revision] = branches["main"]
+        return {}
 
-    def _preupload(self, body: bytes, repository: str, revision: str) -> None:
-        del repository, revision
-        modes = [
-            {"path": file["path"], "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular"}
-            for file in json.loads(body)["files"]
-        ]
-        self._answer({"files": [{**mode, "shouldIgnore": False} for mode in modes]})
+    def _preupload(self, body: bytes, *_: str) -> Any:
+        paths = [file["path"] for file in json.loads(body)["files"]]
+        modes = {path: "lfs" if path.endswith(".safetensors") else "regular" for path in paths}
+        return {"files": [{"path": path, "uploadMode": modes[path], "shouldIgnore": False} for path in paths]}
 
-    def _batch(self, body: bytes, repository: str) -> None:
-        del repository
-        objects = [
-            {**one, "actions": {"upload": {"href": f"{self.hub.url}/uploads/{one['oid']}"}}}
-            for one in json.loads(body)["objects"]
-        ]
-        self._answer({"transfer": "basic", "objects": objects})
+    def _batch(self, body: bytes, _: str) -> Any:
+        asked, place = json.loads(body)["objects"], f"{self.hub.url}/uploads"
+        objects = [{**one, "actions": {"upload": {"href": f"{place}/{one['oid']}"}}} for one in asked]
+        return {"transfer": "basic", "objects": objects}
 
-    def _upload(self, body: bytes, digest: str) -> None:
+    def _upload(self, body: bytes, digest: str) -> Any:
         assert hashlib.sha256(body).hexdigest() == digest
         self.hub.uploads[digest] = body
-        self._answer({})
+        return {}
 
-    def _commit(self, body: bytes, repository: str, revision: str) -> None:
+    def _commit(self, body: bytes, repository: str, revision: str) -> Any:
         there = self.hub.repositories[repository]
         files, message = dict(there.head(revision)), ""
         for line in map(json.loads, body.splitlines()):
@@ -233,18 +222,16 @@ class _Handler(BaseHTTPRequestHandler):
                 case "deletedFile":
                     del files[value["path"]]
         commit = there.commit(files, revision, message)
-        self._answer({"commitOid": commit, "commitUrl": f"{self.hub.url}/{repository}/commit/{commit}"})
+        return {"commitOid": commit, "commitUrl": f"{self.hub.url}/{repository}/commit/{commit}"}
 
-    def _resolve(self, _: bytes, repository: str, revision: str, file: str) -> None:
-        if found := self._found(repository, revision):
-            there, commit = found
-            data = there.commits[commit].get(file)
-            if there.gated and self._token is None:
-                self._refuse(401, f"Access to model {repository} is restricted.", "GatedRepo")
-            elif data is None:
-                self._refuse(404, "Entry not found", "EntryNotFound")
-            else:
-                self._send(data, {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": commit})
+    def _resolve(self, _: bytes, repository: str, revision: str, file: str) -> Any:
+        there, commit = self._found(repository, revision)
+        if there.gated and self._token is None:
+            raise _RefusedError(401, f"Access to model {repository} is restricted.", "GatedRepo")
+        if (data := there.commits[commit].get(file)) is None:
+            raise _RefusedError(404, "Entry not found", "EntryNotFound")
+        self.marks = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": commit}
+        return data
 
     def log_message(self, *_: object) -> None:
         pass

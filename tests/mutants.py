@@ -53,13 +53,12 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
         starts.append(starts[-1] + len(line))
     tree = ast.parse(text)
     # An `assert` states what holds anyway, and a type is not run.
-    left_out = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.Assert, ast.Raise, ast.AnnAssign, ast.arg))
-        for part in ([node.annotation] if isinstance(node, (ast.AnnAssign, ast.arg)) else [node])
-        for inner in (ast.walk(part) if part else ())
-    }
+    left_out: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.AnnAssign, ast.arg)) and node.annotation is not None:
+            left_out.update(map(id, ast.walk(node.annotation)))
+        elif isinstance(node, (ast.Assert, ast.Raise)):
+            left_out.update(map(id, ast.walk(node)))
     for node in ast.walk(tree):
         if isinstance(node, ast.expr) and id(node) not in left_out and (changed := _changed(node)) is not None:
             start = starts[node.lineno - 1] + node.col_offset
@@ -122,10 +121,9 @@ def tried(mutant: Mutant, copy: Path) -> str:
     try:
         file.write_bytes(text[: mutant.start] + mutant.after.encode() + text[mutant.end :])
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests_of(mutant)]
-        environment = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-        ended = subprocess.run(
-            command, cwd=copy, env=os.environ | environment, timeout=SECONDS, capture_output=True, check=False
-        )
+        environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+        options = {"env": environment, "timeout": SECONDS, "capture_output": True}
+        ended = subprocess.run(command, cwd=copy, check=False, **options)
     except subprocess.TimeoutExpired:
         return "caught"
     finally:
@@ -137,10 +135,11 @@ def tried(mutant: Mutant, copy: Path) -> str:
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=int(time.time() // 86_400), help="of the sample")
-    parser.add_argument("--count", type=int, default=60, help="mutants (default 60)")
-    parser.add_argument("--only", default="", help="part of the library, such as losses/tiled")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: all cores")
+    add = parser.add_argument
+    add("--seed", type=int, default=int(time.time() // 86_400), help="of the sample")
+    add("--count", type=int, default=60, help="mutants (default 60)")
+    add("--only", default="", help="part of the library, such as losses/tiled")
+    add("--processes", type=int, default=os.cpu_count() or 1, help="default: all cores")
     choices = parser.parse_args()
     output = ROOT / "build" / "mutants.jsonl"
     output.parent.mkdir(exist_ok=True)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from PIL import Image, ImageDraw
 
-ORIENTATION = 0x0112
+from tests.build.image_files import encoded, turned_notes
 
 
 def drawing(mode: str = "RGB", size: tuple[int, int] = (60, 40)) -> Image.Image:
@@ -36,38 +34,24 @@ def glass() -> Image.Image:
 
 def turned(kind: str, orientation: int) -> bytes:
     """The drawing in a file that says how it is turned."""
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    return encoded(drawing(), kind, exif=exif)
-
-
-def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
-    """A picture as a file holds it."""
-    stream = io.BytesIO()
-    picture.save(stream, kind, **options)
-    return stream.getvalue()
+    return encoded(drawing(), kind, exif=b"Exif\0\0" + turned_notes(orientation))
 
 
 def readable() -> dict[str, bytes]:
     """Files of pictures that can be read, by name."""
-    palette = stamp().quantize(8)
-    sixteen = np.asarray(drawing("L")).astype(np.uint16) * 257
+    sixteen = Image.fromarray(np.asarray(drawing("L")).astype(np.uint16) * 257)
     return {
         **{f"exif_{number}.jpg": turned("JPEG", number) for number in range(1, 9)},
-        "png_exif_6.png": turned("PNG", 6),
-        "webp_exif_8.webp": turned("WEBP", 8),
-        "tiff_exif_6.tiff": turned("TIFF", 6),
-        "cmyk.jpg": encoded(drawing("CMYK"), "JPEG"),
-        "gray.jpg": encoded(drawing("L"), "JPEG"),
-        "stamp.png": encoded(stamp(), "PNG"),
+        **{f"turned_{kind}.{kind}": turned(kind.upper(), 6) for kind in ("png", "tiff")},
+        "turned_webp.webp": turned("WEBP", 8),
+        **{f"{mode}.jpg": encoded(drawing(mode), "JPEG") for mode in ("CMYK", "L")},
+        **{f"stamp_{kind}.{kind}": encoded(stamp(), kind.upper()) for kind in ("png", "gif")},
         "stamp_webp.webp": encoded(stamp(), "WEBP", lossless=True),
-        "stamp_gif.gif": encoded(stamp(), "GIF"),
         "stamp_avif.avif": encoded(stamp(), "AVIF", quality=100),
-        "stamp_palette.png": encoded(palette, "PNG"),
+        "stamp_palette.png": encoded(stamp().quantize(8), "PNG"),
         "glass.png": encoded(glass(), "PNG"),
         "gray_alpha.png": encoded(stamp().convert("LA"), "PNG"),
-        "16bit.png": encoded(Image.fromarray(sixteen), "PNG"),
-        "16bit_tiff.tiff": encoded(Image.fromarray(sixteen), "TIFF"),
+        **{f"16bit_{kind}.{kind}": encoded(sixteen, kind.upper()) for kind in ("png", "tiff")},
         "one.png": encoded(Image.new("RGBA", (1, 1), (10, 200, 30, 0)), "PNG"),
         "lines.bmp": encoded(drawing(), "BMP"),
     }

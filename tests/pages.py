@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import ast
 import importlib
-import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from benchmarks import harness
 from mobileclip.evaluation import SUITE, SUITES, evaluation_tasks
+from mobileclip.export import layouts, places, targets
+from mobileclip.export.verify import LEAST_SPREAD, MOST_LENGTH_ERROR
+from mobileclip.hardware import PRECISIONS
+from mobileclip.inference.comparison import LEAST_AGREEMENT, LEAST_COSINE
 from mobileclip.recipes import header_of, recipe_files
-from mobileclip.registry import Registry
-from tests.targets import Table, acceptance_table, layouts_table, places_table, targets_table
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mobileclip"
@@ -79,8 +79,8 @@ def runtimes() -> str:
         count = f"one {tower}" if batch == "1" else f"{batch} {tower}s"
         cells = [f"{model.upper()}, {count}" + (f" of {ids} ids" if ids else "")]
         for form in ("openvino", "openvino_bf16"):
-            time, ratio = found["release", form]["values"]["time"], found["ours", form]["values"]["ratio"]
-            cells.append(harness.text(time["number"]))
+            ratio = found["ours", form]["values"]["ratio"]
+            cells.append(harness.text(found["release", form]["values"]["time"]["number"]))
             cells.append(f"**{ratio['number']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})**")
         for side in ("release", "ours"):
             notes = found[side, "openvino_bf16"]["notes"]
@@ -91,24 +91,54 @@ def runtimes() -> str:
     return _table(*titles, "release's bfloat16 check", "our bfloat16 check", rows=lines)
 
 
-def _written(table: Callable[[], Table]) -> Callable[[], str]:
-    def text() -> str:
-        titles, rows = table()
-        return _table(*titles, rows=rows)
-
-    return text
+def _code(values: Iterable[str]) -> str:
+    return ", ".join(f"`{value}`" for value in values)
 
 
-_OWN = (tasks, registries, recipes, models, runtimes)
-BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _OWN} | {
-    one.__name__: _written(one)
-    for one in (
-        targets_table,
-        places_table,
-        layouts_table,
-        acceptance_table,
-    )
-}
+def targets_table() -> str:
+    """Return what each export target writes."""
+    titles, rows = ("`--target`", "file", "precisions", "token ids", "threads", "opens a stranger's file"), []
+    for name, one in sorted(targets.items()):
+        threads = "any number at once" if one.concurrent else "one at a time"
+        stranger = "yes" if one.vouched else "with `--trust`"
+        rows.append((f"`{name}`", f"`{one.suffix}`", _code(one.precisions), one.text_dtype, threads, stranger))
+    return _table(*titles, rows=rows)
+
+
+def places_table() -> str:
+    """Return what each place expects."""
+    titles, rows = ("`--for`", "target", "layout", "precisions", "image input", "batches"), []
+    for name, one in places.items():
+        batches = "any size" if one.dynamic_batch else "one input"
+        target, layout, preprocess = (f"`{value}`" for value in (one.target, one.layout, one.preprocess))
+        rows.append((f"`{name}`", target, layout, _code(one.precisions), preprocess, batches))
+    return _table(*titles, rows=rows)
+
+
+def layouts_table() -> str:
+    """Return what files, inputs and outputs are called; endings of files are the targets'."""
+    rows = []
+    for name, one in layouts.items():
+        precisions = "all" if {*one.endings} == {*PRECISIONS} else _code(one.endings)
+        for tower, names in one.names.items():
+            rows.append((f"`{name}`", tower, f"`{names.stem}`", f"`{names.input}`", f"`{names.output}`", precisions))
+    return _table("`--layout`", "tower", "file", "input", "output", "precisions", rows=rows)
+
+
+def acceptance_table() -> str:
+    """Return what an export must show, by precision."""
+    rows = [
+        ("least cosine with float32", *(f"> {LEAST_COSINE[one]:g}" for one in PRECISIONS)),
+        ("largest relative error of an embedding's length", *(f"{MOST_LENGTH_ERROR[one]:g}" for one in PRECISIONS)),
+        ("embeddings that are not finite, or zero", *("none" for _ in PRECISIONS)),
+        ("spread, as a share of the model's", *(f"{LEAST_SPREAD:g}" for _ in PRECISIONS)),
+        ("queries with the same first result", *(f"{LEAST_AGREEMENT:.0%}, but for chance" for _ in PRECISIONS)),
+    ]
+    return _table("check", *(f"`{one}`" for one in PRECISIONS), rows=rows)
+
+
+_ALL = (tasks, registries, recipes, models, runtimes, targets_table, places_table, layouts_table, acceptance_table)
+BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _ALL}
 
 
 def pages() -> dict[Path, str]:
@@ -125,29 +155,18 @@ def _registries() -> Iterator[tuple[str, str, str]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         for node in ast.parse(text).body if "= Registry(" in text else ():
-            if not (isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation).startswith("Registry[")):
-                continue
-            name = ast.unparse(node.target)
-            module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
-            registry = getattr(module, name)
-            home = _home(name, registry, module)
-            if home:
-                yield registry.label, f"`{home}.{name}`", f"`mobileclip.{registry.kind}`"
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation).startswith("Registry["):
+                name, parts = ast.unparse(node.target), path.relative_to(ROOT).with_suffix("").parts
+                registry = getattr(importlib.import_module(".".join(parts)), name)
+                # The outermost package or module that lists it as public.
+                homes = (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+                if (home := next((one for one in homes if _lists(one, name, registry)), None)) is not None:
+                    yield registry.label, f"`{home}.{name}`", f"`mobileclip.{registry.kind}`"
 
 
-def _home(name: str, registry: Registry[object], module: ModuleType) -> str | None:
-    """Return the outermost package or module that lists a registry as public."""
-    packages = module.__name__.split(".")
-    for depth in range(1, len(packages) + 1):
-        home = ".".join(packages[:depth])
-        package = importlib.import_module(home)
-        if name in getattr(package, "__all__", vars(package)) and getattr(package, name) is registry:
-            return home
-    return None
-
-
-def _first_line(value: object) -> str:
-    return (inspect.getdoc(value) or "").partition("\n")[0]
+def _lists(home: str, name: str, registry: object) -> bool:
+    package = importlib.import_module(home)
+    return name in getattr(package, "__all__", vars(package)) and getattr(package, name) is registry
 
 
 def _table(*titles: str, rows: list[tuple[str, ...]]) -> str:

@@ -29,34 +29,20 @@ from typing import Any, NoReturn
 
 import attrs
 
+_FOLDERS = ("cli", "collections", "datasets.joining:join_images", "evaluation", "export", "recipes.finetuning")
+_FOLDERS += ("reinforce", "training")
 EVERYTHING = (
-    "mobileclip.cli",
-    "mobileclip.collections",
-    "mobileclip.datasets.joining:join_images",
-    "mobileclip.evaluation",
-    "mobileclip.export",
-    "mobileclip.recipes.finetuning",
-    "mobileclip.reinforce",
-    "mobileclip.training",
-    # What is imported where it is used, for half a second of a training.
-    "cattrs.preconf.json",
-    "rich.progress",
-    "safetensors.torch",
-    "tokenizers",
-    "typeguard",
-    "tyro:cli",
-    "webdataset",
+    *(f"mobileclip.{folder}" for folder in _FOLDERS),
+    # What is imported where it is used, for half a second of a training; the last one for two seconds.
+    *("cattrs.preconf.json", "rich.progress", "safetensors.torch", "tokenizers", "typeguard", "tyro:cli", "webdataset"),
     *(one for one in ("pandas", "pyarrow.parquet") if any(Distribution.discover(name=one.partition(".")[0]))),
-    "torch._dynamo",  # which the first optimiser of a process imports, for two seconds
+    "torch._dynamo",
 )
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+_APPENDING = os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_WRONLY
 # What changes files, and which of its arguments is the folder that a path is relative to.
-_CHANGES: dict[str, int | None] = {
-    **dict.fromkeys(("os.rename", "os.mkdir", "os.link", "os.symlink"), 2),
-    "os.remove": 1,
-    "os.rmdir": 1,
-    "os.truncate": None,
-}
+_CHANGES: dict[str, int | None] = dict.fromkeys(("os.rename", "os.mkdir", "os.link", "os.symlink"), 2)
+_CHANGES |= {"os.remove": 1, "os.rmdir": 1, "os.truncate": None}
 _KILL_AT_END = -1
 
 
@@ -84,14 +70,10 @@ class Preloaded:
 
     def __init__(self, modules: Sequence[str]) -> None:
         self._lock = threading.Lock()
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.preloaded", *modules],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
+        command = [sys.executable, "-W", "ignore", "-m", "tests.preloaded", *modules]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(command, text=True, env=environment, start_new_session=True, **pipes)
 
     def call(
         self,
@@ -116,25 +98,15 @@ class Preloaded:
             environment: variables that it has beside the others.
         """
         log = folder.parent / f"{folder.name}.called"
-        status = self._asked(
-            function=function,
-            arguments=arguments,
-            folder=str(folder),
-            watched=str(watched) if watched else None,
-            kill_before=kill_before,
-            seconds=seconds,
-            log=str(log),
-            environment=dict(environment),
-        )
+        watching = {"watched": str(watched) if watched else None, "kill_before": kill_before}
+        asked = {"function": function, "seconds": seconds, "environment": dict(environment), **watching}
+        status = self._asked(arguments=arguments, folder=str(folder), log=str(log), **asked)
         output, operations = (Path(f"{log}.{kind}") for kind in ("output", "operations"))
-        ended = Ended(
-            status=status,
-            output=output.read_text(encoding="utf-8", errors="replace"),
-            operations=tuple(map(json.loads, operations.read_text(encoding="utf-8").splitlines())),
-        )
+        said = output.read_text(encoding="utf-8", errors="replace")
+        done = tuple(map(json.loads, operations.read_text(encoding="utf-8").splitlines()))
         output.unlink()
         operations.unlink()
-        return ended
+        return Ended(status=status, output=said, operations=done)
 
     def start(self, *arguments: object, folder: Path, environment: Mapping[str, str] = MappingProxyType({})) -> Started:
         """Start what `python` does with arguments, in a group of its own, and go on.
@@ -147,15 +119,8 @@ class Preloaded:
         log = Path(tempfile.mkdtemp()) / "log"
         for kind in ("output", "errors"):  # which may be asked for before the process has begun
             Path(f"{log}.{kind}").touch()
-        pid = self._asked(
-            arguments=[str(argument) for argument in arguments],
-            folder=str(folder),
-            watched=None,
-            kill_before=0,
-            seconds=None,
-            log=str(log),
-            environment=os.environ | environment,
-        )
+        asked = {"arguments": [*map(str, arguments)], "folder": str(folder), "environment": os.environ | environment}
+        pid = self._asked(watched=None, seconds=None, log=str(log), **asked)
         assert pid is not None, "it was started"
         return Started(pid=pid, log=log)
 
@@ -312,11 +277,11 @@ def _in_child(request: dict[str, Any]) -> NoReturn:
     os.setpgid(0, 0)
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
-    output = os.open(f"{request['log']}.output", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
-    errors = output
-    if request["seconds"] is None:
-        errors = os.open(f"{request['log']}.errors", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
-    operations = os.open(f"{request['log']}.operations", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+    is_started = request["seconds"] is None
+    output, errors, operations = (
+        os.open(f"{request['log']}.{kind}", _APPENDING)
+        for kind in ("output", "errors" if is_started else "output", "operations")
+    )
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (output, 1), (errors, 2)):
         os.dup2(source, target)
@@ -325,7 +290,7 @@ def _in_child(request: dict[str, Any]) -> NoReturn:
     sys.argv = ["mobileclip"]
     if request["watched"] is not None:
         _watch(os.path.abspath(request["watched"]), request["kill_before"], operations)  # noqa: PTH100 - links stay
-    if request["seconds"] is None:  # signals are its own, not those of a copy of a command, and it ends as Python does
+    if is_started:  # signals are its own, not those of a copy of a command, and it ends as Python does
         importlib.import_module("mobileclip.terminal.interruption").heard.process = os.getpid()
         python(*request["arguments"])
         sys.exit()

@@ -61,27 +61,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _headers(self) -> bytes:
         """Send the headers and return what follows them after GET."""
-        web = self.web
-        web.requests.append((self.command, self.path, self.headers.get("Range")))
-        if web.status.get(self.path):
-            status = web.status[self.path].pop(0)
-            self.send_response(status)
-            if status == 302:
-                self.send_header("Location", web.files[self.path].decode())
-            self.end_headers()
-            return b""
-        data = web.files.get(self.path)
-        asked = self.headers.get("Range") if web.ranges else None
+        web, path, asked = self.web, self.path, self.headers.get("Range")
+        web.requests.append((self.command, path, asked))
+        data, headers = web.files.get(path, b""), {}
+        asked = asked if web.ranges else None
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-        if data is None or (start > 0 and start >= len(data)):
-            self.send_error(404 if data is None else 416)
+        if web.status.get(path):
+            status, data, start = web.status[path].pop(0), b"", 0
+            headers = {"Location": web.files[path].decode()} if status == 302 else {}
+        elif path not in web.files or (start > 0 and start >= len(data)):
+            self.send_error(416 if path in web.files else 404)
             return b""
-        self.send_response(206 if asked else 200)
-        if asked:
+        else:
+            status = 206 if asked else 200
             size = len(data) if web.sized else "*"
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{size}")
-        self.send_header("Content-Length", str(len(data) - start))
-        self.send_header("ETag", f'"{hash(data)}"')
+            headers = {"Content-Range": f"bytes {start}-{len(data) - 1}/{size}"} if asked else {}
+            headers |= {"Content-Length": str(len(data) - start), "ETag": f'"{hash(data)}"'}
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
         return data[start:]
 
@@ -136,7 +134,6 @@ def store(one_store: ObjectStore) -> ObjectStore:
     """An empty store with whatever buckets are asked for; its server and the client's are those of the whole file."""
     for kept in (one_store.objects, one_store.uploads, one_store.requests):
         kept.clear()
-    one_store.num_changes += 1
     return one_store
 
 

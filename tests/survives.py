@@ -54,16 +54,11 @@ class Moment:
         cls, count: int, seed: int, *, more: tuple[int, int], seconds: float, names: Sequence[str] = ("SIGKILL",)
     ) -> list[Moment]:
         """Return random moments: after progress between two bounds and up to so many seconds; every other one alone."""
-        rng = random.Random(seed)
-        return [
-            cls(
-                more=rng.randint(*more),
-                seconds=rng.uniform(0, seconds),
-                name=(name := rng.choice(names)),
-                alone=name == "SIGKILL" and number % 2 == 0,
-            )
-            for number in range(count)
-        ]
+        rng, moments = random.Random(seed), []
+        for number in range(count):
+            waited, name = {"more": rng.randint(*more), "seconds": rng.uniform(0, seconds)}, rng.choice(names)
+            moments.append(cls(**waited, name=name, alone=name == "SIGKILL" and number % 2 == 0))
+        return moments
 
 
 class Command(Protocol):
@@ -117,10 +112,8 @@ class Program:
         environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         with (folder.parent / "output.txt").open("w+", encoding="utf-8", errors="replace") as log:
             command = [sys.executable, *(word.replace("{port}", port) for word in self.line)]
-            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-            process = subprocess.Popen(
-                command, cwd=folder, env=environment, text=True, start_new_session=True, **streams
-            )
+            options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "start_new_session": True}
+            process = subprocess.Popen(command, cwd=folder, env=environment, text=True, **options)
             below: set[int] = set()
             try:
                 if moment is not None:

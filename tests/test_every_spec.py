@@ -40,9 +40,9 @@ def test_json_says_which_member_of_its_family_a_registered_spec_is():
 
 
 def test_what_json_leaves_out_is_known():
-    fields = [(cls.__name__, field) for cls in spec_classes() for field in attrs.fields(cls)]
-    left_out = {f"{name}.{field.name}" for name, field in fields if NOT_IN_JSON.items() <= field.metadata.items()}
-    assert left_out == {"TokenizerFile.content"}
+    fields = [(f"{cls.__name__}.{field.name}", field) for cls in spec_classes() for field in attrs.fields(cls)]
+    left_out = [name for name, field in fields if NOT_IN_JSON.items() <= field.metadata.items()]
+    assert left_out == ["TokenizerFile.content"]
 
 
 def test_json_holds_every_published_choice():

@@ -27,12 +27,10 @@ not_registered = pytest.mark.skipif(IS_REGISTERED, reason="the distribution is i
 
 def read() -> dict[str, str]:
     """Return the texts of all programs and pages, those of the root included."""
-    kinds = ("py", "md", "html", "js", "toml", "yml", "json")
-    folders = (*FOLDERS, "docs", "tests")
+    kinds, folders = ("py", "md", "html", "js", "toml", "yml", "json"), (*FOLDERS, "docs", "tests")
     paths = [path for folder in folders for kind in kinds for path in (ROOT / folder).rglob(f"*.{kind}")]
-    paths += [*ROOT.glob("*.md"), ROOT / "pyproject.toml", ROOT / "Makefile", ROOT / "mkdocs.yml"]
-    inside = [path for path in paths if "node_modules" not in path.parts]
-    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in inside}
+    paths += [*ROOT.glob("*.md"), *(ROOT / name for name in ("pyproject.toml", "Makefile", "mkdocs.yml"))]
+    return {str(path): path.read_text(encoding="utf-8") for path in paths if "node_modules" not in path.parts}
 
 
 def test_what_is_missing_is_named_with_the_command_that_installs_it():
@@ -42,18 +40,15 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it():
 
 
 @not_registered
-@pytest.mark.parametrize("extra", EXTRAS)
-def test_the_command_names_the_packages_of_an_extra_and_survives_a_shell(extra):
-    command, verb, *named = shlex.split(install(extra))
+def test_the_command_names_the_packages_of_an_extra_and_survives_a_shell():
     stated = [Requirement(line) for line in metadata.requires(DISTRIBUTION)]
-    wanted = [one for one in stated if one.marker and one.marker.evaluate({"extra": extra})]
-    assert (command, verb) == ("pip", "install")
-    here = [one for one in map(Requirement, named) if one.marker is None or one.marker.evaluate()]
-    assert {(one.name, str(one.specifier)) for one in here} == {(one.name, str(one.specifier)) for one in wanted}
-
-
-@not_registered
-def test_several_extras_name_what_they_share_once():
+    for extra in EXTRAS:
+        command, verb, *named = shlex.split(install(extra))
+        assert (command, verb) == ("pip", "install")
+        wanted = [one for one in stated if one.marker and one.marker.evaluate({"extra": extra})]
+        here = [one for one in map(Requirement, named) if one.marker is None or one.marker.evaluate()]
+        assert {(one.name, str(one.specifier)) for one in here} == {(one.name, str(one.specifier)) for one in wanted}
+    # Several extras name what they share once.
     named = shlex.split(install("executorch", "coreml", "coreml"))[2:]
     assert sorted(Requirement(one).name for one in named) == ["coremltools", "executorch", "torch", "torchao"]
 

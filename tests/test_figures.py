@@ -67,9 +67,8 @@ def test_axes_are_named_legends_lie_outside_and_what_is_compared_has_one_scale(d
             assert not box.overlaps(one.bbox), "it covers lines"
             assert not box.overlaps(one.xaxis.label.get_window_extent()), "it covers the label"
     for one in axes:
-        drawn_as = {
-            line.get_label(): (line.get_color(), line.get_marker()) for line in one.lines if line.get_label() in labels
-        }
+        lines = [line for line in one.lines if line.get_label() in labels]
+        drawn_as = {line.get_label(): (line.get_color(), line.get_marker()) for line in lines}
         assert len(set(drawn_as.values())) == len(drawn_as), "two lines look alike"
         assert one.get_title() or len(axes) > 1, "the finding is not told"
     for first, second in pairwise(sorted(axes, key=lambda one: one.get_ylabel())):

@@ -16,7 +16,6 @@ import select
 import signal
 import struct
 import sys
-import tarfile
 import traceback
 import warnings
 import zipfile
@@ -31,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from mobileclip.data import (
     AugmentationParams,
@@ -50,8 +50,9 @@ from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.samples.members import sample_members
 from mobileclip.datasets import JsonLinesSource, ShardSource, TableSource
 from mobileclip.encoders import load_model, save_model
+from mobileclip.inputs import DECODES
 from tests.build.canary import CANARY, CANARY_EVENT, PickledCanary
-from tests.build.image_files import encoded, noise, raw
+from tests.build.image_files import encoded, noise, raw, turned_notes
 from tests.build.tokenizer_parts import replace, several
 from tests.data.made_samples import make_sample, write_raw
 from tests.data.tokenizer_files import KINDS as TOKENIZERS
@@ -64,30 +65,53 @@ STORED = {member: sample_members(make_sample(1), layout) for member, layout in L
 LIMITS = SampleLimits(member_bytes=2**20, sample_bytes=2**21, num_members=20, name_bytes=300, text_bytes=2**16)
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is bounded on Linux alone")
 SECONDS, BYTES = 20.0, 3 * 2**29
+# Whatever is wrong with an image's bytes.
+REASONS = {"not_an_image", "truncated", "corrupt", "too_large", "too_many_scans", "unsupported_mode"}
 
 
 # Readers: each takes a folder and the bytes of a file, uses it as a user would, and returns whether all of it was read.
 
 
+def refuses(use, *kinds):
+    """Whether what uses a file raises an error of a kind, whose message a person can read."""
+    try:
+        use()
+    except kinds as error:
+        told = error
+    else:
+        return False
+    assert 0 < len(str(told)) <= 2000, str(told)
+    assert getattr(told, "reason", "corrupt").removeprefix("image_") in REASONS
+    return True
+
+
+def counted(report):
+    """Whether nothing was skipped; what was is told in words that can be printed."""
+    for skip in (one for skips in report.named.values() for one in skips):
+        assert (skip.key + skip.detail).isprintable()
+        assert len(skip.detail) < 1500
+    return not report.counts
+
+
 def image(folder, data):
     """As a picture and as a sample."""
     (folder / "photo.jpg").write_bytes(data)
+
+    def load():
+        picture = load_image(folder / "photo.jpg")
+        assert np.asarray(picture).shape == (picture.height, picture.width, 3)
+
+    def replay(decode):
+        source = SourceImage(data)
+        params = AugmentationParams(crop=(0, 0, min(source.size[1], 64), min(source.size[0], 64)))
+        (pixels,) = source.replay([crop_augmentation(16)], params, decode)
+        assert pixels.shape == (16, 16, 3)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            picture = load_image(folder / "photo.jpg")
-            assert np.asarray(picture).shape == (picture.height, picture.width, 3)
-        except ImageError as error:
-            told(error)
-        try:
-            source = SourceImage(data)
-            params = AugmentationParams(crop=(0, 0, min(source.size[1], 64), min(source.size[0], 64)))
-            for decode in ("exact", "fast"):
-                (pixels,) = source.replay([crop_augmentation(16)], params, decode)
-                assert pixels.shape == (16, 16, 3)
-        except BadSampleError as error:
-            return told(error)
-    return True
+        ways = (load, *(partial(replay, decode) for decode in DECODES))
+        refused = [refuses(way, ImageError, BadSampleError) for way in ways]
+    return not any(refused)
 
 
 def tar(folder, data):
@@ -100,82 +124,59 @@ def tar(folder, data):
     return counted(report)
 
 
-def member(layout, name=None):
-    """What reads a stored member of a sample between two good ones."""
-
-    def read(folder, data):
-        good = STORED[layout]
-        path = write_raw(folder / "a.tar", {"a": good, "bad": {**good, (name or layout): data}, "z": good})
-        report = SkipReport(log=False)
-        samples = {one.key: one for one in read_reinforced_samples(path, report)}
-        assert {"a", "z"} <= samples.keys()
-        assert report.num_skipped == ("bad" not in samples)
-        if "bad" in samples:
-            assert np.isfinite(samples["bad"].image_emb).all()
-        return counted(report)
-
-    return read
+def member(layout, name, folder, data):
+    """A stored member of a sample between two good ones."""
+    good = STORED[layout]
+    path = write_raw(folder / "a.tar", {"a": good, "bad": {**good, name: data}, "z": good})
+    report = SkipReport(log=False)
+    samples = {one.key: one for one in read_reinforced_samples(path, report)}
+    assert {"a", "z"} <= samples.keys()
+    assert report.num_skipped == ("bad" not in samples)
+    assert all(np.isfinite(one.image_emb).all() for one in samples.values())
+    return counted(report)
 
 
 def checkpoint(folder, data):
-    path = folder / "m.pt"
-    path.write_bytes(data)
-    try:
-        model = load_model(path, SMALL)
-    except ValueError as error:
-        return told(error)
-    assert all(torch.isfinite(one).all() for one in model.state_dict().values())
-    return True
+    (folder / "m.pt").write_bytes(data)
+
+    def load():
+        state = load_model(folder / "m.pt", SMALL).state_dict()
+        assert all(torch.isfinite(one).all() for one in state.values())
+
+    return not refuses(load, ValueError)
 
 
 def tokenizer(folder, data):
     (folder / "tokenizer.json").write_bytes(data)
-    try:
+
+    def use():
         made = Tokenizer(read_text_input(folder / "tokenizer.json", context_length=16))
-    except (ValueError, OSError) as error:
-        return told(error)
-    rows = made(["a photo of a cat", "", "a" * 100_000, "\u0130\ufdfa\u5b57" * 10_000, "\ud800"])
-    assert (rows == made.text_input.end_id).any(1).all()
-    assert int(rows.max()) < made.text_input.vocab_size
-    return True
+        rows = made(["a photo of a cat", "", "a" * 100_000, "\u0130\ufdfa\u5b57" * 10_000, "\ud800"])
+        assert (rows == made.text_input.end_id).any(1).all()
+        assert int(rows.max()) < made.text_input.vocab_size
+
+    return not refuses(use, ValueError, OSError)
 
 
-def table(suffix):
-    """What reads pairs of a table or a list; whatever it gives is written and read again."""
+def table(suffix, folder, data):
+    """Pairs of a table or a list; whatever it gives is written and read again."""
+    (folder / "a.jpg").write_bytes(JPEG)
+    path = folder / f"a.{suffix}"
+    path.write_bytes(data)
+    source = JsonLinesSource(path=path) if suffix == "jsonl" else TableSource(tables=path)
+    report, samples = SkipReport(log=False), {}
 
-    def read(folder, data):
-        (folder / "a.jpg").write_bytes(JPEG)
-        path = folder / f"a.{suffix}"
-        path.write_bytes(data)
-        source = JsonLinesSource(path=path) if suffix == "jsonl" else TableSource(tables=path)
-        report, samples = SkipReport(log=False), []
-        try:
-            for unit in source.units():
-                unit.fingerprint()
-                samples += unit.read(report)
-        except (ValueError, OSError) as error:
-            return told(error)
-        unlike = {sample.key: sample for sample in samples}
-        if unlike:
-            write_shard(folder / "b.tar", unlike.values())
-            assert len(list(read_samples(folder / "b.tar", SkipReport(log=False)))) == len(unlike)
-        return counted(report)
+    def read():
+        for unit in source.units():
+            unit.fingerprint()
+            samples.update((sample.key, sample) for sample in unit.read(report))
 
-    return read
-
-
-def told(error):
-    """False, of an error whose message a person can read."""
-    assert 0 < len(str(error)) <= 2000, str(error)
-    return False
-
-
-def counted(report):
-    """Whether nothing was skipped; what was is told in words that can be printed."""
-    for skip in (one for skips in report.named.values() for one in skips):
-        assert (skip.key + skip.detail).isprintable()
-        assert len(skip.detail) < 1500
-    return not report.counts
+    if refuses(read, ValueError, OSError):
+        return False
+    if samples:
+        write_shard(folder / "b.tar", samples.values())
+        assert len(list(read_samples(folder / "b.tar", SkipReport(log=False)))) == len(samples)
+    return counted(report)
 
 
 # Files as they should be.
@@ -201,13 +202,9 @@ def checkpoints():
 
 
 def shard(compress=bytes):
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as file:
-        for name, content in {"a.jpg": JPEG, "a.txt": b"a photo", "b.jpg": JPEG, "b.txt": b"another"}.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            file.addfile(info, io.BytesIO(content))
-    return compress(stream.getvalue())
+    with TemporaryDirectory() as folder:
+        pairs = (("a.jpg", JPEG), ("a.txt", b"a photo"), ("b.jpg", JPEG), ("b.txt", b"another"))
+        return compress(Path(write_raw(Path(folder) / "a.tar", pairs)).read_bytes())
 
 
 def parquet():
@@ -218,23 +215,26 @@ def parquet():
 
 
 CSV = b"\n".join([b"path,caption,key", *(f"a.jpg,a photo,k{number}".encode() for number in range(6))])
-
-
 IMAGES = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "HEIF")
+PICTURE = noise(80, 60)
+SIXTEEN_BITS = Image.fromarray(np.arange(4800, dtype=np.uint16).reshape(60, 80))
 # Every kind of file: what reads it, and one as it should be.
 SOUND = {
-    **{kind: (image, partial(encoded, noise(80, 60), kind)) for kind in IMAGES},
+    **{kind: (image, partial(encoded, PICTURE, kind)) for kind in IMAGES},
+    "progressive": (image, partial(encoded, PICTURE, "JPEG", progressive=True, exif=turned_notes(6))),
+    "palette": (image, partial(encoded, PICTURE.convert("P"), "PNG")),
+    "16 bits": (image, partial(encoded, SIXTEEN_BITS, "PNG")),
     "DNG": (image, lambda: raw(encoded(noise(160, 120), "JPEG"), preview_size=(160, 120))),
     "tar": (tar, shard),
     "tar.gz": (tar, partial(shard, gzip.compress)),
     "tar.xz": (tar, partial(shard, lzma.compress)),
-    **{name: (member(name), partial(STORED[name].get, name)) for name in LAYOUTS},
-    "paug.json": (member("npz", "paug.json"), lambda: STORED["npz"]["paug.json"]),
+    **{name: (partial(member, name, name), partial(STORED[name].get, name)) for name in LAYOUTS},
+    "paug.json": (partial(member, "npz", "paug.json"), lambda: STORED["npz"]["paug.json"]),
     **{kind: (checkpoint, lambda kind=kind: checkpoints()[kind]) for kind in ("safetensors", "archive", "stream")},
     **{kind: (tokenizer, lambda kind=kind: TOKENIZERS[kind]().to_str().encode()) for kind in TOKENIZERS},
-    "parquet": (table("parquet"), parquet),
-    "csv": (table("csv"), lambda: CSV),
-    "jsonl": (table("jsonl"), lambda: b"\n".join([b'{"image": "a.jpg", "text": "a photo"}'] * 6)),
+    "parquet": (partial(table, "parquet"), parquet),
+    "csv": (partial(table, "csv"), lambda: CSV),
+    "jsonl": (partial(table, "jsonl"), lambda: b"\n".join([b'{"image": "a.jpg", "text": "a photo"}'] * 6)),
 }
 
 
@@ -298,13 +298,12 @@ def twice(end):
     return pickled(b"\x80\x02})" + b"".join(b"q%ch%c\x86" % (number, number) for number in range(50)) + end)
 
 
+TEXT = struct.pack("<I", len(CANARY)) + CANARY.encode()
 PICKLES = {
     "code": lambda: saved({"image_emb": PickledCanary()}),
     "code in a stream": lambda: saved({"image_emb": PickledCanary()}, _use_new_zipfile_serialization=False),
     "code alone": lambda: pickle.dumps({"image_emb": PickledCanary()}),
-    "eval": lambda: pickled(
-        b"\x80\x02c__builtin__\neval\nX" + struct.pack("<I", len(CANARY)) + CANARY.encode() + b"\x85R."
-    ),
+    "eval": lambda: pickled(b"\x80\x02c__builtin__\neval\nX" + TEXT + b"\x85R."),
     "os.system": lambda: pickled(b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R."),
     "brackets": lambda: pickled(b"\x80\x02" + b"]" * 10**7 + b"."),
     "tuples in tuples": lambda: pickled(b"\x80\x02)" + b"\x85" * 500_000 + b"."),
@@ -331,42 +330,33 @@ def bomb():
     return gzip.compress(bytes(2**30), 1)
 
 
-def with_spec(old, new):
-    """The small checkpoint, whose spec says something else."""
-
-    def make():
-        data = checkpoints()["safetensors"]
-        end = 8 + int.from_bytes(data[:8], "little")
-        header = json.loads(data[8:end])
-        assert old in header["__metadata__"]["mobileclip.spec"]
-        header["__metadata__"]["mobileclip.spec"] = header["__metadata__"]["mobileclip.spec"].replace(old, new, 1)
-        text = json.dumps(header).encode()
-        return struct.pack("<Q", len(text)) + text + data[end:]
-
-    return make
+def with_spec(old, value):
+    """The small checkpoint, whose spec has another value behind a key."""
+    data = checkpoints()["safetensors"]
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    spec = header["__metadata__"]["mobileclip.spec"]
+    assert old in spec
+    header["__metadata__"]["mobileclip.spec"] = spec.replace(old, f"{old.partition(': ')[0]}: {value}", 1)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data[end:]
 
 
 SPECS = {
-    **{
-        f"depth {value[:20]}": ('"depth": 2', f'"depth": {value}')
-        for value in ("1" + "0" * 9, "4096", "-2", "9" * 10**6)
-    },
-    **{f"width 2^{power}": ('"width": 32', f'"width": {2**power}') for power in (40, 62)},
-    **{f"dim {value}": ('"dim": 16', f'"dim": {value}') for value in (2**40, 65536)},
-    "vocabulary of 2^40": ('"vocab_size": 600', f'"vocab_size": {2**40}'),
-    "context of 2^40": ('"context_length": 12', f'"context_length": {2**40}'),
-    "image of 2^40 pixels": ('"size": 64', f'"size": {2**40}'),
-    "kernel of a billion": ('"kernel_size": 3', '"kernel_size": 1000000001'),
-    "a thousand stages": ('"stages": [', '"stages": [' + '{"dim": 16, "depth": 1},' * 1000),
-    "brackets": ('"depth": 2', f'"depth": {"[" * 100_000}{"]" * 100_000}'),
+    **{f"depth {value[:20]}": ('"depth": 2', value) for value in ("1" + "0" * 9, "4096", "-2", "9" * 10**6)},
+    **{f"width 2^{power}": ('"width": 32', 2**power) for power in (40, 62)},
+    **{f"dim {value}": ('"dim": 16', value) for value in (2**40, 65536)},
+    "vocabulary of 2^40": ('"vocab_size": 600', 2**40),
+    "context of 2^40": ('"context_length": 12', 2**40),
+    "image of 2^40 pixels": ('"size": 64', 2**40),
+    "kernel of a billion": ('"kernel_size": 3', 1_000_000_001),
+    "a thousand stages": ('"stages": [', "[" + '{"dim": 16, "depth": 1},' * 1000),
+    "brackets": ('"depth": 2', "[" * 100_000 + "]" * 100_000),
 }
-
-
 SHAPES = (
     *("(4194304, 1048576)", "(9223372036854775807, 6)", "(-3, 6)", "(0, 6)", "(True, 6)"),
     *(f"({'9' * 5000}, 6)", "(__import__('os').system('id'), 6)", "(" * 2000 + ")" * 2000),
 )
-TYPES = ("'|O'", "'<U6'", "[('a', '<f4')]", "'<c8'")
 
 
 def header(size, name=b"bad.jpg", kind=b"0"):
@@ -384,11 +374,13 @@ def behind(*parts):
     return lambda: shard().rstrip(b"\0").ljust(4096, b"\0")[:4096] + b"".join(parts) + bytes(1024)
 
 
-SIZES = {
-    **{f"{size.bit_length()} bits": b"\x80" + size.to_bytes(11, "big") for size in (60 * 2**30, 2**64, 2**87)},
-    **{str(size): size for size in (b"7" * 12, b"\xff" * 12, b"-0000000512", b"000_0000512", b"00000000009", b"many")},
-}
-REPEATED = 5 * [replace({"String": "a"}, "aa")] * 8
+def size_of(number):
+    """The size of a member of a shard, as those that are too large for octal digits are written."""
+    return b"\x80" + number.to_bytes(11, "big")
+
+
+SIZES = [*map(size_of, (60 * 2**30, 2**64, 2**87))]
+SIZES += [b"7" * 12, b"\xff" * 12, b"-0000000512", b"000_0000512", b"00000000009", b"many"]
 
 
 def with_part(**parts):
@@ -402,104 +394,71 @@ def split(pattern):
 
 PATHS = ("/etc/passwd", "file:///etc/passwd", "../a.jpg", "http://169.254.169.254/x", "pipe:cat x")
 HOSTILE = {
-    "checkpoint": (
-        checkpoint,
-        PICKLES
-        | {name: with_spec(*change) for name, change in SPECS.items()}
-        | {
-            "ten million brackets": lambda: b"]" * 10**7,
-            "a header of 2^63 bytes": lambda: struct.pack("<Q", 2**63) + b"{" + bytes(100),
-            "a header of 99 million bytes": lambda: struct.pack("<Q", 99_000_000) + b"{" + bytes(99_000_000),
-            "a header of brackets": lambda: struct.pack("<Q", 10**6) + b'{"a":' * 200_000,
-        },
-    ),
-    "pth.gz": (
-        member("pth.gz"),
-        {name: lambda make=make: gzip.compress(make(), 1) for name, make in PICKLES.items()}
-        | {
-            "1 GiB": bomb,
-            "1 GiB twice compressed": lambda: gzip.compress(bomb()),
-            "1 GiB whose end says 10 bytes": lambda: bomb()[:-4] + struct.pack("<I", 10),
-            "30,000 empty parts": lambda: gzip.compress(b"") * 30_000,
-        },
-    ),
-    "npz": (
-        member("npz"),
-        {
-            **{f"shape {shape[:30]}": partial(npz, shape) for shape in SHAPES},
-            **{f"type {kind}": partial(npz, "(3, 6)", kind=kind) for kind in TYPES},
-            "a bomb": lambda: npz("(13107200, 6)", content=bytes(300 * 2**20)),
-            "a bomb beside it": lambda: npz("(3, 6)", **{"more.npy": bytes(300 * 2**20)}),
-            "20,000 empty files": lambda: zipped({str(number): b"" for number in range(20_000)}),
-        },
-    ),
-    "reinforced": (
-        member("reinforced"),
-        {
-            "four billion rows": lambda: STORED["reinforced"]["reinforced"][:10] + b"\xff" * 100,
-            "a bomb": lambda: b"MCRF\1\0" + struct.pack("<II", 2**17, 3) + zlib.compress(bytes(2**27))[: 2**17],
-        },
-    ),
-    "tar": (
-        tar,
-        {f"a size of {name}": behind(header(size), JPEG) for name, size in SIZES.items()}
-        | {
-            "a name of 3 GiB": behind(header(b"\x80" + (3 * 2**30).to_bytes(11, "big"), b"name", b"L")),
-            "a pax header of 3 GiB": behind(header(b"\x80" + (3 * 2**30).to_bytes(11, "big"), b"p", b"x")),
-            "1,000 members of one key": behind(*(header(b"0", b"many.e%d" % number) for number in range(1000))),
-            "a bomb": lambda: gzip.compress(behind(header(b"%011o\0" % 2**30), bytes(120 * 2**20))(), 1),
-            "30,000 empty parts": lambda: gzip.compress(shard()[:512]) + gzip.compress(b"") * 30_000,
-        },
-    ),
-    "tokenizer": (
-        tokenizer,
-        {
-            "doubling": with_part(normalizer=several("normalizers", *REPEATED)),
-            "an explosion": with_part(normalizer=replace({"Regex": "(a+)+$"}, " ")),
-            "an explosion of splits": with_part(pre_tokenizer=split(r"(\w+)\1+$")),
-            "a million brackets": with_part(pre_tokenizer=split("(" * 10**6 + ")" * 10**6)),
-            "a long prefix": with_part(normalizer={"type": "Prepend", "prepend": "a" * (20 << 20)}),
-            "100,000 parts": with_part(normalizer=several("normalizers", *[{"type": "Lowercase"}] * 100_000)),
-            "nested 100,000 deep": lambda: b'{"model":' * 100_000,
-            "lists": lambda: b'{"model": [' + b"[]," * (10 << 20) + b"[]]}",
-            "40 MiB of spaces": lambda: b" " * (40 << 20),
-            "no end": with_part(post_processor=None),
-        },
-    ),
-    "csv": (
-        table("csv"),
-        {
-            **{f"the path {path}": lambda path=path: CSV + f"\n{path},a caption,other".encode() for path in PATHS},
-            "16 MiB in a cell": lambda: CSV + b"\na.jpg," + b"x" * 2**24 + b",k",
-        },
-    ),
+    "safetensors": PICKLES
+    | {name: partial(with_spec, *change) for name, change in SPECS.items()}
+    | {
+        "ten million brackets": lambda: b"]" * 10**7,
+        "a header of 2^63 bytes": lambda: struct.pack("<Q", 2**63) + b"{" + bytes(100),
+        "a header of 99 million bytes": lambda: struct.pack("<Q", 99_000_000) + b"{" + bytes(99_000_000),
+        "a header of brackets": lambda: struct.pack("<Q", 10**6) + b'{"a":' * 200_000,
+    },
+    "pth.gz": {name: lambda make=make: gzip.compress(make(), 1) for name, make in PICKLES.items()}
+    | {
+        "1 GiB": bomb,
+        "1 GiB twice compressed": lambda: gzip.compress(bomb()),
+        "1 GiB whose end says 10 bytes": lambda: bomb()[:-4] + struct.pack("<I", 10),
+        "30,000 empty parts": lambda: gzip.compress(b"") * 30_000,
+    },
+    "npz": {f"shape {shape[:30]}": partial(npz, shape) for shape in SHAPES}
+    | {f"type {kind}": partial(npz, "(3, 6)", kind=kind) for kind in ("'|O'", "'<U6'", "[('a', '<f4')]", "'<c8'")}
+    | {
+        "a bomb": lambda: npz("(13107200, 6)", content=bytes(300 * 2**20)),
+        "a bomb beside it": lambda: npz("(3, 6)", **{"more.npy": bytes(300 * 2**20)}),
+        "20,000 empty files": lambda: zipped({str(number): b"" for number in range(20_000)}),
+    },
+    "reinforced": {
+        "four billion rows": lambda: STORED["reinforced"]["reinforced"][:10] + b"\xff" * 100,
+        "a bomb": lambda: b"MCRF\1\0" + struct.pack("<II", 2**17, 3) + zlib.compress(bytes(2**27))[: 2**17],
+    },
+    "tar": {f"a size of {size}": behind(header(size), JPEG) for size in SIZES}
+    | {
+        "a name of 3 GiB": behind(header(size_of(3 * 2**30), b"name", b"L")),
+        "a pax header of 3 GiB": behind(header(size_of(3 * 2**30), b"p", b"x")),
+        "1,000 members of one key": behind(*(header(b"0", b"many.e%d" % number) for number in range(1000))),
+        "a bomb": lambda: gzip.compress(behind(header(b"%011o\0" % 2**30), bytes(120 * 2**20))(), 1),
+        "30,000 empty parts": lambda: gzip.compress(shard()[:512]) + gzip.compress(b"") * 30_000,
+    },
+    "bert": {
+        "doubling": with_part(normalizer=several("normalizers", *5 * [replace({"String": "a"}, "aa")] * 8)),
+        "an explosion": with_part(normalizer=replace({"Regex": "(a+)+$"}, " ")),
+        "an explosion of splits": with_part(pre_tokenizer=split(r"(\w+)\1+$")),
+        "a million brackets": with_part(pre_tokenizer=split("(" * 10**6 + ")" * 10**6)),
+        "a long prefix": with_part(normalizer={"type": "Prepend", "prepend": "a" * (20 << 20)}),
+        "100,000 parts": with_part(normalizer=several("normalizers", *[{"type": "Lowercase"}] * 100_000)),
+        "nested 100,000 deep": lambda: b'{"model":' * 100_000,
+        "lists": lambda: b'{"model": [' + b"[]," * (10 << 20) + b"[]]}",
+        "40 MiB of spaces": lambda: b" " * (40 << 20),
+        "no end": with_part(post_processor=None),
+    },
+    "csv": {f"the path {path}": lambda path=path: CSV + f"\n{path},a caption,other".encode() for path in PATHS}
+    | {"16 MiB in a cell": lambda: CSV + b"\na.jpg," + b"x" * 2**24 + b",k"},
 }
 
 
 # What watches.
 
 
-def _watch(violations):
-    def hook(event, arguments):
-        if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", CANARY_EVENT):
-            violations.append(f"{event} {arguments[:1]}")
-        elif event == "socket.connect":
-            violations.append(f"{event} {arguments[1:]}")
-
-    return hook
-
-
 def _in_child(read, files, folder, sending):
     violations = []
-    sys.addaudithook(_watch(violations))
+    watched = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "socket.connect", CANARY_EVENT)
+    sys.addaudithook(lambda *event: violations.append(f"{event}"[:300]) if event[0] in watched else None)
     limit = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize() + BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    for name, make, whole in files:
-        place = folder / str(len(os.listdir(folder)))  # noqa: PTH208
-        place.mkdir()
+    for number, (name, make, whole) in enumerate(files):
         wrong = ""
         try:
-            found = read(place, make())
+            (folder / str(number)).mkdir()
+            found = read(folder / str(number), make())
             if whole is not None and found != whole:
                 wrong = f"read: {found}"
         except BaseException:  # noqa: BLE001 - this is what is looked for
@@ -543,8 +502,8 @@ def harm(read, files, folder):
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_file_made_to_do_harm_is_refused(kind, tmp_path):
-    read, made = HOSTILE[kind]
-    assert harm(read, [(name, make, False) for name, make in made.items()], tmp_path) == {}
+    read, _ = SOUND[kind]
+    assert harm(read, [(name, make, False) for name, make in HOSTILE[kind].items()], tmp_path) == {}
 
 
 @pytest.mark.parametrize(

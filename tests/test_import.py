@@ -44,30 +44,23 @@ def test_rooms_that_need_no_pytorch_come_without_it():
     assert python(code) == "False"
 
 
-def test_no_file_is_read(after_torch):
-    """Beyond modules and the stubs of folders: the vocabulary, specs and entry points are read when they are needed."""
+def test_no_file_is_read_and_no_compiler_imported(after_torch):
+    """Beyond modules and the stubs of folders: the vocabulary, specs and entry points are read when they are needed.
+
+    What computes with shapes, sympy, takes PyTorch a second to import.
+    """
     code = """
 import sys, torch, einops, PIL.Image, PIL.ImageOps, numpy, attr, filelock
 opened, sys.dont_write_bytecode = [], True  # where the package was just installed, there is none yet
 sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
 import mobileclip.blocks, mobileclip.encoders, mobileclip.data, mobileclip.losses, mobileclip.training
 from mobileclip import *
-assert "torch._dynamo.eval_frame" not in sys.modules, "the compiler takes seconds to import"
 print(*(path for path in opened if not path.endswith((".py", ".pyc", ".pyi")) and "__pycache__" not in path))
+from mobileclip.encoders.checkpoints import FORMS, tensor_shapes
+assert all(len(tensor_shapes(specs.mci0(), form)) for form in FORMS)
+assert not {"torch._dynamo.eval_frame", "sympy"} & sys.modules.keys()
 """
     assert not after_torch(code)
-
-
-def test_tensors_of_every_form_are_known_without_the_compiler(after_torch):
-    """What computes with shapes takes PyTorch a second to import."""
-    code = """
-import sys
-from mobileclip import specs
-from mobileclip.encoders.checkpoints import FORMS, tensor_shapes
-print([len(tensor_shapes(specs.mci0(), form)) for form in FORMS], "sympy" in sys.modules)
-"""
-    *_, has_sympy = after_torch(code).split()
-    assert has_sympy == "False"
 
 
 def test_adds_little_to_importing_torch():
@@ -95,10 +88,9 @@ def test_a_part_alone_imports_few_modules(after_torch, names, subpackages):
     code = f"import sys; from mobileclip.{names}; print(*(name for name in sys.modules if name[:11] == 'mobileclip.'))"
     imported = [name.split(".", 1)[1] for name in after_torch(code).split()]
     assert len(imported) <= 40, imported
+    both = {name for package in imported for name in (package, ".".join(package.split(".")[:2]))}
     heavier = {"encoders", "inference", "datasets", "training", "reinforce", "evaluation", "export", "data.loading"}
-    assert not heavier - subpackages & {
-        name for package in imported for name in (package, ".".join(package.split(".")[:2]))
-    }
+    assert not (heavier - subpackages) & both
 
 
 def test_names_and_subpackages_are_there_and_imported_when_they_are_asked_for(after_torch):
@@ -128,15 +120,14 @@ def test_models_are_listed_by_name():
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("names", "model"),
     [
-        "import mobileclip; model = mobileclip.build_model('mci0')",
-        "from mobileclip.blocks import build_model; model = build_model('mci0')",
-        "from mobileclip.blocks import image_encoders; model = image_encoders['mci0'].build()",
-        "import mobileclip; model = mobileclip.specs.mci0().build()",
-        "import mobileclip; model = mobileclip.load('icons').model.image_encoder",
-        "import mobileclip; model = mobileclip.build_model(mobileclip.list_models('mci0')[0])",
+        *(("build_model", "build_model('mci0')"), ("blocks import build_model", "build_model('mci0')")),
+        *(("blocks import image_encoders", "image_encoders['mci0'].build()"), ("specs", "specs.mci0().build()")),
+        ("load", "load('icons').model.image_encoder"),
+        ("build_model, list_models", "build_model(list_models('mci0')[0])"),
     ],
 )
-def test_models_are_known_whatever_is_imported_first(after_torch, code):
-    assert after_torch(f"{code}; print(type(model).__name__)") == "MCi"
+def test_models_are_known_whatever_is_imported_first(after_torch, names, model):
+    names = f".{names}" if " import " in names else f" import {names}"
+    assert after_torch(f"from mobileclip{names}; print(type({model}).__name__)") == "MCi"

@@ -1,5 +1,6 @@
 """Images of another size and shorter texts, from the command line and the release's entry points."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ from mobileclip.data import load_image
 from mobileclip.encoders import load_model, save_model
 from mobileclip.evaluation import open_candidate
 from mobileclip.export import ExportSpec, bundled_samples, export_model
+from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, tokenizer_sha256
 from tests.build.commands import refused, worked
 from tests.encoders.small import SMALL, SMALL_VIT, embeddings, randomised
 from tests.errors import fails
@@ -52,53 +54,42 @@ def test_classify_and_embed(vit_file, picture, tmp_path, capsys):
     clip = mobileclip.load(vit_file, **SIZES)
     out = worked(capsys, "classify", picture, "a cat", "a dog", "-m", vit_file, "--json", *OPTIONS)
     assert json.loads(out) == pytest.approx(clip.classify(picture, ["a cat", "a dog"]))
-    (tmp_path / "texts.txt").write_text("a cat\nthree people ride bicycles on a long road at night\n")
-    archive, texts = tmp_path / "e.npz", ("--texts", tmp_path / "texts.txt")
-    worked(capsys, "embed", picture, *texts, "-o", archive, "-m", vit_file, *OPTIONS)
+    archive, texts, lines = tmp_path / "e.npz", tmp_path / "texts.txt", ["a cat", "three people ride bicycles at night"]
+    texts.write_text("\n".join(lines))
+    worked(capsys, "embed", picture, "--texts", texts, "-o", archive, "-m", vit_file, *OPTIONS)
     with np.load(archive) as stored:
         np.testing.assert_allclose(stored["image_embedding"], clip.encode_image(picture).numpy(), atol=1e-5)
-        lines = (tmp_path / "texts.txt").read_text().splitlines()
         np.testing.assert_allclose(stored["text_embedding"], clip.encode_text(lines).numpy(), atol=1e-5)
     refused(capsys, "cannot be compared", "embed", picture, "-o", archive, "-m", vit_file, "--append")
 
 
-def test_export_takes_a_size_for_what_it_loads_alone(tmp_path):
-    """That it exports at that size is tested beside feature maps, `tests/export/test_features.py`."""
-    spec = ExportSpec(output=tmp_path / "none", target="torch", image_size=96)
-    with fails(ValueError):
-        export_model(randomised(SMALL), spec)
-
-
-def test_eval(vit_file, tmp_path, capsys):
-    for name in ("cat", "dog"):
-        (tmp_path / "classes" / name).mkdir(parents=True)
-        for number in range(2):
-            image = bundled_samples().images[number + 2 * (name == "dog")]
-            (tmp_path / "classes" / name / f"{number}.jpg").write_bytes(image)
-    output = ("--output", tmp_path / "results", "--device", "cpu")
-    worked(capsys, "eval", vit_file, tmp_path / "classes", *output, *OPTIONS)
+def test_eval_and_export(vit_file, tmp_path, capsys):
+    """That an export has that size is tested beside feature maps, `tests/export/test_features.py`."""
+    for number, image in enumerate(bundled_samples().images[:4]):
+        folder = tmp_path / "classes" / ("cat", "dog")[number // 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(image)
+    worked(capsys, "eval", vit_file, folder.parent, "--output", tmp_path / "results", "--device", "cpu", *OPTIONS)
     candidate = open_candidate(str(vit_file), **SIZES)
     assert (candidate.clip.image_input.size, candidate.published) == (96, None)
     assert candidate.fingerprint != open_candidate(str(vit_file)).fingerprint
+    with fails(ValueError):  # it has a size for what it loads alone
+        export_model(randomised(SMALL), ExportSpec(output=tmp_path / "none", target="torch", image_size=96))
 
 
 def test_the_filter_that_resizes_pictures(tmp_path):
     """The spec says it, so that it is saved; the pixels are Pillow's."""
-    save_model(randomised(SMALL), tmp_path / "small.safetensors")
-    file = tmp_path / "small.safetensors"
-    clips = {one: mobileclip.load(file, interpolation=one) for one in (None, "bilinear", "bicubic")}
+    file, side = tmp_path / "small.safetensors", SMALL.image.input.size
+    save_model(randomised(SMALL), file)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (240, 240, 3), dtype=np.uint8))
-    pixels = {one: clip.transform(picture) for one, clip in clips.items()}
-    side = SMALL.image.input.size
-    for one, clip in clips.items():
+    for one in (None, "bilinear", "bicubic"):
+        clip = mobileclip.load(file, interpolation=one)
         assert clip.model.spec.image.input.interpolation == (one or "bilinear")
-        kind = Image.Resampling.BICUBIC if one == "bicubic" else Image.Resampling.BILINEAR
-        expected = np.asarray(picture.resize((side, side), kind), np.float32) / 255
-        np.testing.assert_allclose(pixels[one].permute(1, 2, 0), expected, atol=1e-6)
-        batch = torch.from_numpy(clip.transform.pixels(picture))[None]
-        assert torch.equal(clip.encode_image(picture), clip.encode_pixels(batch))
-    assert (pixels["bilinear"] - pixels["bicubic"]).abs().max() > 0.01
-    save_model(clips["bicubic"].model, tmp_path / "saved.safetensors")
+        expected = picture.resize((side, side), Image.Resampling[(one or "bilinear").upper()])
+        assert np.array_equal(clip.transform.pixels(picture), np.asarray(expected))
+        pixels = torch.from_numpy(clip.transform.pixels(picture))[None]
+        assert torch.equal(clip.encode_image(picture), clip.encode_pixels(pixels))
+    save_model(clip.model, tmp_path / "saved.safetensors")
     assert mobileclip.load(tmp_path / "saved.safetensors").model.spec.image.input.interpolation == "bicubic"
 
 
@@ -112,3 +103,13 @@ def test_the_releases_entry_points(vit_file, is_pretrained, monkeypatch):
     tokens = mobileclip.get_tokenizer("small", context_length=8)(["a cat"])
     with torch.inference_mode():
         assert model.encode_image(picture).shape == model.encode_text(tokens).shape == (1, 24)
+
+
+def test_the_published_contract(tmp_path):
+    """Pixels are normalised as open_clip does it; a tokenizer's name is what `sha256sum` says of its file."""
+    import open_clip
+
+    assert (OPENAI_MEAN, OPENAI_STD) == (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    text = '{"model": "Käfer"}'
+    (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
+    assert tokenizer_sha256(text) == hashlib.sha256((tmp_path / "tokenizer.json").read_bytes()).hexdigest()

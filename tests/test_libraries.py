@@ -14,15 +14,13 @@ from PIL import Image
 from mobileclip.cli import main as command_line
 from mobileclip.data import write_shards
 from mobileclip.encoders import save_model
-from tests.data.made_samples import encoded, make_sample
 from tests.encoders.small import randomised
 from tests.interop.models import DUAL, PHOTO
-from tests.test_pages import PAGES, blocks
+from tests.test_pages import PAGES, blocks, photographs, ran
 
-SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGES["docs/libraries.md"], re.DOTALL | re.MULTILINE))
-RUN = [title for title, text in SECTIONS.items() if blocks(text, "python")]
-SCORING = ("transformers", "sentence-transformers")
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+LIBRARIES = PAGES["docs/libraries.md"]
+SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", LIBRARIES, re.DOTALL | re.MULTILINE))
 
 
 @pytest.fixture(scope="module")
@@ -34,23 +32,19 @@ def place(tmp_path_factory):
         Image.open(place / "photo.png").convert("RGB").save(place / "photo.jpg")
         patch.chdir(place)
         save_model(randomised(DUAL), "mine.safetensors")
-        for line in blocks(PAGES["docs/libraries.md"], "")[0].splitlines():
+        for line in blocks(LIBRARIES, "")[0].splitlines():
             command_line(line.partition("#")[0].split()[1:])
-        samples = [
-            make_sample(number, image=encoded(40, 30, number, "jpeg"), image_extension="jpg") for number in range(8)
-        ]
-        write_shards("shards", samples, samples_per_shard=4)
+        write_shards("shards", map(photographs, range(8)), samples_per_shard=4)
     return place
 
 
-@pytest.mark.parametrize("title", RUN)
+@pytest.mark.parametrize("title", [title for title, text in SECTIONS.items() if blocks(text, "python")])
 def test_a_librarys_lines_run(title, place, monkeypatch):
     pytest.importorskip(title.lower().replace("-", "_"))
     monkeypatch.chdir(place)
-    names: dict = {}
     (code,) = blocks(SECTIONS[title], "python")
-    exec(compile(code, "docs/libraries.md", "exec"), names)
-    if title in SCORING:
+    names = ran("docs/libraries.md", code)
+    if title in ("transformers", "sentence-transformers"):
         assert tuple(names["scores"].shape) == (1, 2)
     if "batch" in names:
         assert len(names["batch"].keys) == 4

@@ -23,21 +23,12 @@ def said(*, repository="", registered=False, monkeypatch):
     return vars(extras) | {"REPOSITORY": repository, "IS_REGISTERED": registered}
 
 
-class Targets(HTMLParser):
-    """Collects where links and pictures lead."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def handle_starttag(self, tag, attrs):  # noqa: ARG002
-        self.found += [value for name, value in attrs if name in {"href", "src"}]
-
-
 def targets(text):
-    page = Targets()
+    """Where links and pictures of a page lead."""
+    found, page = [], HTMLParser()
+    page.handle_starttag = lambda _, attrs: found.extend(value for name, value in attrs if name in {"href", "src"})
     page.feed(MarkdownIt("commonmark").enable("table").render(text))
-    return page.found
+    return found
 
 
 @pytest.mark.parametrize("registered", [False, True])

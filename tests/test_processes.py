@@ -12,14 +12,8 @@ from mobileclip.processes import ProcessPlace, first_host, this_process
 from tests.data.made_samples import make_sample
 from tests.errors import fails
 
-STEP = {
-    "SLURM_JOB_ID": "1234567",
-    "SLURM_STEP_ID": "0",
-    "SLURM_PROCID": "5",
-    "SLURM_NTASKS": "8",
-    "SLURM_LOCALID": "1",
-    "SLURM_STEP_NODELIST": "node[003-007,009],other12",
-}
+STEP = {"SLURM_JOB_ID": "1234567", "SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}
+STEP |= {"SLURM_STEP_NODELIST": "node[003-007,009],other12"}
 
 
 @pytest.fixture
@@ -54,18 +48,16 @@ def test_a_process_knows_its_place(variables, values, place):
 def test_srun(variables):
     place = variables(STEP)
     assert (place.rank, place.size, place.local_rank) == (5, 8, 1)
-    host, _, port = place.meeting.removeprefix("tcp://").partition(":")
-    assert host == "node003"
-    assert int(port) == 10_000 + 1234567 % 20_000
+    assert place.meeting == f"tcp://node003:{10_000 + 1234567 % 20_000}"
     other_rank = variables({"SLURM_PROCID": "0", "SLURM_LOCALID": "0"})
     assert (other_rank.meeting, other_rank.is_first) == (place.meeting, True)
-    assert variables({"SLURM_STEP_ID": "1"}).meeting != place.meeting
-    assert variables({"SLURM_JOB_ID": "1234568", "SLURM_STEP_ID": "0"}).meeting != place.meeting
-
-
-def test_what_a_step_counts_and_what_a_person_says_come_first(variables):
-    place = variables(STEP | {"SLURM_STEP_NUM_TASKS": "6", "MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "29500"})
+    for other in ({"SLURM_STEP_ID": "1"}, {"SLURM_JOB_ID": "1234568", "SLURM_STEP_ID": "0"}):
+        assert variables(other).meeting != place.meeting
+    # What a step counts and what a person says come first.
+    place = variables({"SLURM_STEP_NUM_TASKS": "6", "MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "29500"})
     assert (place.size, place.meeting) == (6, "tcp://10.0.0.7:29500")
+    with fails(ValueError, "SLURM_PROCID", "x"):
+        variables({"SLURM_PROCID": "x"})
 
 
 @pytest.mark.parametrize(
@@ -86,18 +78,11 @@ def test_the_first_host_of_a_list(nodes, host):
         assert first_host(nodes) == host
 
 
-def test_what_is_no_number_is_named(variables):
-    with fails(ValueError, "SLURM_PROCID", "x"):
-        variables(STEP | {"SLURM_PROCID": "x"})
-
-
 def test_the_data_asks_here_too(variables, tmp_path):
-    variables(STEP | {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"})
     write_shards(tmp_path, [make_sample(index) for index in range(8)], samples_per_shard=1)
-    spec = ReinforcedPipelineSpec(
-        shards=str(tmp_path / "{00000000..00000007}.tar"), batch_size=2, image=ImageInput(size=32), num_samples=8
-    )
-    taken = [next(iter(spec.build().stream())).keys]
-    variables({"SLURM_PROCID": "0"})
-    taken += [next(iter(spec.build().stream())).keys]
-    assert len({*taken[0], *taken[1]}) == 4
+    shards, taken = str(tmp_path / "{00000000..00000007}.tar"), set()
+    spec = ReinforcedPipelineSpec(shards=shards, batch_size=2, image=ImageInput(size=32), num_samples=8)
+    for rank in "10":
+        variables(STEP | {"SLURM_NTASKS": "2", "SLURM_PROCID": rank})
+        taken.update(next(iter(spec.build().stream())).keys)
+    assert len(taken) == 4

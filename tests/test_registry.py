@@ -14,6 +14,18 @@ from tests.plugins import install
 from tests.preloaded import preloaded
 
 
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """A function that installs packages: kind, name and source of what each adds, by its name."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def add(kind, **sources):
+        for package, (name, source) in sources.items():
+            install(tmp_path, package, kind, name, source)
+
+    return add
+
+
 def test_names_lead_to_values():
     registry = Registry("colour")
     registry.add("red", 1)
@@ -23,93 +35,7 @@ def test_names_lead_to_values():
     with fails(ValueError, "colour", "red"):
         registry.add("red", 2)
 
-
-def test_what_is_installed_is_read_once_for_all_registries(monkeypatch):
-    asked, whole = [], metadata.entry_points
-    monkeypatch.setattr(metadata, "entry_points", lambda **choices: asked.append(choices) or whole(**choices))
-    monkeypatch.syspath_prepend("another place")
-    assert [list(Registry(kind)) for kind in ("first", "second", "third")] == [[], [], []]
-    assert len(asked) == 1
-
-
-def test_what_is_installed_later_is_found_by_whoever_looks_then(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    for name, known in (("first", ["first"]), ("second", ["first", "second"])):
-        install(tmp_path, f"{name}_stain_plugin", "stain", name, "VALUE = 1\n")
-        assert sorted(Registry("stain")) == known
-
-
-def test_an_unknown_name_suggests_the_nearest_or_lists_all():
-    with fails(ValueError, "model", "mobileclip_s22", "did you mean 'mobileclip_s2'"):
-        models.resolve("mobileclip_s22")
-    registry = Registry("attention_backend")
-    registry.add("sdpa", 1)
-    with fails(ValueError, "attention", "backend 'x'", "known: sdpa"):
-        registry.resolve("x")
-    assert nearest("rde", ["red", "blue"], otherwise="see the list") == "did you mean 'red'?"
-    assert nearest("x", ["red", "blue"], otherwise="see the list") == "see the list"
-
-
-def test_a_package_adds_names_by_entry_point_and_is_imported_for_its_own_alone(tmp_path, monkeypatch):
-    install(tmp_path, "wanted_plugin", "tint", "mint", "VALUE = 1\n")
-    install(tmp_path, "other_plugin", "tint", "lime", "VALUE = 2\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    registry = Registry("tint")
-    assert registry["mint"] == 1
-    assert ("wanted_plugin" in sys.modules, "other_plugin" in sys.modules) == (True, False)
-    assert sorted(registry) == ["lime", "mint"]
-
-
-def test_a_package_may_register_by_decorator_what_it_names_as_entry_point(tmp_path, monkeypatch):
-    """To load an entry point is to import its module, which registers by then."""
-    registry = Registry("shade")
-    monkeypatch.setitem(sys.modules, "shades", types.SimpleNamespace(registry=registry))
-    install(tmp_path, "dark", "shade", "dark", "import shades\n@shades.registry.register('dark')\nclass VALUE: ...\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert list(registry) == ["dark"]
-
-
-def test_a_broken_package_is_named_and_harms_nobody(tmp_path, monkeypatch):
-    install(tmp_path, "broken_plugin", "hue", "torn", "raise RuntimeError('no such driver')\n")
-    install(tmp_path, "sound_plugin", "hue", "whole", "VALUE = 3\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    registry = Registry("hue")
-    registry.add("own", 1)
-    assert registry.resolve("own") == 1
-    assert registry["whole"] == 3
-    with pytest.warns(UserWarning, match=r"torn.*broken_plugin 1\.0.*no such driver"):
-        assert sorted(registry) == ["own", "whole"]
-    with fails(ValueError, "torn", "broken_plugin 1.0", "no such driver"):
-        registry.resolve("torn")
-
-
-@pytest.mark.parametrize("source", ["VALUE = 2\n", "from tones import registry\nregistry.add('plain', 2)\nVALUE = 2\n"])
-def test_a_package_with_a_name_that_is_taken_is_named_and_harms_nobody(tmp_path, monkeypatch, source):
-    registry = Registry("tone")
-    registry.add("plain", 1)
-    monkeypatch.setitem(sys.modules, "tones", types.SimpleNamespace(registry=registry))
-    package = f"colliding_{len(source)}"
-    install(tmp_path, package, "tone", "plain", source)
-    monkeypatch.syspath_prepend(tmp_path)
-    assert registry.resolve("plain") == 1
-    with pytest.warns(UserWarning, match=rf"plain.*{package} 1\.0"):
-        assert dict(registry) == {"plain": 1}
-
-
-def test_of_two_packages_with_one_name_the_second_is_named(tmp_path, monkeypatch):
-    for number, name in enumerate(("a_plugin", "b_plugin"), 1):
-        install(tmp_path, name, "ink", "black", f"VALUE = {number}\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    registry = Registry("ink")
-    assert registry["black"] == 1
-    with pytest.warns(UserWarning, match=r"black.*b_plugin 1\.0"):
-        assert len(registry) == 1
-
-
-def test_a_cell_that_runs_twice_registers_twice():
-    registry = Registry("glaze")
-
-    for _ in range(2):
+    for _ in range(2):  # a cell that runs twice registers twice
 
         @registry.register("mine")
         class Mine:
@@ -122,22 +48,82 @@ def test_a_cell_that_runs_twice_registers_twice():
     assert registry.register("mine", replace=True)(4) == registry["mine"] == 4
 
 
-@pytest.mark.parametrize(
-    ("name", "known"),
-    [
-        ("MobileCLIP-S2", "mobileclip_s2"),
-        ("MobileCLIP2-L-14", "mobileclip2_l14"),
-        ("MOBILECLIP_B", "mobileclip_b"),
-        ("MCi2", "mci2"),
-        ("fastvit_mci2", "mci2"),
-        ("FastViT-MCi4", "mci4"),
-    ],
-)
-def test_names_of_other_libraries_are_understood(name, known):
-    assert named_spec(name) == named_spec(known)
+def test_what_is_installed_is_read_once_for_all_registries(monkeypatch):
+    asked, whole = [], metadata.entry_points
+    monkeypatch.setattr(metadata, "entry_points", lambda **choices: asked.append(choices) or whole(**choices))
+    monkeypatch.syspath_prepend("another place")
+    assert [list(Registry(kind)) for kind in ("first", "second", "third")] == [[], [], []]
+    assert len(asked) == 1
 
 
-def test_spellings_that_could_be_two_names_are_not_guessed():
+def test_what_is_installed_later_is_found_by_whoever_looks_then(packages):
+    for name, known in (("first", ["first"]), ("second", ["first", "second"])):
+        packages("stain", **{f"{name}_stain_plugin": (name, "VALUE = 1\n")})
+        assert sorted(Registry("stain")) == known
+
+
+def test_an_unknown_name_suggests_the_nearest_or_lists_all():
+    with fails(ValueError, "model", "mobileclip_s22", "did you mean 'mobileclip_s2'"):
+        models.resolve("mobileclip_s22")
+    registry = Registry("attention_backend")
+    registry.add("sdpa", 1)
+    with fails(ValueError, "attention", "backend 'x'", "known: sdpa"):
+        registry.resolve("x")
+    for wrong, said in (("rde", "did you mean 'red'?"), ("x", "see the list")):
+        assert nearest(wrong, ["red", "blue"], otherwise="see the list") == said
+
+
+def test_a_package_adds_names_by_entry_point_and_is_imported_for_its_own_alone(packages):
+    packages("tint", wanted_plugin=("mint", "VALUE = 1\n"), other_plugin=("lime", "VALUE = 2\n"))
+    registry = Registry("tint")
+    assert registry["mint"] == 1
+    assert ("wanted_plugin" in sys.modules, "other_plugin" in sys.modules) == (True, False)
+    assert sorted(registry) == ["lime", "mint"]
+
+
+def test_a_package_may_register_by_decorator_what_it_names_as_entry_point(packages, monkeypatch):
+    """To load an entry point is to import its module, which registers by then."""
+    registry = Registry("shade")
+    monkeypatch.setitem(sys.modules, "shades", types.SimpleNamespace(registry=registry))
+    packages("shade", dark=("dark", "import shades\n@shades.registry.register('dark')\nclass VALUE: ...\n"))
+    assert list(registry) == ["dark"]
+
+
+def test_a_broken_package_is_named_and_harms_nobody(packages):
+    broken = ("torn", "raise RuntimeError('no such driver')\n")
+    packages("hue", broken_plugin=broken, sound_plugin=("whole", "VALUE = 3\n"))
+    registry = Registry("hue")
+    registry.add("own", 1)
+    assert (registry.resolve("own"), registry["whole"]) == (1, 3)
+    with pytest.warns(UserWarning, match=r"torn.*broken_plugin 1\.0.*no such driver"):
+        assert sorted(registry) == ["own", "whole"]
+    with fails(ValueError, "torn", "broken_plugin 1.0", "no such driver"):
+        registry.resolve("torn")
+
+
+@pytest.mark.parametrize("source", ["VALUE = 2\n", "from tones import registry\nregistry.add('plain', 2)\nVALUE = 2\n"])
+def test_a_package_with_a_name_that_is_taken_is_named_and_harms_nobody(packages, monkeypatch, source):
+    registry, package = Registry("tone"), f"colliding_{len(source)}"
+    registry.add("plain", 1)
+    monkeypatch.setitem(sys.modules, "tones", types.SimpleNamespace(registry=registry))
+    packages("tone", **{package: ("plain", source)})
+    assert registry.resolve("plain") == 1
+    with pytest.warns(UserWarning, match=rf"plain.*{package} 1\.0"):
+        assert dict(registry) == {"plain": 1}
+
+
+def test_of_two_packages_with_one_name_the_second_is_named(packages):
+    packages("ink", a_plugin=("black", "VALUE = 1\n"), b_plugin=("black", "VALUE = 2\n"))
+    registry = Registry("ink")
+    assert registry["black"] == 1
+    with pytest.warns(UserWarning, match=r"black.*b_plugin 1\.0"):
+        assert len(registry) == 1
+
+
+def test_names_of_other_libraries_are_understood_and_what_could_be_two_is_not_guessed():
+    known = {"MobileCLIP-S2": "mobileclip_s2", "MobileCLIP2-L-14": "mobileclip2_l14", "MOBILECLIP_B": "mobileclip_b"}
+    known |= {"MCi2": "mci2", "fastvit_mci2": "mci2", "FastViT-MCi4": "mci4"}
+    assert [named_spec(name) for name in known] == [named_spec(name) for name in known.values()]
     registry = Registry("paint")
     registry.add("a_b", 1)
     registry.add("ab", 2)
@@ -174,27 +160,22 @@ def test_parts_of_a_module_survive_the_process_that_registered_them(tmp_path):
     assert found.status == 0, found.output
 
 
-def test_modules_that_lack_another_one_say_so(tmp_path, monkeypatch):
-    (tmp_path / "lacking_parts.py").write_text("import nothing_like_this\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [*sys.path])
-    with pytest.raises(ModuleNotFoundError, match="nothing_like_this"):
-        with_parts(["train", "--import", "lacking_parts"])
-    with fails(ValueError, "no_parts.py"):
-        with_parts(["--import=no_parts.py"])
-
-
 def test_a_file_that_is_named_is_imported_wherever_it_lies(tmp_path, monkeypatch):
     """By this process, and, through its environment, by those that it starts."""
     monkeypatch.setattr("sys.path", [*sys.path])
     monkeypatch.setenv(MODULES, "")
-    for name in ("named_parts", "told_parts"):
-        (tmp_path / f"{name}.py").write_text("")
-    assert with_parts(["train", "--import", str(tmp_path / "named_parts.py"), "s2"]) == ["train", "s2"]
-    assert "named_parts" in sys.modules
-    assert os.environ[MODULES] == str(tmp_path / "named_parts.py")
-    monkeypatch.setenv(MODULES, str(tmp_path / "told_parts.py"))
+    sources = {"named_parts": "", "told_parts": "", "lacking_parts": "import nothing_like_this\n"}
+    named, told, lacking = (tmp_path / f"{name}.py" for name in sources)
+    for path in (named, told, lacking):
+        path.write_text(sources[path.stem])
+    assert with_parts(["train", "--import", str(named), "s2"]) == ["train", "s2"]
+    assert ("named_parts" in sys.modules, os.environ[MODULES]) == (True, str(named))
+    monkeypatch.setenv(MODULES, str(told))
     assert len(Registry("colour")) == 0
     assert "told_parts" in sys.modules
-    with fails(ValueError):
-        with_parts(["train", "--import"])
+    monkeypatch.chdir(tmp_path)
+    with fails(ModuleNotFoundError, "nothing_like_this"):
+        with_parts(["train", "--import", "lacking_parts"])
+    for wrong, word in ((["--import=no_parts.py"], "no_parts.py"), (["train", "--import"], "")):
+        with fails(ValueError, word):
+            with_parts(wrong)

@@ -43,9 +43,8 @@ def source(module):
 
 
 def with_all():
-    modules = [
-        one.name for one in pkgutil.walk_packages(mobileclip.__path__, "mobileclip.") if "__main__" not in one.name
-    ]
+    found = pkgutil.walk_packages(mobileclip.__path__, "mobileclip.")
+    modules = [one.name for one in found if "__main__" not in one.name]
     subpackages = [name for name in ("mobileclip", *modules) if hasattr(importlib.import_module(name), "__all__")]
     # What a folder's stub lists is for the rest of the house, unless its own list says more.
     return [name for name in subpackages if "\n__all__ = " in source(name) or "attach_stub" not in source(name)]
@@ -105,12 +104,8 @@ def test_every_model_known_by_name_has_a_page():
         assert ("`--interpolation bicubic`" in pages[f"models/{name}.md"]) == (
             models[name].image.input.interpolation == "bilinear" and published_with(name, "bicubic") == name
         )
-    titles = {
-        "mobileclip_s0": "MobileCLIP-S0",
-        "mobileclip_blt": "MobileCLIP-B (LT)",
-        "mobileclip2_l14": "MobileCLIP2-L-14",
-    }
-    assert {name: title_of(name) for name in titles} == titles
+    names = ("mobileclip_s0", "mobileclip_blt", "mobileclip2_l14")
+    assert [title_of(name) for name in names] == ["MobileCLIP-S0", "MobileCLIP-B (LT)", "MobileCLIP2-L-14"]
 
 
 def test_what_is_kept_of_a_model_is_what_the_library_says():

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 
 from mobileclip.encoders import save_model
-from tests.collections.pictures import draw, telling
+from tests.collections.pictures import draw_all, telling
+from tests.crash.world import COMMANDS
 from tests.errors import fails, told
 from tests.preloaded import preloaded
 
@@ -23,8 +25,8 @@ LONG = "/".join(letter * 100 for letter in "abc")
 def world(tmp_path):
     """A folder with a model, and with pictures in two classes."""
     save_model(telling(), tmp_path / MODEL)
-    for number in range(4):
-        draw(tmp_path / "photos" / "ab"[number % 2] / f"{number}.png", number)
+    for name, seeds in (("a", (0, 2)), ("b", (1, 3))):
+        draw_all(tmp_path / "photos" / name, seeds)
     return tmp_path
 
 
@@ -40,17 +42,22 @@ def worked(folder, *arguments):
     return done.output
 
 
-def results(folder):
-    """The lines of the one file of results in a folder."""
-    (path,) = folder.rglob("results.jsonl")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+def by_shell(folder, script, *command, **options):
+    """Run a command as a shell does that prepares it, with this library on its path."""
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "XDG_CACHE_HOME": str(folder / "cache"),
+    }
+    line = ["sh", "-c", f'{script} "$@"', "sh", *command]
+    return subprocess.run(line, cwd=folder, env=environment, check=False, timeout=120, **options)
 
 
-COMMANDS = {
-    "embed": ("embed", "photos", "-m", MODEL, "-o", "e.npz"),
-    "index": ("index", "photos", "-i", "idx", "-m", MODEL, "-j", "1"),
-    "eval": ("eval", MODEL, "photos", "--output", "results"),
-}
+def key_of_results(world):
+    """Return the key of the one line of results."""
+    (path,) = (world / "results").rglob("results.jsonl")
+    (line,) = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    return json.loads(line)["key"]
 
 
 ONE_AFTER_ANOTHER = """
@@ -75,10 +82,7 @@ with storage.atomic_write("file") as stream:
     say("a line")
     say("a line", error=True)
 """
-    script = 'exec "$@" <&- >&- 2>&-'
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = ["sh", "-c", script, "sh", sys.executable, "-c", code]
-    assert subprocess.run(command, cwd=tmp_path, env=environment, check=False, timeout=120).returncode == 0
+    assert by_shell(tmp_path, "exec <&- >&- 2>&-; exec", sys.executable, "-c", code).returncode == 0
     assert (tmp_path / "file").read_bytes() == b"content"
 
 
@@ -97,40 +101,37 @@ def test_closed_streams_of_a_user_without_a_home_and_a_name(world, nobody):
 
     The shell closes them, and what is handed down is gone before Python begins.
     """
-    lines = [*COMMANDS.values(), *([("index", "photos", "-m", MODEL)] if nobody else [])]
+    lines = [
+        ("embed", "photos", "-m", MODEL, "-o", "e.npz"),
+        ("index", "photos", "-i", "idx", "-m", MODEL, "-j", "1"),
+        ("eval", MODEL, "photos", "--output", "results"),
+        *([("index", "photos", "-m", MODEL)] if nobody else []),
+    ]
     command = [*nobody, sys.executable, "-W", "ignore", "-c", ONE_AFTER_ANOTHER, json.dumps(lines)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(world / "cache")}
-    script = 'exec "$@" <&- >&- 2>errors.txt'
-    done = subprocess.run(["sh", "-c", script, "sh", *command], cwd=world, env=environment, check=False, timeout=120)
+    done = by_shell(world, "exec <&- >&- 2>errors.txt; exec", *command)
     errors = (world / "errors.txt").read_text(encoding="utf-8")
     assert "Traceback" not in errors
     assert done.returncode == (2 if nobody else 0), errors  # not every system lets a process take another user
     if nobody:
         told(errors.splitlines()[-1], "mobileclip: ", "no home folder", "--index FOLDER")
-    assert [line["key"] for line in results(world / "results")] == ["photos"]
+    assert key_of_results(world) == "photos"
     assert all((world / file).stat().st_size > 0 for file in ("e.npz", "idx/index.sqlite"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows deletes no folder that is in use")
-@pytest.mark.parametrize(
-    "arguments", [("info", "icons"), ("train", "s0", "--tiny"), ("index", "photos"), ("runs", "a"), ("recipes", "ls")]
-)
-def test_a_deleted_folder_is_told_in_a_line(arguments, tmp_path):
+@pytest.mark.parametrize("line", ["info icons", "train s0 --tiny", "index photos", "runs a", "recipes ls"])
+def test_a_deleted_folder_is_told_in_a_line(line, tmp_path):
     """In a process that imports everything itself, as PyTorch ends one that imports it there."""
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    script = 'rmdir "$PWD" && exec "$@"'
-    command = ["sh", "-c", script, "sh", sys.executable, "-m", "mobileclip.cli", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=gone, env=environment, check=False, timeout=120, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    assert "was deleted" in line
+    command = [sys.executable, "-m", "mobileclip.cli", *line.split()]
+    (tmp_path / "gone").mkdir()
+    done = by_shell(tmp_path / "gone", 'rmdir "$PWD" && exec', *command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "was deleted" in done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system pins no processes")
-def test_one_core_is_one_core(world):
-    done = preloaded().call("tests.cli.test_surroundings:uses_one_core", folder=world)
+def test_one_core_is_one_core(tmp_path):
+    done = preloaded().call("tests.cli.test_surroundings:uses_one_core", folder=tmp_path)
     assert done.status == 0, done.output
 
 
@@ -144,12 +145,9 @@ def uses_one_core():
 
 
 def test_cores_are_counted_in_one_place():
-    counting = [
-        path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "mobileclip").rglob("*.py")
-        if "cpu_count" in path.read_text(encoding="utf-8")
-    ]
-    assert counting == ["mobileclip/processes.py"]
+    files = (ROOT / "mobileclip").rglob("*.py")
+    counting = [path for path in files if "cpu_count" in path.read_text(encoding="utf-8")]
+    assert counting == [ROOT / "mobileclip" / "processes.py"]
 
 
 def test_a_packaged_model_wins_over_a_folder_of_its_name(world):
@@ -160,10 +158,9 @@ def test_a_packaged_model_wins_over_a_folder_of_its_name(world):
     (world / "elsewhere").mkdir()
     worked(world / "elsewhere", "search", "a cat", "-i", "../idx")
     worked(world, "eval", "icons", "./icons", "--output", "results")
-    assert [line["key"] for line in results(world / "results")] == ["icons"]
+    assert key_of_results(world) == "icons"
     refused = run(world, "classify", "icons/a/0.png", "x", "y", "-m", "./icons")
-    assert refused.status == 2
-    assert "holds no checkpoint" in refused.output
+    assert (refused.status, "holds no checkpoint" in refused.output) == (2, True)
 
 
 def test_an_export_in_a_folder_of_that_name_is_opened_by_its_path_alone(tmp_path, monkeypatch):
@@ -196,23 +193,19 @@ def test_paths_longer_than_a_name_can_be(world):
 
 
 def test_a_shard_whose_folders_are_longer_than_a_name_can_be_is_reinforced(tmp_path):
-    import attrs
-
     from mobileclip.reinforce import ReinforcementSpec
     from mobileclip.serialization import from_json, to_json
-    from tests.crash.world import COMMANDS as WRITING
 
-    WRITING["reinforce"].make(tmp_path)
+    COMMANDS["reinforce"].make(tmp_path)
+    shards = ["00000000.tar", f"{LONG}/00000001.tar"]
     (tmp_path / "plain" / LONG).mkdir(parents=True)
-    (tmp_path / "plain" / "00000001.tar").rename(tmp_path / "plain" / LONG / "00000001.tar")
+    (tmp_path / "plain" / "00000001.tar").rename(tmp_path / "plain" / shards[1])
     spec = from_json((tmp_path / "spec.json").read_text(), ReinforcementSpec)
-    shards = [str(tmp_path / "plain" / name) for name in ("00000000.tar", f"{LONG}/00000001.tar")]
-    spec = attrs.evolve(spec, source=shards)
+    spec = attrs.evolve(spec, source=[str(tmp_path / "plain" / name) for name in shards])
     (tmp_path / "spec.json").write_text(to_json(spec))
-    done = WRITING["reinforce"].run(tmp_path)
+    done = COMMANDS["reinforce"].run(tmp_path)
     assert done.status == 0, done.output
-    made = {path.relative_to(tmp_path / "reinforced").as_posix() for path in (tmp_path / "reinforced").rglob("*.tar")}
-    assert made == {"00000000.tar", f"{LONG}/00000001.tar"}
+    assert set((tmp_path / "reinforced").rglob("*.tar")) == {tmp_path / "reinforced" / name for name in shards}
 
 
 def test_a_folder_whose_name_is_as_long_as_names_can_be_is_exported(tmp_path):
@@ -226,18 +219,14 @@ def test_a_folder_whose_name_is_as_long_as_names_can_be_is_exported(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x" * 255]
 
 
-def test_a_separator_of_lines_that_only_unicode_has_is_a_character_of_a_name(world):
+def test_a_separator_of_lines_that_only_unicode_has_is_a_character_of_a_name_and_of_a_text(world):
+    from mobileclip.inference.embedding import read_embeddings
+
     name = "pho\u2028\u2029\x85\x0b\x0c\x1ctos"
     (world / "photos").rename(world / name)
     for _ in range(2):
         worked(world, "eval", MODEL, name, "--output", "results")
-    (line,) = results(world / "results")
-    assert name in (line["key"], line["dataset"])
-
-
-def test_texts_of_a_file_are_its_lines(world):
+    assert key_of_results(world) == name
     (world / "texts.txt").write_text("one\u2028line\r\nthe second\x0cline\n\nthe third", encoding="utf-8", newline="")
     worked(world, "embed", "--texts", "texts.txt", "-m", MODEL, "-o", "t.npz")
-    from mobileclip.inference.embedding import read_embeddings
-
     assert read_embeddings(world / "t.npz").texts == ("one\u2028line", "the second\x0cline", "the third")

@@ -1,4 +1,4 @@
-"""The commands by name: what `--help` lists, what a wrong name is told, and that every example can be typed."""
+"""The commands by name: what `--help` lists, what a wrong name is told, what the shell completes, what can be typed."""
 
 import re
 import shlex
@@ -31,11 +31,10 @@ def test_an_example_can_be_typed(names, one):
     assert typed[0] == names[-1]
     if isinstance(one, Commands):
         assert one.members.get(typed[1], typed[1] in names or names == ("eval",))
-        return
-    if names[0] in ("train", "reinforce"):
+    elif names[0] in ("train", "reinforce"):
         assert (RECIPES / f"{names[0]}_{typed[1]}.py").is_file()
-        return
-    assert read([*names[:-1], *typed]) is not None
+    else:
+        assert read([*names[:-1], *typed]) is not None
 
 
 @pytest.mark.parametrize("names", [(), ("data",), ("hub",), ("recipes",)])
@@ -43,29 +42,28 @@ def test_the_list_fits_a_screen_of_eighty_columns(capsys, monkeypatch, names):
     monkeypatch.setenv("COLUMNS", "80")
     status, out, err = run(capsys, *names, "--help")
     assert (status, err) == (0, "")
-    lines = out.splitlines()
-    assert max(map(len, lines)) <= 80
-    assert len(lines) <= 45
+    assert (max(map(len, out.splitlines())) <= 80, out.count("\n") <= 45) == (True, True)
     assert run(capsys, *names)[:2] == (2, out)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("serch", "a"), "there is no command 'serch'; did you mean 'search' or 'serve'?"),
-        (("--quiet",), "there is no command '--quiet'; mobileclip --help lists them"),
-        (("data", "scor"), "there is no command 'scor'; did you mean 'score'?"),
-        (("data", "frobnicate"), "there is no command 'frobnicate'; mobileclip data --help lists them"),
+        ("serch a", "'serch'; did you mean 'search' or 'serve'?"),
+        ("--quiet", "'--quiet'; mobileclip --help lists them"),
+        ("data scor", "'scor'; did you mean 'score'?"),
+        ("data frobnicate", "'frobnicate'; mobileclip data --help lists them"),
     ],
 )
 def test_a_command_that_is_none_is_told_the_nearest(capsys, arguments, message):
-    assert run(capsys, *arguments) == (2, "", f"mobileclip: {message}\n")
+    assert run(capsys, *arguments.split()) == (2, "", f"mobileclip: there is no command {message}\n")
 
 
-@pytest.mark.parametrize(("names", "one"), [one for one in every(COMMANDS) if one.values[0] not in RECIPE_COMMANDS])
+LEAVES = [one for one in every(COMMANDS) if not isinstance(one.values[1], Commands)]
+
+
+@pytest.mark.parametrize(("names", "one"), [one for one in LEAVES if one.values[0] not in RECIPE_COMMANDS])
 def test_help_is_short_and_rare_flags_are_shown_by_help_all(capsys, monkeypatch, names, one):
-    if isinstance(one, Commands):
-        return
     monkeypatch.setenv("COLUMNS", "110")
     short, whole = (run(capsys, *names, asked)[1] for asked in ("--help", "--help-all"))
     assert len(short.splitlines()) <= 60
@@ -91,6 +89,26 @@ def test_a_rare_flag_is_shown_by_help_all_alone(capsys, line, common, rare):
 def test_a_rare_flag_is_read():
     _, chosen = read(shlex.split("index photos/ --video-frames scenes --batch-size 4"))
     assert (chosen["video_frames"], chosen["batch_size"]) == ("scenes", 4)
+
+
+COMPLETE = """
+COMP_WORDS=({words}); COMP_CWORD=$(({count} - 1)); _tyro_mobileclip; printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+def test_the_tabulator_key_in_bash_completes_commands_and_their_flags(capsys):
+    _, script, _ = run(capsys, "completion")
+
+    def completed(*words):
+        quoted = " ".join(f"'{word}'" for word in ("mobileclip", *words))
+        ask = script + COMPLETE.format(words=quoted, count=len(words) + 1)
+        done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=False)
+        return [line.split()[0] for line in done.stdout.splitlines() if line.split()]
+
+    assert {"classify", "search", "data", "eval"} <= {*completed("")}
+    assert (completed("cl"), completed("data", "fi")) == (["classify"], ["filter"])
+    assert completed("search", "a cat", "--wh")[0] == "--where"
+    assert {"--device", "--help"} <= {*completed("index", "--")}
 
 
 WITHOUT_TORCH = """

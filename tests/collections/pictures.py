@@ -19,13 +19,20 @@ def draw(path, seed, size=(96, 80)):
     return path
 
 
+def draw_all(folder, seeds, *, digits=1):
+    """Write a picture for every seed, which is its name, and return their folder."""
+    for seed in seeds:
+        draw(folder / f"{seed:0{digits}d}.png", seed)
+    return folder
+
+
 def pack(shard, *seeds):
     """Write a shard of pictures, whose keys are their seeds."""
+    drawn = draw_all(shard.parent / "drawn", seeds, digits=4)
     with tarfile.open(shard, "w") as tar:
         for seed in seeds:
-            path = draw(shard.parent / "drawn" / f"{seed:04d}.png", seed)
-            tar.add(path, path.name)
-    shutil.rmtree(shard.parent / "drawn")
+            tar.add(drawn / f"{seed:04d}.png", f"{seed:04d}.png")
+    shutil.rmtree(drawn)
 
 
 def rows_of(snapshot):
@@ -35,20 +42,34 @@ def rows_of(snapshot):
 
 def contents(collection):
     """Return the embedding of every picture of a collection by its name."""
-    snapshot = collection.snapshot
-    names = [(row["path"], row["part"]) for row in rows_of(snapshot)]
-    assert len(set(names)) == len(names), "a picture is there twice"
-    return dict(zip(names, snapshot.vectors, strict=True))
+    return {(path, part): vector for (path, part, _), (_, vector) in _rows(collection.snapshot).items()}
+
+
+def names(matches):
+    """Return the names of the files that were found."""
+    return [match.path.rsplit("/", 1)[1] for match in matches]
 
 
 def index_of(folder, checkpoint, *inputs, **choices):
     """Return an index in a folder, by the model of a checkpoint, of these inputs."""
-    from mobileclip.collections import Collection, IndexOptions, ModelSource
+    from mobileclip.collections import Collection, ModelSource
 
     index = Collection.create(folder, ModelSource(checkpoint=str(checkpoint)))
     if inputs:
-        index.add(*inputs, options=IndexOptions(show_progress=False, **choices))
+        add(index, *inputs, **choices)
     return index
+
+
+def add(index, *inputs, engine=None, **choices):
+    """Bring an index up to date with inputs, in silence, and return the report."""
+    from mobileclip.collections import IndexOptions
+
+    return index.add(*inputs, options=IndexOptions(show_progress=False, **choices), engine=engine)
+
+
+def counts(report):
+    """Return how many pictures were encoded, known, as before and removed."""
+    return report.num_encoded, report.num_known, report.num_unchanged, report.num_removed
 
 
 def assert_same_rows(one, other):
@@ -63,10 +84,12 @@ def assert_same_rows(one, other):
 
 
 def _rows(snapshot):
-    table = [{name: value for name, value in row.items() if name != "id"} for row in rows_of(snapshot)]
-    rows = {(row["path"], row["part"], row["time"]): row for row in table}
-    assert len(rows) == len(table), "a picture is there twice"
-    return {name: (row, vector) for (name, row), vector in zip(rows.items(), snapshot.vectors, strict=True)}
+    rows = {}
+    for row, vector in zip(rows_of(snapshot), snapshot.vectors, strict=True):
+        name = row["path"], row["part"], row["time"]
+        assert name not in rows, "a picture is there twice"
+        rows[name] = {key: value for key, value in row.items() if key != "id"}, vector
+    return rows
 
 
 def telling(seed=16):

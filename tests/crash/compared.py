@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,8 @@ def contents(folder: Path) -> dict[str, str]:
         elif _TIMED.fullmatch(path.name):
             found[name] = "a file" if path.stat().st_size else "empty"
         else:
-            found[name] = hashlib.sha256(_normal(path)).hexdigest()
+            reading = _READERS.get(path.suffix, bytes)
+            found[name] = hashlib.sha256(reading(path.read_bytes())).hexdigest()
     return found
 
 
@@ -60,12 +60,6 @@ def _rows(folder: Path) -> str:
     rows += [repr((one.described(), one.vectors.tobytes())) for one in read_concepts(folder).values()]
     rows += [repr((words.words, words.levels.tobytes()))] if (words := read_tag_words(folder)) is not None else []
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
-
-
-def _normal(path: Path) -> bytes:
-    data = path.read_bytes()
-    reading: Callable[[bytes], bytes] | None = _READERS.get(path.suffix)
-    return reading(data) if reading is not None else data
 
 
 def _without_times(value: Any) -> Any:

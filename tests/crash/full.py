@@ -46,41 +46,36 @@ def run(command: Command, folder: Path, room: int) -> Ended:
 
 def pages_written(before: Path, after: Path) -> int:
     """Return how many pages the files have that are not in a folder of before, or are newer there."""
-    pages = 0
-    for path in (one for one in after.rglob("*") if one.is_file()):
-        old = before / path.relative_to(after)
-        if not old.exists() or old.stat().st_mtime_ns != path.stat().st_mtime_ns:
-            pages += -(-path.stat().st_size // PAGE)
-    return pages
+    old = {path.relative_to(before): path.stat().st_mtime_ns for path in before.rglob("*")}
+    files = {path.relative_to(after): path.stat() for path in after.rglob("*") if path.is_file()}
+    return sum(-(-one.st_size // PAGE) for path, one in files.items() if old.get(path) != one.st_mtime_ns)
 
 
 def problems(survival: Survival, room: int) -> list[str]:
     """Return what is wrong when a command finds the disk full after so many pages, and is run again with more room."""
-    work = survival.fresh()
-    before = survival.command.contents(work)
-    ended = run(survival.command, work, room)
-    if ended.status == 0:  # there was room enough
-        left = survival.command.contents(work)
-        # What a person's own folders would remember for later may be missing.
-        missing = [name for name, one in survival.expected.items() if left.get(name) != one and name[:5] != "home/"]
-        return [f"with {room} pages of room: not as it should be: {missing}"] if missing else []
-    found = []
-    if ended.status not in (1, 2) and survival.command.function == _CONSOLE:
-        found.append(f"exit status {ended.status}: {ended.output[-600:]}")
-    lines = ended.output.splitlines()
-    is_traced = "Traceback" in ended.output and survival.command.function == _CONSOLE
-    if is_traced or not (lines and _TOLD.search(lines[-1])):
-        found.append(f"no line that says what is wrong: {ended.output[-900:]}")
-    if spoiled := [path.name for path in (work / _TEMPORARY).iterdir() if path.name != _OF_ONNX]:
-        found.append(f"left in TMPDIR: {spoiled}")
+    command, expected, work = survival.command, survival.expected, survival.fresh()
+    before = command.contents(work)
+    ended = run(command, work, room)
+    spoiled = [path.name for path in (work / _TEMPORARY).iterdir() if path.name != _OF_ONNX]
     shutil.rmtree(work / _TEMPORARY)
-    left = survival.command.contents(work)
-    changed = [name for name in before if left.get(name) not in (before[name], survival.expected.get(name))]
-    if changed:
-        found.append(f"neither old nor new: {changed}")
-    if hidden := [str(path) for path in work.rglob("*.tmp")]:
-        found.append(f"temporary files: {hidden}")
-    return [f"full after {room} pages: {one}" for one in found] + survival.again(f"full after {room} pages")
+    left = command.contents(work)
+    if ended.status == 0:  # there was room enough
+        # What a person's own folders would remember for later may be missing.
+        missing = [name for name, one in expected.items() if left.get(name) != one and name[:5] != "home/"]
+        return [f"with {room} pages of room: not as it should be: {missing}"] if missing else []
+    is_console = command.function == _CONSOLE
+    is_traced = is_console and "Traceback" in ended.output
+    is_told = not is_traced and any(_TOLD.search(line) for line in ended.output.splitlines()[-1:])
+    changed = [name for name in before if left.get(name) not in (before[name], expected.get(name))]
+    found = {
+        f"exit status {ended.status}: {ended.output[-600:]}": is_console and ended.status not in (1, 2),
+        f"no line that says what is wrong: {ended.output[-900:]}": not is_told,
+        f"left in TMPDIR: {spoiled}": spoiled,
+        f"neither old nor new: {changed}": changed,
+        f"temporary files below {work}": [*work.rglob("*.tmp")],
+    }
+    full = f"full after {room} pages"
+    return [f"{full}: {what}" for what, is_so in found.items() if is_so] + survival.again(full)
 
 
 def on_small_disk(folder: str, after: str, room: int, function: str, *arguments: str) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import attrs
 import numpy as np
-from PIL import Image
 
 from mobileclip.data import (
     AugmentationSpec,
@@ -19,6 +18,7 @@ from mobileclip.data import (
     datacompdr_augmentation,
 )
 from mobileclip.data.shards.files import read_shard
+from tests.build.image_files import encoded as encoded_image, noise
 
 SHARDS = Path(__file__).parents[1] / "golden" / "shards"
 
@@ -70,10 +70,7 @@ def write_layout(
 
 
 def encoded(width: int, height: int, seed: int = 0, kind: str = "png") -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, kind)
-    return stream.getvalue()
+    return encoded_image(noise(width, height, seed=seed), kind)
 
 
 def make_sample(
@@ -102,13 +99,12 @@ def make_sample(
 
 
 def assert_same(first: ImageTextSample, second: ImageTextSample, tolerance: float = 0.0) -> None:
-    for field in attrs.fields(type(first)):
-        if not field.name.endswith("_emb"):
-            assert getattr(first, field.name) == getattr(second, field.name), field.name
-    if not isinstance(first, ReinforcedSample):
-        return
-    np.testing.assert_allclose(first.image_emb, second.image_emb, rtol=tolerance)
-    np.testing.assert_allclose(first.text_emb, second.text_emb, rtol=tolerance)
-    assert first.syn_text_emb.keys() == second.syn_text_emb.keys()
-    for name, emb in first.syn_text_emb.items():
-        np.testing.assert_allclose(emb, second.syn_text_emb[name], rtol=tolerance)
+    for name in (field.name for field in attrs.fields(type(first))):
+        one, other = getattr(first, name), getattr(second, name)
+        if not name.endswith("_emb"):
+            assert one == other, name
+            continue
+        ones, others = (each if isinstance(each, Mapping) else {name: each} for each in (one, other))
+        assert ones.keys() == others.keys()
+        for key in ones:
+            np.testing.assert_allclose(ones[key], others[key], rtol=tolerance)

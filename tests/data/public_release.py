@@ -20,6 +20,7 @@ from PIL import Image
 from mobileclip.data import augmentation_rng, datacompdr_augmentation, hash_image
 from mobileclip.data.augmentation.replay import compress
 from mobileclip.data.samples.readers import write_npz
+from tests.build.image_files import encoded, noise
 from tests.data.made_samples import write_raw
 
 SIZE = (64, 48)
@@ -53,8 +54,7 @@ class Pair:
 
 def picture(seed: int, size: tuple[int, int] = SIZE) -> bytes:
     """Return a JPEG file of a few coloured patches."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return _jpeg(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC), 95)
+    return encoded(noise(8, 6, seed=seed).resize(size, Image.Resampling.BICUBIC), "JPEG", quality=95)
 
 
 @attrs.frozen
@@ -110,20 +110,12 @@ class PublicRelease:
             original = image.size
             scale = min(1.0, self.image_size / max(original))
             stored = image.resize(tuple(round(side * scale) for side in original)) if scale < 1 else image.copy()
-        metadata = {
-            "uid": pair.uid,
-            "url": pair.url,
-            "key": f"{pair.number:09d}",
-            "status": "success",
-            "error_message": None,
-            "width": stored.width,
-            "height": stored.height,
-            "original_width": original[0],
-            "original_height": original[1],
-            "sha256": hash_image(download),
-        }
+        width, height = stored.size
+        metadata = {"uid": pair.uid, "url": pair.url, "key": f"{pair.number:09d}", "status": "success"}
+        metadata |= {"error_message": None, "width": width, "height": height, "sha256": hash_image(download)}
+        metadata |= {"original_width": original[0], "original_height": original[1]}
         beside = {"json": json.dumps(metadata, indent=4).encode()} if self.with_json else {}
-        return {"jpg": _jpeg(stored, 90), **beside}
+        return {"jpg": encoded(stored, "JPEG", quality=90), **beside}
 
 
 def _reinforced(pair: Pair) -> dict[str, bytes]:
@@ -144,9 +136,3 @@ def _captioned(pair: Pair) -> dict[str, bytes]:
     stated = {"uid": pair.uid, "sha256": hash_image(pair.download())}
     size = {"original_height": SIZE[1], "original_width": SIZE[0]}
     return {"url.txt": pair.url.encode(), "txt": pair.caption.encode(), "json": json.dumps({**stated, **size}).encode()}
-
-
-def _jpeg(image: Image.Image, quality: int) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "jpeg", quality=quality)
-    return stream.getvalue()

@@ -23,11 +23,15 @@ def test_buckets_in_turn_have_ascending_numbers(tmp_path, held_bytes, num_bucket
         assert len(found) == num_buckets
         assert (tmp_path / "deep").exists() == (held_bytes < 10_000), "what fits into memory is never written"
     assert not (tmp_path / "deep").exists() or not list((tmp_path / "deep").iterdir())
-    np.testing.assert_array_equal(
-        np.concatenate([np.sort(one, order="key") for one in found]), np.sort(records, order="key")
-    )
+    both = (np.concatenate([np.sort(one, order="key") for one in found]), np.sort(records, order="key"))
+    np.testing.assert_array_equal(*both)
     for one in found:
         assert (np.diff(one["number"].astype(int)) > 0).all(), "within a bucket in the order in which they came"
+
+
+def test_runs_of_equal_numbers():
+    assert runs(np.array([], np.uint64)) == []
+    assert runs(np.array([3, 3, 5, 9, 9], np.uint64)) == [(3, 0, 2), (5, 2, 3), (9, 3, 5)]
 
 
 def test_none_and_all_of_one_call_may_go_to_one_bucket():
@@ -35,11 +39,6 @@ def test_none_and_all_of_one_call_may_go_to_one_bucket():
         for count, bucket in ((0, 3), (5, 2), (1, 0)):
             buckets.add(np.zeros(count, RECORD), bucket)
         assert [len(one) for one in buckets] == [1, 0, 5, 0]
-
-
-def test_runs_of_equal_numbers():
-    assert runs(np.array([], np.uint64)) == []
-    assert runs(np.array([3, 3, 5, 9, 9], np.uint64)) == [(3, 0, 2), (5, 2, 3), (9, 3, 5)]
 
 
 def test_a_file_is_removed_when_it_has_been_read(tmp_path):

@@ -28,10 +28,9 @@ def bert():
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
     made.train_from_iterator(SENTENCES, trainer)
-    ids = [(token, made.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
-    )
+    single, ids = "[CLS] $A [SEP]", [(token, made.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    pair = f"{single} $B:1 [SEP]:1"
+    made.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
     return made
 
 
@@ -41,9 +40,8 @@ def t5():
     made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")])
     made.pre_tokenizer = pre_tokenizers.Metaspace()
     made.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=200, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
-    )
+    choices = {"special_tokens": ["<pad>", "</s>", "<unk>"], "unk_token": "<unk>", "show_progress": False}
+    trainer = trainers.UnigramTrainer(vocab_size=200, **choices)
     made.train_from_iterator(SENTENCES, trainer)
     made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return made
@@ -54,21 +52,12 @@ def gpt():
     made = tokenizers.Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    made.train_from_iterator(SENTENCES, trainer)
-    made.post_processor = processors.Sequence(
-        [
-            processors.ByteLevel(trim_offsets=False),
-            processors.TemplateProcessing(
-                single="<|startoftext|> $A <|endoftext|>", special_tokens=[("<|startoftext|>", 0), ("<|endoftext|>", 1)]
-            ),
-        ]
-    )
+    special, alphabet = ["<|startoftext|>", "<|endoftext|>"], pre_tokenizers.ByteLevel.alphabet()
+    choices = {"special_tokens": special, "initial_alphabet": alphabet, "show_progress": False}
+    made.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=400, **choices))
+    single, ids = "<|startoftext|> $A <|endoftext|>", [(token, number) for number, token in enumerate(special)]
+    template = processors.TemplateProcessing(single=single, special_tokens=ids)
+    made.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
     return made
 
 

@@ -10,39 +10,38 @@ from tests.datasets.sources.reading import read
 from tests.errors import fails
 
 IMAGES = Path(__file__).parents[1] / "golden" / "augment" / "images"
+CLASSES = {"great_astronaut": "astronaut", "cat": "chelsea", "cup of coffee": "coffee"}
 
 
 @pytest.fixture
 def folder(tmp_path):
     """Three classes of three pictures each, one of them below a further folder."""
-    for name in ("great_astronaut", "cat", "cup of coffee"):
-        picture = {"great_astronaut": "astronaut", "cat": "chelsea"}.get(name, "coffee")
+    for name, picture in CLASSES.items():
+        (tmp_path / "data" / name / "more").mkdir(parents=True)
         for place in ("1.png", "2.png", "more/3.png"):
-            target = tmp_path / "data" / name / place
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(IMAGES / f"{picture}.png", target)
+            shutil.copyfile(IMAGES / f"{picture}.png", tmp_path / "data" / name / place)
     return tmp_path / "data"
+
+
+def mark(folder, **choices):
+    """Return the fingerprint of the first unit."""
+    return ClassFolderSource(path=folder, **choices).units()[0].fingerprint()
 
 
 def test_folders_are_classes_and_their_names_captions(folder):
     source = ClassFolderSource(path=folder, templates=("a photo of a {}.", "{}"), samples_per_shard=3)
-    assert [(unit.name, unit.count()) for unit in source.units()] == [
-        (f"0000000{number}.tar", 3) for number in range(3)
-    ]
+    assert [(unit.name, unit.count()) for unit in source.units()] == [(f"{n:08d}.tar", 3) for n in range(3)]
     samples, report = read(source)
     assert (report.num_read, report.counts) == (9, {})
     labels = [sample.metadata["label"] for sample in samples]
     assert labels != sorted(labels), "units mix the classes"
     assert Counter(labels) == {"great astronaut": 3, "cat": 3, "cup of coffee": 3}
     by_key = {sample.key: sample for sample in samples}
-    assert by_key["great_astronaut/1"].captions == ("a photo of a great astronaut.", "great astronaut")
-    assert by_key["great_astronaut/1"].metadata["class"] == "great_astronaut"
-    assert by_key["cat/more/3"].metadata["label"] == "cat"
-    assert (by_key["cat/1"].image, by_key["cat/1"].image_extension) == ((IMAGES / "chelsea.png").read_bytes(), "png")
-    marks = {
-        choice: ClassFolderSource(path=folder, templates=choice).units()[0].fingerprint() for choice in ("{}", "a {}")
-    }
-    assert marks["{}"] != marks["a {}"]
+    astronaut, cat = by_key["great_astronaut/1"], by_key["cat/more/3"]
+    assert astronaut.captions == ("a photo of a great astronaut.", "great astronaut")
+    assert (astronaut.metadata["class"], cat.metadata["label"]) == ("great_astronaut", "cat")
+    assert (cat.image, cat.image_extension) == ((IMAGES / "chelsea.png").read_bytes(), "png")
+    assert mark(folder, templates="{}") != mark(folder, templates="a {}")
 
 
 @pytest.mark.parametrize(
@@ -53,12 +52,12 @@ def test_folders_are_classes_and_their_names_captions(folder):
     ],
 )
 def test_a_table_renames_classes(folder, table, content):
-    before = ClassFolderSource(path=folder).units()[0].fingerprint()
+    before = mark(folder)
     (folder / table).write_text(content)
     samples, _ = read(ClassFolderSource(path=folder))
     assert {sample.metadata["label"] for sample in samples} == {"great astronaut", "tabby", "espresso"}
     assert {sample.captions for sample in samples if sample.metadata["class"] == "cat"} == {("a photo of a tabby.",)}
-    assert ClassFolderSource(path=folder).units()[0].fingerprint() != before
+    assert mark(folder) != before
 
 
 def test_what_is_no_image_of_a_class_is_left_out(folder):
@@ -89,7 +88,7 @@ def test_what_is_no_image_of_a_class_is_left_out(folder):
 def test_a_table_that_will_not_do_is_named(folder, table, content, named):
     (folder / table).write_text(content)
     with fails(ValueError, *named):
-        ClassFolderSource(path=folder).units()
+        mark(folder)
 
 
 def test_mistakes_are_named(folder, tmp_path):
@@ -98,4 +97,4 @@ def test_mistakes_are_named(folder, tmp_path):
             ClassFolderSource(path=folder, templates=templates)
     for path in (tmp_path / "nowhere", folder / "cat" / "more"):
         with fails(ValueError, str(path)):
-            ClassFolderSource(path=path).units()
+            mark(path)

@@ -38,8 +38,7 @@ def members(number: int) -> dict[str, bytes]:
 def shards(tmp_path):
     """Two shards of nine images each."""
     for shard in range(2):
-        numbers = range(9 * shard, 9 * shard + 9)
-        write_raw(tmp_path / f"{shard}.tar", {f"{number:02d}": members(number) for number in numbers})
+        write_raw(tmp_path / f"{shard}.tar", {f"{9 * shard + one:02d}": members(9 * shard + one) for one in range(9)})
     return str(tmp_path / "{0..1}.tar")
 
 
@@ -58,18 +57,21 @@ def spec(shards, **choices):
     return LabelledPipelineSpec(**{"shards": shards, "flip_probability": 0.0, **fields, **choices})
 
 
-def by_key(batches):
-    return {
+def read(shards, **choices):
+    """Return all images and labels by key, and what is left out."""
+    pipeline = spec(shards, drop_last=False, **choices).build()
+    found = {
         key.rpartition("/")[2]: (image, int(label))
-        for batch in batches
+        for batch in pipeline
         for key, image, label in zip(batch.keys, batch.image, batch.label, strict=True)
     }
+    return found, pipeline.report.counts
 
 
 def test_images_keep_their_labels_and_pixels(shards, folder):
     """From shards and from a folder, every image comes once, with its class and, uncropped, its very pixels."""
     for data in (shards, folder):
-        found = by_key(spec(data, drop_last=False).build())
+        found, _ = read(data)
         assert len(found) == 18
         for number in range(18):
             image, label = found[f"{number:02d}"]
@@ -84,7 +86,7 @@ def test_a_folder_is_numbered_by_its_names_and_called_as_its_table_says(folder):
     assert find_class_names(folder) == find_class_names(f"class_folder:{folder}") == names
     odd = os.fsencode(folder / "cat") + b"/\xff new\nline.png"
     Path(os.fsdecode(odd)).write_bytes(encoded(16, 16, seed=50))
-    found = by_key(spec(folder, class_names=names, drop_last=False).build())
+    found, _ = read(folder, class_names=names)
     assert len(found) == 19
     assert [label for key, (_, label) in found.items() if "new" in key] == [1]
 
@@ -93,15 +95,13 @@ def test_shards_are_called_as_the_file_beside_them_says(shards, tmp_path):
     assert find_class_names(shards) == ()
     (tmp_path / "classnames.txt").write_text("\n".join(NAMES))
     paths = [tmp_path / f"{number}.tar" for number in range(2)]
-    for data in (shards, tmp_path, f"shards:{shards}", paths):
-        assert find_class_names(data) == NAMES
-    assert len(by_key(spec(tmp_path, drop_last=False).build())) == 18
-    root = tmp_path / "wds_animals"
-    write_layout(root, {}, {}, classnames=NAMES, templates=("a {c}",))
+    assert {find_class_names(data) for data in (shards, tmp_path, f"shards:{shards}", tuple(paths))} == {NAMES}
+    assert len(read(tmp_path)[0]) == 18
+    root = write_layout(tmp_path / "wds_animals", {}, {}, classnames=NAMES, templates=("a {c}",))
     for path in paths:
         path.rename(root / "test" / path.name)
     assert find_class_names(root) == find_class_names(f"public_layout:{root}") == NAMES
-    assert len(by_key(spec(root, drop_last=False).build())) == 18
+    assert len(read(root)[0]) == 18
     (root / "dataset_type.txt").write_text("retrieval")
     for data in (root, f"jsonl:{tmp_path}/a.jsonl"):
         with fails(ValueError):
@@ -133,9 +133,9 @@ def test_names_in_json_are_labels(tmp_path):
         for number, label in enumerate((*NAMES, "cow", 7))
     ]
     write_shard(tmp_path / "a.tar", samples)
-    pipeline = spec(tmp_path / "a.tar", class_names=NAMES, drop_last=False).build()
-    assert {key: label for key, (_, label) in by_key(pipeline).items()} == {"0": 0, "1": 1, "2": 2}
-    assert pipeline.report.counts == {"bad_label": 2}
+    found, left_out = read(tmp_path / "a.tar", class_names=NAMES)
+    assert {key: label for key, (_, label) in found.items()} == {"0": 0, "1": 1, "2": 2}
+    assert left_out == {"bad_label": 2}
     with fails(ValueError, "5 bad_label"):
         next(iter(spec(tmp_path / "a.tar").build()))
 
@@ -144,16 +144,14 @@ def test_what_cannot_be_used_is_counted(tmp_path, folder):
     rows = [members(0), {"png": encoded(4, 4)}, {"cls": b"0"}]
     rows += [members(0) | changes for changes in ({"cls": b"3"}, {"cls": b"0 1"}, {"png": b"no image"})]
     write_raw(tmp_path / "a.tar", {f"{number}": row for number, row in enumerate(rows)})
-    pipeline = spec(tmp_path / "a.tar", drop_last=False).build()
-    assert list(by_key(pipeline)) == ["0"]
+    found, left_out = read(tmp_path / "a.tar")
     reasons = "no_label", "no_image", "bad_label", "several_labels", "image_not_an_image"
-    assert pipeline.report.counts == dict.fromkeys(reasons, 1)
-    (folder / "cat" / "01.png").write_bytes(b"no image")
-    (folder / "cat" / "notes.txt").write_text("cats")
-    (folder / "stray.png").write_bytes(encoded(4, 4))
-    pipeline = spec(f"class_folder:{folder}", drop_last=False).build()
-    assert len(by_key(pipeline)) == 17
-    assert pipeline.report.counts == {"image_not_an_image": 1, "no_class": 1, "other_file": 1}
+    assert (list(found), left_out) == (["0"], dict.fromkeys(reasons, 1))
+    for place in ("cat/01.png", "cat/notes.txt", "stray.png"):
+        (folder / place).write_bytes(b"no image")
+    found, left_out = read(f"class_folder:{folder}")
+    assert len(found) == 17
+    assert left_out == {"image_not_an_image": 1, "no_class": 1, "other_file": 1}
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -163,65 +161,63 @@ def test_a_stream_goes_on_from_any_position(folder, num_workers):
     (folder / "dog" / "05.png").write_bytes(b"no image")
     pipeline = whole.build()
     batches = pipeline.stream()
-    first = [next(batches) for _ in range(6)]
+    first, *_ = (next(batches) for _ in range(6))
     position = from_json(to_json(pipeline.position(6)), StreamPosition)
     expected = [next(batches) for _ in range(4)]
-    resumed = whole.build().stream(position)
-    for batch in expected:
-        other = next(resumed)
+    for batch, other in zip(expected, whole.build().stream(position), strict=False):
         assert batch.keys == other.keys
         assert torch.equal(batch.image, other.image)
         assert torch.equal(batch.label, other.label)
-    assert not torch.equal(first[0].image, expected[0].image)
+    assert not torch.equal(first.image, expected[0].image)
 
 
 def test_an_epoch_is_dealt_out_and_mixes_the_classes(folder, monkeypatch):
-    labels = [label for _, label in by_key(spec(folder, shuffle=False, drop_last=False).build()).values()]
+    labels = [label for _, label in read(folder, shuffle=False)[0].values()]
     assert labels != sorted(labels)
-    keys = Counter()
     monkeypatch.setenv("WORLD_SIZE", "2")
+    keys = []
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
-        keys.update(key for batch in spec(folder, drop_last=False).build() for key in batch.keys)
-    assert (len(keys), set(keys.values())) == (18, {1})
+        keys += [key for batch in spec(folder, drop_last=False).build() for key in batch.keys]
+    assert len(keys) == len(set(keys)) == 18
 
 
-class TestAugmentation:
-    def test_flips(self, folder):
-        (plain, flipped) = (by_key(spec(folder, flip_probability=p, drop_last=False).build()) for p in (0.0, 1.0))
-        assert all(torch.equal(plain[key][0].flip(-1), flipped[key][0]) for key in plain)
-        some = by_key(spec(folder, flip_probability=0.5, drop_last=False).build())
-        assert 0 < sum(torch.equal(some[key][0], plain[key][0]) for key in plain) < 18
-
-    def test_operations_come_with_their_probability_at_nine_tenths_of_their_strength(self):
-        sampled = [imagenet_augmentation(32).sample(augmentation_rng(0, f"{one}", 0), (64, 64)) for one in range(400)]
-        counts = Counter(len(params.operations) for params in sampled)
-        assert counts.keys() == {0, 1, 2}
-        assert 160 < counts[1] < 240
-        assert 60 < counts[0] < 140
-        largest = {1: 0.27, 5: 27.0, 6: 0.81}
-        for index, magnitude in (operation for params in sampled for operation in params.operations):
-            assert abs(magnitude) == pytest.approx(largest.get(index, abs(magnitude)), rel=1e-5)
+def test_flips(folder):
+    never, always, some = (read(folder, flip_probability=probability)[0] for probability in (0.0, 1.0, 0.5))
+    assert all(torch.equal(never[key][0].flip(-1), always[key][0]) for key in never)
+    assert 0 < sum(torch.equal(some[key][0], never[key][0]) for key in never) < 18
 
 
-class TestErasing:
-    def test_a_rectangle_becomes_noise_with_a_probability(self):
-        pixels = np.full((40, 60, 3), 7, np.uint8)
-        areas, noise, num_changed = [], [], 0
-        for number in range(300):
-            rng = augmentation_rng(0, f"{number}", 0)
-            num_changed += (RandomErasingSpec().apply(pixels, rng) != 7).any()
-            erased = RandomErasingSpec(probability=1.0).apply(pixels, augmentation_rng(0, f"{number}", 0))
-            rows, columns = np.nonzero((erased != 7).any(axis=2))
-            height, width = rows.max() - rows.min() + 1, columns.max() - columns.min() + 1
-            assert height < 40
-            assert width < 60
-            areas.append(height * width / 2400)
-            noise.append(erased[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].reshape(-1, 3))
-        assert 50 < num_changed < 100
-        assert 0.01 < min(areas) < 0.05
-        assert 0.25 < max(areas) < 0.36
-        everything = np.concatenate(noise) / 255
-        assert everything.mean(axis=0) == pytest.approx((0.485, 0.456, 0.406), abs=0.02)
-        assert everything.std(axis=0) == pytest.approx((0.22, 0.215, 0.215), abs=0.02)
-        assert (pixels == 7).all()
+def test_operations_come_with_their_probability_at_nine_tenths_of_their_strength():
+    sampled = [imagenet_augmentation(32).sample(augmentation_rng(0, f"{one}", 0), (64, 64)) for one in range(400)]
+    counts = Counter(len(params.operations) for params in sampled)
+    assert counts.keys() == {0, 1, 2}
+    assert 160 < counts[1] < 240
+    assert 60 < counts[0] < 140
+    largest = {1: 0.27, 5: 27.0, 6: 0.81}
+    for index, magnitude in (operation for params in sampled for operation in params.operations):
+        assert abs(magnitude) == pytest.approx(largest.get(index, abs(magnitude)), rel=1e-5)
+
+
+def test_a_rectangle_becomes_noise_with_a_probability():
+    pixels = np.full((40, 60, 3), 7, np.uint8)
+    areas, noise, num_changed = [], [], 0
+    for number in range(300):
+        some, erased = (
+            RandomErasingSpec(**choices).apply(pixels, augmentation_rng(0, f"{number}", 0))
+            for choices in ({}, {"probability": 1.0})
+        )
+        num_changed += (some != 7).any()
+        rows, columns = (slice(places.min(), places.max() + 1) for places in np.nonzero((erased != 7).any(axis=2)))
+        inside = erased[rows, columns]
+        assert inside.shape[0] < 40
+        assert inside.shape[1] < 60
+        areas.append(inside[..., 0].size / 2400)
+        noise.append(inside.reshape(-1, 3))
+    assert 50 < num_changed < 100
+    assert 0.01 < min(areas) < 0.05
+    assert 0.25 < max(areas) < 0.36
+    everything = np.concatenate(noise) / 255
+    assert everything.mean(axis=0) == pytest.approx((0.485, 0.456, 0.406), abs=0.02)
+    assert everything.std(axis=0) == pytest.approx((0.22, 0.215, 0.215), abs=0.02)
+    assert (pixels == 7).all()

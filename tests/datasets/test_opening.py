@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,6 @@ import attrs
 import pytest
 from PIL import Image
 
-from mobileclip.cli import main
 from mobileclip.data import ImageTextSample, SkipReport, write_shard
 from mobileclip.datasets import (
     ClassFolderSource,
@@ -24,17 +22,12 @@ from mobileclip.datasets import (
     open_data_set,
     shards_of,
 )
-from mobileclip.datasets.sources import (
-    LabelledShardSource,
-    PublicLayoutSource,
-    is_gathered,
-    is_place,
-    name_of,
-)
+from mobileclip.datasets.sources import LabelledShardSource, PublicLayoutSource, is_gathered, is_place, name_of
 from mobileclip.evaluation import open_benchmark
+from tests.build.commands import run
 from tests.data.made_samples import golden, write_layout, write_raw
-from tests.datasets.sources.reading import PNG
-from tests.errors import fails
+from tests.datasets.sources.reading import PNG, write_lines
+from tests.errors import fails, told
 
 COLOURS = ("blue", "green", "red")
 TEMPLATES = ("a {} thing",)
@@ -46,61 +39,48 @@ def picture(colour, number=0):
     return stream.getvalue()
 
 
-def pictures():
-    return {f"{colour}{number}": (colour, picture(colour, number)) for colour in COLOURS for number in range(2)}
+# Colour and content of each picture, by name.
+PICTURES = {f"{colour}{number}": (colour, picture(colour, number)) for colour in COLOURS for number in range(2)}
+CAPTIONED = {name: {"png": data, "txt": f"a {colour} thing".encode()} for name, (colour, data) in PICTURES.items()}
+LABELLED = {name: {"png": data, "cls": b"%d" % COLOURS.index(colour)} for name, (colour, data) in PICTURES.items()}
+
+
+def plant(folder, files):
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
 
 
 def class_folder(root):
-    for name, (colour, data) in pictures().items():
-        (root / "mine" / colour).mkdir(parents=True, exist_ok=True)
-        (root / "mine" / colour / f"{name}.png").write_bytes(data)
-    return root / "mine"
+    return plant(root / "mine", {f"{colour}/{name}.png": data for name, (colour, data) in PICTURES.items()})
 
 
 def caption_folder(root):
-    (root / "mine").mkdir(parents=True)
-    for name, (colour, data) in pictures().items():
-        (root / "mine" / f"{name}.png").write_bytes(data)
-        (root / "mine" / f"{name}.txt").write_text(f"a {colour} thing", encoding="utf-8")
-    return root / "mine"
+    return plant(root / "mine", {f"{name}.{kind}": one[kind] for name, one in CAPTIONED.items() for kind in one})
 
 
 def lines(root, *, labels):
-    (root / "images").mkdir(parents=True)
-    with (root / "mine.jsonl").open("w", encoding="utf-8") as stream:
-        for name, (colour, data) in pictures().items():
-            (root / "images" / f"{name}.png").write_bytes(data)
-            line = {"image": f"images/{name}.png", "caption": f"a {colour} thing"}
-            stream.write(json.dumps({**line, "label": colour} if labels else line) + "\n")
-    return root / "mine.jsonl"
+    plant(root / "images", {f"{name}.png": data for name, (_, data) in PICTURES.items()})
+    rows = [
+        {"image": f"images/{name}.png", "caption": f"a {colour} thing"} | ({"label": colour} if labels else {})
+        for name, (colour, _) in PICTURES.items()
+    ]
+    return write_lines(root / "mine.jsonl", rows)
 
 
 def captioned_shard(root):
-    samples = {name: {"png": data, "txt": f"a {colour} thing".encode()} for name, (colour, data) in pictures().items()}
-    return Path(write_raw(root / "mine.tar", samples))
-
-
-def labelled(colour, data):
-    return {"png": data, "cls": b"%d" % COLOURS.index(colour)}
+    return Path(write_raw(root / "mine.tar", CAPTIONED))
 
 
 def labelled_shards(root, *, names=True):
-    samples = {name: labelled(*one) for name, one in pictures().items()}
     for shard in range(2):
-        write_raw(root / "mine" / f"{shard:05d}.tar", dict(list(samples.items())[shard::2]))
-    if names:
-        (root / "mine" / "classnames.txt").write_text("\n".join(COLOURS), encoding="utf-8")
-    return root / "mine"
+        write_raw(root / "mine" / f"{shard:05d}.tar", dict(list(LABELLED.items())[shard::2]))
+    return plant(root / "mine", {"classnames.txt": "\n".join(COLOURS).encode()} if names else {})
 
 
 def public_layout(root):
-    samples = {name: labelled(*one) for name, one in pictures().items()}
-    return write_layout(root / "wds_mine_test", samples, classnames=COLOURS, templates=("a {c} thing",))
-
-
-def public_captions(root):
-    samples = {name: {"png": data, "txt": colour.encode()} for name, (colour, data) in pictures().items()}
-    return write_layout(root / "wds_mine_test", samples, kind="retrieval")
+    return write_layout(root / "wds_mine_test", LABELLED, classnames=COLOURS, templates=("a {c} thing",))
 
 
 FORMS = {
@@ -111,53 +91,57 @@ FORMS = {
     "captioned shard": (captioned_shard, ShardSource, "captions"),
     "labelled shards": (labelled_shards, LabelledShardSource, "classes"),
     "public layout": (public_layout, PublicLayoutSource, "classes"),
-    "public captions": (public_captions, PublicLayoutSource, "captions"),
+    "public captions": (
+        lambda root: write_layout(root / "wds_mine_test", CAPTIONED, kind="retrieval"),
+        PublicLayoutSource,
+        "captions",
+    ),
 }
+
+
+def read(source):
+    report = SkipReport(log=False)
+    return [sample for unit in source.units() for sample in unit.read(report)], report.counts
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_opened_alike(tmp_path, form):
     make, kind_of_source, kind = FORMS[form]
-    path = make(tmp_path)
-    opened = open_data_set(path, templates=TEMPLATES)
-    assert type(opened.source) is kind_of_source
-    assert (opened.name, opened.kind) == ("mine", kind)
+    opened = open_data_set(make(tmp_path), templates=TEMPLATES)
+    assert (type(opened.source), opened.name, opened.kind) == (kind_of_source, "mine", kind)
     assert opened.class_names == (COLOURS if kind == "classes" else ())
-    report = SkipReport()
-    samples = [sample for unit in opened.source.units() for sample in unit.read(report)]
-    assert (report.num_read, report.num_skipped) == (6, 0)
-    contents = {data: colour for colour, data in pictures().values()}
+    samples, left_out = read(opened.source)
+    assert (len(samples), left_out) == (6, {})
+    colours = {data: colour for colour, data in PICTURES.values()}
     for sample in samples:
-        colour = contents[sample.image]
-        assert colour in sample.captions[0]
-        if kind == "classes":
-            assert sample.metadata["label"] == colour
-            assert sample.captions == (f"a {colour} thing",)
+        assert sample.captions == (f"a {colours[sample.image]} thing",)
+        assert kind == "captions" or sample.metadata["label"] == colours[sample.image]
     files = [file for unit in opened.source.units() for file in unit.files()]
     assert 0 < len(set(files)) == len(files)
     assert all(Path(file).is_file() for file in files)
 
 
 def test_a_folder_that_may_be_of_two_kinds_is_named(tmp_path):
-    folder = class_folder(tmp_path)
-    (folder / "stray.png").write_bytes(PNG)
+    folder = plant(class_folder(tmp_path), {"stray.png": PNG})
     with fails(ValueError, f"class_folder:{folder}", f"folder:{folder}"):
         as_source(folder)
     opened = open_data_set(f"class_folder:{folder}")
     assert (opened.kind, opened.class_names) == ("classes", COLOURS)
-    report = SkipReport(log=False)
-    assert sum(1 for unit in opened.source.units() for _ in unit.read(report)) == 6
-    assert report.counts == {"no_class": 1}
+    samples, left_out = read(opened.source)
+    assert (len(samples), left_out) == (6, {"no_class": 1})
 
 
 def test_the_kind_is_found_by_the_path(tmp_path):
-    assert as_source(["a.tar", Path("b.tar")]) == ShardSource(shards=("a.tar", "b.tar"))
     for text in ("a/{0..3}.tar", "pipe:cat a.tar", "s3://bucket/a.tar", "C:\\data", "c:/data", "run:1/{0..3}.tar"):
         assert as_source(text) == ShardSource(shards=text)
-    assert as_source("a.JSONL", samples_per_shard=5) == JsonLinesSource(path="a.JSONL", samples_per_shard=5)
-    assert as_source("a.CSV", samples_per_shard=5) == TableSource(tables="a.CSV", samples_per_shard=5)
+    for path, kind, field in (
+        ("a.JSONL", JsonLinesSource, "path"),
+        ("a.CSV", TableSource, "tables"),
+        (tmp_path, FolderSource, "path"),
+    ):
+        assert as_source(path, samples_per_shard=5) == kind(**{field: path}, samples_per_shard=5)
+    assert as_source(["a.tar", Path("b.tar")]) == ShardSource(shards=("a.tar", "b.tar"))
     assert as_source(["a.csv", "b.tsv"]) == TableSource(tables=("a.csv", "b.tsv"))
-    assert as_source(tmp_path, samples_per_shard=5) == FolderSource(path=tmp_path, samples_per_shard=5)
     assert as_source(FolderSource(path="x")) == FolderSource(path="x")
     assert as_source(class_folder(tmp_path / "c")) == ClassFolderSource(path=tmp_path / "c" / "mine")
     assert as_source(public_layout(tmp_path)) == PublicLayoutSource(path=tmp_path / "wds_mine_test")
@@ -170,29 +154,23 @@ def test_the_kind_is_found_by_the_path(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "named"),
+    ("name", "files", "named"),
     [
-        ("lost", None, ()),
-        ("lost.json", None, ("lost.json",)),
-        ("empty/", {}, ()),
-        ("notes/", {"a.txt": b"x", "b.txt": b"y", "c.doc": b"z"}, ("2 .txt", "1 .doc")),
-        ("flat/", {"a.png": picture("red"), "b.png": picture("blue")}, ("2",)),
-        ("table.csv", b"a,b", ()),
-        ("table.csv.gz", b"a,b", ()),
-        ("photo.png", picture("red"), ()),
-        ("empty.jsonl", b"", ()),
-        ("bad.jsonl", b"{}\n", ()),
-        ("torn.tar", b"torn", ()),
+        ("lost", {}, ()),
+        ("lost.json", {}, ("lost.json",)),
+        ("empty", {}, ()),
+        ("notes", {"notes/a.txt": b"x", "notes/b.txt": b"y", "notes/c.doc": b"z"}, ("2 .txt", "1 .doc")),
+        ("flat", {"flat/a.png": picture("red"), "flat/b.png": picture("blue")}, ("2",)),
+        ("photo.png", {"photo.png": picture("red")}, ()),
+        *((name, {name: b"a,b"}, ()) for name in ("table.csv", "table.csv.gz")),
+        ("empty.jsonl", {"empty.jsonl": b""}, ()),
+        ("bad.jsonl", {"bad.jsonl": b"{}\n"}, ()),
+        ("torn.tar", {"torn.tar": b"torn"}, ()),
     ],
 )
-def test_what_is_no_data_set_is_told(tmp_path, name, content, named):
-    path = tmp_path / name
-    if isinstance(content, dict):
-        path.mkdir()
-        for file, data in content.items():
-            (path / file).write_bytes(data)
-    elif content is not None:
-        path.write_bytes(content)
+def test_what_is_no_data_set_is_told(tmp_path, name, files, named):
+    (tmp_path / "empty").mkdir()
+    path = plant(tmp_path, files) / name
     with fails((FileNotFoundError, ValueError), *named):
         open_data_set(str(path))
     for given in ("", f"{path}.jsonl.gz"):
@@ -200,21 +178,24 @@ def test_what_is_no_data_set_is_told(tmp_path, name, content, named):
             as_source(given)
 
 
-def test_what_a_form_does_not_say_is_not_made_up(tmp_path):
-    for number, (make, choices) in enumerate(
-        (
-            (lambda root: labelled_shards(root, names=False), {}),
-            (class_folder, {"kind": "captions"}),
-            (captioned_shard, {"kind": "classes"}),
-        )
-    ):
-        with fails(ValueError):
-            open_data_set(make(tmp_path / f"{number}"), **choices)
-    folder = public_layout(tmp_path)
-    for said in ("99999999", "9" * 40, "-1", "1e9", "²"):
-        (folder / "test" / "nshards.txt").write_text(said, encoding="utf-8")
-        with fails(ValueError):
-            open_data_set(folder)
+@pytest.mark.parametrize(
+    ("make", "choices"),
+    [
+        (partial(labelled_shards, names=False), {}),
+        (class_folder, {"kind": "captions"}),
+        (captioned_shard, {"kind": "classes"}),
+    ],
+)
+def test_what_a_form_does_not_say_is_not_made_up(tmp_path, make, choices):
+    with fails(ValueError):
+        open_data_set(make(tmp_path), **choices)
+
+
+@pytest.mark.parametrize("said", ["99999999", "9" * 40, "-1", "1e9", "²"])
+def test_a_public_layout_has_a_number_of_shards(tmp_path, said):
+    folder = plant(public_layout(tmp_path), {"test/nshards.txt": said.encode()})
+    with fails(ValueError):
+        open_data_set(folder)
 
 
 def test_places_and_names(tmp_path):
@@ -251,7 +232,7 @@ def test_a_kind_and_its_argument_stand_wherever_a_path_does(tmp_path, form, kind
 def test_a_kind_decides_what_a_folder_is(tmp_path):
     folder = class_folder(tmp_path)
     assert open_data_set(f"folder:{folder}", kind="classes").class_names == COLOURS
-    (folder / "red" / "red0.txt").write_text("something red", encoding="utf-8")
+    plant(folder, {"red/red0.txt": b"something red"})
     assert open_data_set(folder).kind == "captions"
     assert open_data_set(folder, kind="classes").class_names == COLOURS
     path = labelled_shards(tmp_path / "b", names=False)
@@ -270,9 +251,8 @@ def test_training_reads_shards_by_whatever_name(tmp_path, capsys):
     for other in (str(captions), f"folder:{captions}", "pairs.csv", "pairs.jsonl"):
         with fails(ValueError, other):
             shards_of(other)
-    with pytest.raises(SystemExit) as stopped:
-        main(["train", "s0", "--data", f"folder:{captions}", "--output", str(tmp_path / "run")])
-    assert f"mobileclip reinforce datacompdr12m --data folder:{captions}" in f"{stopped.value}{capsys.readouterr().err}"
+    status, _, err = run(capsys, "train", "s0", "--data", f"folder:{captions}", "--output", tmp_path / "run")
+    told(f"{status}{err}", f"mobileclip reinforce datacompdr12m --data folder:{captions}")
 
 
 def test_colons_that_name_no_kind(tmp_path, monkeypatch):

@@ -10,9 +10,8 @@ from mobileclip.evaluation import BenchmarkSample
 from mobileclip.recipes.tiny import SHAPES
 from tests.evaluation.fitted_model import fitted_model
 from tests.evaluation.public_layout import write_benchmark
-from tests.evaluation.scene_models import scene_images, scene_texts, small_spec
+from tests.evaluation.scene_models import TEMPLATES, scene_images, scene_texts, small_spec
 
-TEMPLATES = ("a drawing of a {}", "{} on the left")
 COUNT = 24
 CAPTIONS = 2
 
@@ -30,27 +29,15 @@ def made(tmp_path_factory):
     samples, labels = scene_images(COUNT)
     spec = small_spec()
     spec = attrs.evolve(spec, image=attrs.evolve(spec.image, stages=spec.image.stages[:2]))
-    texts = scene_texts(samples, labels)
     for seed in (0, 1):
-        model = fitted_model(spec, [sample.image for sample in samples], texts, seed=seed)
+        model = fitted_model(spec, [one.image for one in samples], scene_texts(samples, labels), seed=seed)
         save_model(model, root / f"model{seed}.safetensors")
-    write_benchmark(
-        root / "wds_vtab-pets_test",
-        [
-            BenchmarkSample(key=sample.key, image=sample.image, label=label % len(SHAPES))
-            for sample, label in zip(samples, labels, strict=True)
-        ],
-        class_names=SHAPES,
-        templates=TEMPLATES,
-        samples_per_shard=10,
-    )
-    write_benchmark(
-        root / "wds_flickr30k",
-        [
-            BenchmarkSample(key=sample.key, image=sample.image, captions=sample.captions[:CAPTIONS])
-            for sample in samples
-        ],
-    )
+    pets, captioned = [], []
+    for one, label in zip(samples, labels, strict=True):
+        pets.append(BenchmarkSample(key=one.key, image=one.image, label=label % len(SHAPES)))
+        captioned.append(BenchmarkSample(key=one.key, image=one.image, captions=one.captions[:CAPTIONS]))
+    write_benchmark(root / "wds_vtab-pets_test", pets, class_names=SHAPES, templates=TEMPLATES, samples_per_shard=10)
+    write_benchmark(root / "wds_flickr30k", captioned)
     return root
 
 

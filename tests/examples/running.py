@@ -45,11 +45,10 @@ def refused(folder, script, *arguments):
     return done.status, done.output
 
 
-def write_images(folder, count):
-    """The first bundled pictures as files."""
+def write_images(folder, count=None):
+    """The first bundled pictures, or all, as files."""
     samples = bundled_samples()
-    paths = []
-    for name, data in zip(samples.image_names[:count], samples.images[:count], strict=True):
-        paths.append(folder / f"{name}.jpg")
-        paths[-1].write_bytes(data)
+    paths = [folder / f"{name}.jpg" for name in samples.image_names[:count]]
+    for path, data in zip(paths, samples.images[:count], strict=True):
+        path.write_bytes(data)
     return paths

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import subprocess
@@ -11,47 +10,35 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.recipes.running import run_named
+from tests.recipes.running import shown_run
 
 CLUSTER = Path(__file__).parents[2] / "examples" / "cluster"
 BATCH = CLUSTER / "train_s2.sbatch"
 
 
-def job() -> dict:
-    return yaml.safe_load((CLUSTER / "kubernetes-job.yaml").read_text())
-
-
-def commands() -> tuple[list[str], list[str]]:
-    """Return what is given to the recipe in each file: SLURM's and that of Kubernetes."""
-    line = re.search(r"python (recipes/train_s2\.py .*)", BATCH.read_text())[1]
-    (container,) = job()["spec"]["template"]["spec"]["containers"]
-    recipe = container["command"].index("recipes/train_s2.py")
-    return shlex.split(line)[1:], container["command"][recipe + 1 :]
+JOB = yaml.safe_load((CLUSTER / "kubernetes-job.yaml").read_text())["spec"]
+POD = JOB["template"]["spec"]
+(CONTAINER,) = POD["containers"]
 
 
 def test_the_recipe_takes_the_flags(capsys):
-    for flags in commands():
-        run_named("train_s2", *flags, "--show")
-        shown = json.loads(capsys.readouterr().out)
-        assert (shown["data"]["num_workers"], bool(shown["data"]["shards"])) == (10, True)
-
-
-def test_the_script_of_slurm_is_one():
-    subprocess.run(["bash", "-n", str(BATCH)], check=True)
-    text = BATCH.read_text()
-    directives = dict(re.findall(r"^#SBATCH --([a-z-]+)=(\S+)", text, re.MULTILINE))
-    assert directives["signal"].startswith("USR1@")
-    assert directives["ntasks-per-node"] == directives["gpus-per-node"]
-    assert "#SBATCH --requeue" in text
+    line = re.search(r"python (recipes/train_s2\.py .*)", BATCH.read_text())[1]
+    command = CONTAINER["command"]
+    for flags in (shlex.split(line)[1:], command[command.index("recipes/train_s2.py") + 1 :]):
+        data = shown_run(capsys, "train_s2", *flags).data
+        assert (data.num_workers, bool(data.shards)) == (10, True)
 
 
 @pytest.mark.parametrize(("status", "ends_with"), [(0, 0), (75, 99), (143, 99), (1, 1)])
 def test_the_script_starts_again_what_was_stopped(tmp_path, status, ends_with):
     """With programs in place of SLURM's: what they are told is what the script decides."""
+    directives = dict(re.findall(r"^#SBATCH --([a-z-]+)=?(\S*)", BATCH.read_text(), re.MULTILINE))
+    assert directives["signal"].startswith("USR1@")
+    assert directives["ntasks-per-node"] == directives["gpus-per-node"]
+    assert "requeue" in directives
     for name, code in (("srun", status), ("scontrol", 99)):
-        program = tmp_path / name
-        program.write_text(f'#!/bin/sh\necho {name} "$@"\nexit {code}\n')
-        program.chmod(0o755)
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\nexit {code}\n')
+        (tmp_path / name).chmod(0o755)
     variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "17"}
     done = subprocess.run(["bash", str(BATCH)], env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == ends_with, done.stderr
@@ -60,12 +47,9 @@ def test_the_script_starts_again_what_was_stopped(tmp_path, status, ends_with):
 
 
 def test_the_job_of_kubernetes_starts_again_what_was_evicted():
-    spec = job()["spec"]
-    (rule,) = spec["podFailurePolicy"]["rules"]
-    assert rule == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
-    assert spec["template"]["spec"]["restartPolicy"] == "Never"  # or Kubernetes refuses the policy
-    (container,) = spec["template"]["spec"]["containers"]
-    mounted = {mount["name"] for mount in container["volumeMounts"]}
-    assert mounted == {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
-    per_node = next(part for part in container["command"] if part.startswith("--nproc-per-node="))
-    assert per_node == f"--nproc-per-node={container['resources']['limits']['nvidia.com/gpu']}"
+    rule = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
+    assert JOB["podFailurePolicy"]["rules"] == [rule]
+    assert POD["restartPolicy"] == "Never"  # or Kubernetes refuses the policy
+    mounted, volumes = ({one["name"] for one in several} for several in (CONTAINER["volumeMounts"], POD["volumes"]))
+    assert mounted == volumes
+    assert f"--nproc-per-node={CONTAINER['resources']['limits']['nvidia.com/gpu']}" in CONTAINER["command"]

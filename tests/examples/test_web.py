@@ -6,10 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
+from mobileclip import ImageTextModel
 from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.data import ImageTransform, Tokenizer, load_image
 from mobileclip.encoders import save_model
 from mobileclip.export import ExportSpec, export_model
 from tests.browser import CHROMIUM, open_page
@@ -26,11 +25,17 @@ pytestmark = [
 LABELS = ("a face", "a wall", "many stones", "a rocket")
 # Of probabilities; the model in Python computes in float32.
 TOLERANCE = {"export": 1e-3, "half": 3e-3, "whole": 1e-3, "immich": 1e-3}
+CHOICES = {
+    "export": {},
+    "half": {"precision": "float16", "preprocess": "uint8", "normalize": False, "dynamic_batch": True},
+    "whole": {"preprocess": "picture", "dynamic_batch": True},
+    "immich": {"layout": "immich"},
+}
 # What Chromium itself says of a machine without a graphics processor, whoever asks for one.
 NO_GRAPHICS = '"No available adapters."'
-READY = "document.querySelectorAll('#samples button').length"
-WORK = "document.getElementById('work-text').textContent"
-STATUS = "document.getElementById('model').textContent"
+WORK, STATUS, TIMES, FOUND = (
+    f"document.getElementById('{name}').textContent" for name in ("work-text", "model", "times", "status")
+)
 NOTICES = "document.getElementById('notices').innerText"
 SCORES = (
     "Object.fromEntries([...document.querySelectorAll('#scores li')]"
@@ -44,17 +49,14 @@ RANKED = (
 
 @pytest.fixture(scope="module")
 def models():
-    convolutional = seeing(CONVOLUTIONAL)
-    return {"export": convolutional, "half": seeing(TRANSFORMERS), "whole": convolutional, "immich": convolutional}
+    return dict.fromkeys(CHOICES, seeing(CONVOLUTIONAL)) | {"half": seeing(TRANSFORMERS)}
 
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory, models):
     """The built page, with one export where it looks for it and others beside it."""
     folder = build(tmp_path_factory.mktemp("web") / "web")
-    half = {"precision": "float16", "preprocess": "uint8", "normalize": False, "dynamic_batch": True}
-    whole, immich = {"preprocess": "picture", "dynamic_batch": True}, {"layout": "immich"}
-    for name, choices in (("export", {}), ("half", half), ("whole", whole), ("immich", immich)):
+    for name, choices in CHOICES.items():
         export_model(models[name], ExportSpec(output=folder / name, **choices))
     return folder
 
@@ -80,17 +82,21 @@ def pictures(tmp_path):
     return folder
 
 
-def shown(page, address, *, width=1280, dark=False, height=900):
+def shown(page, address, *, width=1280, dark=False):
     """Open the page, and wait until the model is there."""
-    page.load(address, width=width, dark=dark, height=height)
-    page.wait_for(READY)
+    page.load(address, width=width, dark=dark)
+    page.wait_for("document.querySelectorAll('#samples button').length")
     return page
+
+
+def click(page, selector):
+    page.evaluate(f"document.querySelector('{selector}').click()")
 
 
 def write(page, selector, text):
     page.evaluate(
         f"(one => {{ one.value = {json.dumps(text)}; one.dispatchEvent(new Event('input')) }})"
-        f"(document.querySelector({json.dumps(selector)}))"
+        f"(document.querySelector('{selector}'))"
     )
 
 
@@ -100,17 +106,8 @@ def complaints(page):
 
 def embed(model, paths, texts):
     """Unit embeddings of pictures and texts, as Python computes them."""
-    spec = model.spec
-    with torch.no_grad():
-        images = model.encode_image(torch.stack([ImageTransform(spec.image.input)(load_image(path)) for path in paths]))
-        texts = model.encode_text(Tokenizer(spec.text.input)(texts))
-        return tuple(torch.nn.functional.normalize(rows, dim=-1) for rows in (images, texts))
-
-
-def probabilities(model, path, labels):
-    images, texts = embed(model, [path], labels)
-    shares = (model.logit_scale.exp() * texts @ images[0]).softmax(0)
-    return dict(zip(labels, shares.tolist(), strict=True))
+    clip = ImageTextModel(model)
+    return clip.encode_image(paths), clip.encode_text(texts)
 
 
 def test_resizing_and_tokens_are_those_of_python(dist, tmp_path):
@@ -120,22 +117,19 @@ def test_resizing_and_tokens_are_those_of_python(dist, tmp_path):
     assert "# pass 58" in tested.stdout
 
 
-@pytest.mark.parametrize(
-    ("query", "width", "dark"),
-    [("", 1280, False), ("", 390, True), ("?export=half", 390, False), ("?export=half", 1280, True)],
-)
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+@pytest.mark.parametrize("query", ["", "?export=half"])
 def test_it_proves_itself_and_fits(browser, address, query, width, dark):
     page = shown(browser, address + query, width=width, dark=dark)
     assert page.evaluate(STATUS).startswith("Same as the original model")
     assert 1 >= float(page.evaluate(STATUS).split()[-1]) > (0.9995 if "half" in query else 0.99999)
-    page.evaluate("document.querySelector('#samples button').click()")
+    click(page, "#samples button")
     page.wait_for(f"Object.keys({SCORES}).length == 5")
     page.evaluate("document.getElementById('proof').open = true")
     assert page.evaluate("document.getElementById('proof-detail').innerText").count("> 0.9") == 2
-    for tab in ("label-tab", "search-tab"):
-        page.evaluate(f"document.getElementById('{tab}').click()")
-        assert page.evaluate("innerWidth") == width
-        assert page.evaluate("document.documentElement.scrollWidth") == width
+    for tab in ("#label-tab", "#search-tab"):
+        click(page, tab)
+        assert page.evaluate("[innerWidth, document.documentElement.scrollWidth]") == [width, width]
     assert page.evaluate(NOTICES) == ""
     assert complaints(page) == []
     assert page.requests
@@ -148,15 +142,15 @@ def test_scores_are_those_of_python(browser, address, models, pictures, name):
     write(page, "#labels", "\n".join((*LABELS, "", LABELS[0])))
     for path in (pictures / "astronaut.jpg", pictures / "inner" / "cat.jpg"):
         page.choose_files("#picture-file", path)
-        page.wait_for(
-            f"document.getElementById('labelled').alt == '{path.name}' && document.getElementById('times').textContent"
-        )
-        expected = probabilities(models[name], path, LABELS)
+        page.wait_for(f"document.getElementById('labelled').alt == '{path.name}' && {TIMES}")
+        (image,), texts = embed(models[name], [path], LABELS)
+        shares = (models[name].logit_scale.exp() * texts @ image).softmax(0)
+        expected = dict(zip(LABELS, shares.tolist(), strict=True))
         page.wait_for(f"Object.keys({SCORES}).length == 4")
         scores = page.evaluate(SCORES)
         assert scores == pytest.approx(expected, abs=TOLERANCE[name])
         assert list(scores) == sorted(expected, key=expected.get, reverse=True)
-    assert "ms to read and resize it" in page.evaluate("document.getElementById('times').textContent")
+    assert "ms to read and resize it" in page.evaluate(TIMES)
     assert max(expected.values()) - min(expected.values()) > 0.02, "the labels are told apart"
 
 
@@ -164,7 +158,7 @@ def test_a_folder_is_searched_as_python_ranks_it(browser, address, models, pictu
     (pictures / "notes.txt").write_text("no picture")
     (pictures / "broken.jpg").write_bytes((pictures / "brick.jpg").read_bytes()[:200])
     page = shown(browser, f"{address}?export=half")
-    page.evaluate("document.getElementById('search-tab').click()")
+    click(page, "#search-tab")
     page.evaluate(
         "globalThis.progress = []; const text = document.getElementById('work-text');"
         "new MutationObserver(() => progress.push(text.textContent)).observe(text, {childList: true})"
@@ -179,47 +173,43 @@ def test_a_folder_is_searched_as_python_ranks_it(browser, address, models, pictu
     for query in ("a face", "many stones"):
         write(page, "#text", query)
         images, (text,) = embed(models["half"], paths, [query])
-        expected = {path.name: score for path, score in zip(paths, (images @ text).tolist(), strict=True)}
+        expected = dict(zip((path.name for path in paths), (images @ text).tolist(), strict=True))
         best = max(expected, key=expected.get)
         page.wait_for(f"{RANKED}.length == 5 && document.querySelector('#results .tile').title.endsWith('{best}')")
         page.wait_for(f"Math.abs({RANKED}[0][1] - {expected[best]}) < 2e-3")
         ranked = dict(page.evaluate(RANKED))
         assert ranked == pytest.approx(expected, abs=2e-3)
         assert list(ranked) == sorted(expected, key=expected.get, reverse=True)
-    assert "5 pictures" in page.evaluate("document.getElementById('status').textContent")
-    again = shown(browser, f"{address}?export=half")
-    again.choose_files("#pictures-file", *paths)
-    again.wait_for(f"{WORK}.startsWith('5 of 5 pictures, 5 known from before')")
-    other = shown(browser, address)
-    other.choose_files("#pictures-file", *paths)
-    other.wait_for(f"{WORK}.startsWith('5 of 5 pictures')")
-    assert "known" not in other.evaluate(WORK)
+    assert "5 pictures" in page.evaluate(FOUND)
+    for query, known in (("?export=half", ", 5 known from before"), ("", "")):
+        page = shown(browser, address + query)
+        page.choose_files("#pictures-file", *paths)
+        page.wait_for(f"{WORK}.startsWith('5 of 5 pictures{known}')")
+        assert ("known" in page.evaluate(WORK)) == bool(known)
 
 
 def test_an_index_is_opened_and_searched_as_python_searches_it(browser, address, models, pictures, tmp_path):
-    save_model(models["export"], tmp_path / "model.safetensors")
-    save_model(models["half"], tmp_path / "other.safetensors")
-    for name in ("model", "other"):
+    for name, model in (("model", models["export"]), ("other", models["half"])):
+        save_model(model, tmp_path / f"{name}.safetensors")
         index = Collection.create(tmp_path / name, ModelSource(checkpoint=str(tmp_path / f"{name}.safetensors")))
         index.add(pictures, options=IndexOptions(show_progress=False))
         assert index.export(tmp_path / f"{name} pictures.safetensors") == 5
     page = shown(browser, address)
-    page.evaluate("document.getElementById('search-tab').click()")
+    click(page, "#search-tab")
     for name, notice in (("model", "holds no pictures"), ("other pictures", "were indexed with another model")):
         page.choose_files("#index-file", tmp_path / f"{name}.safetensors")
         page.wait_for(f"{NOTICES}.includes('{notice}')")
     page.choose_files("#index-file", tmp_path / "model pictures.safetensors")
-    page.wait_for("document.getElementById('status').textContent.startsWith('5 pictures')")
+    page.wait_for(f"{FOUND}.startsWith('5 pictures')")
     assert page.evaluate(NOTICES) == ""
     expected = Collection.open(tmp_path / "model").search("a face", k=5)
     write(page, "#text", "a face")
     page.wait_for(f"{RANKED}.length == 5")
-    assert page.evaluate("[...document.querySelectorAll('#results .tile')].map(one => one.title)") == [
-        str(Path(match.path).relative_to(pictures)) for match in expected
-    ]
+    titles = page.evaluate("[...document.querySelectorAll('#results .tile')].map(one => one.title)")
+    assert titles == [str(Path(match.path).relative_to(pictures)) for match in expected]
     assert [score for _, score in page.evaluate(RANKED)] == pytest.approx([one.score for one in expected], abs=2e-3)
     page.wait_for("[...document.querySelectorAll('#results img')].every(one => one.complete && one.naturalWidth)")
-    page.evaluate("document.querySelector('#results button').click()")
+    click(page, "#results button")
     page.wait_for("document.getElementById('one-picture').naturalWidth > 0")
     (tmp_path / "torn.safetensors").write_bytes((tmp_path / "model pictures.safetensors").read_bytes()[:3000])
     page.choose_files("#index-file", tmp_path / "torn.safetensors")
@@ -227,19 +217,12 @@ def test_an_index_is_opened_and_searched_as_python_searches_it(browser, address,
     assert complaints(page) == []
 
 
-def changed_contract(dist, folder_name, /, **changes):
-    """Write another export that says something else of itself."""
-    folder = dist / folder_name
-    shutil.copytree(dist / "export", folder)
-    contract = json.loads((folder / "mobileclip.json").read_text())
-    (folder / "mobileclip.json").write_text(json.dumps(contract | changes))
-
-
 def test_what_is_wrong_with_an_export_is_said(browser, dist, address):
-    changed_contract(dist, "other", target="coreml")
-    changed_contract(dist, "future", format_version=99)
-    changed_contract(dist, "alone", text=None)
-    shutil.copytree(dist / "export", dist / "damaged")
+    changes = {"other": {"target": "coreml"}, "future": {"format_version": 99}, "alone": {"text": None}, "damaged": {}}
+    for name, changed in changes.items():
+        shutil.copytree(dist / "export", dist / name)
+        contract = json.loads((dist / name / "mobileclip.json").read_text())
+        (dist / name / "mobileclip.json").write_text(json.dumps(contract | changed))
     (dist / "damaged" / "image.onnx").write_bytes(b"damaged")
     for query, *expected in (
         ("?export=nowhere", "There is no mobileclip.json", "nowhere/", "mobileclip export", "--target onnx"),

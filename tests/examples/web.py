@@ -8,6 +8,7 @@ import subprocess
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -41,38 +42,35 @@ def build(folder):
     shutil.copytree(ROOT / SHARED, folder / SHARED)
     folder = folder / "examples" / "web"
     shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("node_modules", "dist"))
-    installed = run_npm(folder, "ci", "--prefer-offline", "--no-audit", "--no-fund", "--ignore-scripts")
-    if installed.returncode and any(word in installed.stderr for word in OFFLINE):
-        pytest.skip("the npm registry cannot be reached")
-    assert installed.returncode == 0, installed.stderr
-    built = run_npm(folder, "run", "build")
-    assert built.returncode == 0, built.stderr
+    for command in ("ci --prefer-offline --no-audit --no-fund --ignore-scripts", "run build"):
+        done = run_npm(folder, *command.split())
+        if done.returncode and any(word in done.stderr for word in OFFLINE):
+            pytest.skip("the npm registry cannot be reached")
+        assert done.returncode == 0, done.stderr
     return folder / "dist"
 
 
 def run_npm(folder, *arguments, environment=None):
     """Return what a command of npm gave."""
-    command = [NPM, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+    return subprocess.run([NPM, *arguments], cwd=folder, capture_output=True, text=True, check=False, env=environment)
 
 
 @contextmanager
 def served(folder):
     """Yield the address of a folder on a plain static server."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, format, *args):  # noqa: A002  the name that the standard library has
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=str(folder)))
     with serving(server):
         yield f"http://127.0.0.1:{server.server_port}/"
 
 
 def write_values(folder):
     """Write what Pillow, `tokenizers` and the library give, for the page's own tests."""
-    tokens = [clip_tokens(), of_lengths(clip_tokens()), *(own_tokens(folder, kind) for kind in KINDS)]
-    values = {"resampled": resampled(), "composited": composited(), "inputs": inputs(), "tokens": tokens}
+    for kind, build_tokenizer in KINDS.items():
+        build_tokenizer().save(str(folder / f"{kind}.json"))
+    own = {kind: read_text_input(folder / f"{kind}.json", context_length=12) for kind in KINDS}
+    tokens = [clip_tokens(), of_lengths(clip_tokens()), *(rows_of(kind, own[kind], TEXTS) for kind in KINDS)]
+    values = {"resampled": [*resampled()], "composited": [*composited()], "inputs": inputs(), "tokens": tokens}
     for name, value in values.items():
         (folder / f"{name}.json").write_text(json.dumps(value))
 
@@ -80,27 +78,22 @@ def write_values(folder):
 def resampled():
     """Pictures of noise, and of black and white alone, which filters overshoot at, with Pillow's pixels."""
     generator = np.random.default_rng(0)
-    cases = []
-    for width, height in SIZES:
-        for interpolation in ("bilinear", "bicubic"):
-            noise = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
-            for pixels in (noise, np.where(noise < 128, 0, 255).astype(np.uint8)):
-                expected = cropped(Image.fromarray(pixels), ImageInput(size=SIDE, interpolation=interpolation))
-                kind = {"width": width, "height": height, "size": SIDE, "interpolation": interpolation}
-                cases.append({**kind, "pixels": as_base64(pixels), "expected": as_base64(expected)})
-    return cases
+    for (width, height), interpolation in product(SIZES, ("bilinear", "bicubic")):
+        noise = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        for pixels in (noise, np.where(noise < 128, 0, 255).astype(np.uint8)):
+            expected = cropped(Image.fromarray(pixels), ImageInput(size=SIDE, interpolation=interpolation))
+            kind = {"width": width, "height": height, "size": SIDE, "interpolation": interpolation}
+            yield {**kind, "pixels": as_base64(pixels), "expected": as_base64(expected)}
 
 
 def composited():
     """Every alpha with colours of all kinds, put on backgrounds by Pillow."""
     colours = np.random.default_rng(1).integers(0, 256, (256, 20, 4), dtype=np.uint8)
     colours[..., 3] = np.arange(256)[:, None]
-    cases = []
     for background in ("hidden", "white", "black", "#fa8072"):
         color = ImageInput(size=SIDE, background=background).background_color
         expected = np.asarray(load_image(colours, background=color))
-        cases.append({"background": background, "pixels": as_base64(colours), "expected": as_base64(expected)})
-    return cases
+        yield {"background": background, "pixels": as_base64(colours), "expected": as_base64(expected)}
 
 
 def cropped(image, contract):
@@ -130,22 +123,15 @@ def inputs():
 def clip_tokens():
     """The golden texts and random ones, with the whole rows of Python's tokenizers."""
     generator = random.Random(0)
-    lengths = [generator.randint(1, 60) for _ in range(300)]
-    drawn = ["".join(generator.choices(ALPHABET, k=length)) for length in lengths]
+    drawn = ["".join(generator.choices(ALPHABET, k=generator.randint(1, 60))) for _ in range(300)]
     return rows_of("CLIP", TextInput(), [*golden_texts(), "Ο ΟΔΥΣΣΕΑΣ ΣΤΗ ΘΑΛΑΣΣΑ", *drawn])
-
-
-def own_tokens(folder, kind):
-    """Texts of a tokenizer that is not CLIP's."""
-    KINDS[kind]().save(str(folder / f"{kind}.json"))
-    return rows_of(kind, read_text_input(folder / f"{kind}.json", context_length=12), TEXTS)
 
 
 def rows_of(name, contract, texts):
     file = Tokenizer(contract).to_json()
     whole = tokenizers.Tokenizer.from_str(file)
-    ids = {"padId": contract.pad_id, "startId": contract.start_id, "endId": contract.end_id}
     rows = [{"text": text, "ids": whole.encode(text).ids} for text in texts]
+    ids = {"padId": contract.pad_id, "startId": contract.start_id, "endId": contract.end_id}
     described = {"contextLength": contract.context_length, **ids}
     return {"name": name, "file": json.loads(file), "contract": described, "rows": rows}
 

@@ -4,9 +4,8 @@ from functools import cache
 
 import pytest
 
-from mobileclip.export import export_model
-from tests.export.hostile import CANARY_EVENT
-from tests.export.models import CONVOLUTIONAL, SHALLOW, TRANSFORMERS, few_samples, seeing, unusual
+from tests.build.canary import CANARY_EVENT
+from tests.export.models import CONVOLUTIONAL, SHALLOW, TRANSFORMERS, UNUSUAL, exported, seeing
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,9 +63,7 @@ def plain_onnx(small_export):
 @pytest.fixture(scope="session")
 def half_onnx(shallow, export_once):
     """Both towers in ONNX with nothing as it is by default."""
-    return export_once(
-        "half_onnx", lambda out: export_model(shallow, unusual(out, target="onnx"), samples=few_samples())
-    )
+    return export_once("half_onnx", lambda out: exported(shallow, out, **UNUSUAL))
 
 
 @pytest.fixture(scope="session")
@@ -75,15 +72,8 @@ def plain_torch(small_export):
 
 
 @pytest.fixture(scope="session")
-def canaries():
-    """What ran of that which should not, since the session began; an audit hook stays for ever, so there is one."""
+def seen():
+    """What ran of that which should not; an audit hook stays for ever, so there is one."""
     heard = []
     sys.addaudithook(lambda event, _: heard.append(event) if event == CANARY_EVENT else None)
     return heard
-
-
-@pytest.fixture
-def seen(canaries):
-    """What ran of that which should not."""
-    canaries.clear()
-    return canaries

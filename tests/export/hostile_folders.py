@@ -6,13 +6,24 @@ import json
 import onnx
 
 
-def sign(folder):
-    """Write the hashes of the files as they are now into the contract."""
+def change(folder, edit):
+    """Edit the contract."""
     path = folder / "mobileclip.json"
     contract = json.loads(path.read_text())
-    there = {name for name in contract["files"] if (folder / name).is_file()}
-    contract["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in sorted(there)}
+    edit(contract)
     path.write_text(json.dumps(contract))
+
+
+def failed(report):
+    """The names of the checks that failed."""
+    return {check.name for check in report.checks if not check.passed}
+
+
+def sign(folder):
+    """Write the hashes of the files as they are now into the contract."""
+    there = [path for path in folder.rglob("*") if path.is_file()]
+    digests = {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in there}
+    change(folder, lambda contract: contract.update(files={n: digests[n] for n in contract["files"] if n in digests}))
 
 
 def negate(folder, name):

@@ -12,8 +12,7 @@ import torch
 
 from mobileclip.encoders import DualEncoderSpec, load_model, save_model
 from mobileclip.export import ExportSpec, bundled_samples, export_model, targets
-from mobileclip.export.export import tower_export
-from tests.export.models import MCI, MCT, SHALLOW, few_samples, seeing
+from tests.export.models import MCI, MCT, SHALLOW, few_samples, one_tower, seeing
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "tests" / "golden" / "litert"
@@ -35,12 +34,8 @@ def model():
 
 def export_of(stored, tower, precision, *, layers=(), **options):
     """A tower as `export_model` gives it to the target."""
-    spec = ExportSpec(
-        output="unused", target="litert", precision=precision, preprocess="uint8", features=(0, 1), **options
-    )
-    encoder = getattr(stored, f"{tower}_encoder")
-    export = tower_export(tower, encoder, spec, targets["litert"], calibration=bundled_samples())
-    return attrs.evolve(export, calibration=export.calibration[::8], float32=frozenset(layers))
+    options |= {"preprocess": "uint8", "features": (0, 1)}
+    return one_tower(stored, tower, target="litert", precision=precision, every=8, layers=layers, **options)
 
 
 def int8_export(**options):
@@ -48,17 +43,9 @@ def int8_export(**options):
     return export_of(model(), "image", "int8", layers=["head.project"], **options)
 
 
-def write_int8(python):
-    targets["litert"].export(int8_export(converter=python), INT8)
-
-
 def lengths_export(precision="float32", **options):
     """A causal text tower, whose rows may be shorter."""
     return export_of(seeing(SHALLOW), "text", precision, **options)
-
-
-def write_lengths(python):
-    targets["litert"].export(lengths_export(converter=python), LENGTHS)
 
 
 def write(python):
@@ -73,8 +60,8 @@ def write(python):
     save_model(small, CHECKPOINT)
     spec = ExportSpec(output=EXPORT, target="litert", preprocess="uint8", features=(0, 1), converter=python)
     export_model(CHECKPOINT, spec, samples=few_samples(), calibration=bundled_samples(), overwrite=True)
-    write_int8(python)
-    write_lengths(python)
+    targets["litert"].export(int8_export(converter=python), INT8)
+    targets["litert"].export(lengths_export(converter=python), LENGTHS)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,9 @@ import torch
 
 from mobileclip import reparameterize
 from mobileclip.data import ImageTransform, load_image
-from mobileclip.encoders import (
-    AttentionSpec,
-    DualEncoderSpec,
-    MCiSpec,
-    MCtSpec,
-    StageSpec,
-    TextTransformerSpec,
-    ViTSpec,
-)
-from mobileclip.export import ExportSpec, bundled_samples, targets
+from mobileclip.encoders import DualEncoderSpec, MCiSpec, MCtSpec, StageSpec, TextTransformerSpec, ViTSpec
+from mobileclip.encoders.mci import AttentionSpec
+from mobileclip.export import ExportSpec, bundled_samples, export_model, targets
 from mobileclip.export.export import tower_export
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
 
@@ -65,16 +58,16 @@ def small_model(target, seed=0):
     return seeing(CONVOLUTIONAL if target == "onnx" else SHALLOW, seed)
 
 
-def few_samples(count=5):
+def few_samples():
     """The first bundled pictures with a caption each: few enough for random weights to rank them alike in 8 bits."""
-    samples = bundled_samples()
-    return attrs.evolve(
-        samples,
-        name="few",
-        image_names=samples.image_names[:count],
-        images=samples.images[:count],
-        captions=samples.captions[: 2 * count : 2],
-    )
+    all_of = bundled_samples()
+    names, images, captions = all_of.image_names[:5], all_of.images[:5], all_of.captions[:10:2]
+    return attrs.evolve(all_of, name="few", image_names=names, images=images, captions=captions)
+
+
+def exported(model, out, *, place=None, **options):
+    """Export a model with the options of `ExportSpec`, measured on few samples, and return the folder."""
+    return export_model(model, ExportSpec(output=out, **options), place=place, samples=few_samples())
 
 
 def pixels(image_input):
@@ -90,11 +83,8 @@ def raw_pixels(image_input):
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
-def unusual(out, *, target, preprocess="uint8"):
-    """How both towers are exported with nothing as it is by default."""
-    return ExportSpec(
-        output=out, target=target, precision="float16", dynamic_batch=True, preprocess=preprocess, normalize=False
-    )
+# Nothing as it is by default.
+UNUSUAL = {"precision": "float16", "dynamic_batch": True, "preprocess": "uint8", "normalize": False}
 
 
 def one_tower(model, tower, *, target, precision="int8", every=1, layers=(), **options):

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 import mobileclip
 from mobileclip import reparameterize
 from mobileclip.blocks import models
-from mobileclip.export import ExportSpec, export_model, load_export, read_contract, read_report, verify_export
+from mobileclip.export import load_export, read_contract, read_report, verify_export
 from mobileclip.export.int8 import weighted_layers
 from mobileclip.export.targets.coreml import LARGEST_BATCH
 from tests.errors import fails
-from tests.export.models import AUTHOR, CONVOLUTIONAL, TOKENS, few_samples
+from tests.export.models import AUTHOR, CONVOLUTIONAL, TOKENS, exported
 from tests.export.stored import IS_MAC, coreml_function, coreml_operations
 from tests.preloaded import preloaded
 
@@ -24,10 +24,9 @@ pytestmark = pytest.mark.extra("coreml")
 @pytest.fixture(scope="module")
 def iphone(convolutional, tmp_path_factory):
     """A small model under the name of a published one, as one that was fine-tuned, for an app for iPhones."""
-    spec = ExportSpec(output=tmp_path_factory.mktemp("coreml") / "out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "_values", {**models, "mobileclip_s0": CONVOLUTIONAL})
-        return export_model(convolutional, spec, place="iphone", samples=few_samples(), show_progress=False)
+        return exported(convolutional, tmp_path_factory.mktemp("coreml") / "out", place="iphone")
 
 
 def described(path):
@@ -47,10 +46,8 @@ def test_an_iphone_gets_apples_names_shapes_and_types(iphone):
     (pixels,), (ids,) = found["image"].input, found["text"].input
     assert (pixels.name, ids.name) == ("image", "text")
     assert (pixels.type.imageType.width, pixels.type.imageType.colorSpace) == (64, Types.ImageFeatureType.RGB)
-    assert (list(ids.type.multiArrayType.shape), ids.type.multiArrayType.dataType) == (
-        [1, TOKENS.context_length],
-        Types.ArrayFeatureType.INT32,
-    )
+    array = ids.type.multiArrayType
+    assert ([*array.shape], array.dataType) == ([1, TOKENS.context_length], Types.ArrayFeatureType.INT32)
     for description in found.values():
         (output,) = description.output
         assert (output.name, output.type.multiArrayType.dataType) == ("final_emb_1", Types.ArrayFeatureType.FLOAT32)
@@ -96,9 +93,8 @@ def test_core_ml_takes_a_picture_and_computes_in_half_precision(iphone, convolut
 
 
 def test_what_core_ml_cannot_hold(convolutional, tmp_path):
-    spec = ExportSpec(output=tmp_path / "out", target="coreml", preprocess="uint8", dynamic_batch=True)
     with fails(ValueError):
-        export_model(convolutional, spec)
+        exported(convolutional, tmp_path / "out", target="coreml", preprocess="uint8", dynamic_batch=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -124,16 +120,10 @@ def test_coremltools_does_without_the_other_libraries_that_it_converts_from(tmp_
 
 @pytest.mark.slow
 def test_core_ml_bounds_its_batches_and_keeps_what_it_cannot_measure_wider(convolutional, tmp_path):
-    spec = ExportSpec(output=tmp_path / "out", target="coreml", precision="int8", dynamic_batch=True)
-    folder = export_model(convolutional, spec, samples=few_samples(), show_progress=False)
+    folder = exported(convolutional, tmp_path / "out", target="coreml", precision="int8", dynamic_batch=True)
     image, text = read_contract(folder).towers
-    grouped = {
-        name for name, layer in weighted_layers(reparameterize(convolutional).image_encoder) if is_grouped(layer)
-    }
+    layers = weighted_layers(reparameterize(convolutional).image_encoder)
+    grouped = {name for name, layer in layers if getattr(layer, "groups", 1) > 1}
     assert IS_MAC or set(image.float32) == grouped
     bounds = described(folder / text.file).description.input[0].type.multiArrayType.shapeRange.sizeRanges[0]
     assert (bounds.lowerBound, bounds.upperBound) == (1, LARGEST_BATCH)
-
-
-def is_grouped(layer):
-    return getattr(layer, "groups", 1) > 1

@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import attrs
 import onnx
 import onnxruntime
 import pytest
@@ -15,20 +14,19 @@ import mobileclip
 from mobileclip.encoders import ImageEncoderSpec
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
 from tests.errors import fails
-from tests.export.hostile_folders import sign
+from tests.export.hostile_folders import change, failed, sign
 from tests.export.models import MCI, PIXELS, VIT, pixels
-from tests.export.test_verify import change
 
 
-def exported(model, out, **options):
-    spec = ExportSpec(output=out, tower="image", features=(1, 0), **options)
-    return export_model(model.image_encoder, spec, show_progress=False)
+def with_maps(model, out, **options):
+    spec = ExportSpec(output=out, **{"tower": "image", "features": (1, 0), **options})
+    return export_model(model, spec)
 
 
 @pytest.fixture(scope="module")
 def folder(transformers, tmp_path_factory):
     """Maps of a vision transformer, whose layers all have the same shape; the last one's, so that it computes whole."""
-    return exported(transformers, tmp_path_factory.mktemp("features") / "onnx", dynamic_batch=True)
+    return with_maps(transformers.image_encoder, tmp_path_factory.mktemp("features") / "onnx", dynamic_batch=True)
 
 
 @pytest.fixture
@@ -36,8 +34,16 @@ def copied(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copied")
 
 
+def change_graph(folder, edit):
+    """Edit the image tower of an export, and sign it."""
+    model = onnx.load(folder / "image.onnx")
+    edit(model.graph)
+    onnx.save(model, folder / "image.onnx")
+    sign(folder)
+
+
 @torch.no_grad()
-def test_the_runtime_gives_the_models_maps_in_the_order_asked_for(folder, transformers):
+def test_file_contract_report_and_golden_vectors_speak_of_maps_in_the_order_asked_for(folder, transformers):
     session = onnxruntime.InferenceSession(folder / "image.onnx", providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()] == ["image_embedding", "stage_1", "stage_0"]
     images = pixels(PIXELS)[:3]
@@ -45,10 +51,6 @@ def test_the_runtime_gives_the_models_maps_in_the_order_asked_for(folder, transf
     torch.testing.assert_close(embedding, transformers.encode_image(images, normalize=True), rtol=1e-4, atol=1e-5)
     expected = transformers.image_encoder.features(images, (1, 0))
     torch.testing.assert_close(tuple(maps), expected, rtol=1e-4, atol=1e-4)
-
-
-@torch.no_grad()
-def test_contract_report_and_golden_vectors_speak_of_maps(folder, transformers):
     (tower,) = json.loads((folder / "mobileclip.json").read_text())["towers"]
     assert tower["output_name"] == "image_embedding"
     assert tower["features"] == [{"stage": stage, "shape": [None, 16, 4, 4]} for stage in (1, 0)]
@@ -67,7 +69,7 @@ SLOW = [pytest.param(target, marks=pytest.mark.slow) for target in ("openvino", 
 
 @pytest.mark.parametrize("target", ["torch", *SLOW])
 def test_every_target_gives_them(convolutional, target, tmp_path):
-    folder = exported(convolutional, tmp_path / "out", target=target)
+    folder = with_maps(convolutional.image_encoder, tmp_path / "out", target=target)
     assert read_report(folder).passed, read_report(folder).failures
     (tower,) = read_contract(folder).towers
     assert tower.outputs == {"image_embedding": (1, 12), "stage_1": (1, 16, 8, 8), "stage_0": (1, 8, 16, 16)}
@@ -90,39 +92,38 @@ def test_an_export_with_the_embedding_of_each_place_explains(target, tmp_path):
 
 
 def test_maps_whose_mean_is_another_embedding_fail(tmp_path):
-    spec = ExportSpec(output=tmp_path / "out", tower="image", features=("text-space",))
-    folder = export_model(mobileclip.load("icons").model.image_encoder, spec, show_progress=False)
-    model = onnx.load(folder / "image.onnx")
-    (last,) = (node for node in model.graph.node if "text_space" in node.output)
-    last.output[list(last.output).index("text_space")] = "doubled_half"
-    model.graph.node.append(onnx.helper.make_node("Sum", ["doubled_half", "doubled_half"], ["text_space"]))
-    onnx.save(model, folder / "image.onnx")
-    sign(folder)
-    failed = {check.name for check in verify_export(folder).checks if not check.passed}
-    assert "image text_space mean over positions, distance from the embedding" in failed
+    model = mobileclip.load("icons").model.image_encoder
+    folder = with_maps(model, tmp_path / "out", features=("text-space",))
+
+    def double(graph):
+        (last,) = (node for node in graph.node if "text_space" in node.output)
+        last.output[list(last.output).index("text_space")] = "half"
+        graph.node.append(onnx.helper.make_node("Sum", ["half", "half"], ["text_space"]))
+
+    change_graph(folder, double)
+    assert "image text_space mean over positions, distance from the embedding" in failed(verify_export(folder))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 @pytest.mark.parametrize("target", ["onnx", "openvino", "executorch"])
 def test_every_target_gives_them_in_fewer_bits(transformers, target, precision, tmp_path):
-    report = read_report(exported(transformers, tmp_path / "out", target=target, precision=precision))
-    maps = [parity for parity in report.towers if parity.stage is not None]
+    folder = with_maps(transformers.image_encoder, tmp_path / "out", target=target, precision=precision)
+    maps = [parity for parity in read_report(folder).towers if parity.stage is not None]
     assert all(0.98 < parity.cosine_minimum < 1 - 1e-9 for parity in maps)
 
 
 def test_maps_in_each_others_place_fail_the_checks(copied):
-    assert read_report(copied).passed
-    model = onnx.load(copied / "image.onnx")
-    other = {"stage_0": "stage_1", "stage_1": "stage_0"}
-    for node in model.graph.node:
-        node.input[:] = [other.get(name, name) for name in node.input]
-        node.output[:] = [other.get(name, name) for name in node.output]
-    onnx.save(model, copied / "image.onnx")
-    sign(copied)
-    failed = {check.name for check in verify_export(copied).checks if not check.passed}
-    assert {"image stage_0 cosine, minimum", "image stage_1 cosine, minimum"} <= failed
-    assert "image cosine, minimum" not in failed
+    def exchange(graph):
+        other = {"stage_0": "stage_1", "stage_1": "stage_0"}
+        for node in graph.node:
+            node.input[:] = [other.get(name, name) for name in node.input]
+            node.output[:] = [other.get(name, name) for name in node.output]
+
+    change_graph(copied, exchange)
+    names = failed(verify_export(copied))
+    assert {"image stage_0 cosine, minimum", "image stage_1 cosine, minimum"} <= names
+    assert "image cosine, minimum" not in names
 
 
 @pytest.mark.parametrize(
@@ -158,15 +159,13 @@ class PlainSpec(ImageEncoderSpec):
 
 
 def test_features_that_nobody_gives_are_refused_before_the_work(tmp_path):
-    spec = ExportSpec(output=tmp_path / "out", target="torch", tower="image", features=(0, 7))
-    with fails(ValueError, "1", "[7]"):
-        export_model(MCI.build().eval(), spec)
-    with fails(ValueError, "Sequential"):
-        export_model(PlainSpec(input=PIXELS).build().eval(), attrs.evolve(spec, features=(0,)))
-    with fails(ValueError):
-        attrs.evolve(spec, tower="text")
-    with fails(ValueError):
-        attrs.evolve(spec, features=(1, 1))
-    with fails(ValueError, "ViT"):
-        export_model(VIT.build().eval(), attrs.evolve(spec, features=("text-space",)))
+    for spec, options, words in (
+        (MCI, {"features": (0, 7)}, ["1", "[7]"]),
+        (PlainSpec(input=PIXELS), {"features": (0,)}, ["Sequential"]),
+        (MCI, {"tower": "text"}, []),
+        (MCI, {"features": (1, 1)}, []),
+        (VIT, {"features": ("text-space",)}, ["ViT"]),
+    ):
+        with fails(ValueError, *words):
+            with_maps(spec.build().eval(), tmp_path / "out", target="torch", **options)
     assert not list(tmp_path.iterdir())

@@ -17,28 +17,17 @@ from torch.nn import functional as F
 import mobileclip
 from mobileclip import reparameterize
 from mobileclip.data import ImageTransform, Tokenizer, load_image
-from mobileclip.export import (
-    ExportSpec,
-    bundled_samples,
-    export_model,
-    layouts,
-    read_contract,
-    read_report,
-    verify_export,
-)
+from mobileclip.export import bundled_samples, layouts, read_contract, read_report, verify_export
 from mobileclip.export.towers import ensure_end_token
 from mobileclip.inputs import TextInput
 from tests.browser import CHROMIUM, open_page
 from tests.errors import fails
 from tests.examples.web import NPM, OFFLINE, run_npm, served
-from tests.export.models import CAUSAL, CONVOLUTIONAL, PIXELS, SHALLOW, TOKENS, few_samples, seeing
+from tests.export.hostile_folders import change
+from tests.export.models import CAUSAL, CONVOLUTIONAL, PIXELS, SHALLOW, TOKENS, exported, seeing
 
 TEXTS = ("a cat", "a dog", "a beach", "a boat", "a red cup", "two birds", "a text of more words than the model reads")
 PACKAGE = "@huggingface/transformers@4.3.1"
-
-
-def exported(layout, folder, **options):
-    return export_model(seeing(SHALLOW), ExportSpec(output=folder, layout=layout, **options), samples=few_samples())
 
 
 @pytest.fixture(scope="module")
@@ -48,81 +37,56 @@ def model():
 
 @pytest.fixture(scope="module")
 def immich(tmp_path_factory):
-    return exported("immich", tmp_path_factory.mktemp("layouts") / "immich")
+    return exported(seeing(SHALLOW), tmp_path_factory.mktemp("layouts") / "immich", layout="immich")
 
 
 def content(path):
     return json.loads(path.read_text())
 
 
-def test_immich_finds_what_it_opens(immich):
-    """Names of files, of what is in them, and of inputs, as its machine learning reads them."""
-    assert {path.name for path in immich.iterdir()} >= {"visual", "textual", "config.json", "mobileclip.json"}
-    prepared = content(immich / "visual" / "preprocess_cfg.json")
-    assert prepared["size"] == [PIXELS.size, PIXELS.size]
-    assert prepared["interpolation"] == PIXELS.interpolation
-    assert (prepared["mean"], prepared["std"]) == (list(PIXELS.mean), list(PIXELS.std))
-    config = content(immich / "config.json")
-    assert config["text_cfg"]["context_length"] == TOKENS.context_length
-    assert config["embed_dim"] == 12
-
-
+@torch.no_grad()
 def test_immich_gets_the_models_embeddings(immich, model):
     """Prepared as it does: padded and cut by the configurations, one input at a time, ids in 32 bits."""
-    config = content(immich / "textual" / "tokenizer_config.json")
+    prepared, config = content(immich / "visual" / "preprocess_cfg.json"), content(immich / "config.json")
+    assert (prepared["size"], prepared["interpolation"]) == ([PIXELS.size, PIXELS.size], PIXELS.interpolation)
+    assert (prepared["mean"], prepared["std"]) == (list(PIXELS.mean), list(PIXELS.std))
+    assert (config["text_cfg"]["context_length"], config["embed_dim"]) == (TOKENS.context_length, 12)
+    pad = content(immich / "textual" / "tokenizer_config.json")["pad_token"]
     tokenizer = tokenizers.Tokenizer.from_file(str(immich / "textual" / "tokenizer.json"))
-    length = content(immich / "config.json")["text_cfg"]["context_length"]
-    pad = config["pad_token"]
-    tokenizer.enable_padding(length=length, pad_token=pad, pad_id=tokenizer.token_to_id(pad))
-    tokenizer.enable_truncation(max_length=length)
+    tokenizer.enable_padding(length=12, pad_token=pad, pad_id=tokenizer.token_to_id(pad))
+    tokenizer.enable_truncation(max_length=12)
     text = onnxruntime.InferenceSession(immich / "textual" / "model.onnx")
-    visual = onnxruntime.InferenceSession(immich / "visual" / "model.onnx")
     for caption in bundled_samples().captions[:3]:
-        ids = np.array([tokenizer.encode(caption).ids], dtype=np.int32)
-        (given,) = text.run(None, {"text": ids})
-        with torch.no_grad():
-            expected = model.encode_text(Tokenizer(TOKENS)([caption]), normalize=True)
+        (given,) = text.run(None, {"text": np.array([tokenizer.encode(caption).ids], dtype=np.int32)})
+        expected = model.encode_text(Tokenizer(TOKENS)([caption]), normalize=True)
         np.testing.assert_allclose(given, expected, atol=1e-5)
     pixels = ImageTransform(PIXELS)(load_image(bundled_samples().images[0]))[None]
-    with torch.no_grad():
-        expected = model.encode_image(pixels, normalize=True)
-    np.testing.assert_allclose(visual.run(None, {"image": pixels.numpy()})[0], expected, atol=1e-5)
+    (given,) = onnxruntime.InferenceSession(immich / "visual" / "model.onnx").run(None, {"image": pixels.numpy()})
+    np.testing.assert_allclose(given, model.encode_image(pixels, normalize=True), atol=1e-5)
 
 
+@torch.no_grad()
 def test_a_layout_stays_an_export(immich, model, tmp_path):
     assert verify_export(immich) == read_report(immich)
     assert read_contract(immich).layout == "immich"
-    loaded = mobileclip.load(immich)
-    ids = Tokenizer(TOKENS)(["a cat", "a dog"])
-    with torch.no_grad():
-        expected = model.encode_text(ids, normalize=True)
-    torch.testing.assert_close(loaded.model.encode_text(ids, normalize=True), expected, atol=1e-5, rtol=0)
-    digests = {
-        tower.files_sha256.numpy().tobytes() for tower in (loaded.model.image_encoder, loaded.model.text_encoder)
-    }
-    assert len(digests) == 2, "each tower is known by its own files"
-    shutil.copytree(immich, tmp_path / "damaged")
-    (tmp_path / "damaged" / "textual" / "tokenizer_config.json").write_text("{}")
+    loaded, ids = mobileclip.load(immich).model, Tokenizer(TOKENS)(["a cat", "a dog"])
+    expected = model.encode_text(ids, normalize=True)
+    torch.testing.assert_close(loaded.encode_text(ids, normalize=True), expected, atol=1e-5, rtol=0)
+    assert not torch.equal(loaded.image_encoder.files_sha256, loaded.text_encoder.files_sha256), "each by its own files"
+    copied = shutil.copytree(immich, tmp_path / "copied")
+    (copied / "textual" / "tokenizer_config.json").write_text("{}")
     with fails(ValueError, "tokenizer_config.json"):
-        verify_export(tmp_path / "damaged")
-    shutil.copytree(immich, tmp_path / "elsewhere")
-    contract = (immich / "mobileclip.json").read_text()
-    changed = contract.replace('"tokenizer": "textual/tokenizer.json"', '"tokenizer": "/etc/hostname"')
-    assert changed != contract
-    (tmp_path / "elsewhere" / "mobileclip.json").write_text(changed)
+        verify_export(copied)
+    elsewhere = shutil.copytree(immich, tmp_path / "elsewhere")
+    change(elsewhere, lambda contract: contract["text"].update(tokenizer="/etc/hostname"))
     with fails(ValueError, "/etc/hostname"):
-        mobileclip.load(tmp_path / "elsewhere")
+        mobileclip.load(elsewhere)
 
 
 @pytest.mark.slow
 def test_layers_that_stay_in_float32_are_tried_in_a_folder_that_both_towers_share(tmp_path):
-    folder = export_model(
-        seeing(CONVOLUTIONAL), ExportSpec(output=tmp_path / "out", layout="transformers.js", precision="int8")
-    )
-    assert sorted(path.name for path in (folder / "onnx").iterdir()) == [
-        "text_model_int8.onnx",
-        "vision_model_int8.onnx",
-    ]
+    folder = exported(seeing(CONVOLUTIONAL), tmp_path / "out", layout="transformers.js", precision="int8")
+    assert {path.name for path in (folder / "onnx").iterdir()} == {"text_model_int8.onnx", "vision_model_int8.onnx"}
     assert verify_export(folder) == read_report(folder)
 
 
@@ -139,28 +103,21 @@ def test_layers_that_stay_in_float32_are_tried_in_a_folder_that_both_towers_shar
     ],
 )
 def test_what_a_place_does_not_run_is_refused(options, words, tmp_path):
-    spec = ExportSpec(**{"output": tmp_path / "out", "layout": "transformers.js", **options})
     with fails(ValueError, *words):
-        export_model(seeing(SHALLOW), spec)
+        exported(seeing(SHALLOW), tmp_path / "out", **{"layout": "transformers.js", **options})
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("layout", ["immich", "transformers.js"])
-def test_a_background_that_a_host_does_not_know_is_told(immich, tmp_path, caplog, layout):
-    """Of a contract that says so, as every layout is written from the contract."""
+def test_the_contract_names_a_background_and_is_warned_of_where_the_host_does_not_know_it(immich, tmp_path, caplog):
     folder = shutil.copytree(immich, tmp_path / "out")
-    contract = json.loads((folder / "mobileclip.json").read_text())
-    contract["image"]["input"]["background"] = "white"
-    (folder / "mobileclip.json").write_text(json.dumps(contract))
-    layouts.resolve(layout).write(folder, read_contract(folder))
-    assert "was trained with transparent images on white" in caplog.text
-
-
-def test_a_contract_names_the_background(tmp_path):
-    white = attrs.evolve(SHALLOW.image.input, background="white")
-    model = seeing(attrs.evolve(SHALLOW, image=attrs.evolve(SHALLOW.image, input=white))).image_encoder
-    spec = ExportSpec(output=tmp_path / "out", target="torch", tower="image")
-    folder = export_model(model, spec, samples=few_samples())
+    change(folder, lambda contract: contract["image"]["input"].update(background="white"))
+    for layout in ("immich", "transformers.js"):
+        caplog.clear()
+        layouts.resolve(layout).write(folder, read_contract(folder))
+        assert "was trained with transparent images on white" in caplog.text
+    white = attrs.evolve(SHALLOW.image, input=attrs.evolve(PIXELS, background="white"))
+    model = seeing(attrs.evolve(SHALLOW, image=white)).image_encoder
+    folder = exported(model, tmp_path / "white", target="torch", tower="image")
     assert read_contract(folder).image.input.background == "white"
 
 
@@ -171,18 +128,17 @@ def test_cut_rows_are_ended():
 
 def test_transformers_js_finds_what_it_reads_beside_the_towers(immich, tmp_path):
     """Whatever the layout, the contract says the same: what is written of another layout's is what an export has."""
-    contract = read_contract(immich)
-    shutil.copytree(immich, tmp_path, dirs_exist_ok=True)
-    layouts.resolve("transformers.js").write(tmp_path, contract)
-    pictures, whole = content(tmp_path / "preprocessor_config.json"), content(tmp_path / "config.json")
-    side = {"height": PIXELS.size, "width": PIXELS.size}
-    assert (pictures["size"], pictures["crop_size"]) == ({"shortest_edge": PIXELS.size}, side)
-    assert (pictures["image_mean"], pictures["image_std"]) == (list(PIXELS.mean), list(PIXELS.std))
-    assert pictures["rescale_factor"] == pytest.approx(1 / 255)
-    assert (whole["model_type"], whole["projection_dim"]) == ("clip", 12)
-    assert whole["logit_scale_init_value"] == pytest.approx(float(np.log(contract.logit_scale)))
-    texts = content(tmp_path / "tokenizer_config.json")
-    assert (texts["tokenizer_class"], texts["model_max_length"]) == ("CLIPTokenizer", TOKENS.context_length)
+    contract, folder = read_contract(immich), shutil.copytree(immich, tmp_path / "out")
+    layouts.resolve("transformers.js").write(folder, contract)
+    for name, expected in (
+        ("preprocessor_config", {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}}),
+        ("preprocessor_config", {"image_mean": list(PIXELS.mean), "image_std": list(PIXELS.std)}),
+        ("preprocessor_config", {"rescale_factor": pytest.approx(1 / 255)}),
+        ("config", {"model_type": "clip", "projection_dim": 12}),
+        ("config", {"logit_scale_init_value": pytest.approx(float(np.log(contract.logit_scale)))}),
+        ("tokenizer_config", {"tokenizer_class": "CLIPTokenizer", "model_max_length": TOKENS.context_length}),
+    ):
+        assert {key: content(folder / f"{name}.json")[key] for key in expected} == expected
 
 
 @pytest.fixture(scope="module")
@@ -205,14 +161,11 @@ def in_node(package, asked):
     """What transformers.js gives in Node."""
     script = 'import { encode } from "./transformers_js.mjs"; import { readFileSync } from "node:fs";'
     script += 'process.stdout.write(JSON.stringify(await encode(JSON.parse(readFileSync(0, "utf8")))));'
-    node = shutil.which("node")
-    if node is None:
+    if (node := shutil.which("node")) is None:
         pytest.skip("no Node.js on this machine: apt-get install nodejs")
-    asked = {**asked, "device": "cpu", "folder": str(package / asked["folder"])}
+    asked = json.dumps({**asked, "device": "cpu", "folder": str(package / asked["folder"])})
     command = [node, "--input-type=module", "--eval", script]
-    run = subprocess.run(
-        command, cwd=package, input=json.dumps(asked), capture_output=True, text=True, check=False, timeout=300
-    )
+    run = subprocess.run(command, cwd=package, input=asked, capture_output=True, text=True, check=False, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
     return json.loads(run.stdout)
 
@@ -229,14 +182,6 @@ def in_chromium(package, asked):
     return given
 
 
-def in_one_precision(folder, precision):
-    """A copy of an export of several precisions whose contract names one of them."""
-    copied = shutil.copytree(folder, folder.with_name(f"browser_{precision}"), dirs_exist_ok=True)
-    contract = read_contract(copied)
-    next(one for one in contract.each if one.precision == precision).write(copied)
-    return copied
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("encode", [in_node, in_chromium])
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", "fp32"), ("float16", "fp16"), ("int8-weights", "q8")])
@@ -244,8 +189,7 @@ def test_the_real_transformers_js_gives_the_same_first_five(package, encode, pre
     """With each precision of one folder, as `--for browser` writes it."""
     folder = package / "browser"
     if not folder.exists():
-        spec = ExportSpec(output=folder)
-        export_model(seeing(SHALLOW), spec, place="browser", samples=few_samples(), show_progress=False)
+        exported(seeing(SHALLOW), folder, place="browser")
     samples, transform = bundled_samples(), ImageTransform(PIXELS)
     pictures = [f"{name}.png" for name in samples.image_names]
     for name, data in zip(pictures, samples.images, strict=True):
@@ -255,7 +199,10 @@ def test_the_real_transformers_js_gives_the_same_first_five(package, encode, pre
     ids = Tokenizer(TOKENS)(TEXTS)
     assert [row[:-1] for row in given["ids"]] == ids[:, :-1].tolist()
     assert given["ids"][-1] != ids[-1].tolist(), "transformers.js cuts the end token; the file puts it there"
-    loaded = mobileclip.load(in_one_precision(folder, precision)).model
+    # A copy of the export of several precisions, whose contract names one of them.
+    copied = shutil.copytree(folder, package / f"browser_{precision}", dirs_exist_ok=True)
+    next(one for one in read_contract(copied).each if one.precision == precision).write(copied)
+    loaded = mobileclip.load(copied).model
     pixels = torch.stack([transform(load_image(data)) for data in samples.images])
     images, texts = loaded.encode_image(pixels, normalize=True), loaded.encode_text(ids, normalize=True)
     # Kernels of float16 round in ways of their own.
@@ -267,27 +214,23 @@ def test_the_real_transformers_js_gives_the_same_first_five(package, encode, pre
     assert theirs.equal(ours)
 
 
-class TestUltralytics:
+@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated")
+@pytest.mark.parametrize(("causal", "context_length"), [(False, 77), (True, 32), (False, 32)])
+def test_ultralytics_loader_gets_the_towers_embeddings(causal, context_length, tmp_path, monkeypatch):
     """Its YOLOE loads the text encoder by `torch.jit.load`, and calls it with 77 ids of CLIP in 32 bits."""
-
-    @pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated")
-    @pytest.mark.parametrize("context_length", [77, 32])
-    @pytest.mark.parametrize("causal", [False, True])
-    def test_its_loader_gets_the_towers_embeddings(self, causal, context_length, tmp_path, monkeypatch):
-        spec = attrs.evolve(CAUSAL, causal=causal, input=TextInput(context_length=context_length))
-        text = seeing(attrs.evolve(SHALLOW, text=spec)).text_encoder
-        options = ExportSpec(output=tmp_path / "export", target="torch", layout="ultralytics")
-        folder = export_model(text, options, samples=few_samples())
-        assert read_report(folder).passed
-        rows = Tokenizer(TextInput())(TEXTS).int()  # as clip.tokenize gives them
-        ours = F.normalize(text(Tokenizer(spec.input)(TEXTS)), dim=-1)
-        encoder = torch.jit.load(folder / "mobileclip2_b.ts", map_location="cpu")
-        for batch in (rows, rows[:1]):
-            assert (encoder(batch) - ours[: len(batch)]).abs().max() < 1e-5
-        try:
-            from ultralytics.nn.text_model import build_text_model
-        except ImportError:
-            return
-        monkeypatch.chdir(folder)
-        theirs = build_text_model("mobileclip2:b", device=torch.device("cpu"))
-        assert (theirs.encode_text(theirs.tokenize(list(TEXTS))) - ours).abs().max() < 1e-5
+    spec = attrs.evolve(CAUSAL, causal=causal, input=TextInput(context_length=context_length))
+    text = seeing(attrs.evolve(SHALLOW, text=spec)).text_encoder
+    folder = exported(text, tmp_path / "export", target="torch", layout="ultralytics")
+    assert read_report(folder).passed
+    rows = Tokenizer(TextInput())(TEXTS).int()  # as clip.tokenize gives them
+    ours = F.normalize(text(Tokenizer(spec.input)(TEXTS)), dim=-1)
+    encoder = torch.jit.load(folder / "mobileclip2_b.ts", map_location="cpu")
+    for batch in (rows, rows[:1]):
+        assert (encoder(batch) - ours[: len(batch)]).abs().max() < 1e-5
+    try:
+        from ultralytics.nn.text_model import build_text_model
+    except ImportError:
+        return
+    monkeypatch.chdir(folder)
+    theirs = build_text_model("mobileclip2:b", device=torch.device("cpu"))
+    assert (theirs.encode_text(theirs.tokenize(list(TEXTS))) - ours).abs().max() < 1e-5

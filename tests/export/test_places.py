@@ -11,23 +11,18 @@ from huggingface_hub import metadata_load
 
 import mobileclip
 from mobileclip.encoders import save_model
-from mobileclip.export import ExportSpec, Place, export_model, places, read_contract, read_report, verify_export
+from mobileclip.export import ExportSpec, Place, places, read_contract, read_report, verify_export
 from tests.build.commands import run
 from tests.errors import fails
-from tests.export.hostile_folders import negate
+from tests.export.hostile_folders import failed, negate
 from tests.export.litert import EXPORT
-from tests.export.models import AUTHOR, LEAST, few_samples, seeing
-
-
-def exported(place, folder, model=None, **options):
-    spec = ExportSpec(output=folder, **options)
-    return export_model(model or seeing(LEAST), spec, place=place, samples=few_samples(), show_progress=False)
+from tests.export.models import AUTHOR, LEAST, exported, seeing
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     # Of random weights, whose rankings 8 bits leave alone.
-    return exported("browser", tmp_path_factory.mktemp("places") / "browser", seeing(LEAST, seed=1))
+    return exported(seeing(LEAST, seed=1), tmp_path_factory.mktemp("places") / "browser", place="browser")
 
 
 def test_a_browser_gets_every_precision_in_one_folder(browser):
@@ -37,44 +32,44 @@ def test_a_browser_gets_every_precision_in_one_folder(browser):
     assert [one.precision for one in contract.each] == ["float32", "float16", "int8-weights"]
     report = read_report(browser)
     assert report.passed, report.failures
-    assert verify_export(browser, show_progress=False) == report
-    assert [(tower.precision, tower.tower) for tower in report.towers[2:]] == [
-        (precision, tower) for precision in ("float16", "int8-weights") for tower in ("image", "text")
-    ]
+    assert verify_export(browser) == report
+    others = [(precision, tower) for precision in ("float16", "int8-weights") for tower in ("image", "text")]
+    assert [(tower.precision, tower.tower) for tower in report.towers[2:]] == others
     assert "float16: image cosine, minimum" in {check.name for check in report.checks}
     assert mobileclip.load(browser).encode_text("a cat").isfinite().all()
 
 
 def test_another_precisions_file_is_held_to_its_checks_too(browser, tmp_path):
-    folder, file = shutil.copytree(browser, tmp_path / "out"), "onnx/text_model_fp16.onnx"
-    contract = (folder / "mobileclip.json").read_text()
-    negate(folder, file)
-    signed = (folder / "mobileclip.json").read_text()
-    (folder / "mobileclip.json").write_text(contract)
+    folder = shutil.copytree(browser, tmp_path / "out")
+    negate(folder, "onnx/text_model_fp16.onnx")
+    names = failed(verify_export(folder))
+    assert "float16: text cosine, minimum" in names
+    assert all(name.startswith("float16: ") for name in names)
+    shutil.copy(browser / "mobileclip.json", folder)
     with fails(ValueError, "text_model_fp16.onnx"):
-        verify_export(folder, show_progress=False)
-    (folder / "mobileclip.json").write_text(signed)
-    failed = {check.name for check in verify_export(folder, show_progress=False).checks if not check.passed}
-    assert "float16: text cosine, minimum" in failed
-    assert all(name.startswith("float16: ") for name in failed)
+        verify_export(folder)
 
 
-@pytest.mark.parametrize("name", ["vision_model", "text_model_fp16", "vision_model_quantized"])
-def test_the_batch_axis_has_a_name_that_can_be_fixed(browser, name):
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        ("vision_model", ["batch_size"]),
+        ("text_model_fp16", ["batch_size", "sequence_length"]),
+        ("vision_model_quantized", ["batch_size"]),
+    ],
+)
+def test_the_batch_axis_has_a_name_that_can_be_fixed(browser, name, axes):
     path = browser / "onnx" / f"{name}.onnx"
-    graph = onnx.load(path).graph
-    any_length = ["sequence_length"] if name.startswith("text") else []
-    for value, axes in ((graph.input[0], ["batch_size", *any_length]), (graph.output[0], ["batch_size"])):
-        assert [side.dim_param for side in value.type.tensor_type.shape.dim if side.dim_param] == axes
-    options = onnxruntime.SessionOptions()
+    graph, options = onnx.load(path).graph, onnxruntime.SessionOptions()
+    for value, expected in ((graph.input[0], axes), (graph.output[0], axes[:1])):
+        assert [side.dim_param for side in value.type.tensor_type.shape.dim if side.dim_param] == expected
     for axis, size in (("batch_size", 2), ("sequence_length", 12)):
         options.add_free_dimension_override_by_name(axis, size)
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     (taken,) = session.get_inputs()
-    assert taken.shape[0] == 2
-    types = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
-    (given,) = session.run(None, {taken.name: np.ones(taken.shape, types[taken.type])})
-    assert given.shape == (2, 12)
+    dtype = {"tensor(float)": np.float32, "tensor(int64)": np.int64}[taken.type]
+    (given,) = session.run(None, {taken.name: np.ones(taken.shape, dtype)})
+    assert (taken.shape[0], given.shape) == (2, (2, 12))
 
 
 def test_files_have_their_licence_author_and_contract(browser):
@@ -129,19 +124,18 @@ def test_what_is_given_beside_a_place_stays():
 
 def test_a_place_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.setattr(places, "_values", places._values | {"kiosk": Place(target="torch", use="Ask the kiosk.")})
-    folder = exported("kiosk", tmp_path / "out", tower="text")
+    folder = exported(seeing(LEAST), tmp_path / "out", place="kiosk", tower="text")
     assert read_contract(folder).target == "torch"
     assert "Ask the kiosk." in (folder / "README.md").read_text()
-    with fails(ValueError, "iphone"):
-        exported("iphon", tmp_path / "other")
 
 
-def test_precisions_whose_files_are_called_alike_are_refused(tmp_path):
-    model = seeing(LEAST)
-    with fails(ValueError, "plain"):
-        export_model(model, ExportSpec(output=tmp_path / "out", also=("float16",)))
-    for options in ({"also": ("bfloat16",)}, {"precision": "bfloat16"}):
-        with fails(ValueError, "transformers.js", "bfloat16", "float32"):
-            export_model(model, ExportSpec(output=tmp_path / "out", layout="transformers.js", **options))
-    with fails(ValueError, "onnx"):
-        export_model(model, ExportSpec(output=tmp_path / "out", layout="apple"))
+def test_places_and_precisions_that_do_not_fit_are_refused(tmp_path):
+    for options, words in (
+        ({"place": "iphon"}, ["iphone"]),
+        ({"also": ("float16",)}, ["plain"]),  # whose files are called alike
+        ({"layout": "transformers.js", "also": ("bfloat16",)}, ["transformers.js", "bfloat16", "float32"]),
+        ({"layout": "transformers.js", "precision": "bfloat16"}, ["transformers.js", "bfloat16", "float32"]),
+        ({"layout": "apple"}, ["onnx"]),
+    ):
+        with fails(ValueError, *words):
+            exported(seeing(LEAST), tmp_path / "out", **options)

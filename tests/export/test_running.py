@@ -1,6 +1,5 @@
 """An export is a model: whatever takes a model takes its folder, and gives what the model itself gives."""
 
-import json
 import re
 import shutil
 
@@ -11,14 +10,15 @@ import torch
 import mobileclip
 from mobileclip.data import read_text_input
 from mobileclip.encoders import save_model
-from mobileclip.evaluation import BenchmarkSample, open_candidate
-from mobileclip.export import ExportSpec, bundled_samples, export_model, load_export
+from mobileclip.evaluation import BenchmarkSample, EvaluationSpec, evaluate_models, open_candidate
+from mobileclip.export import bundled_samples, load_export
 from mobileclip.export.running import as_pixels, require_exported_from
-from tests.build.commands import run
+from tests.build.commands import worked
 from tests.data.tokenizer_files import KINDS
 from tests.errors import fails
 from tests.evaluation.public_layout import write_benchmark
-from tests.export.models import PIXELS, SHALLOW, pixels, raw_pixels, seeing
+from tests.export.hostile_folders import change
+from tests.export.models import PIXELS, SHALLOW, exported, pixels, raw_pixels, seeing
 
 IMAGES, CAPTIONS = bundled_samples().images, bundled_samples().captions
 
@@ -58,8 +58,6 @@ def test_eval_measures_an_export(plain_torch, checkpoint, pets, tmp_path):
     assert candidate.name == plain_torch.name
     assert candidate.fingerprint != model.fingerprint
     assert candidate.num_parameters == model.num_parameters - 1  # the logit scale
-    from mobileclip.evaluation import EvaluationSpec, evaluate_models
-
     spec = EvaluationSpec(datasets=(str(pets),), output=tmp_path)
     one, other = evaluate_models([f"model={checkpoint}", f"export={plain_torch}"], spec).models
     assert one.results.keys() == other.results.keys()
@@ -69,51 +67,27 @@ def test_eval_measures_an_export(plain_torch, checkpoint, pets, tmp_path):
 
 def test_verify_says_what_is_lost_on_a_data_set(capsys, plain_torch, checkpoint, pets, tmp_path):
     options = ("--data", pets, "-m", checkpoint, "--output", tmp_path / "out")
-    status, printed, _ = run(capsys, "verify", plain_torch, *options)
-    assert status == 0
-    line = printed.splitlines()[-1]
+    line = worked(capsys, "verify", plain_torch, *options).splitlines()[-1]
     assert "+0.00 (95 %:" in line
     before, after = re.findall(r"(\d+\.\d\d) (?:->|%)", line)
     assert before == after
     assert f"{len(IMAGES)} images" in line
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"dtype": torch.bfloat16},
-        {"image_size": 32},
-        {"interpolation": "bicubic"},
-        {"device": "cuda"},
-        {"num_threads": 0},
-    ],
-    ids=str,
-)
-def test_what_an_export_cannot_be_is_refused(plain_torch, asked):
-    with fails(ValueError):
-        mobileclip.load(plain_torch, **asked)
-
-
-def test_an_export_is_no_checkpoint_of_a_published_model(plain_torch):
+def test_what_an_export_cannot_be_is_refused(shallow, plain_torch, tmp_path):
+    other = ({"interpolation": "bicubic"}, {"device": "cuda"}, {"num_threads": 0})
+    for asked in ({"dtype": torch.bfloat16}, {"image_size": 32}, *other):
+        with fails(ValueError):
+            mobileclip.load(plain_torch, **asked)
     with fails(ValueError):
         mobileclip.load("mobileclip_s0", plain_torch)
-
-
-def test_verify_compares_with_the_model_of_the_export_alone(plain_torch, tmp_path):
     save_model(seeing(SHALLOW, seed=3), tmp_path / "other.safetensors")
     with fails(ValueError):
         require_exported_from(plain_torch, tmp_path / "other.safetensors")
-
-
-def test_one_tower_and_classifiers_are_no_image_text_models(shallow, plain_torch, tmp_path):
-    spec = ExportSpec(output=tmp_path / "text", target="torch", tower="text")
-    folder = export_model(shallow, spec, show_progress=False)
     with fails(ValueError, "text"):
-        load_export(folder)
+        load_export(exported(shallow, tmp_path / "text", target="torch", tower="text"))
     damaged = shutil.copytree(plain_torch, tmp_path / "damaged")
-    contract = json.loads((damaged / "mobileclip.json").read_text())
-    contract["spec"]["text"]["input"]["context_length"] = 13
-    (damaged / "mobileclip.json").write_text(json.dumps(contract))
+    change(damaged, lambda contract: contract["spec"]["text"]["input"].update(context_length=13))
     with fails(ValueError):
         load_export(damaged)
 
@@ -122,9 +96,8 @@ def test_one_tower_and_classifiers_are_no_image_text_models(shallow, plain_torch
 def test_a_tokenizer_of_its_own_comes_with_the_export(tmp_path):
     KINDS["bert"]().save(str(tmp_path / "tokenizer.json"))
     text_input = read_text_input(tmp_path / "tokenizer.json", context_length=12)
-    spec = attrs.evolve(SHALLOW, text=attrs.evolve(SHALLOW.text, input=text_input))
-    model = seeing(spec)
-    folder = export_model(model, ExportSpec(output=tmp_path / "out", target="torch"), show_progress=False)
+    model = seeing(attrs.evolve(SHALLOW, text=attrs.evolve(SHALLOW.text, input=text_input)))
+    folder = exported(model, tmp_path / "out", target="torch")
     texts = ["a cat", "two dogs"]
     found, expected = (one.encode_text(texts) for one in (mobileclip.load(folder), mobileclip.ImageTextModel(model)))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)

@@ -2,12 +2,10 @@
 
 import importlib
 import logging
-import re
 import shutil
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 
 import attrs
@@ -17,15 +15,7 @@ import torch
 
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import DualEncoderSpec
-from mobileclip.export import (
-    ExportSpec,
-    bundled_samples,
-    export_model,
-    read_contract,
-    read_report,
-    targets,
-    verify_export,
-)
+from mobileclip.export import ExportSpec, bundled_samples, read_contract, read_report, targets, verify_export
 from mobileclip.export.export import tower_file
 from mobileclip.export.int8 import weighted_layers
 from mobileclip.export.targets.executorch import LARGEST_BATCH
@@ -33,36 +23,20 @@ from mobileclip.extras import install
 from mobileclip.inference.openvino_backend import PROCESSOR_OPTIONS, import_quietly
 from tests.contracts.targets import check_target
 from tests.errors import fails
+from tests.export import models
 from tests.export.hostile_folders import sign
 from tests.export.litert import EXPORT, model as litert_model
-from tests.export.models import (
-    MCI,
-    PIXELS,
-    SHALLOW,
-    TOKENS,
-    TRANSFORMERS,
-    few_samples,
-    one_tower,
-    overflowing,
-    pixels,
-    raw_pixels,
-    seeing,
-    small_model,
-    unusual,
-)
 from tests.export.stored import IS_MAC, STORED, coreml_operations
 from tests.once import programs_read_once
 from tests.preloaded import preloaded
 
-NEEDED = {"litert": "ai_edge_litert"}
-WRITTEN_ELSEWHERE = ("litert",)  # by its converter, see test_litert.py
 # Of every target one precision: what other tests export anyway, and one that is converted for this.
 EXPORTED_ANYWAY = {("onnx", "float32"), ("openvino", "float32")}
 BY_DEFAULT = {("torch", "int8"), ("litert", "float32"), *EXPORTED_ANYWAY}
 EVERY = [
     pytest.param(target, precision, marks=[pytest.mark.slow] * ((target, precision) not in BY_DEFAULT))
     for target in targets
-    for precision in (targets[target].precisions if target not in WRITTEN_ELSEWHERE else ("float32",))
+    for precision in (targets[target].precisions if target != "litert" else ("float32",))
 ]
 
 
@@ -84,44 +58,43 @@ def answers(path, file, target, inputs):
 
 @pytest.mark.parametrize(("target", "precision"), EVERY)
 def test_a_target_keeps_the_contract(target, precision, small_export, request, tmp_path):
-    importlib.import_module(NEEDED.get(target, "torch"))
-    if target in WRITTEN_ELSEWHERE:
+    if target == "litert":  # its converter is elsewhere, see test_litert.py
+        importlib.import_module("ai_edge_litert")
         # Another machine wrote it, whose report this one's may differ from in the last digits.
         folder = shutil.copytree(EXPORT, tmp_path / "out")
-        (folder / "report.json").write_text(verify_export(folder, trust=True, show_progress=False).to_json())
+        (folder / "report.json").write_text(verify_export(folder, trust=True).to_json())
         sign(folder)
         check_target(litert_model(), folder)
-        return
-    if (target, precision) in EXPORTED_ANYWAY:
-        check_target(small_model(target), small_export(target))
-        return
-    # In 8 bits random weights rank more captions otherwise than the check lets them.
-    samples = few_samples() if precision == "int8" else None
-    model = request.getfixturevalue("shallow" if (target, precision) in BY_DEFAULT else "convolutional")
-    with programs_read_once():
-        check_target(model, ExportSpec(output=tmp_path / "out", target=target, precision=precision), samples=samples)
+    elif (target, precision) in EXPORTED_ANYWAY:
+        check_target(models.small_model(target), small_export(target))
+    else:
+        # In 8 bits random weights rank more captions otherwise than the check lets them.
+        samples = models.few_samples() if precision == "int8" else None
+        model = request.getfixturevalue("shallow" if (target, precision) in BY_DEFAULT else "convolutional")
+        spec = ExportSpec(output=tmp_path / "out", target=target, precision=precision)
+        with programs_read_once():
+            check_target(model, spec, samples=samples)
 
 
 @pytest.mark.parametrize("target", in_turn("onnx", slow=("openvino", "executorch", "coreml")))
 def test_nothing_as_it_is_by_default(target, shallow, request, tmp_path):
     """float16, batches of any size, raw pixels, lengths as the model gives them."""
-    importlib.import_module(NEEDED.get(target, "torch"))
     if target == "onnx":
         folder = request.getfixturevalue("half_onnx")
     else:
-        spec = unusual(tmp_path / "out", target=target, preprocess="float32" if target == "coreml" else "uint8")
-        folder = export_model(shallow, spec, samples=few_samples(), show_progress=False)
+        taken = {"preprocess": "float32"} if target == "coreml" else {}
+        folder = models.exported(shallow, tmp_path / "out", target=target, **models.UNUSUAL | taken)
     image, text = read_contract(folder).towers
     assert (image.input_shape, text.input_shape) == ((None, 3, 64, 64), (None, 12))
     assert (image.compute, image.float32) == ("float16", ())
     if target == "coreml" and not IS_MAC:
         return
-    report = verify_export(folder, show_progress=False)
+    report = verify_export(folder)
     assert report.passed, report.failures
     assert report == read_report(folder)
-    run, images = targets[target].open(folder / image.file, image), raw_pixels(PIXELS)[:3]
+    run, images = targets[target].open(folder / image.file, image), models.raw_pixels(models.PIXELS)[:3]
     with torch.no_grad():
-        expected = shallow.encode_image(pixels(PIXELS)[:3])
+        expected = shallow.encode_image(models.pixels(models.PIXELS)[:3])
     given = run(images)[0]
     torch.testing.assert_close(given, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
     # The next outputs are not written where these are.
@@ -133,19 +106,20 @@ def test_nothing_as_it_is_by_default(target, shallow, request, tmp_path):
 @pytest.mark.parametrize("target", in_turn("onnx", slow=("openvino", "coreml", "executorch")))
 def test_layers_beyond_half_precision_stay_in_float32(target, tmp_path):
     """The model is sound in float32; its text embeddings in float16 throughout would not be finite."""
-    spec = ExportSpec(output=tmp_path / "out", target=target, precision="float16", tower="text")
-    folder = export_model(overflowing(TRANSFORMERS), spec, samples=few_samples(), show_progress=False)
+    folder = models.exported(
+        models.overflowing(models.TRANSFORMERS), tmp_path / "out", target=target, precision="float16", tower="text"
+    )
     (text,) = read_contract(folder).towers
     assert (text.compute, text.float32) == ("float16", ("norm", "project"))
     if target == "coreml":
-        kinds = {one.outputs[0].dtype.__name__ for one in coreml_operations(folder / text.file, "linear")}
-        assert kinds == {"fp16", "fp32"}
+        linear = coreml_operations(folder / text.file, "linear")
+        assert {one.outputs[0].dtype.__name__ for one in linear} == {"fp16", "fp32"}
     elif target == "openvino":
         # Where the processor has float16, it computes all in that.
         model = import_quietly("openvino").Core().read_model(folder / text.file)
         products = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
-        assert {node.get_element_type().get_type_name() for node in products[:-1]} == {"f16"}
-        assert products[-1].get_element_type().get_type_name() == "f32"
+        *others, last = (node.get_element_type().get_type_name() for node in products)
+        assert (set(others), last) == ({"f16"}, "f32")
     else:
         assert read_report(folder).passed, read_report(folder).failures
 
@@ -165,7 +139,7 @@ def rounded(convolutional, shallow, tmp_path_factory):
     @cache
     def of(target, tower):
         model = convolutional if tower == "image" else shallow
-        export = one_tower(model, tower, target=target, every=12, layers=KEPT[tower])
+        export = models.one_tower(model, tower, target=target, every=12, layers=KEPT[tower])
         if tower == "image":
             export = attrs.evolve(export, calibration=3 * export.calibration)
         return export, *written(export, folder, f"{tower}_{target}")
@@ -173,14 +147,14 @@ def rounded(convolutional, shallow, tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize(
-    ("target", "tower"),
-    [
-        pytest.param(target, tower, marks=[pytest.mark.slow] * ((target, tower) not in ROUNDED_BY_DEFAULT))
-        for target in STORED
-        for tower in KEPT
-    ],
-)
+EACH = [
+    pytest.param(target, tower, marks=[pytest.mark.slow] * ((target, tower) not in ROUNDED_BY_DEFAULT))
+    for target in STORED
+    for tower in KEPT
+]
+
+
+@pytest.mark.parametrize(("target", "tower"), EACH)
 def test_int8_is_every_layer_but_those_that_are_kept(target, tower, rounded):
     """And nothing else is rounded: attention, norms and sums are float, tables that are looked up are float16."""
     export, path, file = rounded(target, tower)
@@ -188,12 +162,10 @@ def test_int8_is_every_layer_but_those_that_are_kept(target, tower, rounded):
     stored = STORED[target](path)
     left = {name: layer.weight.detach().flatten(1).numpy() for name, layer in weighted_layers(export.encoder)}
     for layer in stored.layers:
-        near = [name for name, weight in left.items() if is_of(layer, weight)]
-        assert near, (layer.rows.shape, layer.scales is None)
-        del left[near[0]]
-        stays = near[0] in KEPT[tower]
-        assert (layer.scales is None) == stays, near[0]
-        if not stays:
+        name = next(name for name, weight in left.items() if is_of(layer, weight))
+        del left[name]
+        assert (layer.scales is None) == (name in KEPT[tower]), name
+        if layer.scales is not None:
             assert layer.is_fed_rounded, "what goes in is rounded too"
             assert abs(layer.rows.astype(int)).max() <= LARGEST.get(target, 64)
     assert not left
@@ -242,12 +214,11 @@ print(tuple(module(torch.zeros(1, 12, dtype=torch.int64)).shape))
 
 @pytest.mark.slow
 def test_verify_needs_no_torchao(transformers, tmp_path, monkeypatch):
-    spec = ExportSpec(output=tmp_path / "out", target="torch", precision="int8", tower="text")
-    folder = export_model(transformers, spec, samples=few_samples(), show_progress=False)
+    folder = models.exported(transformers, tmp_path / "out", target="torch", precision="int8", tower="text")
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchao"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torchao", None)
-    assert verify_export(folder, show_progress=False) == read_report(folder)
+    assert verify_export(folder) == read_report(folder)
 
 
 @pytest.mark.slow
@@ -255,14 +226,12 @@ def test_the_processor_computes_in_int8(transformers, tmp_path):
     core = import_quietly("openvino").Core()
     if "INT8" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("OpenVINO has no int8 on this processor")
-    path, _ = written(one_tower(transformers, "image", target="openvino"), tmp_path)
-    computed = {}
+    path, _ = written(models.one_tower(transformers, "image", target="openvino"), tmp_path)
     compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    for node in compiled.get_runtime_model().get_ops():
-        notes = node.get_rt_info()
-        computed.setdefault(notes["layerType"].astype(str), set()).add(notes["runtimePrecision"].astype(str))
-    assert computed["Convolution"] | computed["FullyConnected"] <= {"u8", "i8"}
-    assert computed["MVN"] == {"f32"}
+    notes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    computed = {(one["layerType"].astype(str), one["runtimePrecision"].astype(str)) for one in notes}
+    assert {bits for kind, bits in computed if kind in ("Convolution", "FullyConnected")} <= {"u8", "i8"}
+    assert {bits for kind, bits in computed if kind == "MVN"} == {"f32"}
 
 
 # --- what is refused, and what is said ---
@@ -271,54 +240,52 @@ def test_the_processor_computes_in_int8(transformers, tmp_path):
 @pytest.mark.parametrize(("target", "precision"), [("executorch", "bfloat16"), ("torch", "int8-weights")])
 def test_a_precision_that_a_target_has_not(target, precision, transformers, tmp_path):
     with fails(ValueError, target, precision, "float32"):
-        export_model(transformers, ExportSpec(output=tmp_path / "out", target=target, precision=precision))
+        models.exported(transformers, tmp_path / "out", target=target, precision=precision)
     assert not list(tmp_path.iterdir())
 
 
+PARTS = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino", "nncf"),
+    "executorch": ("torchao", "executorch.exir", "executorch.runtime"),
+    "coreml": ("coremltools",),
+}
+
+
 @pytest.mark.parametrize(
-    ("missing", "extras", "asked"),
+    ("extra", "missing"),
     [
-        *((missing, ("onnx",), {"target": "onnx"}) for missing in ("onnx", "onnxscript", "onnxruntime")),
-        *(
-            pytest.param(missing, ("openvino",), {"target": "openvino"}, marks=pytest.mark.extra("openvino"))
-            for missing in ("openvino", "nncf")
-        ),
-        *(
-            (missing, ("executorch",), {"target": "executorch"})
-            for missing in ("torchao", "executorch.exir", "executorch.runtime")
-        ),
-        ("coremltools", ("coreml",), {"target": "coreml"}),
+        pytest.param([target], part, marks=[pytest.mark.extra("openvino")] * (target == "openvino"))
+        for target, parts in PARTS.items()
+        for part in parts
     ],
 )
-def test_a_missing_extra_names_its_command(missing, extras, asked, tmp_path, monkeypatch):
+def test_a_missing_extra_names_its_command(extra, missing, tmp_path, monkeypatch):
+    (target,) = extra
     # Seconds to import, and only to say that a part lacks.
-    for name in {"executorch": ("torchao", "executorch.exir"), "coreml": ("coremltools",)}.get(extras[0], ()):
+    for name in {"executorch": ("torchao", "executorch.exir"), "coreml": ("coremltools",)}.get(target, ()):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImportError, match=re.escape(f"needs {missing.partition('.')[0]}: `{install(*extras)}`")):
-        export_model("icons", ExportSpec(output=tmp_path / "out", tower="text", **asked))
+    with fails(ImportError, f"needs {missing.partition('.')[0]}: `{install(target)}`"):
+        models.exported("icons", tmp_path / "out", tower="text", target=target)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("target", in_turn("onnx", slow=("openvino", "executorch", "coreml")))
 def test_nothing_is_logged_and_loggers_stay_as_they_were(target, shallow, tmp_path, capfd, caplog):
-    logger = logging.getLogger()
-
     def state():
-        handlers = list(logger.handlers), list(logger.filters)
-        return logger.level, handlers, logger.manager.disable, logging.getLoggerClass()
+        root = logging.getLogger()
+        return root.level, [*root.handlers], [*root.filters], root.manager.disable, logging.getLoggerClass()
 
+    loud = ("onnxruntime", "executorch", "coremltools", "nncf", "openvino")
     with caplog.at_level(logging.INFO):
-        export = one_tower(shallow, "text", target=target)
+        export = models.one_tower(shallow, "text", target=target)
         capfd.readouterr()
         caplog.clear()
         before = state()
         written(export, tmp_path)
         assert state() == before
-    loud = ("onnxruntime", "executorch", "coremltools", "nncf", "openvino")
-    assert not [
-        record for record in caplog.records if record.name == "root" or any(one in record.pathname for one in loud)
-    ]
+    assert not [one for one in caplog.records if one.name == "root" or any(name in one.pathname for name in loud)]
     assert capfd.readouterr() == ("", "")
 
 
@@ -328,9 +295,8 @@ def test_nothing_is_logged_and_loggers_stay_as_they_were(target, shallow, tmp_pa
 @pytest.mark.slow
 @torch.no_grad()
 def test_executorch_in_int8(shallow, tmp_path):
-    kept = "layers.0.ffn.fc1"
-    options = {"dynamic_batch": True, "normalize": False}
-    export = one_tower(shallow, "text", target="executorch", every=6, layers=[kept], **options)
+    kept, options = "layers.0.ffn.fc1", {"dynamic_batch": True, "normalize": False}
+    export = models.one_tower(shallow, "text", target="executorch", every=6, layers=[kept], **options)
     path, file = written(export, tmp_path)
     data, modules = path.read_bytes(), dict(weighted_layers(export.encoder))
     for name in (kept, "layers.0.ffn.fc2"):
@@ -338,10 +304,9 @@ def test_executorch_in_int8(shallow, tmp_path):
     assert export.encoder.token_embedding.weight.half().numpy().tobytes() in data
     # Attention is XNNPACK's; nothing of it is left to the kernels that ExecuTorch itself has.
     assert file.outside
-    assert not {name.partition(".")[0] for name in file.outside} & {
-        f"aten::{name}" for name in ("bmm", "_softmax", "any", "logical_not", "convolution")
-    }
-    inputs = Tokenizer(TOKENS)(bundled_samples().captions)[: LARGEST_BATCH + 1]
+    attention = {f"aten::{name}" for name in ("bmm", "_softmax", "any", "logical_not", "convolution")}
+    assert not {name.partition(".")[0] for name in file.outside} & attention
+    inputs = Tokenizer(models.TOKENS)(bundled_samples().captions)[: LARGEST_BATCH + 1]
     run = targets["executorch"].open(path, file)
     together = run(inputs[:5])[0]
     torch.testing.assert_close(answers(path, file, "executorch", inputs[:5]), together, rtol=1e-3, atol=1e-3)
@@ -355,9 +320,9 @@ def test_executorch_in_int8(shallow, tmp_path):
 @torch.no_grad()
 def test_executorch_in_float16_of_wide_layers(tmp_path):
     """From 256 channels on, ExecuTorch's own layer norm is wrong in float16, and says nothing."""
-    model = seeing(DualEncoderSpec(image=MCI, text=attrs.evolve(SHALLOW.text, width=256)))
-    export = one_tower(model, "text", target="executorch", precision="float16", normalize=False)
-    tokens = Tokenizer(TOKENS)(bundled_samples().captions)[:4]
+    model = models.seeing(DualEncoderSpec(image=models.MCI, text=attrs.evolve(models.SHALLOW.text, width=256)))
+    export = models.one_tower(model, "text", target="executorch", precision="float16", normalize=False)
+    tokens = Tokenizer(models.TOKENS)(bundled_samples().captions)[:4]
     ours, expected = answers(*written(export, tmp_path), "executorch", tokens), model.encode_text(tokens)
     assert float(torch.cosine_similarity(ours, expected).min()) > 0.9995
     torch.testing.assert_close(ours, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
@@ -367,7 +332,7 @@ def test_executorch_in_float16_of_wide_layers(tmp_path):
 @pytest.mark.extra("openvino")
 def test_openvino_files_say_what_to_ask_for(convolutional, tmp_path, precision):
     ov = import_quietly("openvino")
-    path, file = written(one_tower(convolutional, "image", target="openvino", precision=precision), tmp_path)
+    path, file = written(models.one_tower(convolutional, "image", target="openvino", precision=precision), tmp_path)
     short, capability = {"float16": ("f16", "FP16"), "bfloat16": ("bf16", "BF16")}[precision]
     model = ov.Core().read_model(path)
     constants = [node for node in model.get_ops() if node.get_type_name() == "Constant"]
@@ -377,14 +342,13 @@ def test_openvino_files_say_what_to_ask_for(convolutional, tmp_path, precision):
     able = capability in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     # Fused by OpenVINO itself, a graph of bfloat16 is rounded to it after every operation, whatever is asked for.
     hints = {"INFERENCE_PRECISION_HINT": short if able else "f32", **PROCESSOR_OPTIONS}
-    picture = pixels(PIXELS)[:1]
+    picture = models.pixels(models.PIXELS)[:1]
     expected = torch.from_numpy(ov.Core().compile_model(path, "CPU", hints)([picture.numpy()])[0].copy())
     torch.testing.assert_close(targets["openvino"].open(path, file)(picture)[0], expected, rtol=0, atol=1e-6)
 
 
 _ALONE = """
 import os, socket, sys
-
 def refuse(self, address):
     raise SystemExit(f"connects to {address}")
 
@@ -400,6 +364,5 @@ sys.exit("openvino_telemetry was imported" if "openvino_telemetry" in sys.module
 def test_openvino_sends_nothing_and_compiles_a_text_tower_for_one_thread(tmp_path):
     """OpenVINO's own fusing ends the process there, without a word."""
     command = [sys.executable, "-c", _ALONE, str(tmp_path / "out")]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

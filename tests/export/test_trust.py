@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import shutil
 from itertools import product
-from pathlib import Path
 
 import attrs
 import pytest
@@ -14,15 +15,15 @@ from torch import nn
 
 import mobileclip
 from mobileclip.encoders import TextEncoderSpec, text_encoder_families
-from mobileclip.export import ExportSpec, export_model, load_export, read_contract, read_report, verify_export
+from mobileclip.export import load_export, read_contract, read_report, verify_export
 from mobileclip.export.running import remember_export, was_written_here
 from mobileclip.inputs import TextInput
-from tests.build.commands import run
+from tests.build.commands import refused, worked
 from tests.collections.pictures import draw
 from tests.errors import fails
 from tests.export.hostile_folders import sign
 from tests.export.litert import EXPORT
-from tests.export.models import few_samples
+from tests.export.models import exported
 from tests.preloaded import preloaded
 
 # PyTorch's of its own GRU.
@@ -71,18 +72,14 @@ def odd():
 @pytest.mark.parametrize("target", ["onnx", pytest.param("openvino", marks=pytest.mark.slow), "torch"])
 def test_the_authors_own_operations_are_judged_by_numbers(odd, target, tmp_path, monkeypatch):
     """And where it is from elsewhere, a runtime that is vouched for runs it all the same."""
-    spec = ExportSpec(output=tmp_path / "out", target=target, tower="text")
-    folder = export_model(odd, spec, samples=few_samples(), show_progress=False)
+    folder = exported(odd, tmp_path / "out", target=target, tower="text")
     report = read_report(folder)
     assert report.passed, report.failures
     assert was_written_here(folder)
-    assert verify_export(folder, show_progress=False) == report
+    assert verify_export(folder) == report
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
-    if target == "onnx":
-        assert verify_export(folder, show_progress=False) == report
-    else:
-        with fails(ValueError):
-            verify_export(folder, show_progress=False)
+    with contextlib.nullcontext() if target == "onnx" else fails(ValueError):
+        assert verify_export(folder) == report
 
 
 @pytest.fixture(params=["torch", "openvino"])
@@ -91,48 +88,42 @@ def believing(request, small_export):
     return small_export(request.param)
 
 
-def _first_file(folder):
-    contract = read_contract(folder)
-    return folder / next(name for name in contract.files if name.startswith(contract.towers[0].file))
+FOREIGN = "was written on another machine"
+OPENERS = (verify_export, load_export, mobileclip.load)
 
 
-def test_what_a_colleague_wrote_is_verified_with_trust_alone(believing, capsys, another_machine):
-    status, _, said = run(capsys, "verify", believing)
-    assert status == 2
-    assert "was written on another machine" in said
-    assert "--trust" in said
-    assert run(capsys, "verify", believing, "--trust")[0] == 0
-
-
-def test_what_lies_in_a_trusted_folder_needs_no_flag(believing, tmp_path, monkeypatch, another_machine):
+def test_what_a_colleague_wrote_is_opened_with_trust_or_in_a_trusted_folder(
+    believing, tmp_path, capsys, monkeypatch, another_machine
+):
+    assert "--trust" in refused(capsys, FOREIGN, "verify", believing)
+    worked(capsys, "verify", believing, "--trust")
     deployed = shutil.copytree(believing, tmp_path / "models" / "one")
     monkeypatch.setenv("MOBILECLIP_TRUST", str(tmp_path / "models"))
-    for opened in (verify_export, load_export, mobileclip.load):
+    for opened in OPENERS:
         opened(deployed)
         with fails(ValueError):
             opened(believing)
     (tmp_path / "models" / "link").symlink_to(believing)
     with fails(ValueError):
         mobileclip.load(tmp_path / "models" / "link")
-    monkeypatch.setenv("MOBILECLIP_TRUST", "models")
-    with fails(ValueError, "models"):
-        mobileclip.load(deployed)
-    monkeypatch.setenv("MOBILECLIP_TRUST", "")
-    with fails(ValueError):
-        mobileclip.load(deployed)
+    for trusted in ("models", ""):
+        monkeypatch.setenv("MOBILECLIP_TRUST", trusted)
+        with fails(ValueError, trusted):
+            mobileclip.load(deployed)
 
 
 def test_a_strangers_file_reaches_no_runtime(believing, tmp_path):
     """The runtime would say that it cannot read it, as it does where it is trusted."""
-    theirs = shutil.copytree(believing, tmp_path / "theirs")
-    _first_file(theirs).write_bytes(b"nothing that a runtime can read")
+    theirs, contract = shutil.copytree(believing, tmp_path / "theirs"), read_contract(believing)
+    name = next(name for name in contract.files if name.startswith(contract.towers[0].file))
+    (theirs / name).write_bytes(b"nothing that a runtime can read")
     with fails(ValueError):
-        verify_export(theirs, trust=True, show_progress=False)
+        verify_export(theirs, trust=True)
     sign(theirs)
-    for opened in (verify_export, load_export, mobileclip.load):
+    for opened in OPENERS:
         with fails(ValueError):
             opened(theirs)
-        with fails(ValueError, _first_file(theirs).name):
+        with fails(ValueError, name):
             opened(theirs, trust=True)
 
 
@@ -149,29 +140,19 @@ BY_DEFAULT = [("torch", "inline"), ("openvino", "local")]
 )
 def test_an_index_of_what_a_colleague_wrote(believing, engine, tmp_path, capsys, another_machine):
     """Each command that loads the model asks for trust; the index does not remember it."""
-    draw(tmp_path / "photos" / "one.png", 1)
-    draw(tmp_path / "photos" / "two.png", 2)
-    index = ("--index", tmp_path / "index")
-    made = ("index", tmp_path / "photos", *index, "-m", believing, "--quiet", "-j", 1, "--engine", engine)
-    status, _, said = run(capsys, *made)
-    assert status == 2
-    assert "was written on another machine" in said
-    status, printed, _ = run(capsys, *made, "--trust")
-    assert status == 0
-    assert "2 encoded" in printed
-    status, _, said = run(capsys, "search", "a cat", *index)
-    assert status == 2
-    assert "was written on another machine" in said
-    status, printed, _ = run(capsys, "search", "a cat", *index, "--trust")
-    assert status == 0
-    assert len(printed.splitlines()) == 2
-    draw(tmp_path / "photos" / "three.png", 3)
-    found = ("dedup", tmp_path / "photos", *index, "--quiet", "-j", 1, "-o", tmp_path / "list.jsonl")
-    assert run(capsys, *found)[0] == 2
-    assert run(capsys, *found, "--trust")[0] == 0
-    status, _, said = run(capsys, "serve", *index)
-    assert status == 2
-    assert "was written on another machine" in said
+    photos, index, quietly = tmp_path / "photos", ("--index", tmp_path / "index"), ("--quiet", "-j", 1)
+    draw(photos / "one.png", 1)
+    draw(photos / "two.png", 2)
+    made = ("index", photos, *index, "-m", believing, *quietly, "--engine", engine)
+    refused(capsys, FOREIGN, *made)
+    assert "2 encoded" in worked(capsys, *made, "--trust")
+    refused(capsys, FOREIGN, "search", "a cat", *index)
+    assert len(worked(capsys, "search", "a cat", *index, "--trust").splitlines()) == 2
+    draw(photos / "three.png", 3)
+    found = ("dedup", photos, *index, *quietly, "-o", tmp_path / "list.jsonl")
+    refused(capsys, FOREIGN, *found)
+    worked(capsys, *found, "--trust")
+    refused(capsys, FOREIGN, "serve", *index)
 
 
 @pytest.fixture
@@ -199,23 +180,19 @@ def test_what_this_machine_wrote_needs_no_trust(own):
 
 
 def _remember(state, folder):
-    import os
-
-    os.environ["XDG_STATE_HOME"] = state
-    remember_export(Path(folder))
+    os.environ["XDG_STATE_HOME"] = str(state)
+    remember_export(folder)
 
 
 def test_many_write_at_once(tmp_path, monkeypatch):
     """Of eight processes, each of which remembers an export, none forgets another's."""
-    folders = []
-    for number in range(8):
-        folders.append(tmp_path / str(number))
-        folders[-1].mkdir()
-        (folders[-1] / "mobileclip.json").write_text(f"contract {number}")
-    state = str(tmp_path / "state")
+    folders, state = [tmp_path / str(number) for number in range(8)], tmp_path / "state"
+    for folder in folders:
+        folder.mkdir()
+        (folder / "mobileclip.json").write_text(f"contract {folder}")
     with multiprocessing.get_context("fork").Pool(8) as pool:
-        pool.starmap(_remember, [(state, str(folder)) for folder in folders])
-    monkeypatch.setenv("XDG_STATE_HOME", state)
+        pool.starmap(_remember, [(state, folder) for folder in folders])
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
     assert all(map(was_written_here, folders))
 
 
@@ -239,16 +216,13 @@ def test_without_a_home_nothing_is_remembered_and_nothing_fails(own, tmp_path):
     assert "no home folder to record" in done.output
 
 
-def test_a_state_that_cannot_be_written_is_told(own, tmp_path, monkeypatch, caplog):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+def test_a_register_that_cannot_be_written_or_is_damaged_knows_nothing(own, tmp_path, monkeypatch, caplog):
+    register = tmp_path / "state" / "mobileclip" / "exports.txt"
+    register.parent.mkdir(parents=True)
+    for content in (b"", b"\xff" * 100, b"x" * 2**22):
+        register.write_bytes(content)
+        assert not was_written_here(own)
+    monkeypatch.setenv("XDG_STATE_HOME", str(register))
     remember_export(own)
     assert "cannot record that this machine wrote" in caplog.text
-    assert not was_written_here(own)
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"x" * 2**22])
-def test_a_damaged_register_knows_nothing(own, tmp_path, content):
-    (tmp_path / "state" / "mobileclip").mkdir(parents=True)
-    (tmp_path / "state" / "mobileclip" / "exports.txt").write_bytes(content)
     assert not was_written_here(own)

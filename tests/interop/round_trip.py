@@ -4,7 +4,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -22,12 +21,13 @@ from tests.interop.models import DUAL, TOWER
 
 def same(model, other):
     """Whether two models have one spec and the same tensors to the bit."""
-    theirs = other.state_dict()
-    return (
-        model.spec == other.spec
-        and model.state_dict().keys() == theirs.keys()
-        and all(torch.equal(tensor, theirs[name]) for name, tensor in model.state_dict().items())
-    )
+    ours, theirs = model.state_dict(), other.state_dict()
+    same_names = model.spec == other.spec and ours.keys() == theirs.keys()
+    return same_names and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def comes_back(repository, model, *, fold=False, **options):
+    return same(from_pretrained(repository, fold=fold, **options), model)
 
 
 def read_card(repository, library):
@@ -51,29 +51,23 @@ def failure(action, *arguments, **options):
     return "it worked"
 
 
-def tell_round_trips(told):
+def round_trips():
     small, text, tower = randomised(SMALL), randomised(TEXT), randomised(TOWER)
     pushed = push_to_hub(tower, "owner/tower", license="mit", message="first")
-    told["commit"], told["url"] = pushed.commit, pushed.url
-    told["tower"] = same(from_pretrained("owner/tower", revision=pushed.commit, fold=False), tower)
+    told = {"commit": pushed.commit, "url": pushed.url}
+    told["tower"] = comes_back("owner/tower", tower, revision=pushed.commit)
     told["stored"] = read_checkpoint("hf-hub:owner/tower").layout
-
     push_to_hub(small, "owner/private", license="cc-by-4.0", private=True)
-    told["private"] = same(from_pretrained("owner/private", fold=False), small)
+    told["private"] = comes_back("owner/private", small)
     push_to_hub(text, "owner/text", license="mit", revision="next")
-    told["text"] = same(from_pretrained("owner/text", revision="next", fold=False), text)
-    with tempfile.TemporaryDirectory() as scratch:
-        save_model(text, Path(scratch) / "text.safetensors")
-        of = ("--license", "mit", "--base-model", "owner/tower")
-        command_line(["hub", "push", f"{scratch}/text.safetensors", "owner/text", *of])
-
+    told["text"] = comes_back("owner/text", text, revision="next")
+    save_model(text, Path("text.safetensors"))
+    of = ("--license", "mit", "--base-model", "owner/tower")
+    command_line(["hub", "push", "text.safetensors", "owner/text", *of])
     told["no overwrite"] = failure(push_to_hub, small, "owner/tower", license="mit")
     push_to_hub(small, "owner/tower", license="mit", message="second", overwrite=True)
-    told["replaced"] = same(from_pretrained("owner/tower", revision="main", fold=False), small)
+    told["replaced"] = comes_back("owner/tower", small, revision="main")
 
-
-def tell_failures(told):
-    small = randomised(SMALL)
     told["digest"] = failure(from_pretrained, "owner/tower", sha256="0" * 64)
     told["public"] = failure(push_to_hub, small, "owner/tower", license="mit", private=True, overwrite=True)
     told["licence"] = failure(push_to_hub, small, "owner/other", license="mine")
@@ -84,34 +78,26 @@ def tell_failures(told):
     del os.environ["HF_TOKEN"]
     told["nobody"] = failure(push_to_hub, small, "owner/new", license="mit")
     told["hidden"] = failure(from_pretrained, "owner/private", revision="0" * 40)
+    return told
 
 
-def tell_other_libraries(told):
+def other_libraries():
     dual, tower = randomised(DUAL), randomised(TOWER)
     push_to_hub(dual, "owner/dual", license="mit")
-    theirs = read_card("owner/dual", "open_clip")
-    images, tokens = torch.rand(2, 3, 256, 256), theirs["tokenizer"](["a cat", "two dogs on a beach"])
-    told["open_clip image"] = difference(theirs["model"].encode_image(images), dual.encode_image(images))
-    told["open_clip text"] = difference(theirs["model"].encode_text(tokens), dual.encode_text(tokens))
-    told["open_clip scale"] = difference(theirs["model"].logit_scale, dual.logit_scale)
     push_to_hub(tower, "owner/timm", license="mit")
-    encoder, images = read_card("owner/timm", "timm")["encoder"], torch.rand(2, 3, 64, 64)
-    told["timm"] = difference(encoder(images), tower(images))
+    theirs, encoder = read_card("owner/dual", "open_clip"), read_card("owner/timm", "timm")["encoder"]
+    images, tokens = torch.rand(2, 3, 256, 256), theirs["tokenizer"](["a cat", "two dogs on a beach"])
     folded = reparameterize(tower)
     push_to_hub(folded, "owner/folded", license="mit")
-    told["folded"] = same(from_pretrained("owner/folded"), folded)
-
-
-@torch.inference_mode()
-def main(what):
-    told = {}
-    if what == "other libraries":
-        tell_other_libraries(told)
-    else:
-        tell_round_trips(told)
-        tell_failures(told)
-    sys.stdout.write(json.dumps(told) + "\n")
+    return {
+        "image": difference(theirs["model"].encode_image(images), dual.encode_image(images)),
+        "text": difference(theirs["model"].encode_text(tokens), dual.encode_text(tokens)),
+        "scale": difference(theirs["model"].logit_scale, dual.logit_scale),
+        "timm": difference(encoder(images[..., :64, :64]), tower(images[..., :64, :64])),
+        "folded": comes_back("owner/folded", folded, fold=True),
+    }
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    with torch.inference_mode():
+        sys.stdout.write(json.dumps({"round trips": round_trips, "other libraries": other_libraries}[sys.argv[1]]()))

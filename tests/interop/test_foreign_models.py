@@ -2,6 +2,7 @@
 
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import mobileclip
+from mobileclip.data import ImageTransform
+from mobileclip.data.images.transform import read_tower_image
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.inference.embedding import read_embeddings
+from mobileclip.inputs import ImageInput
 from mobileclip.interop import OpenClipSource, load_open_clip
 from mobileclip.reinforce import OpenClipTeacher, TransformersTeacher
-from tests.build.commands import run
+from tests.build.commands import worked
+from tests.build.image_files import encoded, noise
 from tests.errors import fails
 from tests.lazily import lazily
 from tests.reinforce.conftest import picture
@@ -27,6 +32,10 @@ open_clip = lazily("open_clip")
 
 TEXTS = ["a cat", "A Cat, a DOG?", "", "word " * 100, "voilÃ  &amp; cafÃ©"]
 KINDS = ("open_clip", "siglip", "clip", "siglip2", "metaclip2")
+
+
+def first_by_default(*kinds):
+    return [kinds[0], *(pytest.param(one, marks=pytest.mark.slow) for one in kinds[1:])]
 
 
 def write_siglip_of_open_clip(folder):
@@ -63,12 +72,13 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
+    """Six pictures in folders of two classes."""
     folder = tmp_path_factory.mktemp("photos")
     for number in range(6):
-        place = folder / "classes" / ("cat", "dog")[number % 2]
-        place.mkdir(parents=True, exist_ok=True)
+        place = folder / ("cat", "dog")[number % 2]
+        place.mkdir(exist_ok=True)
         (place / f"{number}.png").write_bytes(picture(number, width=60, height=40))
-    return folder / "classes"
+    return folder
 
 
 def their_embeddings(name, images):
@@ -77,9 +87,8 @@ def their_embeddings(name, images):
     if scheme == "open_clip":
         config, weights = where.split("=")
         opened = load_open_clip(OpenClipSource(model=config, pretrained=weights))
-        transform = open_clip.transform.image_transform_v2(
-            open_clip.transform.PreprocessCfg(**opened.preprocess), is_train=False
-        )
+        preprocess = open_clip.transform.PreprocessCfg(**opened.preprocess)
+        transform = open_clip.transform.image_transform_v2(preprocess, is_train=False)
         pixels = torch.stack([transform(image) for image in images])
         return opened.model.encode_image(pixels), opened.model.encode_text(opened.tokenizer(TEXTS))
     model = transformers.AutoModel.from_pretrained(where).eval()
@@ -114,35 +123,25 @@ def test_embeddings_are_those_of_the_package(kind, models, photos):
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
-@pytest.mark.parametrize("kind", ["open_clip", *(pytest.param(one, marks=pytest.mark.slow) for one in KINDS[1:])])
+@pytest.mark.parametrize("kind", first_by_default(*KINDS))
 @pytest.mark.usefixtures("here")
 def test_every_command_takes_it(kind, models, photos, capsys):
-    name, folder = models[kind], str(photos)
-    first = next(photos.rglob("*.png"))
-
-    def said(*arguments):
-        status, out, err = run(capsys, *arguments)
-        assert status == 0, err
-        return out
-
+    name, first, said = models[kind], next(photos.rglob("*.png")), partial(worked, capsys)
     clip = mobileclip.load(name, identify=True)
     found = json.loads(said("classify", first, "a cat", "a dog", "-m", name, "--json"))
     expected = clip.classify(first, ["a cat", "a dog"])
-    assert {label: pytest.approx(value, abs=1e-4) for label, value in expected.items()} == (
-        found.get("probabilities") or found
-    )
+    assert found.get("probabilities", found) == {label: pytest.approx(one, abs=1e-4) for label, one in expected.items()}
     Path("texts.txt").write_text("a cat\n")
-    said("embed", folder, "--texts", "texts.txt", "-m", name, "-o", "photos.npz")
+    said("embed", photos, "--texts", "texts.txt", "-m", name, "-o", "photos.npz")
     embedded = read_embeddings(Path("photos.npz"))
     assert embedded.model.is_same(clip.identity)
     paths = [Path(path) for path in embedded.image_paths]
     np.testing.assert_allclose(embedded.image, clip.encode_image(paths).numpy(), atol=1e-5)
-    said("index", folder, "-m", name, "-i", "photos.index")
+    said("index", photos, "-m", name, "-i", "photos.index")
     assert "png" in said("search", "a cat", "-i", "photos.index")
-    said("eval", name, folder, "-o", "out")
+    said("eval", name, photos, "-o", "out")
     lines = [json.loads(line) for path in Path("out").rglob("results.jsonl") for line in path.read_text().splitlines()]
     assert [line["num_images"] for line in lines] == [6]
     described = json.loads(said("info", name))
@@ -163,49 +162,39 @@ def test_every_command_takes_it(kind, models, photos, capsys):
 
 def test_what_cannot_be_said_is_refused_by_name(models, photos, tmp_path):
     captioner = write_tiny_models(tmp_path).captioner
-    with pytest.raises(ValueError, match="CoCa"):
-        mobileclip.load(f"open_clip:{captioner.model}={captioner.pretrained}")
     whole = json.loads((Path(models["siglip2"].partition(":")[2]) / "config.json").read_text())
-    (tmp_path / "naflex").mkdir()
-    (tmp_path / "naflex" / "config.json").write_text(json.dumps({**whole, "model_type": "siglip2"}))
-    with pytest.raises(ValueError, match="NaFlex"):
-        mobileclip.load(f"transformers:{tmp_path / 'naflex'}")
-    with pytest.raises(ValueError, match="ForeignTower"):
+    (tmp_path / "config.json").write_text(json.dumps({**whole, "model_type": "siglip2"}))
+    for words, names, options in (
+        (["CoCa"], [f"open_clip:{captioner.model}={captioner.pretrained}"], {}),
+        (["NaFlex"], [f"transformers:{tmp_path}"], {}),
+        ([], ["mobileclip_s0", models["clip"]], {}),
+        (["64"], [models["clip"]], {"image_size": 64}),
+        (["16"], [models["clip"]], {"context_length": 16}),
+    ):
+        with fails(ValueError, *words):
+            mobileclip.load(*names, **options)
+    with fails(ValueError, "ForeignTower"):
         mobileclip.load(models["clip"]).explain(next(photos.rglob("*.png")), "a cat")
-    with fails(ValueError):
-        mobileclip.load("mobileclip_s0", models["clip"])
-    for options in ({"image_size": 64}, {"context_length": 16}):
-        with fails(ValueError, *map(str, options.values())):
-            mobileclip.load(models["clip"], **options)
 
 
 def test_the_licence_is_that_of_the_card(models, capsys):
     folder = Path(models["metaclip2"].partition(":")[2])
     (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# A model\n")
-    _, out, _ = run(capsys, "info", models["metaclip2"])
-    assert "cc-by-nc-4.0" in json.loads(out)["licence"]
+    assert "cc-by-nc-4.0" in json.loads(worked(capsys, "info", models["metaclip2"]))["licence"]
 
 
-@pytest.mark.parametrize("kind", ["open_clip", pytest.param("siglip2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", first_by_default("open_clip", "siglip2"))
 def test_a_teacher_is_the_same_model(kind, models):
-    scheme, _, where = models[kind].partition(":")
-    config, _, weights = where.partition("=")
-    spec = OpenClipTeacher(model=config, pretrained=weights) if weights else TransformersTeacher(model=where)
-    teacher, clip = spec.build(), mobileclip.load(models[kind])
-    assert scheme in models[kind]
-    expected = clip.encode_text(TEXTS, normalize=False)
-    torch.testing.assert_close(teacher.encode_texts(TEXTS), expected)
+    config, _, weights = models[kind].partition(":")[2].partition("=")
+    spec = OpenClipTeacher(model=config, pretrained=weights) if weights else TransformersTeacher(model=config)
+    expected = mobileclip.load(models[kind]).encode_text(TEXTS, normalize=False)
+    torch.testing.assert_close(spec.build().encode_texts(TEXTS), expected)
 
 
 def test_pictures_are_stretched_to_the_bit_of_pillow():
-    pixels = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG")
-    contract = mobileclip.inputs.ImageInput(size=32, interpolation="bicubic", fit="stretch")
-    transform = mobileclip.data.ImageTransform(contract)
-    image = Image.open(io.BytesIO(stream.getvalue()))
+    data = encoded(noise(90, 50), "JPEG")
+    transform = ImageTransform(ImageInput(size=32, interpolation="bicubic", fit="stretch"))
+    image = Image.open(io.BytesIO(data))
     expected = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC))
     assert np.array_equal(transform.pixels(image), expected)
-    from mobileclip.data.images.transform import read_tower_image
-
-    assert np.array_equal(read_tower_image(stream.getvalue(), transform, name="it").pixels, expected)
+    assert np.array_equal(read_tower_image(data, transform, name="it").pixels, expected)

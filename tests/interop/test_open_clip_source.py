@@ -58,6 +58,5 @@ def test_files_of_torch_are_read_by_the_reader_of_this_library_and_those_of_nump
 
 def test_who_needs_transformers_is_told_what_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError) as raised:
+    with fails(ImportError, f"needs transformers: `{install('transformers')}`"):
         transformers_package()
-    assert str(raised.value) == f"a model of transformers needs transformers: `{install('transformers')}`"

@@ -15,20 +15,14 @@ PHOTO = "tests/golden/augment/images/chelsea.png"
 
 def test_signatures_are_the_releases():
     """What is new comes by name alone, and changes nothing where it is left out."""
-    theirs, new = {}, {}
-    for function in (mobileclip.create_model_and_transforms, mobileclip.get_tokenizer):
-        for name, value in inspect.signature(function).parameters.items():
-            found = new if value.kind is inspect.Parameter.KEYWORD_ONLY else theirs
-            found[function.__name__, name] = value.default
-    made, tokenizer = "create_model_and_transforms", "get_tokenizer"
-    assert theirs == {
-        (made, "model_name"): inspect.Parameter.empty,
-        (made, "pretrained"): None,
-        (made, "reparameterize"): True,
-        (made, "device"): "cpu",
-        (tokenizer, "model_name"): inspect.Parameter.empty,
-    }
-    assert new == {(made, "image_size"): None, (made, "context_length"): None, (tokenizer, "context_length"): None}
+    model, needed = {"pretrained": None, "reparameterize": True, "device": "cpu"}, inspect.Parameter.empty
+    for function, theirs, new in (
+        (mobileclip.create_model_and_transforms, model, {"image_size": None, "context_length": None}),
+        (mobileclip.get_tokenizer, {}, {"context_length": None}),
+    ):
+        found = inspect.signature(function).parameters
+        assert {name: one.default for name, one in found.items()} == {"model_name": needed, **theirs, **new}
+        assert {name for name, one in found.items() if one.kind is inspect.Parameter.KEYWORD_ONLY} == {*new}
 
 
 @torch.inference_mode()

@@ -28,12 +28,10 @@ def test_a_name_on_the_hub(revision, monkeypatch):
     assert asked == [(name, {"revision": revision or "main", "trust_remote_code": False})]
 
 
-@pytest.mark.parametrize("model", ["siglip", "a/b/c", "./siglip", "/siglip", "~/siglip", "../siglip"])
-def test_what_is_neither_a_folder_nor_a_name(model):
-    with fails(ValueError, model):
-        TransformersTeacher(model=model).build()
-    with pytest.raises(ValueError, match="model"):
-        TransformersTeacher(model="").build()
+def test_what_is_neither_a_folder_nor_a_name():
+    for model in ("siglip", "a/b/c", "./siglip", "/siglip", "~/siglip", "../siglip", ""):
+        with fails(ValueError, model or "model"):
+            TransformersTeacher(model=model).build()
 
 
 def test_a_folder_is_called_by_its_name_and_its_weights(tmp_path, monkeypatch):
@@ -47,11 +45,8 @@ def test_a_folder_is_called_by_its_name_and_its_weights(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_threads_that_load_at_once_leave_torch_as_it_was(tmp_path):
-    source, begin, linspace = (
-        TransformersTeacher(model=str(write_siglip(tmp_path / "mine"))),
-        Barrier(4),
-        torch.linspace,
-    )
+    source = TransformersTeacher(model=str(write_siglip(tmp_path / "mine")))
+    begin, linspace = Barrier(4), torch.linspace
     level = transformers.utils.logging.get_verbosity()
 
     def load(_):

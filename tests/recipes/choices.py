@@ -14,7 +14,6 @@ import attrs
 
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.serialization import to_json
-from mobileclip.training import RunSpec
 from mobileclip.training.finetuning import labelled_contrastive
 
 FOLDER = Path(__file__).parent / "golden"
@@ -40,22 +39,15 @@ def run_of(name: str) -> Any:
     return found[name] if row else next(iter(found.values()))
 
 
-def training_recipes() -> dict[str, RunSpec]:
-    """Return every published run of pairs by name, those of a recipe with rows under recipe and row."""
-    return {name: run for recipe in TRAINING for name, run in runs_of(recipe).items()}
-
-
 def _training() -> object:
     """Return the choices of every run: of a recipe's further rows, those that are others than its first row's."""
     chosen, firsts = {}, {}
-    for name, recipe in training_recipes().items():
-        values = leaves(_plain(recipe))
+    for name, recipe in _all_of(*TRAINING).items():
+        values = leaves(recipe)
         first = firsts.setdefault(name.partition(" ")[0], values)
-        chosen[name] = _plain(recipe) if first is values else {
-            place: values.get(place, "left out")
-            for place in sorted(first.keys() | values.keys())
-            if place not in first or place not in values or first[place] != values[place]
-        }  # fmt: skip
+        changed = {place: values.get(place, "left out") for place in first.keys() | values.keys()}
+        changed = {place: value for place, value in sorted(changed.items()) if first.get(place, ...) != value}
+        chosen[name] = recipe if first is values else changed
     return chosen
 
 
@@ -66,14 +58,6 @@ def leaves(value: object, place: str = "") -> dict[str, object]:
     return {
         name: leaf for key, item in value.items() for name, leaf in leaves(item, f"{place}.{key}".lstrip(".")).items()
     }
-
-
-def _classifying() -> object:
-    return {name.partition(" ")[2]: _plain(run) for name, run in runs_of("train_imagenet_mci").items()}
-
-
-def _reinforcing() -> object:
-    return {name: _plain(run_of(name)) for name in REINFORCING}
 
 
 def _finetune() -> object:
@@ -87,18 +71,12 @@ def _finetune() -> object:
     }
 
 
-def _distilling() -> object:
-    return {
-        name.split()[-1]: _plain(run) for one in ("distil_text", "distil_text_s0") for name, run in runs_of(one).items()
-    }
+def _all_of(*recipes: str) -> dict[str, object]:
+    return {name: _plain(run) for recipe in recipes for name, run in runs_of(recipe).items()}
 
 
-def _captioning() -> object:
-    return {name: _plain(run) for one in ("train_coca", "finetune_coca") for name, run in runs_of(one).items()}
-
-
-def _evaluate() -> object:
-    return _plain(run_of("evaluate"))
+def _by_row(*recipes: str) -> object:
+    return {name.split()[-1]: choices for name, choices in _all_of(*recipes).items()}
 
 
 def _plain(spec: object) -> object:
@@ -107,12 +85,12 @@ def _plain(spec: object) -> object:
 
 CHOICES = {
     "training": _training,
-    "classifying": _classifying,
-    "reinforcing": _reinforcing,
+    "classifying": lambda: _by_row("train_imagenet_mci"),
+    "reinforcing": lambda: _all_of(*REINFORCING),
     "finetune": _finetune,
-    "evaluate": _evaluate,
-    "distilling": _distilling,
-    "captioning": _captioning,
+    "evaluate": lambda: _plain(run_of("evaluate")),
+    "distilling": lambda: _by_row("distil_text", "distil_text_s0"),
+    "captioning": lambda: _all_of("train_coca", "finetune_coca"),
 }
 
 

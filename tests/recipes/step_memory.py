@@ -43,19 +43,15 @@ def step_memory(run: RunSpec, *, num_processes: int = 1) -> int:
         further = batch_size / piece - NUM_TRACED_PIECES
         step = max(round(last + further * (last - before)) for before, last in zip(phases, longer, strict=True))
     average = 0 if run.training.ema_decay is None else weights
-    exchanged = _FLOAT * num_learnt + _gathered(run) if num_processes > 1 else 0
+    # All texts of one set of captions: the student's, their gradient, and the teachers'.
+    gathered = run.data.batch_size * (2 * run.model.text.embedding_dim + _teachers_dim(run))
+    exchanged = _FLOAT * (num_learnt + gathered) if num_processes > 1 else 0
     return weights + 2 * _FLOAT * num_learnt + average + exchanged + step
 
 
-def _gathered(run: RunSpec) -> int:
-    """Return the bytes of all texts of one set of captions: the student's, their gradient, and the teachers'."""
-    width = 2 * run.model.text.embedding_dim + sum(_teacher_dims(run))
-    return run.data.batch_size * _FLOAT * width
-
-
-def _teacher_dims(run: RunSpec) -> tuple[int, ...]:
+def _teachers_dim(run: RunSpec) -> int:
     loss = run.training.loss
-    return loss.teacher_dims if isinstance(loss, ReinforcedLossSpec) and loss.needs_teachers else ()
+    return sum(loss.teacher_dims) if isinstance(loss, ReinforcedLossSpec) and loss.needs_teachers else 0
 
 
 def _traced(run: RunSpec, batch_size: int) -> tuple[int, int, tuple[int, int]]:
@@ -89,19 +85,14 @@ def _place(objective: Objective) -> None:
 
 def _batch(run: RunSpec, batch_size: int) -> ReinforcedBatch:
     """Return a batch as the run's data has them."""
-    data, dims = run.data, sum(_teacher_dims(run))
-    ids = [torch.zeros(batch_size, data.text.context_length, dtype=torch.int64) for _ in range(2)]
-    teachers = [torch.empty(batch_size, dims) if dims else None for _ in range(3)]
-    both = data.captions == "both"
-    return ReinforcedBatch(
-        keys=("",) * batch_size,
-        image=torch.empty(batch_size, 3, data.image.size, data.image.size, dtype=torch.uint8),
-        text=ids[0],
-        syn_text=ids[1] if both else None,
-        teacher_image=teachers[0],
-        teacher_text=teachers[1],
-        teacher_syn_text=teachers[2] if both else None,
-    )
+    data, dim = run.data, _teachers_dim(run)
+    names = ["", "syn_"] if data.captions == "both" else [""]
+    texts = {f"{name}text": torch.zeros(batch_size, data.text.context_length, dtype=torch.int64) for name in names}
+    taught = [f"teacher_{name}" for name in ("image", *texts)] if dim else []
+    none = dict.fromkeys(("syn_text", "teacher_image", "teacher_text", "teacher_syn_text"))
+    teachers = {name: torch.empty(batch_size, dim) for name in taught}
+    image = torch.empty(batch_size, 3, data.image.size, data.image.size, dtype=torch.uint8)
+    return ReinforcedBatch(keys=("",) * batch_size, image=image, **(none | texts | teachers))
 
 
 class _LiveBytes(TorchDispatchMode):

@@ -1,9 +1,9 @@
 """Text towers that a command distils: its teachers and texts, its two steps, and what it leaves."""
 
-import os
 import sys
 from itertools import chain
 from pathlib import Path
+from unittest.mock import Mock
 
 import attrs
 import pytest
@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional as F
 
 import mobileclip
-from mobileclip.data import StoredTexts, Tokenizer, train_tokenizer, write_shards
-from mobileclip.encoders import load_model, save_model
+from mobileclip.data import StoredTexts, train_tokenizer, write_shards
+from mobileclip.encoders import MCtSpec, load_model, save_model
 from mobileclip.recipes.distilling import DistilSpec, distil, open_teacher
 from mobileclip.serialization import from_json
 from mobileclip.tensor_files import read_tensors
@@ -26,155 +26,118 @@ from tests.training.program import together
 
 LINES = ("ein rotes Herz", "ein blauer Stern", "drei kleine Häuser", "ein Baum", "zwei Pfeile")
 PAIRS = "text\tteacher_text\tlanguage\nein Herz\ta heart\tde\na star\t\ten\nune étoile\ta star\tfr\n"
-STEPS = ("--steps", "3", "--batch-size", "4", "--device", "cpu", "--quiet")
+GIVEN = "-m teacher.safetensors --data de=german.txt pairs.tsv --steps 3 --batch-size 4 --device cpu --quiet"
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("distilling")
-    (folder / "german.txt").write_text("\n".join(LINES), encoding="utf-8")
-    (folder / "pairs.tsv").write_text(PAIRS, encoding="utf-8")
-    save_model(randomised(SMALL_MCT), folder / "teacher.safetensors")
-    return folder
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    Path("german.txt").write_text("\n".join(LINES), encoding="utf-8")
+    Path("pairs.tsv").write_text(PAIRS, encoding="utf-8")
+    save_model(randomised(SMALL_MCT), "teacher.safetensors")
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    before, folder = Path.cwd(), tmp_path_factory.mktemp("tiny")
-    os.chdir(folder)
-    try:
-        run_named("distil_text", "--tiny", "--quiet")
-    finally:
-        os.chdir(before)
-    return folder / "outputs" / "distil_text-tiny"
+def distilled(output, flags="--width 16", given=GIVEN):
+    """Run the recipe into a folder, and return its model."""
+    run_named("distil_text", *given.split(), "-o", output, *flags.split())
+    return load_model(f"{output}/model.safetensors")
 
 
-def test_the_tiny_run_comes_near_its_teacher(tiny):
-    texts = StoredTexts(tiny / "texts")
+def test_the_tiny_run_comes_near_its_teacher():
+    run_named("distil_text", "--tiny", "--quiet")
+    tiny = Path("outputs/distil_text-tiny")
+    texts, student = StoredTexts(tiny / "texts"), load_model(tiny / "model.safetensors")
     assert texts.card.teacher == "icons"
     assert texts.card.space == mobileclip.load("icons", identify=True).identity.to_json()
     clip = mobileclip.load("icons", text_model=tiny / "model.safetensors")
     assert clip.encode_text(["roter Pfeil"]).shape == (1, 256)
-    student = load_model(tiny / "model.safetensors")
     assert (student.spec.pool, student.spec.input.context_length) == ("mean", 24)
-    told_texts, teacher = texts.at(range(len(texts)))
-    with torch.inference_mode():
-        ours = student(Tokenizer(student.spec.input)(told_texts))
-    assert ours.shape == teacher.shape
+    assert texts.at([0])[1].shape == (1, 256)
     lines = read_metrics(tiny / "metrics.jsonl")
     assert lines[-1]["cosine"] < lines[0]["cosine"]
 
 
 @pytest.mark.slow
-def test_the_tiny_run_of_a_published_tower_begins_as_its_teacher(here):
+def test_the_tiny_run_of_a_published_tower_begins_as_its_teacher():
     run_named("distil_text_s0 tokens_16", "--tiny", "--quiet")
-    output = here / "outputs" / "distil_text_s0-tokens_16-tiny"
+    output = Path("outputs/distil_text_s0-tokens_16-tiny")
     assert load_model(output / "model.safetensors").spec.input.context_length == 16
     assert read_metrics(output / "metrics.jsonl")[0]["cosine"] < 0.4
 
 
-def arguments(files, *others):
-    data = (f"de={files / 'german.txt'}", files / "pairs.tsv")
-    narrow = () if "teacher" in others else ("--width", "16")
-    return ("-m", files / "teacher.safetensors", "--data", *data, *STEPS, *narrow, *others)
-
-
-def bytes_of(output):
-    tensors, header = read_tensors(output / "model.safetensors")
-    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, header
-
-
-def test_a_run_that_ended_between_its_steps_goes_on_to_the_same_bytes(files, here, monkeypatch, capsys):
-    run_named("distil_text", *arguments(files, "-o", "whole"))
+def test_a_run_that_ended_between_its_steps_goes_on_to_the_same_bytes(monkeypatch, capsys):
+    distilled("whole")
     assert "whole/model.safetensors" in capsys.readouterr().out
-
-    def stopped(*_, **__):
-        raise OSError("stopped")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(sys.modules[distil.__module__], "run", stopped)
-        with pytest.raises(SystemExit, match="stopped"):
-            run_named("distil_text", *arguments(files, "-o", "ended"))
-    part = here / "ended" / "texts" / "00000.safetensors"
+    with monkeypatch.context() as patched, fails(SystemExit, "stopped"):
+        patched.setattr(sys.modules[distil.__module__], "run", Mock(side_effect=OSError("stopped")))
+        distilled("ended")
+    part = Path("ended/texts/00000.safetensors")
     stored = part.stat().st_mtime_ns
-    run_named("distil_text", *arguments(files, "-o", "ended"))
+    distilled("ended")
     assert part.stat().st_mtime_ns == stored
-    assert bytes_of(here / "ended") == bytes_of(here / "whole")
-    run_named("distil_text", "whole/distil.json", "-o", "again", "--texts", "whole/texts")
-    assert bytes_of(here / "again") == bytes_of(here / "whole")
+    distilled("again", "--texts whole/texts", "whole/distil.json")
+    for name in ("ended", "again"):
+        (ours, header), (whole, expected) = (read_tensors(Path(one, "model.safetensors")) for one in (name, "whole"))
+        torch.testing.assert_close(ours, whole, rtol=0, atol=0)
+        assert header == expected
     with fails(SystemExit):
-        run_named("distil_text", *arguments(files, "-o", "whole", "--depth", "0"))
+        distilled("whole", "--width 16 --depth 0")
 
 
 @pytest.mark.slow
-def test_two_processes_store_once_and_train_what_one_does(files, here):
-    together("mobileclip.cli", "train", "distil_text", *arguments(files, "-o", here / "two"))
-    run_named("distil_text", *arguments(files, "-o", "one"))
+def test_two_processes_store_once_and_train_what_one_does(tmp_path):
+    given = GIVEN.replace("teacher.s", f"{tmp_path}/teacher.s").replace("german", f"{tmp_path}/german")
+    given = given.replace("pairs", f"{tmp_path}/pairs")
+    together("mobileclip.cli", "train", "distil_text", *given.split(), "--width", "16", "-o", tmp_path / "two")
+    distilled("one")
     one, two = (read_metrics(f"{name}/metrics.jsonl") for name in ("one", "two"))
     assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-4)
     assert Path("two/distil.json").exists()
     assert StoredTexts("two/texts").card == StoredTexts("one/texts").card
 
 
-def test_languages_and_shares(files, here):
-    shares = ("--shares", "de=2,en=1", "--shares", "fr=0.5")
-    run_named("distil_text", *arguments(files, "-o", "out", *shares, "--depth", "0", "--context-length", "8"))
-    texts = StoredTexts("out/texts")
-    assert texts.card.languages == {"de": len(LINES) + 1, "en": 1, "fr": 1}
-    model = load_model("out/model.safetensors")
-    assert (model.spec.depth, model.spec.input) == (0, attrs.evolve(TEXT_INPUT, context_length=8))
+def test_languages_shares_depths_kinds_and_tokenizers_are_chosen():
+    spec = distilled("out", "--width 16 --shares de=2,en=1 --shares fr=0.5 --depth 0 --context-length 8").spec
+    assert StoredTexts("out/texts").card.languages == {"de": len(LINES) + 1, "en": 1, "fr": 1}
+    assert (spec.depth, spec.input) == (0, attrs.evolve(TEXT_INPUT, context_length=8))
     assert from_json(Path("out/distil.json").read_text(), DistilSpec).language_shares == {"de": 2, "en": 1, "fr": 0.5}
-
-
-def test_a_student_may_begin_as_its_teacher(files, here):
-    others = ("--training.loss.relation-weight", "0", "--kind", "teacher")
-    run_named("distil_text", *arguments(files, "-o", "out", *others))
-    first = read_metrics("out/metrics.jsonl")[0]
-    assert first["cosine"] < 0.2
-    assert load_model("out/model.safetensors").spec.width == SMALL_MCT.text.width
-
-
-def test_a_tokenizer_of_its_own_and_mct(files, here):
+    same = distilled("same", "--training.loss.relation-weight 0 --kind teacher").spec
+    assert (same.width, read_metrics("same/metrics.jsonl")[0]["cosine"] < 0.2) == (SMALL_MCT.text.width, True)
     Path("tokenizer.json").write_text(train_tokenizer(LINES * 9, vocab_size=300))
-    run_named("distil_text", *arguments(files, "-o", "out", "--kind", "mct", "--tokenizer", "tokenizer.json"))
-    spec = load_model("out/model.safetensors").spec
-    assert type(spec).__name__ == "MCtSpec"
-    assert spec.input.tokenizer.content == Path("tokenizer.json").read_text()
+    mct = distilled("mct", "--width 16 --kind mct --tokenizer tokenizer.json").spec
+    assert isinstance(mct, MCtSpec)
+    assert mct.input.tokenizer.content == Path("tokenizer.json").read_text()
 
 
-def test_rows_that_cannot_be_used_are_told(files, here, capsys):
+def test_rows_that_cannot_be_used_are_told(capsys):
     Path("some.jsonl").write_text('{"text": "ein Herz"}\n{"text": 3}\n', encoding="utf-8")
-    run_named("distil_text", "-m", files / "teacher.safetensors", "--data", "some.jsonl", *STEPS, "-o", "out")
+    distilled("out", given=GIVEN.replace("de=german.txt pairs.tsv", "some.jsonl"))
     assert "1 rows were left out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("given", "code", "named"),
+    ("given", "named"),
     [
-        ({}, ValueError, "--model"),
-        ({"model": "icons"}, ValueError, "--data"),
-        ({"model": "icons", "data": ("de=missing.txt",)}, FileNotFoundError, "missing.txt"),
-        ({"model": "mobileclip_s5", "data": ("a.txt",)}, ValueError, "mobileclip_s5"),
-        ({"shares": ("de",)}, ValueError, "de"),
-        ({"shares": ("de=0",)}, ValueError, "de=0"),
-        ({"kind": "teacher", "depth": 2}, ValueError, "--depth"),
+        ({}, "--model"),
+        ({"model": "icons"}, "--data"),
+        ({"model": "icons", "data": ("de=missing.txt",)}, "missing.txt"),
+        ({"model": "mobileclip_s5", "data": ("a.txt",)}, "mobileclip_s5"),
+        ({"shares": ("de",)}, "de"),
+        ({"shares": ("de=0",)}, "de=0"),
+        ({"kind": "teacher", "depth": 2}, "--depth"),
     ],
 )
-def test_what_is_missing_or_wrong_is_named(given, code, named, here):
-    with fails(code, named):
+def test_what_is_missing_or_wrong_is_named(given, named):
+    with fails((FileNotFoundError, ValueError), named):
         distil(DistilSpec(**given))
 
 
-def test_a_whole_model_and_its_text_tower_are_one_teacher(files, here):
-    tower = load_model(files / "teacher.safetensors", tower="text", fold=False)
-    save_model(tower, "tower.safetensors")
-    whole, alone = open_teacher(str(files / "teacher.safetensors")), open_teacher("tower.safetensors")
+def test_a_whole_model_and_its_text_tower_are_one_teacher():
+    save_model(load_model("teacher.safetensors", tower="text", fold=False), "tower.safetensors")
+    whole, alone = open_teacher("teacher.safetensors"), open_teacher("tower.safetensors")
     texts = ["a red heart", "two stars"]
     expected = F.normalize(alone.teacher.encode_texts(texts), dim=1)
     torch.testing.assert_close(whole.teacher.encode_texts(texts), expected)
@@ -188,8 +151,8 @@ def test_captions_of_shards_are_texts(tmp_path):
     assert found == [text for one in samples for text in (*one.captions, *chain(*one.syn_captions.values()))]
 
 
-def test_the_page_of_segmenters_runs_as_it_is_written(here):
-    save_model(randomised(attrs.evolve(SMALL_MCT.text, pool="mean")), here / "short.safetensors")
+def test_the_page_of_segmenters_runs_as_it_is_written():
+    save_model(randomised(attrs.evolve(SMALL_MCT.text, pool="mean")), "short.safetensors")
     names = {}
     for code in blocks(PAGES["docs/text_towers.md"], "python"):
         exec(code.replace("outputs/short/model.safetensors", "short.safetensors"), names)

@@ -10,16 +10,20 @@ from mobileclip.data import AugmentationSpec, read_card, read_reinforced_samples
 from mobileclip.recipes import as_released_dfndr2b, mobileclip2_run
 from mobileclip.reinforce import ReinforcementSpec, verify
 from mobileclip.serialization import to_json
-from tests.errors import fails
+from tests.errors import fails, told
 from tests.recipes.choices import run_of
 from tests.recipes.running import run_named
 from tests.reinforce.conftest import plain_shards, small_teacher_files
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+
+
+def written(folder):
+    """Return the shards of a folder."""
+    return sorted(Path(folder).glob("*.tar"))
 
 
 @pytest.mark.parametrize(
@@ -30,22 +34,21 @@ def here(tmp_path, monkeypatch):
         ("reinforce_dfndr2b", 2, (70, 60)),
     ],
 )
-def test_each_recipe_end_to_end(here, capsys, name, num_augmentations, scales):
+def test_each_recipe_end_to_end(capsys, name, num_augmentations, scales):
+    run_named(name, "--tiny", "--batch-size", "16", "--dry-run")
+    told(capsys.readouterr().out, "48 samples in 4 shards: ", "hours of one device")
+    output = Path("outputs", f"{name}-tiny")
+    assert not output.exists()
     run_named(name, "--tiny", "--batch-size", "16")
-    output = here / "outputs" / f"{name}-tiny"
     assert "48 samples in 4 reinforced shards, skipped: none; 0 of the shards" in capsys.readouterr().out
     card = read_card(output)
     assert card.teacher_logit_scales == scales
     assert (card.num_augmentations, card.num_samples, card.layout) == (num_augmentations, 48, "pth.gz")
-    assert card.captioners[0].spec["num_captions"] == 5
-    samples = list(read_reinforced_samples(sorted(output.glob("*.tar"))))
-    assert len(samples) == 48
-    for sample in samples:
-        assert len(sample.augmentations) == num_augmentations
-        assert len(sample.syn_captions[card.captioners[0].caption_set]) == 5
+    samples = list(read_reinforced_samples(written(output)))
+    assert [len(one.augmentations) for one in samples] == [num_augmentations] * 48
+    assert [len(one.syn_captions[card.captioners[0].caption_set]) for one in samples] == [5] * 48
     checked = verify(output, num_samples=4, show_progress=False)
-    assert checked.is_good, checked
-    assert checked.num_replayed == 4
+    assert (checked.is_good, checked.num_replayed) == (True, 4), checked
     run_named(name, "--tiny", "--batch-size", "16")
     assert "; 4 of the shards" in capsys.readouterr().out
 
@@ -59,69 +62,50 @@ def test_the_released_run_on_dfndr_takes_the_captions_that_the_recipe_writes():
 
 
 @pytest.mark.slow
-def test_captions_first_and_embeddings_later_are_both_at_once(here):
-    common = ["--tiny", "--layout", "npz"]
-    run_named("reinforce_dfndr2b", *common)
-    run_named("reinforce_dfndr2b", *common, "--step", "captions", "--output", "captions")
-    plain = list(read_samples(sorted(Path("captions").glob("*.tar"))))
+def test_captions_first_and_embeddings_later_are_both_at_once():
+    for flags in ("-o both", "-o captions --step captions", "-o later --step embeddings --data captions"):
+        run_named("reinforce_dfndr2b", "--tiny", "--layout", "npz", *flags.split())
+    plain = list(read_samples(written("captions")))
     assert all(len(sample.syn_captions["syn_text_dfn_mscoco38k"]) == 5 for sample in plain)
-    later = ["--step", "embeddings", "--data", "captions", "--output", "embeddings"]
-    run_named("reinforce_dfndr2b", *common, *later)
-    assert read_card("embeddings") == read_card("outputs/reinforce_dfndr2b-tiny")
-    for path in sorted(Path("embeddings").glob("*.tar")):
-        assert path.read_bytes() == (Path("outputs/reinforce_dfndr2b-tiny") / path.name).read_bytes()
+    assert read_card("later") == read_card("both")
+    contents = [[(path.name, path.read_bytes()) for path in written(folder)] for folder in ("later", "both")]
+    assert contents[0] == contents[1]
 
 
-def test_a_dry_run_estimates_and_writes_nothing(here, capsys):
-    run_named("reinforce_dfndr2b", "--tiny", "--dry-run")
-    said = capsys.readouterr().out
-    assert said.startswith("48 samples in 4 shards: ")
-    assert "hours of one device" in said
-    assert not (here / "outputs" / "reinforce_dfndr2b-tiny").exists()
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [("", "--data"), ("--engine ray --data nowhere/1.tar", "nowhere/1.tar"), ("--status", "outputs/reinforce_dfndr2b")],
+)
+def test_mistakes_end_with_one_line(flags, named):
+    with fails(SystemExit, named):
+        run_named("reinforce_dfndr2b", *flags.split())
 
 
-def test_mistakes_end_with_one_line(here):
-    with fails(SystemExit, "--data"):
-        run_named("reinforce_dfndr2b")
-    with fails(SystemExit, "nowhere/1.tar"):
-        run_named("reinforce_dfndr2b", "--engine", "ray", "--data", "nowhere/1.tar")
-
-
-def write_run(folder, shards):
-    """Write the choices of a small run on shards."""
+def test_a_shard_that_is_set_aside_is_named_and_with_strict_the_status_is_1(tmp_path, capsys):
+    """The others are done, and the next run tries it again."""
+    (tmp_path / "plain").mkdir()
+    shards = plain_shards(tmp_path / "plain", 2, 2)
     spec = ReinforcementSpec(
         source=shards,
-        output=folder / "out",
-        teachers=small_teacher_files(folder)[:1],
+        output=tmp_path / "out",
+        teachers=small_teacher_files(tmp_path)[:1],
         augmentation=AugmentationSpec(size=32, reference_size=32),
         num_augmentations=1,
     )
-    (folder / "run.json").write_text(to_json(spec))
-
-
-def test_a_shard_that_is_set_aside_is_named_and_with_strict_the_status_is_1(here, capsys):
-    """The others are done, and the next run tries it again."""
-    (here / "plain").mkdir()
-    shards = plain_shards(here / "plain", 2, 2)
+    Path("run.json").write_text(to_json(spec))
     whole = shards[0].read_bytes()
     shards[0].write_bytes(b"no tar")
-    write_run(here, shards)
-    command = ["run.json", "--pause-seconds", "0", "--tries", "2", "--strict"]
-    with pytest.raises(SystemExit) as ended:
+    command = "run.json --pause-seconds 0 --tries 2 --strict".split()
+    with fails(SystemExit, "1"):
         run_named("reinforce_dfndr2b", *command)
-    assert ended.value.code == 1
-    said = capsys.readouterr().out
-    assert "set aside: 00000000.tar: unreadable_shard: after 0 samples" in said
-    assert f"1 shards were set aside, see {here}/out/set_aside.jsonl" in said
-    assert [path.name for path in (here / "out").glob("*.tar")] == ["00000001.tar"]
+    set_aside = "set aside: 00000000.tar: unreadable_shard: after 0 samples"
+    told(capsys.readouterr().out, set_aside, f"1 shards were set aside, see {tmp_path}/out/set_aside.jsonl")
+    assert [path.name for path in written("out")] == ["00000001.tar"]
     shards[0].write_bytes(whole)
     run_named("reinforce_dfndr2b", *command)
     assert "4 samples in 2 reinforced shards, skipped: none; 1 of the shards" in capsys.readouterr().out
-    assert not (here / "out" / "set_aside.jsonl").exists()
+    assert not Path("out/set_aside.jsonl").exists()
     run_named("reinforce_dfndr2b", "--status", "--output", "out")
     said = capsys.readouterr().out
-    assert said.startswith("finished at ")
-    assert "\nreinforcing: 2 of 2 shards done, 1 of them by earlier runs\n" in said
+    told(said, "finished at ", "\nreinforcing: 2 of 2 shards done, 1 of them by earlier runs\n")
     assert "set aside" not in said
-    with fails(SystemExit, "outputs/reinforce_dfndr2b"):
-        run_named("reinforce_dfndr2b", "--status")

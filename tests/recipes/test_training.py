@@ -1,15 +1,11 @@
 """The training recipes, each of them for two steps on drawn scenes."""
 
-import io
-import os
 from functools import partial
 from pathlib import Path
 
 import attrs
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from mobileclip.data import ReinforcedPipelineSpec, datacompdr_augmentation, read_card, write_shards
@@ -22,14 +18,17 @@ from mobileclip.recipes.tiny import scene_samples
 from mobileclip.reinforce import ReinforcementSpec, reinforce
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import RunSpec, SelectionSpec, plain, read_metrics
-from tests.data.made_samples import write_raw
+from tests.data.made_samples import encoded, write_raw
 from tests.data.tokenizer_files import KINDS
 from tests.encoders.small import SMALL
-from tests.errors import fails
+from tests.errors import fails, told
 from tests.evaluation.scene_models import write_scene_benchmarks
 from tests.recipes.choices import ROWS, TRAINING, WITH_ROWS, run_of, runs_of
 from tests.recipes.running import run_named, shown, shown_run
 from tests.reinforce.open_clip_models import write_tiny_models
+
+# Rows with narrow towers and few patches; the slow tests have each recipe's own size.
+PLAIN, REINFORCED = ((ROWS, f"{row}.json", "--data.image.size", "64") for row in ("plain", "one_teacher"))
 
 
 @pytest.fixture(scope="session")
@@ -38,36 +37,22 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipes")
     for row in ("plain", "one_teacher"):
         run = run_of(f"{ROWS} {row}")
-        image = attrs.evolve(run.model.image, width=64, num_heads=1)
-        text = attrs.evolve(run.model.text, width=64, num_heads=1)
-        run = attrs.evolve(run, model=attrs.evolve(run.model, image=image, text=text))
-        (folder / f"{row}.json").write_text(to_json(run))
+        towers = {name: attrs.evolve(getattr(run.model, name), width=64, num_heads=1) for name in ("image", "text")}
+        (folder / f"{row}.json").write_text(to_json(attrs.evolve(run, model=attrs.evolve(run.model, **towers))))
     return folder
 
 
-def narrow(row):
-    """Return the flags of a row with narrow towers and few patches; the slow tests have each recipe's own size."""
-    return [f"{row}.json", "--data.image.size", "64"]
-
-
-def run_tiny(world, name, row=None, arguments=()):
-    before, output = Path.cwd(), f"outputs/{name}{f'-{row}' if row else ''}-tiny"
-    if "--output" in arguments:
-        output = arguments[arguments.index("--output") + 1]
-        arguments = [one for one in arguments if one not in ("--output", output)]
-    os.chdir(world)
-    try:
-        is_file = str(next(iter(arguments), "")).endswith(".json")
-        run_named(name if is_file else f"{name} {row or ''}", *arguments, "--tiny", "-o", output)
-    finally:
-        os.chdir(before)
+def run_tiny(world, output, *arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(world)
+        run_named(*arguments, "--tiny", "-o", output)
     return world / output
 
 
-def check(output, name):
+def check(output):
     spec = from_json((output / "run.json").read_text(), RunSpec)
     lines = read_metrics(output / "metrics.jsonl")
-    assert [line["step"] for line in lines] == [0, 1], name
+    assert [line["step"] for line in lines] == [0, 1]
     assert all(line["loss"] > 0 for line in lines)
     assert load_model(output / "model.safetensors").spec == spec.model
     assert (output / "curves.png").stat().st_size > 1000
@@ -77,23 +62,21 @@ def check(output, name):
 @pytest.fixture(scope="session", name="plain")
 def _plain(world):
     """The output of the shortest run, beside which the scenes lie."""
-    return run_tiny(world, ROWS, "plain", narrow("plain"))
+    return run_tiny(world, "plain", *PLAIN)
 
 
 @pytest.mark.slow
 def test_s2_for_two_steps_then_again(world, capsys):
-    output = run_tiny(world, "train_s2")
-    spec, lines = check(output, "train_s2")
+    output = run_tiny(world, "s2", "train_s2")
+    spec, lines = check(output)
     assert spec.model.image.stages[0].dim == 80
     assert all(line["distillation"] > 0 and "contrastive" not in line for line in lines)
     assert "mobileclip classify" in capsys.readouterr().out
     before = load_file(output / "model.safetensors")
-    assert run_tiny(world, "train_s2") == output
-    after = load_file(output / "model.safetensors")
-    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert len(read_metrics(output / "metrics.jsonl")) == 2
+    check(run_tiny(world, "s2", "train_s2"))
+    torch.testing.assert_close(load_file(output / "model.safetensors"), before, rtol=0, atol=0)
     with fails(SystemExit, "training"):
-        run_tiny(world, "train_s2", arguments=["--training.seed", "1"])
+        run_tiny(world, "s2", "train_s2", "--training.seed", "1")
 
 
 @pytest.mark.parametrize("published", [mobileclip_run, mobileclip2_run])
@@ -110,14 +93,10 @@ def test_a_recipe_takes_what_it_needs_from_the_card_of_ones_own_data(published, 
     own = with_data(published(SMALL, batch_size=8, total_steps=2, warmup_steps=1), num_workers=0)
     run_recipe(own, ["--data", "mine", "--quiet"], name="own")
     spec = from_json(Path("outputs/own/run.json").read_text(), RunSpec)
-    card = read_card("mine")
-    assert card.teacher_dims == (48, 32)
-    assert spec.training.loss.teacher_dims == card.teacher_dims
-    assert spec.training.loss.teacher_logit_scales == card.teacher_logit_scales == (20.0, 40.0)
-    assert spec.data.captions == "real"
-    assert [line["step"] for line in read_metrics("outputs/own/metrics.jsonl")][-1] == 1
-    said = capsys.readouterr().out
-    assert all(word in said for word in ("teacher_dims (48, 32)", "teacher_logit_scales (20.0, 40.0)", "real captions"))
+    for taught in (read_card("mine"), spec.training.loss):
+        assert (taught.teacher_dims, taught.teacher_logit_scales) == ((48, 32), (20.0, 40.0))
+    assert (spec.data.captions, read_metrics("outputs/own/metrics.jsonl")[-1]["step"]) == ("real", 1)
+    told(capsys.readouterr().out, "teacher_dims (48, 32)", "teacher_logit_scales (20.0, 40.0)", "real captions")
     wrong = ["--data.captions", "synthetic", "--training.loss.teacher-dims", "5", "5"]
     with fails(SystemExit, "(5, 5)", "(48, 32)"):
         run_recipe(own, ["--data", "mine", "--quiet", *wrong], name="wrong")
@@ -128,108 +107,79 @@ def test_a_recipe_takes_what_it_needs_from_the_card_of_ones_own_data(published, 
 def test_held_out_shards_and_data_sets_in_the_public_layout_between_epochs(world, plain, tmp_path):
     """Their numbers are those of the model that the run leaves, and the run is the one that nobody looked at."""
     folders = write_scene_benchmarks(tmp_path, 12)
-    held_out = str(world / "outputs" / "tiny" / "scenes" / "00000000.tar")
-    flags = ["--evaluate", *map(str, folders), "--validation", held_out, "--output", str(tmp_path / "seen")]
-    run_tiny(world, ROWS, "plain", [*narrow("plain"), *flags])
-    seen, alone = (load_model(output / "model.safetensors", fold=False) for output in (tmp_path / "seen", plain))
+    flags = ("--evaluate", folders[0], "--evaluate", folders[1], "--validation", "outputs/tiny/scenes/00000000.tar")
+    output = run_tiny(world, "seen", *PLAIN, *flags)
+    seen, alone = (load_model(one / "model.safetensors", fold=False) for one in (output, plain))
     assert all(torch.equal(seen.state_dict()[name], value) for name, value in alone.state_dict().items())
-    (line,) = (line for line in read_metrics(tmp_path / "seen" / "metrics.jsonl") if "scenes/acc1" in line)
+    (line,) = (line for line in read_metrics(output / "metrics.jsonl") if "scenes/acc1" in line)
     assert line["step"] == 1
     for direction in ("image_to_text", "text_to_image"):
         assert 0 <= line[f"validation_{direction}_recall_at_1"] <= 1
-    for folder in folders:
-        benchmark, candidate = open_benchmark(folder), candidate_of(seen, name="student")
-        found = evaluate_benchmark(Session.of(candidate, show_progress=False), benchmark)
-        logged = {name: line[f"{benchmark.name}/{name}"] for name in found.metrics if name != "main_metric"}
+    session = Session.of(candidate_of(seen, name="student"), show_progress=False)
+    for benchmark in map(open_benchmark, folders):
+        found = evaluate_benchmark(session, benchmark).metrics
+        logged = {name: line[f"{benchmark.name}/{name}"] for name in found if name != "main_metric"}
         # One picture more or less, of twelve: two steps leave them close together.
-        assert logged == pytest.approx({name: found.metrics[name] for name in logged}, abs=1.01 / 12)
+        assert logged == pytest.approx({name: found[name] for name in logged}, abs=1.01 / 12)
 
 
 def test_a_data_set_that_cannot_be_evaluated_is_named_before_the_training(world, tmp_path):
     folder, _ = write_scene_benchmarks(tmp_path, 4)
     (folder / "test" / "0.tar").unlink()
     with fails(SystemExit, "1", "scenes"):
-        run_tiny(
-            world, ROWS, "plain", [*narrow("plain"), "--evaluate", str(folder), "--output", str(tmp_path / "output")]
-        )
+        run_tiny(world, tmp_path / "output", *PLAIN, "--evaluate", folder)
     assert not (tmp_path / "output" / "metrics.jsonl").exists()
 
 
-def test_the_plain_row_for_two_steps(plain):
-    spec, lines = check(plain, "plain")
-    assert all("distillation" not in line for line in lines)
-    assert not spec.data.reinforced
+def test_a_plain_and_a_reinforced_row_for_two_steps(world, plain):
+    for output, is_reinforced in ((plain, False), (run_tiny(world, "reinforced", *REINFORCED), True)):
+        spec, lines = check(output)
+        assert all((line.get("distillation", 0) > 0) == is_reinforced for line in lines)
+        assert spec.data.reinforced == is_reinforced
 
 
-def test_a_reinforced_row_for_two_steps(world):
-    spec, lines = check(run_tiny(world, ROWS, "one_teacher", narrow("one_teacher")), "one_teacher")
-    assert all(line["distillation"] > 0 for line in lines)
-    assert spec.data.reinforced
-
-
-OTHERS = [(name, "") for name in TRAINING if name not in {*WITH_ROWS, "train_s2"}]
-OTHERS += [(ROWS, row) for name in runs_of(ROWS) if (row := name.split()[1]) not in {"plain", "one_teacher"}]
+OTHERS = [name for name in TRAINING if name not in {*WITH_ROWS, "train_s2"}]
+OTHERS += [name for name in runs_of(ROWS) if name.split()[1] not in {"plain", "one_teacher"}]
 # What the rows of the other recipes differ in is a number or a name; one of each kind is trained.
-OTHERS += [
-    ("train_vit_b16_12m_stored", "augmentations_1"),
-    ("train_vit_b16_12m_stored", "captions_2"),
-    ("train_vit_b16_12m_text", "mct_0"),
-    ("train_vit_b16_12m_text", "mct_6"),
-    ("train_b_dfndr12m", "mscoco38k"),
-    ("train_b_dfndr12m", "scales_half"),
-]
+OTHERS += [f"train_vit_b16_12m_stored {row}" for row in ("augmentations_1", "captions_2")]
+OTHERS += [f"train_vit_b16_12m_text {row}" for row in ("mct_0", "mct_6")]
+OTHERS += [f"train_b_dfndr12m {row}" for row in ("mscoco38k", "scales_half")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "row"), OTHERS)
-def test_every_other_recipe_for_two_steps(world, name, row):
-    check(run_tiny(world, name, row), name)
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_other_recipe_for_two_steps(world, name):
+    check(run_tiny(world, name.replace(" ", "-"), *name.split()))
 
 
-@pytest.fixture(scope="session")
-def pairs(tmp_path_factory):
-    """A shard of 24 pictures with a caption each, as img2dataset and tar write it."""
-    random, samples = np.random.default_rng(0), {}
-    for number in range(24):
-        file = io.BytesIO()
-        Image.fromarray(random.integers(0, 255, (72, 96, 3), np.uint8)).save(file, "JPEG")
-        samples[f"{number:06d}"] = {"jpg": file.getvalue(), "txt": f"picture {number}".encode()}
-    return write_raw(tmp_path_factory.mktemp("pairs") / "mine-000.tar", samples)
-
-
-def test_pairs_as_they_are_say_what_they_lack_and_train_with_plain(world, pairs):
-    own = [*narrow("one_teacher"), "--data", pairs, "--device", "cpu"]
+def test_pairs_as_they_are_say_what_they_lack_and_train_with_plain(world, tmp_path):
+    """They are in a shard of pictures with a caption each, as img2dataset and tar write it."""
+    members = {f"{n:06d}": {"jpg": encoded(96, 72, n, "jpeg"), "txt": f"picture {n}".encode()} for n in range(24)}
+    own = [*REINFORCED, "--data", write_raw(tmp_path / "mine-000.tar", members), "--device", "cpu"]
     with fails(SystemExit, "mine-000.tar", "missing_member", "paug.json", "jpg, txt", "--plain"):
-        run_tiny(world, ROWS, "one_teacher", [*own, "--output", "outputs/pairs"])
-    assert not (world / "outputs" / "pairs").exists()
-    run_tiny(world, ROWS, "one_teacher", [*own, "--plain", "--output", "outputs/pairs"])
-    spec, lines = check(world / "outputs" / "pairs", "pairs")
-    assert spec.data.captions == "real"
-    assert not spec.data.reinforced
+        run_tiny(world, tmp_path / "out", *own)
+    assert not (tmp_path / "out").exists()
+    spec, lines = check(run_tiny(world, tmp_path / "out", *own, "--plain"))
+    assert (spec.data.captions, spec.data.reinforced) == ("real", False)
     assert spec.training.loss == ContrastiveLossSpec()
     assert "distillation_loss" not in lines[0]
 
 
-@pytest.mark.parametrize(
-    ("members", "named"),
-    [({"txt": b"no picture"}, "image"), ({"jpg": b"no caption"}, "caption")],
-    ids=["without pictures", "without captions"],
-)
-def test_plain_pairs_lack_what_they_lack(world, members, named, tmp_path):
-    shard = write_raw(tmp_path / "0.tar", {f"{number}": members for number in range(8)})
-    with pytest.raises(SystemExit, match=named) as stopped:
-        run_tiny(world, ROWS, "plain", [*narrow("plain"), "--data", shard, "--output", "outputs/lacking"])
+@pytest.mark.parametrize(("member", "named"), [("txt", "image"), ("jpg", "caption")])
+def test_plain_pairs_lack_what_they_lack(world, member, named, tmp_path):
+    shard = write_raw(tmp_path / "0.tar", {f"{number}": {member: b"alone"} for number in range(8)})
+    with fails(SystemExit, named) as stopped:
+        run_tiny(world, tmp_path / "out", *PLAIN, "--data", shard)
     assert "--plain" not in str(stopped.value)
 
 
-@pytest.mark.parametrize(("name", "row"), [("train_b", ""), ("train_mobileclip2_s0", ""), (ROWS, "one_teacher")])
-def test_plain_is_clips_loss_on_real_captions(name, row, capsys):
-    given, plain = (shown_run(capsys, f"{name} {row}", *flags) for flags in ((), ("--plain",)))
+@pytest.mark.parametrize("name", ["train_b", "train_mobileclip2_s0", f"{ROWS} one_teacher"])
+def test_plain_is_clips_loss_on_real_captions(name, capsys):
+    given, plain = (shown_run(capsys, name, *flags) for flags in ((), ("--plain",)))
     assert type(plain.data) is ReinforcedPipelineSpec
     assert (plain.data.reinforced, plain.data.captions) == (False, "real")
-    assert plain.training.loss == ContrastiveLossSpec()
+    assert plain.training == attrs.evolve(given.training, loss=ContrastiveLossSpec())
     assert plain.model == given.model
-    assert attrs.evolve(plain.training, loss=given.training.loss) == given.training
 
 
 def test_a_sigmoid_loss_stays_one_without_its_teachers():
@@ -239,25 +189,22 @@ def test_a_sigmoid_loss_stays_one_without_its_teachers():
     assert plain(attrs.evolve(run, training=selecting)).training.loss == SigmoidLossSpec()
 
 
-def test_a_tokenizer_of_ones_own(tmp_path, capsys):
+def test_a_tokenizer_of_ones_own(tmp_path, capsys, monkeypatch):
     """Its name is among the choices, which are taken up again with that file alone."""
+    monkeypatch.chdir(tmp_path)
     show = partial(shown, capsys, "train_s2")
     for kind in ("bert", "t5"):
-        KINDS[kind]().save(str(tmp_path / f"{kind}.json"))
+        KINDS[kind]().save(f"{kind}.json")
     capsys.readouterr()
-    text = show("--tokenizer", tmp_path / "t5.json", "--data.text.context-length", "20")
+    text = show("--tokenizer", "t5.json", "--data.text.context-length", "20")
     spec = from_json(text, RunSpec)
-    assert spec.model.text.input == spec.data.text
-    assert spec.data.text.context_length == 20
-    assert (spec.data.text.start_id, spec.data.text.end_id) == (None, 1)
-    sha256 = spec.data.text.tokenizer.sha256
-    (tmp_path / "run.json").write_text(text)
-    assert show(tmp_path / "run.json", "--tokenizer", tmp_path / "t5.json") == text
-    for arguments, said in (
-        ([], f"--tokenizer is missing: give the run's tokenizer.json, whose SHA-256 is {sha256}"),
-        (["--tokenizer", tmp_path / "bert.json"], "is not the run's tokenizer.json, whose SHA-256 is"),
-        (["--tokenizer", tmp_path / "run.json"], "is not a usable tokenizer.json"),
-        (["--tokenizer", tmp_path / "none.json"], "none.json"),
-    ):
-        with pytest.raises(SystemExit, match=said):
-            show(tmp_path / "run.json", *arguments)
+    given = spec.data.text
+    assert given == spec.model.text.input
+    assert (given.context_length, given.start_id, given.end_id) == (20, None, 1)
+    Path("run.json").write_text(text)
+    assert show("run.json", "--tokenizer", "t5.json") == text
+    with fails(SystemExit, "--tokenizer", given.tokenizer.sha256):
+        show("run.json")
+    for file, words in {"bert.json": ["SHA-256"], "run.json": ["tokenizer.json"], "none.json": []}.items():
+        with fails(SystemExit, file, *words):
+            show("run.json", "--tokenizer", file)

@@ -1,6 +1,5 @@
 """Copies of remote files: whole or none, the oldest make room, and never in the way."""
 
-import multiprocessing
 import os
 import time
 from contextlib import suppress
@@ -9,6 +8,8 @@ import pytest
 
 from mobileclip.storage import LOCK, FileCache, exclusive
 from tests.build.servers import SERVERS, SHARD, serving
+from tests.errors import fails
+from tests.storage.processes import child, read_slowly, read_without_end
 from tests.stores import web_server
 from tests.waiting import wait_for
 
@@ -18,6 +19,11 @@ def web():
     with web_server() as server:
         server.files |= {f"/{name}.bin": name.encode() * 1000 for name in "abc"}
         yield server
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return FileCache(path=tmp_path / "cache", max_bytes=2500)
 
 
 def read(cache, address, size=-1):
@@ -34,41 +40,19 @@ def copies(cache):
     return sorted(path.stat().st_size for path in files_of(cache))
 
 
-def child(function, *arguments):
-    """Start a process that reads."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    process = context.Process(target=function, args=arguments, daemon=True)
-    process.start()
-    return process
-
-
-def test_a_file_is_fetched_once(web, tmp_path):
-    cache = FileCache(path=tmp_path / "cache")
-    for _ in range(3):
-        assert read(cache, f"{web.url}/a.bin") == b"a" * 1000
-    assert web.methods["GET"] == 1
-    assert copies(cache) == [1000]
-
-
-def test_local_files_are_read_where_they_are(tmp_path):
+def test_local_files_are_read_where_they_are(cache, tmp_path):
     (tmp_path / "a").write_bytes(b"here")
-    cache = FileCache(path=tmp_path / "cache")
     assert read(cache, str(tmp_path / "a")) == b"here"
     assert not cache.path.exists()
 
 
 def test_one_that_is_read_in_part_is_not_kept_unless_little_is_missing(web, tmp_path):
     cache = FileCache(path=tmp_path / "cache")
-    web.files["/large.bin"] = bytes(2**22)
-    read(cache, f"{web.url}/large.bin", 100)
-    assert copies(cache) == []
+    web.files |= {"/large.bin": bytes(2**22), "/padded.bin": bytes(2**18)}
     # Who reads a tar file stops at its end mark.
-    read(cache, f"{web.url}/a.bin", 990)
-    assert copies(cache) == [1000]
-    web.files["/padded.bin"] = bytes(2**18)
-    read(cache, f"{web.url}/padded.bin", 100)
-    assert copies(cache) == [1000, 2**18]
+    for name, size, expected in (("large", 100, []), ("a", 990, [1000]), ("padded", 100, [1000, 2**18])):
+        read(cache, f"{web.url}/{name}.bin", size)
+        assert copies(cache) == expected
 
 
 @pytest.mark.parametrize("max_bytes", [2000, 2500])
@@ -83,73 +67,51 @@ def test_the_ones_that_were_not_read_for_longest_make_room(web, tmp_path, max_by
     assert sorted(path.read_bytes()[:1] for path in files_of(cache)) == [b"a", b"c"]
 
 
-def test_one_that_is_too_large_passes_through(web, tmp_path):
-    cache = FileCache(path=tmp_path / "cache", max_bytes=999)
+@pytest.mark.parametrize("is_full", [True, False], ids=["too large", "a folder that cannot be written"])
+def test_what_cannot_be_kept_passes_through(web, tmp_path, is_full):
+    cache = FileCache(path=tmp_path / "cache", max_bytes=999 if is_full else 2500)
+    if not is_full:
+        cache.path.write_text("a file")
     assert read(cache, f"{web.url}/a.bin") == b"a" * 1000
     assert copies(cache) == []
 
 
-def test_a_folder_that_cannot_be_written_is_in_nobodys_way(web, tmp_path):
-    (tmp_path / "cache").write_text("a file")
-    cache = FileCache(path=tmp_path / "cache")
-    assert read(cache, f"{web.url}/a.bin") == b"a" * 1000
-
-
-def test_what_cannot_be_read_leaves_nothing(web, tmp_path):
-    cache = FileCache(path=tmp_path / "cache")
-    with pytest.raises(FileNotFoundError):
+def test_what_cannot_be_read_leaves_nothing(web, cache, tmp_path):
+    with fails(FileNotFoundError):
         read(cache, f"{web.url}/missing.bin")
-    with pytest.raises(ZeroDivisionError), cache.open_read(f"{web.url}/a.bin") as stream:
+    with fails(ZeroDivisionError), cache.open_read(f"{web.url}/a.bin") as stream:
         len(stream.read(10)) // 0
-    assert not cache.path.exists() or copies(cache) == []
-    with pytest.raises(ValueError, match="max_bytes"):
+    with serving(SERVERS["honest, without a length"]) as address:
+        assert read(cache, address) == SHARD
+    assert copies(cache) == []
+    with fails(ValueError, "max_bytes"):
         FileCache(path=tmp_path, max_bytes=0)
 
 
-def stuck_reader(cache, address):
-    with cache.open_read(address) as stream:
-        stream.read(100)
-        time.sleep(600)
-
-
-def test_what_killed_readers_have_left_is_removed_after_a_day(web, tmp_path):
-    cache = FileCache(path=tmp_path / "cache")
-    reader = child(stuck_reader, cache, f"{web.url}/a.bin")
-    wait_for(lambda: cache.path.exists() and len(files_of(cache)) == 1)
+def test_what_killed_readers_have_left_is_removed_after_a_day(web, cache):
+    reader = child(read_without_end, cache, f"{web.url}/a.bin")
+    (left,) = wait_for(lambda: [*cache.path.glob("*.part")])
     reader.kill()
     reader.join()
     read(cache, f"{web.url}/b.bin")
     assert sorted(path.suffix for path in files_of(cache)) == [".copy", ".part"]
-    (left,) = cache.path.glob("*.part")
     os.utime(left, (1000, 1000))
     read(cache, f"{web.url}/c.bin")
     assert copies(cache) == [1000, 1000]
 
 
 @pytest.mark.parametrize("content", [b"", b"a" * 999, b"a" * 1001])
-def test_a_copy_of_another_size_is_fetched_anew(web, tmp_path, content):
+def test_a_file_is_fetched_once_and_a_copy_of_another_size_anew(web, cache, content):
     """What a crash of the machine, or a person, makes of one."""
-    cache = FileCache(path=tmp_path / "cache")
-    read(cache, f"{web.url}/a.bin")
-    (copy,) = files_of(cache)
-    copy.write_bytes(content)
-    for _ in range(2):
-        assert read(cache, f"{web.url}/a.bin") == b"a" * 1000
-    assert web.methods["GET"] == 2
-    assert copies(cache) == [1000]
+    for num_fetched in (1, 2):
+        for _ in range(3):
+            assert read(cache, f"{web.url}/a.bin") == b"a" * 1000
+        assert (web.methods["GET"], copies(cache)) == (num_fetched, [1000])
+        files_of(cache)[0].write_bytes(content)
 
 
-def reading_all(cache, url, names):
-    for _ in range(1000):
-        for name in names:
-            with cache.open_read(f"{url}/{name}.bin") as stream:
-                while stream.read(100):
-                    time.sleep(0.001)
-
-
-def test_the_budget_of_whole_copies_holds_with_several_processes_and_after_kills(web, tmp_path):
-    cache = FileCache(path=tmp_path / "cache", max_bytes=2500)
-    readers = [child(reading_all, cache, web.url, names) for names in ("abc", "bca", "cab")]
+def test_the_budget_of_whole_copies_holds_with_several_processes_and_after_kills(web, cache):
+    readers = [child(read_slowly, cache, web.url, names) for names in ("abc", "bca", "cab")]
     most = 0
     try:
         wait_for(lambda: cache.path.exists() and copies(cache))
@@ -157,7 +119,7 @@ def test_the_budget_of_whole_copies_holds_with_several_processes_and_after_kills
         while time.monotonic() < until:
             # Who holds the folder's lock sees one moment of it: or else, what makes room and what gets it, both.
             with exclusive(cache.path, wait_seconds=30), suppress(FileNotFoundError):
-                found = [path.stat() for path in files_of(cache) if path.suffix == ".copy"]
+                found = [path.stat() for path in cache.path.glob("*.copy")]
                 most = max(most, sum({status.st_ino: status.st_size for status in found}.values()))
             if len(readers) == 3 and time.monotonic() > until - 0.8:
                 readers[0].kill()
@@ -169,11 +131,4 @@ def test_the_budget_of_whole_copies_holds_with_several_processes_and_after_kills
     assert 1000 <= most <= 2500
     for name in "abc":
         assert read(cache, f"{web.url}/{name}.bin") == name.encode() * 1000
-    assert sum(path.stat().st_size for path in files_of(cache) if path.suffix == ".copy") <= 2500
-
-
-def test_a_file_whose_size_nobody_says_is_read_and_not_kept(tmp_path):
-    cache = FileCache(path=tmp_path / "cache")
-    with serving(SERVERS["honest, without a length"]) as address:
-        assert read(cache, address) == SHARD
-    assert not cache.path.exists() or copies(cache) == []
+    assert sum(path.stat().st_size for path in cache.path.glob("*.copy")) <= 2500

@@ -23,33 +23,23 @@ from safetensors.torch import save_file
 from mobileclip import storage
 from tests.errors import fails
 from tests.preloaded import preloaded
+from tests.storage.processes import FORKING, child, enter_often, hold_lock, write_without_end
+from tests.waiting import wait_for
 
-ENTERING = """
-import os, sys, time
-from pathlib import Path
-from mobileclip import storage
 
-def enter(folder, end):
-    entered = double = 0
-    while time.monotonic() < end:
-        try:
-            with storage.exclusive(folder):
-                entered += 1
-                try:
-                    os.close(os.open(folder / "inside", os.O_CREAT | os.O_EXCL))
-                except FileExistsError:
-                    double += 1
-                    continue
-                os.unlink(folder / "inside")
-        except ValueError:
-            pass
-    os.write(1, f"{entered} {double}\\n".encode())
+def tree(folder):
+    """Return the content of each file below a folder, by path, and None for each empty folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_text() if path.is_file() else None
+        for path in folder.rglob("*")
+        if path.is_file() or not any(path.iterdir())
+    }
 
-for _ in range(int(sys.argv[2])):
-    if os.fork() == 0:
-        enter(Path(sys.argv[1]), time.monotonic() + 1)
-        os._exit(0)
-"""
+
+def plant(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
 
 
 @contextmanager
@@ -76,101 +66,64 @@ def closed(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        storage.exclusive,
-        lambda folder: storage.exclusive(folder / "below"),
-        lambda folder: storage.atomic_write(folder / "a.txt"),
-        lambda folder: storage.atomic_folder(folder / "data"),
-    ],
-    ids=["lock", "lock below", "file", "folder"],
-)
-def test_a_folder_that_cannot_be_written_to(closed, call):
+def test_a_folder_that_cannot_be_written_to(closed):
     storage.write_text(closed.parent / "a.txt", "")  # all modules are loaded, some of which nobody else may read
-    with nobody(), pytest.raises(PermissionError, match="written"), call(closed):
-        pytest.fail("nobody may write here")
+    calls = (storage.exclusive(closed), storage.exclusive(closed / "below"))
+    calls += (storage.atomic_write(closed / "a.txt"), storage.atomic_folder(closed / "data"))
+    for call in calls:
+        with nobody(), fails(PermissionError, "written"), call:
+            pytest.fail("nobody may write here")
 
 
 class TestExclusive:
     def test_many_processes_never_enter_together(self, tmp_path):
-        command = [sys.executable, "-c", ENTERING, str(tmp_path), "4"]
-        # Their output ends when the last of them has: the one that imported for all does not wait.
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        counts = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
-        assert len(counts) == 4
-        assert sum(entered for entered, _ in counts) > 50
-        assert sum(double for _, double in counts) == 0
-        assert [path.name for path in tmp_path.iterdir()] == [".lock"], "whoever waits must wait for this file"
+        with FORKING.Pool(4) as pool:
+            entered, double = zip(*pool.map(enter_often, [tmp_path] * 4, chunksize=1), strict=True)
+        assert (sum(entered) > 50, sum(double)) == (True, 0)
+        assert list(tree(tmp_path)) == [".lock"], "whoever waits must wait for this file"
 
-    def test_threads_and_the_same_thread_are_kept_out_too(self, tmp_path):
-        with storage.exclusive(tmp_path), ThreadPoolExecutor(1) as pool:
-            with fails(ValueError):
-                storage.exclusive(tmp_path).__enter__()
-            with fails(ValueError):
-                pool.submit(storage.exclusive(tmp_path).__enter__).result()
-        with storage.exclusive(tmp_path):
-            pass
-
-    def test_waiting(self, tmp_path):
-        entered, leave = threading.Event(), threading.Event()
-
-        def hold():
-            with storage.exclusive(tmp_path):
-                entered.set()
-                leave.wait(20)
-
+    def test_threads_are_kept_out_unless_they_wait(self, tmp_path):
         with ThreadPoolExecutor(1) as pool:
-            holding = pool.submit(hold)
-            assert entered.wait(20)
-            with fails(ValueError, "for 0.1 s"), storage.exclusive(tmp_path, wait_seconds=0.1):
-                pytest.fail("entered twice")
-            threading.Timer(0.2, leave.set).start()
-            with storage.exclusive(tmp_path, wait_seconds=20):
-                assert leave.is_set()
-            holding.result()
+            with storage.exclusive(tmp_path):
+                for enter in (lambda call: call(), lambda call: pool.submit(call).result()):
+                    with fails(ValueError):
+                        enter(storage.exclusive(tmp_path).__enter__)
+                with fails(ValueError, "for 0.1 s"), storage.exclusive(tmp_path, wait_seconds=0.1):
+                    pytest.fail("entered twice")
+                waiting = pool.submit(storage.exclusive(tmp_path, wait_seconds=20).__enter__)
+                time.sleep(0.2)
+                assert not waiting.done()
+            waiting.result()
 
     def test_a_killed_holder_lets_go(self, tmp_path):
-        code = f"""
-import pathlib
-from mobileclip import storage
-with storage.exclusive(pathlib.Path({str(tmp_path)!r})):
-    print("in", flush=True)
-    input()
-"""
-        with subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout.readline() == "in\n"
-            with fails(ValueError), storage.exclusive(tmp_path):
-                pytest.fail("entered twice")
-            process.kill()
+        process = child(hold_lock, tmp_path)
+        wait_for((tmp_path / "held").exists)
+        with fails(ValueError), storage.exclusive(tmp_path):
+            pytest.fail("entered twice")
+        process.kill()
+        process.join()
         with storage.exclusive(tmp_path):
             pass
 
 
 class TestContent:
     def test_it_changes_with_the_content_and_with_nothing_else(self, tmp_path):
-        path = tmp_path / "a.bin"
+        path, other = tmp_path / "a.bin", tmp_path / "b.bin"
+        one, two = (hashlib.sha256(content).hexdigest() for content in (b"one", b"two"))
         path.write_bytes(b"one")
-        before = storage.content_hash(path)
-        assert before == hashlib.sha256(b"one").hexdigest()
+        assert storage.content_hash(path) == one
         status = path.stat()
         path.write_bytes(b"two")
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         assert storage.fingerprint(path) == f"{status.st_size}-{status.st_mtime_ns}", "which cannot see it"
-        assert storage.content_hash(path) == hashlib.sha256(b"two").hexdigest()
+        assert storage.content_hash(path) == two
         os.utime(path, (0, 0))
-        (tmp_path / "b.bin").write_bytes(b"two")
-        assert storage.content_hashes([path, tmp_path / "b.bin", tmp_path / "c"]) == [
-            *[hashlib.sha256(b"two").hexdigest()] * 2,
-            "missing",
-        ]
+        other.write_bytes(b"two")
+        assert storage.content_hashes([path, other, tmp_path / "c"]) == [two, two, "missing"]
 
     def test_a_file_that_nobody_touched_is_read_once(self, tmp_path, monkeypatch):
-        path = tmp_path / "a.bin"
+        path, clock = tmp_path / "a.bin", time.time
         path.write_bytes(b"one")
-        clock = time.time
         monkeypatch.setattr(time, "time", lambda: clock() + 10)
         before = storage.content_hash(path)
         monkeypatch.setattr(hashlib, "sha256", lambda: pytest.fail("it was read again"))
@@ -186,7 +139,7 @@ def test_limits_are_held_for_all_threads_and_given_back():
         with storage.use_limits(storage.StoreLimits(stall_seconds=1.0)):
             assert pool.submit(storage.store_limits).result().stall_seconds == 1.0
         assert pool.submit(storage.store_limits).result() == before
-    with pytest.raises(ValueError, match="stall_seconds"):
+    with fails(ValueError, "stall_seconds"):
         storage.StoreLimits(stall_seconds=0.0)
 
 
@@ -197,15 +150,12 @@ class TestAtomic:
         def write(number: int) -> None:
             for _ in range(20):
                 together.wait(20)
-                with storage.atomic_write(tmp_path / "a.bin") as stream:
-                    stream.write(bytes([number]) * 100_000)
+                storage.write_text(tmp_path / "a.bin", f"{number}" * 100_000)
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(write, range(8)))
-        data = (tmp_path / "a.bin").read_bytes()
-        assert len(data) == 100_000
-        assert len(set(data)) == 1
-        assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+        (name, data), *others = tree(tmp_path).items()
+        assert (name, len(data), len(set(data)), others) == ("a.bin", 100_000, 1, [])
 
     def test_file_and_folder_are_on_the_disk_in_this_order(self, tmp_path, monkeypatch):
         synchronised = []
@@ -219,53 +169,28 @@ class TestAtomic:
         assert synchronised == [(".tmp", False), (str(tmp_path), True)]
 
     def test_what_dead_processes_left_is_removed_and_what_others_write_is_not(self, tmp_path):
-        code = f"""
-import os
-import shutil
-import signal
-from mobileclip import storage
-with storage.atomic_write({str(tmp_path / "a.bin")!r}) as stream:
-    stream.write(b"x" * 100)
-    stream.flush()
-    print("in", flush=True)
-    input()
-"""
-        with subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout.readline() == "in\n"
-            (left,) = tmp_path.glob(".*")
-            storage.write_text(tmp_path / "b", "")
-            assert left.exists(), "its process lives"
-            process.kill()
-        place = left.name.split("-")[1]
-        elsewhere = tmp_path / left.name.replace(place, "00000000")
-        elsewhere.write_text("of another machine, where the number may be of a process that lives")
-        old = tmp_path / left.name.replace(place, "11111111")
-        old.write_text("of another machine, long ago")
-        os.utime(old, (time.time() - 2 * 24 * 3600,) * 2)
-        strange = tmp_path / left.name.replace(f"-{process.pid}-", f"-{'9' * 30}-")
-        strange.write_text("of a number that no process has")
+        process = child(write_without_end, tmp_path / "a.bin")
+        (left,) = wait_for(lambda: [*tmp_path.glob(".*")])
+        storage.write_text(tmp_path / "b", "")
+        assert left.exists(), "its process lives"
+        process.kill()
+        process.join()
+        _, place, number, _ = left.name.split("-")
+        elsewhere, old = (left.name.replace(place, digit * 8) for digit in "01")
+        strange = left.name.replace(f"-{number}-", f"-{'9' * 30}-")  # of no process
+        plant(tmp_path, dict.fromkeys((elsewhere, old, strange), ""))
+        os.utime(tmp_path / old, (time.time() - 2 * 24 * 3600,) * 2)
         _written_by_another_process(tmp_path / "b")
-        assert {path.name for path in tmp_path.iterdir()} == {elsewhere.name, strange.name, "b"}
-
-    def test_a_file_with_the_longest_name_can_be_written(self, tmp_path):
-        path = tmp_path / ("x" * 255)
-        storage.write_text(path, "x")
-        assert path.read_text() == "x"
+        assert tree(tmp_path).keys() == {elsewhere, strange, "b"}
 
     def test_a_path_for_those_who_write_by_name(self, tmp_path):
-        with storage.atomic_path(tmp_path / "a.bin") as path:
-            path.write_bytes(b"x")
-            assert not (tmp_path / "a.bin").exists()
-        assert (tmp_path / "a.bin").read_bytes() == b"x"
-        umask = os.umask(0)
-        os.umask(umask)
-        assert (tmp_path / "a.bin").stat().st_mode & 0o777 == 0o666 & ~umask
-        with pytest.raises(KeyError), storage.atomic_path(tmp_path / "a.bin") as path:
-            raise KeyError(path.write_bytes(b"y"))
-        assert (tmp_path / "a.bin").read_bytes() == b"x"
-        assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+        path = tmp_path / ("x" * 255)  # the longest name
+        with storage.atomic_path(path) as temporary:
+            temporary.write_bytes(b"x")
+            assert not path.exists()
+        with pytest.raises(KeyError), storage.atomic_path(path) as temporary:
+            raise KeyError(temporary.write_bytes(b"y"))
+        assert tree(tmp_path) == {path.name: "x"}
 
 
 class TestWhatIsThere:
@@ -273,25 +198,21 @@ class TestWhatIsThere:
 
     @pytest.mark.parametrize("is_there", [True, False], ids=["a file", "no file yet"])
     def test_a_link_stays_and_its_target_is_written(self, is_there, tmp_path):
-        (tmp_path / "disk").mkdir()
-        if is_there:
-            (tmp_path / "disk" / "a.bin").write_bytes(b"old")
+        plant(tmp_path / "disk", {"a.bin": "old"})
+        if not is_there:
+            (tmp_path / "disk" / "a.bin").unlink()
         (tmp_path / "link").symlink_to("disk/a.bin")
         (tmp_path / "other").symlink_to("link")
         storage.write_text(tmp_path / "other", "new")
-        assert (tmp_path / "other").readlink() == Path("link")
-        assert (tmp_path / "link").readlink() == Path("disk/a.bin")
-        assert (tmp_path / "disk" / "a.bin").read_bytes() == b"new"
-        assert [path.name for path in (tmp_path / "disk").iterdir()] == ["a.bin"]
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link", "other"]
+        assert [(tmp_path / name).readlink() for name in ("other", "link")] == [Path("link"), Path("disk/a.bin")]
+        assert tree(tmp_path) == dict.fromkeys(("disk/a.bin", "link", "other"), "new")
 
-    def test_a_link_that_leads_nowhere_is_an_error(self, tmp_path):
-        (tmp_path / "link").symlink_to("missing/a.bin")
-        (tmp_path / "circle").symlink_to("circle")
-        for name in ("link", "circle"):
-            with pytest.raises(OSError, match=name):
-                storage.write_text(tmp_path / name, "x")
-            assert (tmp_path / name).is_symlink()
+    @pytest.mark.parametrize(("name", "target"), [("link", "missing/a.bin"), ("circle", "circle")])
+    def test_a_link_that_leads_nowhere_is_an_error(self, tmp_path, name, target):
+        (tmp_path / name).symlink_to(target)
+        with fails(OSError, name):
+            storage.write_text(tmp_path / name, "x")
+        assert (tmp_path / name).is_symlink()
 
     @pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o755])
     def test_a_file_keeps_its_permissions(self, mode, closed):
@@ -307,13 +228,13 @@ class TestWhatIsThere:
             assert path.stat().st_size > 0
 
     def test_a_pipe_is_written_to(self, tmp_path):
-        os.mkfifo(tmp_path / "pipe")
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
         with ThreadPoolExecutor(1) as pool:
-            read = pool.submit((tmp_path / "pipe").read_bytes)
-            storage.write_text(tmp_path / "pipe", "x" * 100_000)
-            assert read.result(20) == b"x" * 100_000
-        assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
-        assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+            read = pool.submit(pipe.read_text)
+            storage.write_text(pipe, "x" * 100_000)
+            assert read.result(20) == "x" * 100_000
+        assert [path.is_fifo() for path in tmp_path.iterdir()] == [True]
 
     def test_a_device_is_written_to(self, tmp_path):
         # A terminal, in whose folder no file can be made: a wrong program must not replace this machine's /dev/null.
@@ -330,21 +251,19 @@ class TestWhatIsThere:
 
     @pytest.mark.parametrize("is_file", [True, False], ids=["into a file", "into a pipe"])
     def test_standard_output_is_written_to(self, is_file, tmp_path):
-        # Which a wrong program would replace, and not that of the machine.
-        (tmp_path / "link").symlink_to("/dev/stdout")
+        link = tmp_path / "link"
+        link.symlink_to("/dev/stdout")  # a wrong program would replace the link, and not that of the machine
         code = f"""
 from mobileclip import storage
 print("before", flush=True)
-storage.require_output({str(tmp_path / "link")!r}, overwrite=False)
-storage.write_text({str(tmp_path / "link")!r}, "content;")
+storage.require_output({str(link)!r}, overwrite=False)
+storage.write_text({str(link)!r}, "content;")
 print("behind", flush=True)
 """
         with (tmp_path / "out").open("wb") as stream:
-            done = subprocess.run(
-                [sys.executable, "-c", code], stdout=stream if is_file else subprocess.PIPE, check=True
-            )
-        written = (tmp_path / "out").read_bytes() if is_file else done.stdout
-        assert written == b"before\ncontent;behind\n"
+            out = stream if is_file else subprocess.PIPE
+            done = subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+        assert ((tmp_path / "out").read_bytes() if is_file else done.stdout) == b"before\ncontent;behind\n"
 
 
 def test_others_may_read_what_a_library_would_keep_to_its_owner(tmp_path):
@@ -356,59 +275,43 @@ def test_others_may_read_what_a_library_would_keep_to_its_owner(tmp_path):
             save_file({"a": torch.zeros(2)}, temporary / "file")
     finally:
         os.umask(before)
-    for path in (tmp_path / "file", tmp_path / "folder" / "file"):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("file")} == {0o640}
 
 
 class TestAtomicFolder:
-    def test_it_appears_with_all_that_is_in_it(self, tmp_path):
+    def test_it_appears_with_all_that_is_in_it_and_is_replaced_only_where_asked(self, tmp_path):
         place = tmp_path / "made" / "data"
         with storage.atomic_folder(place) as folder:
-            (folder / "a").mkdir()
-            (folder / "a" / "x").write_bytes(b"x")
-            storage.write_text(folder / "y", "y")
+            plant(folder, {"a/x": "x", "y": "y"})
             assert not place.exists()
-        assert sorted(path.relative_to(place).as_posix() for path in place.rglob("*")) == ["a", "a/x", "y"]
-        assert [path.name for path in place.parent.iterdir()] == ["data"]
-        with pytest.raises(FileExistsError, match="data"), storage.atomic_folder(place):
+        with fails(FileExistsError, "data"), storage.atomic_folder(place):
             pytest.fail("what is there would have been replaced")
-
-    def test_a_folder_is_replaced_whole_and_only_where_asked(self, tmp_path):
-        (tmp_path / "data").mkdir()
-        (tmp_path / "data" / "old").write_bytes(b"old")
-        with pytest.raises(KeyError), storage.atomic_folder(tmp_path / "data", overwrite=True) as folder:
+        with pytest.raises(KeyError), storage.atomic_folder(place, overwrite=True) as folder:
             raise KeyError((folder / "x").write_bytes(b"x"))
-        assert [path.name for path in (tmp_path / "data").iterdir()] == ["old"]
-        with storage.atomic_folder(tmp_path / "data", overwrite=True) as folder:
-            (folder / "new").write_bytes(b"new")
-        assert [path.name for path in (tmp_path / "data").iterdir()] == ["new"]
-        assert [path.name for path in tmp_path.iterdir()] == ["data"]
+        assert tree(tmp_path) == {"made/data/a/x": "x", "made/data/y": "y"}
+        with storage.atomic_folder(place, overwrite=True) as folder:
+            plant(folder, {"new": "new"})
+        assert tree(tmp_path) == {"made/data/new": "new"}
 
     def test_a_link_is_replaced_and_not_what_it_leads_to(self, tmp_path):
-        (tmp_path / "old").mkdir()
-        (tmp_path / "old" / "kept").write_bytes(b"kept")
+        plant(tmp_path / "old", {"kept": "kept"})
         (tmp_path / "data").symlink_to(tmp_path / "old")
         with storage.atomic_folder(tmp_path / "data", overwrite=True) as folder:
-            (folder / "new").write_bytes(b"new")
-        assert [path.name for path in (tmp_path / "data").iterdir()] == ["new"]
-        assert (tmp_path / "old" / "kept").read_bytes() == b"kept"
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "old"]
+            plant(folder, {"new": "new"})
+        assert tree(tmp_path) == {"data/new": "new", "old/kept": "kept"}
 
     def test_the_folder_of_a_quicker_process_stays(self, tmp_path):
         with storage.atomic_folder(tmp_path / "data") as folder:
-            (folder / "x").write_bytes(b"slow")
-            (tmp_path / "data").mkdir()
-            (tmp_path / "data" / "x").write_bytes(b"quick")
-        assert (tmp_path / "data" / "x").read_bytes() == b"quick"
-        assert [path.name for path in tmp_path.iterdir()] == ["data"]
+            plant(folder, {"x": "slow"})
+            plant(tmp_path / "data", {"x": "quick"})
+        assert tree(tmp_path) == {"data/x": "quick"}
 
     @pytest.mark.parametrize("goes_on", [True, False], ids=["the same again", "another file"])
     def test_killed_at_any_moment_the_old_or_the_new_comes_back(self, goes_on, tmp_path):
+        both = [{f"data/{one}": one, f"data/below/{one}": one} for one in ("old", "new")]
         for number in itertools.count(1):
             parent = tmp_path / str(number)
-            (parent / "data" / "below").mkdir(parents=True)
-            (parent / "data" / "old").write_text("old")
-            (parent / "data" / "below" / "old").write_text("old")
+            plant(parent, both[0])
             done = _replace_data(parent, kill_before=number)
             if done.status == 0:
                 break
@@ -419,41 +322,34 @@ class TestAtomicFolder:
             else:
                 _written_by_another_process(parent / "other")
                 (parent / "other").unlink()
-            kind = "old" if (parent / "data" / "old").exists() else "new"
-            whole = ["data", "data/below", f"data/below/{kind}", f"data/{kind}"]
-            assert sorted(path.relative_to(parent).as_posix() for path in parent.rglob("*")) == whole
+            assert tree(parent) in both
         assert number > 11
 
     def test_an_original_is_never_swept_where_something_else_has_taken_its_place(self, tmp_path):
-        (tmp_path / "data").mkdir()
-        (tmp_path / "data" / "old").write_text("old")
+        plant(tmp_path, {"data/old": "old"})
         twin = shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name}.copy")
         kill = next(
             number
             for number, event in enumerate(_replace_data(twin).operations, 1)
             if event.startswith("os.rename") and ".before" not in event and ".tmp" in event
         )
-        done = _replace_data(tmp_path, kill_before=kill)
-        assert done.status == -signal.SIGKILL
+        assert _replace_data(tmp_path, kill_before=kill).status == -signal.SIGKILL
         assert not (tmp_path / "data").exists()
-        (tmp_path / "data").mkdir()
-        (tmp_path / "data" / "mine").write_text("mine")
+        plant(tmp_path, {"data/mine": "mine"})
         _written_by_another_process(tmp_path / "other")
         assert [path.read_text() for path in tmp_path.glob(".mobileclip-*/data/old")] == ["old"]
-        assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine"]
+        assert tree(tmp_path / "data") == {"mine": "mine"}
+
+
+PROCESSES = "tests.storage.processes"
 
 
 def _written_by_another_process(path):
     """Write a file by a process that has not swept its folder yet."""
-    done = preloaded("tests.storage.replacing").call("mobileclip.storage:write_text", str(path), "", folder=path.parent)
+    done = preloaded(PROCESSES).call("mobileclip.storage:write_text", str(path), "", folder=path.parent)
     assert done.status == 0, done.output
 
 
-def _replace_data(parent, *, kill_before=0):
-    return preloaded("tests.storage.replacing").call(
-        "tests.storage.replacing:replace_data",
-        str(parent),
-        folder=parent.parent,
-        watched=parent,
-        kill_before=kill_before,
-    )
+def _replace_data(parent, **choices):
+    given = {"folder": parent.parent, "watched": parent, **choices}
+    return preloaded(PROCESSES).call(f"{PROCESSES}:replace_data", str(parent), **given)

@@ -1,7 +1,7 @@
 """What is said of servers that are slow, broken or hostile, and that honest ones are read."""
 
+import os
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -9,14 +9,13 @@ import pytest
 
 from mobileclip import storage
 from mobileclip.storage import StorageError
-from tests.build.servers import HONEST, LIMITS, SERVERS, SHARD, head, serving
+from tests.build.servers import HALF, HONEST, LIMITS, SERVERS, SHARD, head, serving, then_breaks
 from tests.errors import fails
 from tests.waiting import wait_for
 
 LATE = "no complete response within 0.4 s"
 STALLED = "less than 10000 bytes a second arrived for 0.3 s"
 ANOTHER_PART = "part of the file than requested"
-CHANGED = "changed while it was read"
 NO_END = "HTTPException: the headers, redirects or framing"
 # On a busy machine a sound answer can take longer than these wait, so that one bound alone is short.
 PATIENT = attrs.evolve(LIMITS, answer_seconds=20.0, stall_seconds=1.0, recovery_seconds=20.0)
@@ -28,36 +27,39 @@ SHORT = {
     "a byte for each connection": {"recovery_seconds": 0.8},
 }
 SAID = {
-    "never answers": (StorageError, LATE),
-    "a head byte by byte": (StorageError, LATE),
-    "a body byte by byte": (StorageError, STALLED),
-    "stalls in the middle": (
-        StorageError,
-        f"was interrupted at byte {len(SHARD) // 2}: ADDRESS: TimeoutError: {STALLED}",
-    ),
-    "a byte for each connection": (StorageError, "is too slow: 0.8 s below 10000 bytes per second"),
-    "a length that is too long": (StorageError, "the connection closed 5000 bytes before the end"),
-    "an end that never comes": (OSError, "has more than 1000000 bytes"),
-    "an empty answer": (OSError, "status 204"),
-    "a part that nobody asked for": (OSError, ANOTHER_PART),
-    "the start, as a part that nobody asked for": (OSError, ANOTHER_PART),
-    "goes on elsewhere": (OSError, ANOTHER_PART),
-    "goes on with a part that is too short": (OSError, ANOTHER_PART),
-    "goes on in a larger file": (OSError, CHANGED),
-    "goes on in another file": (OSError, CHANGED),
-    "refuses to go on": (OSError, f"the server refuses to send bytes from {len(SHARD) // 2} on"),
-    "a redirection to file:///etc/passwd": (OSError, "the server answers 302"),
-    "a redirection to ftp://127.0.0.1/x": (StorageError, "unknown url type: ftp"),
-    "a redirection to http://[::bad": (OSError, "is not a web address: Invalid IPv6 URL"),
-    "a redirection with a body without end": (StorageError, NO_END),
-    "told to go on for ever": (StorageError, NO_END),
-    "chunks with a tail without end": (StorageError, NO_END),
-    "a status of 299": (OSError, "status 299"),
-    "a reason that moves the cursor": (FileNotFoundError, r"the server answers 404 \x1b[2J\x1b[31mgone\x08\x08"),
-    "a reason of 60,000 letters": (FileNotFoundError, f"404 {'x' * 100}... (60,000 characters)"),
-    "asks for a password": (PermissionError, "the server answers 401 No"),
-    "a web page": (OSError, "the server answers with a web page instead of the file"),
-    "compressed a thousandfold": (OSError, "arrives compressed (gzip)"),
+    StorageError: {
+        "never answers": LATE,
+        "a head byte by byte": LATE,
+        "a body byte by byte": STALLED,
+        "stalls in the middle": f"was interrupted at byte {HALF}: ADDRESS: TimeoutError: {STALLED}",
+        "a byte for each connection": "is too slow: 0.8 s below 10000 bytes per second",
+        "a length that is too long": "the connection closed 5000 bytes before the end",
+        "a redirection to ftp://127.0.0.1/x": "unknown url type: ftp",
+        "a redirection with a body without end": NO_END,
+        "told to go on for ever": NO_END,
+        "chunks with a tail without end": NO_END,
+    },
+    OSError: {
+        "an end that never comes": "has more than 1000000 bytes",
+        "an empty answer": "status 204",
+        "a part that nobody asked for": ANOTHER_PART,
+        "the start, as a part that nobody asked for": ANOTHER_PART,
+        "goes on elsewhere": ANOTHER_PART,
+        "goes on with a part that is too short": ANOTHER_PART,
+        "goes on in a larger file": "changed while it was read",
+        "goes on in another file": "changed while it was read",
+        "refuses to go on": f"the server refuses to send bytes from {HALF} on",
+        "a redirection to file:///etc/passwd": "the server answers 302",
+        "a redirection to http://[::bad": "is not a web address: Invalid IPv6 URL",
+        "a status of 299": "status 299",
+        "a web page": "the server answers with a web page instead of the file",
+        "compressed a thousandfold": "arrives compressed (gzip)",
+    },
+    FileNotFoundError: {
+        "a reason that moves the cursor": r"the server answers 404 \x1b[2J\x1b[31mgone\x08\x08",
+        "a reason of 60,000 letters": f"404 {'x' * 100}... (60,000 characters)",
+    },
+    PermissionError: {"asks for a password": "the server answers 401 No"},
 }
 
 
@@ -67,52 +69,42 @@ def test_what_an_honest_server_sends_is_read(name):
         assert storage.read_bytes(address, limit=len(SHARD)) == SHARD
 
 
-@pytest.mark.parametrize("name", SAID)
-def test_what_is_wrong_is_said_in_time(name):
-    kind, words = SAID[name]
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in SAID.items() for name in names])
+def test_what_is_wrong_is_said_in_time(kind, name):
     started = time.monotonic()
     limits = attrs.evolve(PATIENT, **SHORT.get(name, {}))
-    with serving(SERVERS[name]) as address, storage.use_limits(limits), pytest.raises(kind) as caught:
+    with serving(SERVERS[name]) as address, storage.use_limits(limits), fails(kind) as caught:
         storage.read_bytes(address, limit=1_000_000)
     assert type(caught.value) is kind
-    assert words.replace("ADDRESS", address) in str(caught.value)
+    assert SAID[kind][name].replace("ADDRESS", address) in str(caught.value)
     assert time.monotonic() - started < 15
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["a web page", "goes on elsewhere", "a redirection with a body without end", "a redirection to http://[::bad"],
-)
+CLOSED = "a web page", "goes on elsewhere", "a redirection with a body without end", "a redirection to http://[::bad"
+
+
+@pytest.mark.parametrize("name", CLOSED)
 def test_what_is_refused_is_closed_at_once(name):
     """Also where the error is kept, and with it all that was at hand when it was raised."""
     with serving(SERVERS[name]) as address, storage.use_limits(PATIENT):
         before = num_sockets()
-        with pytest.raises(OSError, match="http") as caught:
+        with fails(OSError) as caught:
             storage.read_bytes(address, limit=1_000_000)
         wait_for(lambda: num_sockets() <= before)
-        assert isinstance(caught.value, OSError)
+        assert caught.value
 
 
 def num_sockets():
     """Of this process, the server's ones included."""
-    found = []
-    for handle in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):
-            found.append(str(handle.readlink()))
-    return sum(one.startswith("socket:") for one in found)
+    return sum("socket:" in os.path.realpath(handle) for handle in Path("/proc/self/fd").iterdir())
 
 
 def test_a_part_without_a_place_or_a_length_is_refused():
-    for start in (1, 17):
+    def go_on(conn, request):
+        conn.sendall(head("206 Partial Content", length=None) + SHARD[request.start :])
 
-        def answer(conn, request, start=start):
-            if request.start is None:
-                conn.sendall(head("200 OK") + SHARD[:start])  # and no more
-            else:
-                conn.sendall(head("206 Partial Content", length=None) + SHARD[request.start :])
-
-        with serving(answer) as address, storage.use_limits(PATIENT), fails(OSError):
-            storage.read_bytes(address, limit=len(SHARD))
+    with serving(then_breaks(go_on)) as address, storage.use_limits(PATIENT), fails(OSError):
+        storage.read_bytes(address, limit=len(SHARD))
 
 
 @pytest.mark.parametrize("header", ["ETag", "Last-Modified"])
@@ -128,9 +120,6 @@ def test_a_server_tells_a_changed_file_by_either_header(header):
 
 
 def test_a_file_larger_than_the_limits_is_given_up():
-    with (
-        serving(SERVERS["a file without end, in chunks"]) as address,
-        storage.use_limits(PATIENT),
-        fails(OSError, "20000000"),
-    ):
+    server = serving(SERVERS["a file without end, in chunks"])
+    with server as address, storage.use_limits(PATIENT), fails(OSError, "20000000"):
         storage.read_bytes(address, limit=10**9)

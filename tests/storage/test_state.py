@@ -10,9 +10,7 @@ from mobileclip.storage import state_folder
 @pytest.mark.parametrize(
     ("given", "where"),
     [
-        (None, "home/.local/state/mobileclip"),
-        ("", "home/.local/state/mobileclip"),
-        ("a/relative/one", "home/.local/state/mobileclip"),
+        *((unused, "home/.local/state/mobileclip") for unused in (None, "", "a/relative/one")),
         ("/elsewhere", "/elsewhere/mobileclip"),
     ],
 )
@@ -28,9 +26,9 @@ def test_there_is_none_without_a_home(monkeypatch):
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "here")
     assert state_folder() is None
-    monkeypatch.setattr(Path, "home", _no_home)
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
     assert state_folder() is None
-
-
-def _no_home():
-    raise RuntimeError("Could not determine home directory.")

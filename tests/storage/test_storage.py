@@ -30,24 +30,19 @@ DATA = os.urandom(3_000_000)
 
 @pytest.fixture(autouse=True)
 def spool(monkeypatch, tmp_path_factory):
-    """Where remote files are written before they are uploaded."""
+    """Where remote files are written before they are uploaded; nothing stays there."""
     path = tmp_path_factory.mktemp("spool")
     monkeypatch.setattr(tempfile, "tempdir", str(path))
     return path
 
 
-@pytest.fixture(params=["local", "file", "memory", "s3"])
-def base(request, tmp_path):
-    """A directory to write to, of every kind."""
-    if request.param == "s3":
-        request.getfixturevalue("s3").objects.clear()
-        return "s3://data/part"
-    return {"local": str(tmp_path), "file": tmp_path.as_uri(), "memory": f"memory://{tmp_path.name}"}[request.param]
-
-
 def write(path, data=DATA):
     with storage.atomic_write(path) as stream:
         stream.write(data)
+
+
+def read(path):
+    return storage.read_bytes(path, limit=len(DATA))
 
 
 def said_by(code, folder):
@@ -57,34 +52,21 @@ def said_by(code, folder):
     return done.output
 
 
-def test_removing_and_a_first_look_ask_a_store_as_little_as_can_be():
-    with object_store() as store:
-        storage.remove("s3://data/nothing")
-        assert store.requests == {"DELETE": 1}
-        write("s3://data/a.bin")
-        store.requests.clear()
-        assert storage.read_if_exists("s3://data/a.bin", limit=2**24) == DATA
-        assert store.requests == {"HEAD": 1, "GET": 1}
-
-
 class TestNames:
     @pytest.mark.parametrize(
         ("path", "remote", "name"),
         [
-            ("a/b.tar", False, "b.tar"),
             (Path("a/b.tar"), False, "b.tar"),
             ("file:///a/b%20c.tar", False, "b%20c.tar"),
             ("s3://bucket/a/b.tar", True, "b.tar"),
-            ("https://host/a/b.tar?x=1/2", True, "b.tar"),
-            ("https://host/a%20b.tar", True, "a b.tar"),
+            ("https://host/a%20b.tar?x=1/2", True, "a b.tar"),
             ("memory://a", True, "a"),
             ("pipe:cat a.tar", False, "pipe:cat a.tar"),
             ("C:/a.tar", False, "a.tar"),
         ],
     )
     def test_kinds(self, path, remote, name):
-        assert storage.is_remote(path) is remote
-        assert storage.file_name(path) == name
+        assert (storage.is_remote(path), storage.file_name(path)) == (remote, name)
 
     def test_join(self, tmp_path):
         assert storage.join("s3://bucket/a/", "b.tar") == "s3://bucket/a/b.tar"
@@ -92,18 +74,17 @@ class TestNames:
         assert storage.join("file:///x", "b.tar") == "/x/b.tar"
         assert storage.local_path("file:///a/b%20c.tar") == Path("/a/b c.tar")
 
-    @pytest.mark.parametrize(
-        "call",
-        [
-            storage.check_address,
-            lambda address: storage.open_read(address).__enter__(),
-            lambda address: storage.atomic_write(address).__enter__(),
-        ],
-        ids=["check_address", "open_read", "atomic_write"],
-    )
-    def test_unknown_addresses_are_refused(self, call):
-        with fails(ValueError, "nosuch"):
-            call("nosuch://x/y")
+    def test_two_names_of_one_place(self, tmp_path):
+        (tmp_path / "link").symlink_to(tmp_path / "a")
+        assert storage.is_same("s3://bucket/a", "s3://bucket/a")
+        assert storage.is_same(tmp_path / "a", str(tmp_path / "link"))
+        for one, other in (("s3://bucket/a", "s3://bucket/b"), ("s3://bucket/a", tmp_path / "a"), (tmp_path, "b")):
+            assert not storage.is_same(one, other)
+
+    def test_unknown_addresses_are_refused(self):
+        for call in (storage.check_address, read, write):
+            with fails(ValueError, "nosuch"):
+                call("nosuch://x/y")
 
     def test_a_missing_package_is_named_with_the_command_that_installs_it(self, tmp_path):
         code = """
@@ -123,23 +104,16 @@ for call in (storage.check_address, storage.size, storage.fingerprint, storage.l
     def test_importing_brings_no_package_along(self, tmp_path):
         code = "import sys; before = set(sys.modules); import mobileclip.storage; print(*set(sys.modules) - before)"
         brought = set(said_by(code, tmp_path).split())
-        assert "mobileclip.storage" in brought
-        assert not {"fsspec", "s3fs", "aiohttp", "botocore"} & brought
+        assert {"mobileclip.storage", "fsspec", "s3fs", "aiohttp", "botocore"} & brought == {"mobileclip.storage"}
 
 
-class TestEveryStore:
-    def test_a_store_keeps_the_contract(self, base, spool):
-        check_store(base)
-        assert list(spool.iterdir()) == []
-        for read in (storage.read_bytes, storage.read_if_exists):
-            with fails(OSError, "6"):
-                read(storage.join(base, "refusals/below/a.bin"), limit=6)
-
-    @pytest.mark.usefixtures("s3")
-    def test_what_a_store_says_of_a_content_stands_for_it(self):
-        write("s3://data/hashed.bin", b"content")
-        etag = hashlib.md5(b"content", usedforsecurity=False).hexdigest()
-        assert storage.content_hash("s3://data/hashed.bin") == f"7 {etag}"
+@pytest.mark.parametrize("kind", ["local", "file", "memory", "s3"])
+def test_a_store_keeps_the_contract(kind, request, spool, tmp_path):
+    if kind == "s3":
+        request.getfixturevalue("s3").objects.clear()
+    places = {"local": str(tmp_path), "file": tmp_path.as_uri(), "memory": f"memory://{tmp_path.name}"}
+    check_store(places.get(kind, "s3://data/part"))
+    assert list(spool.iterdir()) == []
 
 
 class TestLocal:
@@ -149,40 +123,38 @@ class TestLocal:
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-            with pytest.raises(OSError, match="File too large") as caught:
+            with fails(OSError, "File too large") as caught:
                 write(tmp_path / "a.bin")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
             signal.signal(signal.SIGXFSZ, handler)
-        assert caught.value.errno == errno.EFBIG
-        assert list(tmp_path.iterdir()) == []
+        assert (caught.value.errno, list(tmp_path.iterdir())) == (errno.EFBIG, [])
 
     def test_links_to_files_are_followed_and_links_to_folders_are_not(self, tmp_path):
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / "x.txt").write_text("x")
-        (tmp_path / "a" / "loop").symlink_to(tmp_path)
-        (tmp_path / "a" / "y.txt").symlink_to("x.txt")
-        (tmp_path / "a" / "z.txt").symlink_to("nothing")
+        for name, target in (("loop", tmp_path), ("y.txt", "x.txt"), ("z.txt", "nothing")):
+            (tmp_path / "a" / name).symlink_to(target)
         assert sorted(storage.find_files(tmp_path)) == ["a/x.txt", "a/y.txt"]
 
 
 class TestWeb:
-    def test_reading_needs_one_request(self, site):
+    @pytest.fixture
+    def address(self, site):
         site.files["/a.bin"] = DATA
-        assert storage.read_bytes(f"{site.url}/a.bin", limit=len(DATA)) == DATA
+        return f"{site.url}/a.bin"
+
+    def test_reading_needs_one_request(self, site, address):
+        assert read(address) == DATA
         assert site.requests == [("GET", "/a.bin", None)]
 
     @pytest.mark.parametrize("ranges", [True, False])
-    def test_seeking(self, site, ranges):
+    def test_seeking(self, site, address, ranges):
         site.ranges = ranges
-        site.files["/a.bin"] = DATA
-        with storage.open_read(f"{site.url}/a.bin") as stream:
-            stream.seek(2_000_000)
-            assert stream.read(10) == DATA[2_000_000:2_000_010]
-            stream.seek(5)
-            assert stream.read(10) == DATA[5:15]
-            stream.seek(len(DATA))
-            assert stream.read() == b""
+        with storage.open_read(address) as stream:
+            for start in (2_000_000, 5, len(DATA)):
+                stream.seek(start)
+                assert stream.read(10) == DATA[start : start + 10]
 
     @pytest.mark.parametrize(
         ("properties", "cut_after"),
@@ -194,68 +166,55 @@ class TestWeb:
         ],
         ids=["ranges", "no ranges", "no size", "before the last byte"],
     )
-    def test_a_connection_that_breaks_is_taken_up_where_it_broke(self, site, properties, cut_after):
+    def test_a_connection_that_breaks_is_taken_up_where_it_broke(self, site, address, properties, cut_after):
         for name, value in properties.items():
             setattr(site, name, value)
-        site.files["/a.bin"] = DATA
         site.cut_after = list(cut_after)
-        assert storage.read_bytes(f"{site.url}/a.bin", limit=len(DATA)) == DATA
+        assert read(address) == DATA
         assert site.methods == {"GET": len(cut_after) + 1}
 
-    def test_a_connection_that_breaks_again_and_again(self, site):
-        site.files["/a.bin"] = DATA
+    def test_a_connection_that_breaks_again_and_again(self, site, address):
         site.cut_after = [1_000_000, 0, 0, 0, 0, 0]
         with fails(StorageError):
-            storage.read_bytes(f"{site.url}/a.bin", limit=len(DATA))
+            read(address)
 
     @pytest.mark.parametrize("head", [True, False])
-    def test_what_the_server_says(self, site, head):
+    def test_what_the_server_says(self, site, address, head):
         site.head = head
-        site.files["/a.bin"] = b"12345"
-        assert storage.size(f"{site.url}/a.bin") == 5
-        assert storage.exists(f"{site.url}/a.bin")
+        assert storage.size(address) == len(DATA)
+        assert storage.exists(address)
         assert not storage.exists(f"{site.url}/b.bin")
-        before = storage.fingerprint(f"{site.url}/a.bin")
-        site.files["/a.bin"] = b"54321"
-        assert storage.fingerprint(f"{site.url}/a.bin") != before
+        before = storage.fingerprint(address)
+        site.files["/a.bin"] = DATA[::-1]
+        assert storage.fingerprint(address) != before
 
     @pytest.mark.parametrize(
         ("status", "error", "num_requests"),
         [
-            (404, FileNotFoundError, 1),
-            (410, FileNotFoundError, 1),
-            (403, PermissionError, 1),
-            (418, OSError, 1),
-            (429, StorageError, 4),
-            (500, StorageError, 4),
-            (503, StorageError, 4),
+            *((status, FileNotFoundError, 1) for status in (404, 410)),
+            *((403, PermissionError, 1), (418, OSError, 1)),
+            *((status, StorageError, 4) for status in (429, 500, 503)),
         ],
     )
-    def test_refusals(self, site, status, error, num_requests):
-        site.files["/a.bin"] = b"x"
+    def test_refusals(self, site, address, status, error, num_requests):
         site.status["/a.bin"] = [status] * 10
-        with fails(error, f"{site.url}/a.bin", str(status)) as caught:
-            storage.read_bytes(f"{site.url}/a.bin", limit=9)
-        assert type(caught.value) is error
-        assert len(site.requests) == num_requests
+        with fails(error, address, str(status)) as caught:
+            read(address)
+        assert (type(caught.value), len(site.requests)) == (error, num_requests)
 
     @pytest.mark.parametrize("address", ["http://", "http:///x", "http://[", "http://a b/\n", "http://127.0.0.1:x/"])
     def test_what_is_no_address(self, address):
-        with pytest.raises(OSError, match="http"):
-            storage.read_bytes(address, limit=9)
+        with fails(OSError, "http"):
+            read(address)
 
     def test_addresses_with_spaces_and_letters(self, site):
         site.files["/a%20%C3%A9.bin"] = b"x"
-        assert storage.read_bytes(f"{site.url}/a é.bin", limit=9) == b"x"
+        assert read(f"{site.url}/a é.bin") == b"x"
 
-    def test_nothing_can_be_written_or_listed(self, site):
-        address = f"{site.url}/a.bin"
-        site.files["/a.bin"] = b"x"
+    def test_nothing_can_be_written_or_listed(self, site, address):
         with fails(ValueError), storage.atomic_write(address):
             pytest.fail("nothing may be prepared in vain")
-        with fails(ValueError):
-            storage.list_files(site.url)
-        for change in (storage.remove, lambda one: storage.rename(one, "b.bin")):
+        for change in (storage.remove, storage.list_files, lambda one: storage.rename(one, "b.bin")):
             with fails(ValueError):
                 change(address)
         assert not storage.is_directory(site.url)
@@ -263,14 +222,15 @@ class TestWeb:
 
 @pytest.mark.usefixtures("s3")
 class TestS3:
+    def test_what_a_store_says_of_a_content_stands_for_it(self):
+        write("s3://data/hashed.bin", b"content")
+        etag = hashlib.md5(b"content", usedforsecurity=False).hexdigest()
+        assert storage.content_hash("s3://data/hashed.bin") == f"7 {etag}"
+
     def test_no_bucket(self, spool):
-        with pytest.raises(FileNotFoundError, match="s3://nobucket/a"):
-            storage.size("s3://nobucket/a")
-        with (
-            pytest.raises(FileNotFoundError, match="s3://nobucket/a"),
-            storage.atomic_write("s3://nobucket/a") as stream,
-        ):
-            stream.write(b"x")
+        for call in (storage.size, write):
+            with fails(FileNotFoundError, "s3://nobucket/a"):
+                call("s3://nobucket/a")
         assert list(spool.iterdir()) == []
 
     def test_killed_while_uploading(self, s3, spool):
@@ -278,10 +238,9 @@ class TestS3:
         s3.objects.clear()
         code = """
 from mobileclip import storage
-data = b"x" * 30_000_000
 for number in range(1000):
     with storage.atomic_write(f"s3://data/{number}.bin") as stream:
-        stream.write(data)
+        stream.write(b"x" * 30_000_000)
 """
         process = preloaded("torch").start("-c", code, folder=spool.parent, environment={"TMPDIR": str(spool)})
         wait_for(lambda: any(spool.iterdir()))
@@ -305,17 +264,14 @@ for number in range(1000):
 
         monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", refuse)
         monkeypatch.setattr(s3fs.core, "calculate_chunksize", lambda *_, **__: 5 * 2**20)
-        with pytest.raises(StorageError, match="the network is down"), storage.atomic_write("s3://data/a") as stream:
-            stream.write(bytes(11_000_000))
-        assert not s3.objects
-        assert not s3.uploads
-        assert list(spool.iterdir()) == []
+        with fails(StorageError, "the network is down"):
+            write("s3://data/a", bytes(11_000_000))
+        assert not any((s3.objects, s3.uploads, list(spool.iterdir())))
 
     def test_many_threads(self):
         def work(number):
-            path = f"s3://data/threads/{number}.bin"
-            write(path, DATA[: 1000 * number])
-            return storage.read_bytes(path, limit=10**6)
+            write(f"s3://data/threads/{number}.bin", DATA[: 1000 * number])
+            return read(f"s3://data/threads/{number}.bin")
 
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(work, range(8))) == [DATA[: 1000 * number] for number in range(8)]
@@ -327,24 +283,27 @@ for number in range(1000):
         with socket.create_server(("127.0.0.1", 0)) as deaf:
             monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{deaf.getsockname()[1]}")
             s3fs.S3FileSystem.clear_instance_cache()
-            limits = StoreLimits(call_seconds=0.1, retry_delays_seconds=(0.0,))
             started = time.monotonic()
-            with storage.use_limits(limits):
+            with storage.use_limits(StoreLimits(call_seconds=0.1, retry_delays_seconds=(0.0,))):
                 for call in (storage.size, storage.exists, storage.list_files, storage.remove):
                     with fails(StorageError, "s3://data/a", "0.1"):
                         call("s3://data/a")
             assert time.monotonic() - started < 10
         s3fs.S3FileSystem.clear_instance_cache()
 
-    def test_the_server_goes_away(self, monkeypatch):
-        with object_store() as server:
-            monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-            write("s3://data/a.bin")
-            with storage.open_read("s3://data/a.bin") as stream:
-                assert stream.read(10) == DATA[:10]
-            server.stop()
-            with pytest.raises(StorageError, match=r"s3://data/a\.bin.*Could not connect"):
-                storage.size("s3://data/a.bin")
+
+def test_a_store_is_asked_as_little_as_can_be_and_goes_away(monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with object_store() as store:
+        storage.remove("s3://data/nothing")
+        assert store.requests == {"DELETE": 1}
+        write("s3://data/a.bin")
+        store.requests.clear()
+        assert storage.read_if_exists("s3://data/a.bin", limit=2**24) == DATA
+        assert store.requests == {"HEAD": 1, "GET": 1}
+        store.stop()
+        with fails(StorageError, "s3://data/a.bin", "Could not connect"):
+            storage.size("s3://data/a.bin")
 
 
 @pytest.mark.parametrize("kind", [TypeError, ValueError, NotImplementedError])
@@ -356,16 +315,6 @@ def test_what_a_store_s_package_cannot_do_is_not_tried_again(monkeypatch, kind):
         raise kind("no such thing")
 
     monkeypatch.setattr(MemoryFileSystem, "info", refuse)
-    with pytest.raises(OSError, match=f"memory://a.bin: {kind.__name__}: no such thing") as caught:
+    with fails(OSError, f"memory://a.bin: {kind.__name__}: no such thing") as caught:
         storage.size("memory://a.bin")
-    assert type(caught.value) is OSError
-    assert len(asked) == 1
-
-
-def test_two_names_of_one_place(tmp_path):
-    assert storage.is_same("s3://bucket/a", "s3://bucket/a")
-    assert not storage.is_same("s3://bucket/a", "s3://bucket/b")
-    assert not storage.is_same("s3://bucket/a", tmp_path / "a")
-    (tmp_path / "link").symlink_to(tmp_path / "a")
-    assert storage.is_same(tmp_path / "a", str(tmp_path / "link"))
-    assert not storage.is_same(tmp_path / "a", tmp_path / "b")
+    assert (type(caught.value), len(asked)) == (OSError, 1)

@@ -19,7 +19,7 @@ from mobileclip.data import Batch, ReinforcedBatch, Skip, StreamPosition, normal
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, MCiSpec, StageSpec, TextTransformerSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
-from mobileclip.training import AdamWSpec, CosineSchedule, RunSpec, TrainingSpec, read_metrics, train
+from mobileclip.training import AdamWSpec, CosineSchedule, RunSpec, TrainingResult, TrainingSpec, read_metrics, train
 
 TEACHER_DIMS = (6, 5)
 ROOT = Path(__file__).parents[2]
@@ -36,21 +36,16 @@ MODEL = DualEncoderSpec(
         width=32, num_heads=2, depth=1, embedding_dim=24, input=TextInput(context_length=6, vocab_size=40)
     ),
 )
+LOSS = ReinforcedLossSpec(
+    teacher_dims=TEACHER_DIMS, teacher_logit_scales=(20.0, 30.0), contrastive_weight=0.5, distill_weight=0.5
+)
 
 
 def training_spec(total_steps: int = 8, *, reinforced: bool = True, peak: float = 3e-3, **changes) -> TrainingSpec:
-    loss = ReinforcedLossSpec(
-        teacher_dims=TEACHER_DIMS, teacher_logit_scales=(20.0, 30.0), contrastive_weight=0.5, distill_weight=0.5
-    )
-    spec = TrainingSpec(
-        loss=loss if reinforced else ContrastiveLossSpec(),
-        schedule=CosineSchedule(peak=peak, warmup_steps=2, total_steps=total_steps),
-        optimizer=AdamWSpec(),
-        ema_decay=0.9,
-        log_every_steps=1,
-        checkpoint_every_steps=3,
-    )
-    return attrs.evolve(spec, **changes)
+    schedule = CosineSchedule(peak=peak, warmup_steps=2, total_steps=total_steps)
+    often = {"ema_decay": 0.9, "log_every_steps": 1, "checkpoint_every_steps": 3}
+    own = {"loss": LOSS if reinforced else ContrastiveLossSpec(), "schedule": schedule, "optimizer": AdamWSpec()}
+    return TrainingSpec(**(own | often | changes))
 
 
 def new_model() -> DualEncoder:
@@ -120,6 +115,32 @@ class Batches:
         return []
 
 
+def trained(
+    output: Path | str,
+    spec: TrainingSpec | None = None,
+    *,
+    model: nn.Module | None = None,
+    make: Callable[[int], Batch] = batch_of,
+    stop: int | None = None,
+    **choices,
+) -> TrainingResult:
+    """Train the small model for eight steps, or as a test has it; `stop` is the step that the run is killed in."""
+    batches = Batches(make=make, stop=stop, killed=stop is not None)
+    return train(spec or training_spec(), model=model or new_model(), batches=batches, output=output, **choices)
+
+
+def kill(output: Path | str, spec: TrainingSpec | None = None, *, step: int, **choices) -> None:
+    """Train until the run is killed in a step."""
+    with pytest.raises(KilledError):
+        trained(output, spec, stop=step, **choices)
+
+
+def logged(output: Path | str) -> list[dict[str, float]]:
+    """Return what a run has logged, but for times."""
+    lines = read_metrics(f"{output}/metrics.jsonl")
+    return [{name: value for name, value in line.items() if "seconds" not in name} for line in lines]
+
+
 def kept_by(call: Callable[[], object]) -> list[torch.Tensor]:
     """Return what a forward pass keeps for the backward pass, a tensor of each storage."""
     kept: dict[int, torch.Tensor] = {}
@@ -148,14 +169,9 @@ def last_checkpoint(output: Path) -> Path:
     return max((output / "checkpoints").glob("step-*.safetensors"))
 
 
-def without_times(metrics):
-    return [{name: value for name, value in line.items() if "seconds" not in name} for line in metrics]
-
-
 def assert_same_to_the_bit(one: Path, other: Path) -> None:
     """Compare the metrics of two runs, and their models or, of runs without, the last checkpoints."""
-    lines = [without_times(read_metrics(output / "metrics.jsonl")) for output in (one, other)]
-    assert lines[0] == lines[1]
+    assert logged(one) == logged(other)
     models = (output / "model.safetensors" for output in (one, other))
     first, second = (load_file(path if path.exists() else last_checkpoint(path.parent)) for path in models)
     assert first.keys() == second.keys()
@@ -163,50 +179,36 @@ def assert_same_to_the_bit(one: Path, other: Path) -> None:
 
 
 def launch(*command: str | Path, **variables: str) -> subprocess.Popen[str]:
-    """Start what Python is given, in a group of its own, whose output and errors can be read.
-
-    Args:
-        command: of Python.
-        variables: that it has beside this process's.
-    """
+    """Start Python with arguments and variables, in a group of its own, whose output and errors can be read."""
+    arguments = [sys.executable, *map(str, command)]
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        cwd=ROOT,
-        env=os.environ | ENVIRONMENT | variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+        arguments, cwd=ROOT, env=os.environ | ENVIRONMENT | variables, start_new_session=True, **piped
     )
 
 
 def free_port() -> int:
     """Return a port of this machine that nobody uses."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
+        return free.getsockname()[1]
 
 
-def start_processes(program: str, *arguments: str, size: int = 2) -> list[subprocess.Popen[str]]:
-    """Start a program in processes that meet each other."""
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
-    return [launch("-c", program, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), **meeting) for rank in range(size)]
+def start_processes(program: str, *arguments: str) -> list[subprocess.Popen[str]]:
+    """Start a program in two processes that meet each other."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    return [launch("-c", program, *arguments, RANK=rank, LOCAL_RANK=rank, **meeting) for rank in ("0", "1")]
 
 
-def assert_resumes_to_the_bit(
-    spec: TrainingSpec, build: Callable[[], nn.Module], folder: Path, make: Callable[[int], Batch] = batch_of
-) -> None:
+def assert_resumes_to_the_bit(spec: TrainingSpec, folder: Path, build=new_model, make=batch_of) -> None:
     """Assert that a run that is killed at three steps away from its checkpoints ends as one that is not."""
     whole, parts = folder / "whole", folder / "parts"
-    reference = train(spec, model=build(), batches=Batches(make=make), output=whole)
+    reference = trained(whole, spec, model=build(), make=make)
     for step in (2, 5, 7):
-        with pytest.raises(KilledError):
-            train(spec, model=build(), batches=Batches(make=make, stop=step, killed=True), output=parts)
-    resumed = train(spec, model=build(), batches=Batches(make=make), output=parts)
+        kill(parts, spec, step=step, model=build(), make=make)
+    resumed = trained(parts, spec, model=build(), make=make)
     assert resumed.num_steps == 2
     assert_same_to_the_bit(whole, parts)
-    for name, value in reference.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[name], value), name
+    torch.testing.assert_close(resumed.model.state_dict(), reference.model.state_dict(), rtol=0, atol=0)
 
 
 def assert_killed_goes_on(spec: RunSpec, folder: Path) -> None:
@@ -224,7 +226,7 @@ def assert_killed_goes_on(spec: RunSpec, folder: Path) -> None:
 
         batches.stream = stream
         train(spec.training, model=spec.model.build(), batches=batches, output=output)
-        return [line["loss"] for line in read_metrics(output / "metrics.jsonl")]
+        return [line["loss"] for line in logged(output)]
 
     expected = losses(folder / "whole")
     with pytest.raises(KilledError):

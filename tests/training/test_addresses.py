@@ -1,7 +1,5 @@
 """A run whose output is in a store: the same files as in a folder, whole or absent, and gone on from to the bit."""
 
-from __future__ import annotations
-
 import os
 import signal
 
@@ -11,15 +9,14 @@ from safetensors.torch import load
 
 from mobileclip import storage
 from mobileclip.encoders import load_model
-from mobileclip.training import MetricLog, plot_curves, read_metrics, run, train
+from mobileclip.training import MetricLog, plot_curves, read_metrics, run
 from mobileclip.training.checkpoint import digest
 from mobileclip.training.records import compare_runs
 from tests.descendants import descendants, environment_of, kill_all
 from tests.errors import fails
 from tests.object_store import object_store
 from tests.training.program import run_spec, start, write_data
-from tests.training.runs import Batches, KilledError, last_checkpoint, new_model, training_spec, without_times
-from tests.training.test_loop import killed_at
+from tests.training.runs import kill, logged, trained, training_spec
 from tests.waiting import wait_for
 
 OUTPUT = "s3://data/runs/one"
@@ -41,23 +38,24 @@ def names(s3) -> list[str]:
     return sorted(name.removeprefix("data/runs/one/") for name in list(s3.objects))
 
 
-def test_a_killed_run_goes_on_from_the_store_to_the_bit(s3, tmp_path):
-    spec = training_spec(8, evaluate_every_steps=3)
+def assert_same(output, name):
+    """Assert that a run in the store has the log, and a file the tensors, of one in a folder."""
+    assert logged(OUTPUT) == logged(output)
+    found, expected = (storage.read_bytes(f"{place}/{name}", limit=2**30) for place in (OUTPUT, output))
+    assert digest(load(found)) == digest(load(expected))
 
+
+def test_a_killed_run_goes_on_from_the_store_to_the_bit(s3, tmp_path):
     def evaluate(model, done):
         return {"measured": done + model.logit_scale.item()}
 
-    train(spec, model=new_model(), batches=Batches(), output=tmp_path, evaluate=evaluate)
-    with pytest.raises(KilledError):
-        train(spec, model=new_model(), batches=killed_at(5), output=OUTPUT, evaluate=evaluate)
+    spec = training_spec(8, evaluate_every_steps=3)
+    trained(tmp_path, spec, evaluate=evaluate)
+    kill(OUTPUT, spec, step=5, evaluate=evaluate)
     assert names(s3) == ["checkpoints/step-00000003.safetensors", "metrics.jsonl"]
-    resumed = train(spec, model=new_model(), batches=Batches(), output=OUTPUT, evaluate=evaluate)
-    assert resumed.num_steps == 5
+    assert trained(OUTPUT, spec, evaluate=evaluate).num_steps == 5
     assert names(s3) == [*(f"checkpoints/step-0000000{step}.safetensors" for step in (6, 8)), "metrics.jsonl"]
-    found, expected = read_metrics(f"{OUTPUT}/metrics.jsonl"), read_metrics(tmp_path / "metrics.jsonl")
-    assert without_times(found) == without_times(expected)
-    tensors = load(storage.read_bytes(f"{OUTPUT}/checkpoints/step-00000008.safetensors", limit=2**30))
-    assert digest(tensors) == digest(load(last_checkpoint(tmp_path).read_bytes()))
+    assert_same(tmp_path, "checkpoints/step-00000008.safetensors")
     assert not s3.uploads
 
 
@@ -72,28 +70,22 @@ def test_a_whole_run_leaves_its_choices_curves_and_model_there(s3, tmp_path):
     with storage.local_copy(path) as local:
         assert load_model(local.rename(tmp_path / "model.safetensors")).spec == spec.model
     assert run(spec, OUTPUT, device="cpu") == path
-    other = attrs.evolve(spec, training=attrs.evolve(spec.training, seed=1))
     with fails(ValueError, "s3://data/runs/one", "training"):
-        run(other, OUTPUT, device="cpu")
+        run(attrs.evolve(spec, training=attrs.evolve(spec.training, seed=1)), OUTPUT, device="cpu")
 
 
 def test_a_damaged_checkpoint_is_set_aside_there(s3, caplog):
-    with pytest.raises(KilledError):
-        train(training_spec(8), model=new_model(), batches=killed_at(7), output=OUTPUT)
-    newest = f"{OUTPUT}/checkpoints/step-00000006.safetensors"
-    with storage.atomic_write(newest) as stream:
+    kill(OUTPUT, step=7)
+    with storage.atomic_write(f"{OUTPUT}/checkpoints/step-00000006.safetensors") as stream:
         stream.write(b"half")
-    assert train(training_spec(8), model=new_model(), batches=Batches(), output=OUTPUT).num_steps == 5
+    assert trained(OUTPUT).num_steps == 5
     assert "step-00000006.safetensors is damaged" in caplog.text
     assert "checkpoints/step-00000006.unreadable" in names(s3)
 
 
 def test_a_store_that_is_not_there_is_said_before_the_first_step(s3):
-    def never(step: int):
-        raise AssertionError(f"batch {step}")
-
-    with pytest.raises(OSError, match="s3://nowhere/run"):
-        train(training_spec(8), model=new_model(), batches=Batches(make=never), output="s3://nowhere/run")
+    with fails(OSError, "s3://nowhere/run"):
+        trained("s3://nowhere/run", stop=0)
     assert names(s3) == []
 
 
@@ -111,26 +103,16 @@ def test_a_log_in_a_store_is_written_when_asked_and_not_for_tensorboard(s3):
 
 @pytest.mark.slow
 def test_two_processes_killed_and_started_again_by_torchrun_end_in_the_store_as_ones_that_were_not(s3, tmp_path):
-    data = write_data(tmp_path / "data")
-    port = 24500 + os.getpid() % 1000
-    process = start(data, OUTPUT, num_steps=40, port=port, num_restarts=1)
-    try:
-        wait_for(lambda: "checkpoints/step-00000014.safetensors" in names(s3), process)
-        first = next(pid for pid in descendants(process.pid) if b"\0RANK=0\0" in environment_of(pid))
-        os.kill(first, signal.SIGKILL)
-        _, errors = process.communicate(timeout=180)
-    finally:
-        kill_all(process)
-    assert process.returncode == 0, errors[-3000:]
-    whole = start(data, tmp_path / "whole", num_steps=40, port=port)
-    _, errors = whole.communicate(timeout=180)
-    assert whole.returncode == 0, errors[-3000:]
-    found, expected = (
-        (
-            without_times(read_metrics(f"{place}/metrics.jsonl")),
-            storage.read_bytes(f"{place}/model.safetensors", limit=2**30),
-        )
-        for place in (OUTPUT, tmp_path / "whole")
-    )
-    assert found[0] == expected[0]
-    assert digest(load(found[1])) == digest(load(expected[1]))
+    data, port = write_data(tmp_path / "data"), 24500 + os.getpid() % 1000
+    for output in (OUTPUT, tmp_path / "whole"):
+        process = start(data, output, num_steps=40, port=port, num_restarts=1)
+        try:
+            if output == OUTPUT:
+                wait_for(lambda: "checkpoints/step-00000014.safetensors" in names(s3), process)
+                first = next(pid for pid in descendants(process.pid) if b"\0RANK=0\0" in environment_of(pid))
+                os.kill(first, signal.SIGKILL)
+            _, errors = process.communicate(timeout=180)
+        finally:
+            kill_all(process)
+        assert process.returncode == 0, errors[-3000:]
+    assert_same(tmp_path / "whole", "model.safetensors")

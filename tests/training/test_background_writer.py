@@ -1,7 +1,5 @@
 """What is written beside the training: steps go on, errors come back, and nothing is left half done."""
 
-from __future__ import annotations
-
 import signal
 import threading
 import time
@@ -10,12 +8,16 @@ import pytest
 import torch
 
 from mobileclip.terminal.interruption import Interrupted
-from mobileclip.training import train
 from mobileclip.training.checkpoint import BackgroundWriter, StateFile, digest, mark, read_state
 from tests.errors import fails
-from tests.training.runs import Batches, batch_of, last_checkpoint, new_model, training_spec
+from tests.training.runs import batch_of, last_checkpoint, trained, training_spec
 
 SECONDS = 20.0
+
+
+def fail():
+    time.sleep(0.05)
+    raise OSError("no room")
 
 
 def test_a_write_does_not_hold_up_and_the_next_one_waits_for_it():
@@ -30,54 +32,39 @@ def test_a_write_does_not_hold_up_and_the_next_one_waits_for_it():
 
 
 def test_errors_come_once_to_whoever_asks_next():
-    def fail() -> None:
-        raise OSError("no room")
-
     with BackgroundWriter() as writer:
         assert not writer.has_failed
-        writer.begin(fail)
-        with pytest.raises(OSError, match="no room"):
-            writer.wait()
-        writer.wait()
-        writer.begin(fail)
-        with pytest.raises(OSError, match="no room"):
+        for ask in (writer.wait, lambda: writer.begin(fail)):
             writer.begin(fail)
+            with fails(OSError, "no room"):
+                ask()
+            writer.wait()
         assert not writer.has_failed
 
 
-def test_leaving_waits_and_says_what_could_not_be_written(caplog):
-    def fail() -> None:
-        time.sleep(0.05)
-        raise OSError("no room")
-
-    def leave(error: BaseException | None) -> None:
-        with BackgroundWriter() as writer:
-            writer.begin(fail)
-            if error is not None:
-                raise error
-
-    with pytest.raises(OSError, match="no room"):
-        leave(None)
-    # What ended the context is what is raised; this is behind it.
-    with pytest.raises(ValueError, match="own"):
-        leave(ValueError("own"))
-    assert "no room" in caplog.text
-    # A signal is no error: behind it, this one would not be told, and the same command be started again.
-    with pytest.raises(OSError, match="no room"):
-        leave(KeyboardInterrupt())
+# What ended the context is what is raised; what could not be written is behind it. A signal is no error: behind it,
+# this one would not be told, and the same command be started again.
+@pytest.mark.parametrize(
+    ("error", "raised"), [(None, OSError), (ValueError("own"), ValueError), (KeyboardInterrupt(), OSError)]
+)
+def test_leaving_waits_and_says_what_could_not_be_written(error, raised, caplog):
+    with fails(raised) as caught, BackgroundWriter() as writer:
+        writer.begin(fail)
+        if error is not None:
+            raise error
+    assert "no room" in f"{caught.value} {caplog.text}"
 
 
 def test_a_state_comes_back_with_its_numbers(tmp_path):
     tensors = {"a": torch.randn(3, 4).bfloat16(), "b": torch.tensor(7), "c": torch.zeros(0, 2)}
-    state, path = StateFile(tensors=tensors, metadata={"step": "3"}), tmp_path / "new" / "x.safetensors"
-    state.write(path)
+    path, other = tmp_path / "new" / "x.safetensors", tmp_path / "other.safetensors"
+    StateFile(tensors=tensors, metadata={"step": "3"}).write(path)
     found = read_state(path)
     assert digest(found.tensors) == digest(tensors)
     assert found.metadata["step"] == "3"
-    assert all(torch.equal(found.tensors[name], value) for name, value in tensors.items())
-    other = tmp_path / "other.safetensors"
+    torch.testing.assert_close(found.tensors, tensors, rtol=0, atol=0)
     StateFile(tensors={**tensors, "b": torch.tensor(8)}, metadata={"step": "3"}).write(other)
-    assert len({mark(path), mark(other)}) == 2
+    assert mark(path) != mark(other)
 
 
 @pytest.mark.parametrize(
@@ -100,55 +87,49 @@ def slowly(monkeypatch, before) -> None:
 
 def test_steps_go_on_while_a_checkpoint_is_written_which_holds_its_own_step(tmp_path, monkeypatch):
     """The checkpoint after step 3 is written when step 5 has begun, with the weights of step 3."""
-    spec = training_spec(6, keep_checkpoints=9)
-    train(spec, model=new_model(), batches=Batches(), output=tmp_path / "at once")
-    later = threading.Event()
+    spec, later, started = training_spec(6, keep_checkpoints=9), threading.Event(), time.monotonic()
+    trained(tmp_path / "at once", spec)
     slowly(monkeypatch, lambda _: later.wait(SECONDS))
-    asked = []
 
-    def make(step: int):
-        asked.append(step)
+    def make(step):
         if step == 4:
             later.set()
         return batch_of(step)
 
-    started = time.monotonic()
-    train(spec, model=new_model(), batches=Batches(make=make), output=tmp_path / "later")
+    trained(tmp_path / "later", spec, make=make)
     assert time.monotonic() - started < SECONDS
-    names = [path.name for path in sorted((tmp_path / "later" / "checkpoints").iterdir())]
-    assert names == ["step-00000003.safetensors", "step-00000006.safetensors"]
-    for name in names:
-        expected, found = (read_state(tmp_path / run / "checkpoints" / name) for run in ("at once", "later"))
-        assert digest(found.tensors) == digest(expected.tensors)
+    paths = sorted((tmp_path / "later" / "checkpoints").iterdir())
+    assert [path.name for path in paths] == ["step-00000003.safetensors", "step-00000006.safetensors"]
+    for path in paths:
+        expected = read_state(tmp_path / "at once" / "checkpoints" / path.name)
+        assert digest(read_state(path).tensors) == digest(expected.tensors)
 
 
 def test_what_could_not_be_written_ends_the_run_at_one_of_the_next_steps(tmp_path, monkeypatch):
-    def fail(path: str) -> None:
+    def fail(path):
         raise OSError(f"checkpoint {path} could not be written")
 
     slowly(monkeypatch, fail)
     asked = []
 
-    def make(step: int):
+    def make(step):
         asked.append(step)
         time.sleep(0.01)
         return batch_of(step)
 
     with fails(OSError, "step-00000003.safetensors"):
-        train(
-            training_spec(60, checkpoint_every_steps=3), model=new_model(), batches=Batches(make=make), output=tmp_path
-        )
+        trained(tmp_path, training_spec(60), make=make)
     assert max(asked) < 6
 
 
 def test_a_signal_waits_for_the_last_write(tmp_path, monkeypatch):
     slowly(monkeypatch, lambda _: time.sleep(0.3))
 
-    def make(step: int):
+    def make(step):
         if step == 3:
             signal.raise_signal(signal.SIGINT)
         return batch_of(step)
 
     with pytest.raises(Interrupted):
-        train(training_spec(8), model=new_model(), batches=Batches(make=make), output=tmp_path)
+        trained(tmp_path, make=make)
     assert last_checkpoint(tmp_path).name == "step-00000003.safetensors"

@@ -15,20 +15,18 @@ from mobileclip.losses import CaptionLossSpec
 from mobileclip.reinforce import CheckpointCaptioner
 from mobileclip.serialization import from_json
 from mobileclip.tensor_files import CheckpointError
-from mobileclip.training import AdamWSpec, CaptionObjective, Memory, RunSpec, World, read_metrics, run
+from mobileclip.training import AdamWSpec, CaptionObjective, Memory, RunSpec, World, run
 from tests.contracts.captioners import check_captioner
 from tests.errors import fails
-from tests.training.runs import MODEL, assert_killed_goes_on, batch_of, training_spec
+from tests.training.runs import MODEL, assert_killed_goes_on, batch_of, logged, training_spec
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "yellow": (230, 220, 40)}
 SIZE = {"width": 32, "depth": 1, "num_heads": 2, "embedding_dim": 32}
+DECODER = {"decoder_depth": 1, "decoder_heads": 2, "num_queries": 3, "pooler_heads": 2}
 CAPTIONER = CoCaSpec(
     image=ViTSpec(**SIZE, patch_size=8, stem="patch", input=ImageInput(size=16)),
     text=TextTransformerSpec(**SIZE, causal=True, input=TextInput(context_length=12, vocab_size=4096)),
-    decoder_depth=1,
-    decoder_heads=2,
-    num_queries=3,
-    pooler_heads=2,
+    **DECODER,
 )
 CAPTIONS_ALONE = training_spec(6, loss=CaptionLossSpec(contrastive_weight=0), ema_decay=None, max_gradient_norm=1.0)
 
@@ -62,16 +60,9 @@ def shards(tmp_path_factory):
 
 
 def spec_of(shards, steps=6, peak=3e-3, **changes):
-    data = ReinforcedPipelineSpec(
-        shards=shards,
-        batch_size=8,
-        sampling="endless",
-        num_readers=2,
-        image=CAPTIONER.image.input,
-        text=CAPTIONER.text.input,
-        reinforced=False,
-        augmentation=crop_augmentation(16),
-    )
+    inputs = {"image": CAPTIONER.image.input, "text": CAPTIONER.text.input, "augmentation": crop_augmentation(16)}
+    often = {"batch_size": 8, "sampling": "endless", "num_readers": 2}
+    data = ReinforcedPipelineSpec(shards=shards, reinforced=False, **inputs, **often)
     own = {"loss": CaptionLossSpec(), "optimizer": AdamWSpec(weight_decay=0.05), "ema_decay": None}
     return RunSpec(model=CAPTIONER, data=data, training=training_spec(steps, peak=peak, **(own | changes)))
 
@@ -95,7 +86,7 @@ def test_it_names_what_it_sees_and_keeps_the_contract(trained):
 
 def test_two_steps_are_those_of_before(shards, tmp_path):
     run(spec_of(shards, steps=3), tmp_path / "out")
-    found = [(one["contrastive"], one["captions"]) for one in read_metrics(tmp_path / "out" / "metrics.jsonl")[:2]]
+    found = [(one["contrastive"], one["captions"]) for one in logged(tmp_path / "out")[:2]]
     torch.testing.assert_close(torch.tensor(found), torch.tensor(GOLDEN), rtol=1e-4, atol=0)
 
 
@@ -130,7 +121,7 @@ def test_files_of_a_run_start_another_of_a_longer_context(shards, trained, tmp_p
     again = spec_of(shards, steps=3)
     data = attrs.evolve(again.data, text=text)
     run(attrs.evolve(again, model=longer, data=data, initial_weights=path), tmp_path / "again")
-    assert read_metrics(tmp_path / "again" / "metrics.jsonl")[0]["captions"] < 0.2 * GOLDEN[0][1]
+    assert logged(tmp_path / "again")[0]["captions"] < 0.2 * GOLDEN[0][1]
     positions = [load_model(path, fold=False, context_length=length).text_encoder.position for length in (None, 16)]
     torch.testing.assert_close(positions[0][[0, -1]], positions[1][[0, -1]])
     with fails(CheckpointError):

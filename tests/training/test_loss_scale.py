@@ -1,13 +1,15 @@
 """Runs in float16: a scaled loss, and steps that are left out where it overflows."""
 
+import itertools
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from mobileclip.training import LossScale, World, build_objective, read_metrics, train
+from mobileclip.training import LossScale, World, build_objective
 from tests.errors import fails
-from tests.training.runs import Batches, batch_of, last_checkpoint, new_model, training_spec
+from tests.training.runs import batch_of, last_checkpoint, logged, new_model, trained, training_spec
 
 
 def test_it_is_pytorchs_scaler():
@@ -34,9 +36,8 @@ def test_it_is_pytorchs_scaler():
 def test_gradients_are_near_those_of_float32():
     found = {}
     for precision in ("float32", "float16"):
-        objective = build_objective(
-            training_spec().loss, spec=training_spec(precision=precision), model=new_model(), world=World()
-        )
+        spec = training_spec(precision=precision)
+        objective = build_objective(spec.loss, spec=spec, model=new_model(), world=World())
         terms = objective(batch_of(0))
         if precision == "float32":
             assert objective.loss_scale is None
@@ -52,41 +53,32 @@ def test_gradients_are_near_those_of_float32():
     assert not torch.equal(exact, narrow)
 
 
-class Overflowing:
-    """Makes a model's gradient overflow at some steps."""
-
-    def __init__(self, model, steps):
-        self.num_steps, self.steps = 0, steps
-        model.text_encoder.position.register_hook(self)
-
-    def __call__(self, gradient):
-        step, self.num_steps = self.num_steps, self.num_steps + 1
-        return gradient * torch.inf if step in self.steps else gradient
+def overflowing(steps):
+    """Return a model whose gradient overflows at some steps."""
+    model, number = new_model(), itertools.count()
+    position = model.text_encoder.position
+    position.register_hook(lambda gradient: gradient * torch.inf if next(number) in steps else gradient)
+    return model
 
 
 def test_a_step_that_overflows_is_left_out(tmp_path, caplog):
     choices = {"ema_decay": None, "checkpoint_every_steps": 1, "keep_checkpoints": 9}
-    spec, model = training_spec(9, precision="float16", **choices), new_model()
-    Overflowing(model, {7})
-    train(spec, model=model, batches=Batches(), output=tmp_path)
+    trained(tmp_path, training_spec(9, precision="float16", **choices), model=overflowing({7}))
     states = [load_file(tmp_path / "checkpoints" / f"step-{step:08d}.safetensors") for step in (7, 8, 9)]
     weights = [state["objective/model.text_encoder.token_embedding.weight"] for state in states]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[1], weights[2])
     factors = [state["objective/loss_scale.factor"].item() for state in states]
     assert factors == [factors[0], factors[0] / 2, factors[0] / 2]
-    steps = [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")]
-    assert {6, 8} <= set(steps)
-    left_out = sorted(set(range(9)) - set(steps))
-    assert 7 in left_out
-    assert [f"step {step} is skipped" in caplog.text for step in left_out] == [True] * len(left_out)
+    left_out = set(range(9)) - {line["step"] for line in logged(tmp_path)}
+    assert left_out & {6, 7, 8} == {7}
+    assert all(f"step {step} is skipped" in caplog.text for step in left_out)
     assert factors[0] == 2.0 ** (17 - len(left_out))
 
 
 def test_what_overflows_whatever_the_scale_stops_the_run(tmp_path):
-    model = new_model()
-    Overflowing(model, range(99))
+    model = overflowing(range(99))
     with fails(FloatingPointError, "gradient norm", "16"):
-        train(training_spec(20, precision="float16"), model=model, batches=Batches(), output=tmp_path)
+        trained(tmp_path, training_spec(20, precision="float16"), model=model)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert last_checkpoint(tmp_path)

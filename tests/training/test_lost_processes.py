@@ -31,32 +31,28 @@ with process_group("cpu", collective_seconds=5.0) as world:
 """
 
 
-def started(output: Path, what: str, *, evaluation: str = "pass", size: int = 2) -> list[subprocess.Popen[str]]:
-    """Start processes that train together, the last of which does something before step 5."""
-    return start_processes(TRAINING.format(what=what, evaluation=evaluation), str(output), size=size)
+def started(output: Path, what: str, *, evaluation: str = "pass") -> list[subprocess.Popen[str]]:
+    """Start two processes that train together, the second of which does something before step 5."""
+    return start_processes(TRAINING.format(what=what, evaluation=evaluation), str(output))
 
 
-def ended(processes: list[subprocess.Popen[str]], seconds: float = 60.0) -> list[str]:
+def ended(processes: list[subprocess.Popen[str]]) -> list[str]:
     """Return what each wrote to standard error."""
     try:
-        return [process.communicate(timeout=seconds)[1] for process in processes]
+        return [process.communicate(timeout=60)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
             process.communicate()
 
 
-@pytest.mark.parametrize(
-    "what",
-    [
-        "os.kill(os.getpid(), signal.SIGKILL)",
-        pytest.param("os.kill(os.getpid(), signal.SIGSTOP)", marks=pytest.mark.slow),
-        pytest.param("time.sleep(60)", marks=pytest.mark.slow),
-        # What ends a source otherwise than by an error, of which all are told with the step before.
-        pytest.param("raise SystemExit('my own')", marks=pytest.mark.slow),
-    ],
-    ids=["killed", "stopped", "hangs", "left"],
-)
+# The last ends a source otherwise than by an error, of which all are told with the step before.
+OTHERS = ("os.kill(os.getpid(), signal.SIGSTOP)", "time.sleep(60)", "raise SystemExit('my own')")
+KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
+LOST = [KILLED, *(pytest.param(what, marks=pytest.mark.slow) for what in OTHERS)]
+
+
+@pytest.mark.parametrize("what", LOST)
 def test_one_that_is_lost_ends_the_other_in_time_with_the_collective(tmp_path, what):
     first, second = started(tmp_path, what)
     begun = time.monotonic()
@@ -67,14 +63,13 @@ def test_one_that_is_lost_ends_the_other_in_time_with_the_collective(tmp_path, w
         second.communicate()
     assert time.monotonic() - begun < 40
     assert first.returncode == 1
-    told = r"TimeoutError: process 0 of 2 .*5 s.*all_gather"
-    assert re.search(told, errors), errors[-2000:]
+    assert re.search(r"TimeoutError: process 0 of 2 .*5 s.*all_gather", errors), errors[-2000:]
 
 
 @pytest.mark.slow
 def test_the_first_process_that_is_killed_alone_ends_the_others(tmp_path):
     """They wait for it without the bound of a step, until its end closes the store."""
-    _, second = started(tmp_path, "pass", evaluation="os.kill(os.getpid(), signal.SIGKILL)")
+    _, second = started(tmp_path, "pass", evaluation=KILLED)
     (errors,) = ended([second])
     assert second.returncode == 1
     assert re.search(r"TimeoutError: process 1 of 2 .*5 s", errors), errors[-2000:]
@@ -85,5 +80,4 @@ def test_an_evaluation_takes_longer_than_processes_wait_for_each_other(tmp_path)
     processes = started(tmp_path, "pass", evaluation="time.sleep(10)")
     errors = ended(processes)
     assert [process.returncode for process in processes] == [0, 0], errors
-    log = (tmp_path / "metrics.jsonl").read_text()
-    assert log.count("measured") == 2
+    assert (tmp_path / "metrics.jsonl").read_text().count("measured") == 2

@@ -20,16 +20,13 @@ DEVICES = [CPU, pytest.param(CUDA, marks=pytest.mark.gpu)]
 class Source:
     """Batches that are counted as they are asked for."""
 
-    def __init__(self, *, stop=None, error=None):
-        self.given = 0
-        self.stop, self.error = stop, error
+    def __init__(self, *, killed_at=None):
+        self.given, self.killed_at = 0, killed_at
 
     def __iter__(self):
         for number in count():
-            if number == self.stop:
-                if self.error is not None:
-                    raise self.error
-                return
+            if number == self.killed_at:
+                raise KilledError
             self.given += 1
             yield batch_of(number)
 
@@ -53,7 +50,7 @@ def test_batches_come_in_order_and_end_where_the_run_does(device):
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
 def test_an_error_is_of_the_batch_it_stands_for(device):
-    feed = Feed(iter(Source(stop=2, error=KilledError())), count=9, device=device)
+    feed = Feed(iter(Source(killed_at=2)), count=9, device=device)
     for _ in range(2):
         assert feed.take() is not None
         feed.advance()
@@ -80,8 +77,7 @@ def test_a_signal_while_the_source_is_waited_for_is_of_the_batch_that_did_not_co
 
 def test_on_the_cpu_batches_are_handed_out_as_they_are():
     batch = batch_of(0)
-    taken = Feed(iter([batch]), count=1, device=CPU).take()
-    assert taken.image is batch.image
+    assert Feed(iter([batch]), count=1, device=CPU).take().image is batch.image
 
 
 def test_waiting_is_counted_by_the_step():

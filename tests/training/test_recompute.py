@@ -1,60 +1,42 @@
-from __future__ import annotations
-
 import copy
 
 import pytest
 import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_leaves
 
-from mobileclip import build_model
-from mobileclip.blocks import (
-    AttentionBlock,
-    BlockSequence,
-    RepMixerBlock,
-    TextRepMixerBlock,
-    TransformerLayer,
-    recompute,
-    recomputed,
-)
+from mobileclip import blocks, build_model
+from mobileclip.blocks import BlockSequence, RepMixerBlock, recompute, recomputed
 from mobileclip.encoders import CoCaSpec, TextTransformerSpec, ViTSpec
 from mobileclip.inputs import ImageInput
 from tests.errors import fails
 from tests.training.runs import kept_by
 
-
-def maps(dtype=torch.float64):
-    return torch.randn(4, 32, 8, 8, dtype=dtype)
-
-
-def tokens(dtype=torch.float64):
-    return torch.randn(4, 9, 32, dtype=dtype)
-
-
+MAPS, TOKENS = (4, 32, 8, 8), (4, 9, 32)
 SEQUENCES = {
-    "repmixer": (lambda: [RepMixerBlock(32, hidden_dim=48) for _ in range(3)], maps),
-    "attention": (lambda: [AttentionBlock(32, head_dim=16, hidden_dim=48) for _ in range(2)], maps),
-    "text": (lambda: [TextRepMixerBlock(32, kernel_size=3), TransformerLayer(32, num_heads=2)], tokens),
+    "repmixer": (lambda: [RepMixerBlock(32, hidden_dim=48) for _ in range(3)], MAPS),
+    "attention": (lambda: [blocks.AttentionBlock(32, head_dim=16, hidden_dim=48) for _ in range(2)], MAPS),
+    "text": (
+        lambda: [blocks.TextRepMixerBlock(32, kernel_size=3), blocks.TransformerLayer(32, num_heads=2)],
+        TOKENS,
+    ),
 }
 
 
-def bytes_kept(module: nn.Module, x: torch.Tensor) -> int:
-    """Return how much the forward pass leaves for the backward pass, parameters aside."""
+def bytes_kept(module, call):
+    """Return how much a forward pass of a module leaves for the backward pass, parameters aside."""
     own = {parameter.data_ptr() for parameter in module.parameters()}
-    kept = kept_by(lambda: module(x))
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept if tensor.data_ptr() not in own)
+    return sum(one.untyped_storage().nbytes() for one in kept_by(call) if one.data_ptr() not in own)
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
 @pytest.mark.parametrize("training", [True, False])
 def test_gradients_and_running_statistics_are_those_of_keeping_everything(name, training):
-    torch.manual_seed(0)
-    blocks, inputs = SEQUENCES[name]
-    keeping = BlockSequence(*blocks()).double().train(training)
+    make, shape = SEQUENCES[name]
+    keeping = BlockSequence(*make()).double().train(training)
     again = copy.deepcopy(keeping)
     assert recompute(again).recomputes
-    x = inputs()
-    results = []
+    x, results = torch.randn(*shape, dtype=torch.float64), []
     for module in (keeping, again):
         own = x.clone().requires_grad_()
         for _ in range(2):
@@ -65,18 +47,15 @@ def test_gradients_and_running_statistics_are_those_of_keeping_everything(name, 
 
 def test_the_input_of_every_block_is_kept_and_nothing_else():
     keeping = BlockSequence(*(RepMixerBlock(32, hidden_dim=96) for _ in range(3))).train()
-    again = copy.deepcopy(keeping)
-    recompute(again)
-    x = torch.randn(8, 32, 16, 16, requires_grad=True)
-    in_pieces = sum(bytes_kept(block, x) for block in keeping)
-    assert in_pieces > 5 * 3 * x.nbytes
-    assert bytes_kept(again, x) == 3 * x.nbytes
+    again, x = recompute(copy.deepcopy(keeping)), torch.randn(8, 32, 16, 16, requires_grad=True)
+    assert sum(bytes_kept(block, lambda block=block: block(x)) for block in keeping) > 5 * 3 * x.nbytes
+    assert bytes_kept(again, lambda: again(x)) == 3 * x.nbytes
 
 
 def test_without_gradients_nothing_is_wrapped():
     block = RepMixerBlock(32, hidden_dim=48).eval()
     with torch.no_grad():
-        x = maps(torch.float32)
+        x = torch.randn(*MAPS)
         torch.testing.assert_close(recomputed(block, block, x), block(x), rtol=0, atol=0)
 
 
@@ -84,9 +63,9 @@ def test_without_gradients_nothing_is_wrapped():
 def test_every_encoder_has_sequences_to_recompute(name):
     with torch.device("meta"):
         encoder = build_model(name)
-    blocks = sum(len(module) for module in encoder.modules() if isinstance(module, BlockSequence))
-    assert blocks >= 6
-    assert all(module.recomputes for module in recompute(encoder).modules() if isinstance(module, BlockSequence))
+    sequences = [module for module in recompute(encoder).modules() if isinstance(module, BlockSequence)]
+    assert sum(map(len, sequences)) >= 6
+    assert all(sequence.recomputes for sequence in sequences)
 
 
 def test_a_model_without_repeated_blocks_is_refused():
@@ -96,20 +75,16 @@ def test_a_model_without_repeated_blocks_is_refused():
 
 def kept_and_gradients(model, way, given):
     """Return the bytes that a forward pass keeps, parameters aside, and the gradients of all that it gives."""
-    own = {parameter.data_ptr() for parameter in model.parameters()}
     found = []
-    kept = kept_by(lambda: found.extend(one for one in tree_flatten(way(given))[0] if one.is_floating_point()))
+    kept = bytes_kept(model, lambda: found.extend(one for one in tree_leaves(way(given)) if one.is_floating_point()))
     model.zero_grad()
     sum(one.square().sum() for one in found).backward()
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    num_bytes = sum(one.untyped_storage().nbytes() for one in kept if one.data_ptr() not in own)
-    return num_bytes, [one.clone() for one in gradients]
+    return kept, [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 
 def test_every_way_through_a_vit_and_a_captioner_keeps_less():
-    torch.manual_seed(0)
-    image = ViTSpec(width=32, depth=4, num_heads=2, embedding_dim=32, input=ImageInput(size=64))
-    text = TextTransformerSpec(width=32, depth=4, num_heads=2, embedding_dim=32, causal=True)
+    size = {"width": 32, "depth": 4, "num_heads": 2, "embedding_dim": 32}
+    image, text = ViTSpec(**size, input=ImageInput(size=64)), TextTransformerSpec(**size, causal=True)
     encoder = image.build().train()
     captioner = CoCaSpec(image=image, text=text, decoder_depth=4, num_queries=9).build().train()
     images, ids = torch.rand(2, 3, 64, 64), torch.randint(1, 1000, (2, 20))

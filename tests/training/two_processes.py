@@ -11,32 +11,37 @@ from pathlib import Path
 import torch
 
 from mobileclip.tensor_files import CheckpointError
-from mobileclip.training import CrossEntropySpec, World, process_group, train
+from mobileclip.training import CrossEntropySpec, World, process_group
 from mobileclip.training.checkpoint import StateFile, digest, read_state
 from tests.training import class_runs
-from tests.training.runs import Batches, KilledError, batch_of, new_model, share_of, training_spec
+from tests.training.runs import KilledError, batch_of, share_of, trained, training_spec
 from tests.training.test_captions import CAPTIONER, CAPTIONS_ALONE, caption_batch
 from tests.training.test_objective import TRANSFORMERS
 
 # What one process and two train alike, without batch norm and without what every process draws for itself.
+CLASSES = class_runs.training_spec(6, loss=CrossEntropySpec(label_smoothing=0.1))
 RUNS = {
     "pairs": (training_spec(8), TRANSFORMERS, batch_of),
-    "classifier": (
-        class_runs.training_spec(6, loss=CrossEntropySpec(label_smoothing=0.1)),
-        class_runs.TRANSFORMER,
-        class_runs.class_batch,
-    ),
+    "classifier": (CLASSES, class_runs.TRANSFORMER, class_runs.class_batch),
     "captions": (CAPTIONS_ALONE, CAPTIONER, caption_batch),
 }
 
 
+def write(world: World, output: Path, name: str, content: object) -> None:
+    """Write down what this process has found."""
+    (output / f"{name}-{world.rank}.json").write_text(json.dumps(content))
+
+
+def train_share(world: World, output: Path, spec=None, make=batch_of, **choices):
+    """Train with this process's share of each batch."""
+    return trained(output, spec, make=share_of(world.rank, world.size, make), world=world, **choices)
+
+
 def train_one(name: str, output: Path, world: World | None = None) -> int:
-    """Train one of the runs, with this process's share of each batch; return the number of steps."""
-    world = world or World()
+    """Train one of the runs; return the number of steps."""
     spec, model, make = RUNS[name]
     torch.manual_seed(0)
-    batches = Batches(make=share_of(world.rank, world.size, make))
-    return train(spec, model=model.build(), batches=batches, output=output / name, world=world).num_steps
+    return train_share(world or World(), output / name, spec, make, model=model.build()).num_steps
 
 
 def train_all(world: World, output: Path) -> None:
@@ -44,19 +49,12 @@ def train_all(world: World, output: Path) -> None:
         train_one(name, output, world)
 
 
-def share(world: World, **changes) -> Batches:
-    return Batches(make=share_of(world.rank, world.size), **changes)
-
-
 def resume(world: World, output: Path) -> None:
     """Train as a whole, and killed and resumed away from the checkpoints, which come every third step."""
-    spec = training_spec(8)
-    train(spec, model=new_model(), batches=share(world), output=output / "whole", world=world)
-    for stop in (2, 5, 7):
-        killed = share(world, stop=stop, killed=True)
+    train_share(world, output / "whole")
+    for stop in (2, 5, 7, None):
         with suppress(KilledError):
-            train(spec, model=new_model(), batches=killed, output=output / "parts", world=world)
-    train(spec, model=new_model(), batches=share(world), output=output / "parts", world=world)
+            train_share(world, output / "parts", stop=stop)
 
 
 def spoiled_at(number: int, world: World):
@@ -75,22 +73,22 @@ def leave_out(world: World, output: Path) -> None:
     """Train in float16 where one of the processes meets a NaN, and write down the weights of both."""
     torch.manual_seed(0)
     spec, model = training_spec(8, precision="float16", ema_decay=None), TRANSFORMERS.build()
-    train(spec, model=model, batches=Batches(make=spoiled_at(6, world)), output=output / "narrow", world=world)
-    (output / f"narrow-{world.rank}.txt").write_text(digest(model.state_dict()))
+    trained(output / "narrow", spec, model=model, make=spoiled_at(6, world), world=world)
+    write(world, output, "narrow", digest(model.state_dict()))
 
 
 def refuse(world: World, output: Path) -> None:
     """Write down what every process says when one of them meets a NaN, or has a smaller batch than the other."""
-    messages = {}
-    for name, make in (
-        ("diverged", spoiled_at(4, world)),
-        ("uneven", lambda step: batch_of(step).rows(0, 4 - world.rank)),
-    ):
+    makes, messages = (
+        {"diverged": spoiled_at(4, world), "uneven": lambda step: batch_of(step).rows(0, 4 - world.rank)},
+        {},
+    )
+    for name, make in makes.items():
         try:
-            train(training_spec(8), model=new_model(), batches=Batches(make=make), output=output / name, world=world)
+            trained(output / name, make=make, world=world)
         except (FloatingPointError, ValueError) as error:  # noqa: PERF203 - two runs
             messages[name] = f"{type(error).__name__}: {error}"
-    (output / f"messages-{world.rank}.json").write_text(json.dumps(messages))
+    write(world, output, "messages", messages)
 
 
 def find_others(world: World, output: Path) -> None:
@@ -104,7 +102,7 @@ def find_others(world: World, output: Path) -> None:
     if world.is_first:
         shutil.copy(before, own)
     world.gather(world.rank)
-    train(training_spec(8), model=new_model(), batches=share(world), output=own.parent, world=world)
+    train_share(world, own.parent)
     if world.is_first:
         own.parent.rename(output / "disk-0-before")
 
@@ -116,15 +114,15 @@ def find_others(world: World, output: Path) -> None:
             path = own / f"{name}.safetensors"
             shutil.copy(before, path)
             if world.rank == 1:
-                content = read_state(path)
-                tensors = {**content.tensors, "objective/model.logit_scale": torch.tensor(1.0)}
-                StateFile(tensors=tensors, metadata=content.metadata).write(path)
+                state = read_state(path)
+                tensors = {**state.tensors, "objective/model.logit_scale": torch.tensor(1.0)}
+                StateFile(tensors=tensors, metadata=state.metadata).write(path)
         world.gather(world.rank)
         try:
-            train(training_spec(8), model=new_model(), batches=share(world), output=own.parent, world=world)
+            train_share(world, own.parent)
         except ValueError as error:
             messages.append(str(error))
-    (output / f"found-{world.rank}.json").write_text(json.dumps(messages))
+    write(world, output, "found", messages)
 
 
 def share_errors(world: World, output: Path) -> None:
@@ -141,7 +139,7 @@ def share_errors(world: World, output: Path) -> None:
     tensors = {"a": torch.arange(3) + world.rank, "b": torch.tensor(world.rank, dtype=torch.bfloat16)}
     received = world.broadcast(tensors if world.is_first else {})
     said += [f"{received['a'].tolist()} {received['b'].item()}"]
-    (output / f"said-{world.rank}.json").write_text(json.dumps(said))
+    write(world, output, "said", said)
 
 
 if __name__ == "__main__":

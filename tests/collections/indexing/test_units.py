@@ -3,31 +3,28 @@
 import os
 import shutil
 import signal
+from functools import partial
 
 import attrs
 import pytest
 
-from mobileclip.collections import Collection, IndexOptions, scan
+from mobileclip.collections import Collection, scan
 from mobileclip.collections.index import FindingsWriter, units_of
 from mobileclip.collections.read import FileReader, FileTask, KnownContent
-from mobileclip.encoders import save_model
 from mobileclip.engines import SET_ASIDE, InlineEngine, LocalEngine, Retries, read_status
-from tests.collections.pictures import assert_same_rows, draw, index_of, pack, telling
+from tests.collections.pictures import add, assert_same_rows, counts, draw, draw_all, pack
 from tests.datasets.made_videos import film
 from tests.engines.conftest import forked_workers  # noqa: F401  a fixture
 from tests.engines.works import workers_of_this_process
-from tests.errors import fails
 
-OPTIONS = IndexOptions(precision="float32", video_seconds=2, show_progress=False)
 AT_ONCE = Retries(pause_seconds=0.0)
-INLINE = InlineEngine(device="cpu", retries=AT_ONCE)
+INLINE = {"engine": InlineEngine(device="cpu", retries=AT_ONCE)}
+add = partial(add, precision="float32", video_seconds=2)
 
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
-    for number in range(40):
-        draw(folder / f"{number:02d}.png", number)
+    folder = draw_all(tmp_path / "photos", range(40), digits=2)
     shutil.copy(folder / "03.png", folder / "copy.png")
     (folder / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
     pack(folder / "00.tar", 50, 51, 52)
@@ -35,17 +32,11 @@ def photos(tmp_path):
     return folder
 
 
-@pytest.fixture
-def make(tmp_path, telling_file):
-    return lambda name: index_of(tmp_path / name, telling_file)
-
-
 def test_an_engine_makes_the_rows_that_one_process_makes(make, photos):
     alone, shared = make("alone"), make("shared")
-    expected = alone.add(photos, options=OPTIONS)
-    report = shared.add(photos, options=OPTIONS, engine=INLINE)
+    report = add(shared, photos, **INLINE)
     assert (report.num_encoded, report.set_aside) == (46, ())
-    assert report == expected
+    assert report == add(alone, photos)
     assert_same_rows(shared, alone)
     # Everything that may change does.
     draw(photos / "01.png", 100)
@@ -55,11 +46,11 @@ def test_an_engine_makes_the_rows_that_one_process_makes(make, photos):
     (photos / "00.tar").rename(photos / "moved.tar")
     pack(photos / "01.tar", 50, 70)
     os.utime(photos / "clip.mp4", ns=(5, 5))
-    expected = alone.add(photos, options=OPTIONS)
-    assert (expected.num_encoded, expected.num_known, expected.num_removed) == (2, 8, 5)
-    assert shared.add(photos, options=OPTIONS, engine=INLINE) == expected
+    report = add(shared, photos, **INLINE)
+    assert (report.num_encoded, report.num_known, report.num_removed) == (2, 8, 5)
+    assert report == add(alone, photos)
     assert_same_rows(shared, alone)
-    assert shared.add(photos, options=OPTIONS, engine=INLINE).num_unchanged == len(shared)
+    assert add(shared, photos, **INLINE).num_unchanged == len(shared)
 
 
 def test_of_a_group_that_fails_the_picture_is_set_aside_and_the_next_run_does_it(make, photos, monkeypatch):
@@ -72,21 +63,19 @@ def test_of_a_group_that_fails_the_picture_is_set_aside_and_the_next_run_does_it
     index, read = make("index"), FileReader.read
     with monkeypatch.context() as patch:
         patch.setattr(FileReader, "read", failing)
-        report = index.add(photos, options=OPTIONS, engine=INLINE)
+        report = add(index, photos, **INLINE)
     (aside,) = report.set_aside
-    assert (aside.tries, aside.reason) == (3, "RuntimeError: out of memory")
-    assert aside.unit == str(photos / "07.png")
+    assert (aside.unit, aside.tries, aside.reason) == (f"{photos}/07.png", 3, "RuntimeError: out of memory")
     assert report.num_encoded == 46 - 1
     assert (index.path / SET_ASIDE).is_file()
     gone = make("gone")
     shutil.copy(index.path / SET_ASIDE, gone.path)
     (photos / "07.png").rename(photos / "other.png")
-    assert gone.add(photos, options=OPTIONS).set_aside == ()
+    assert add(gone, photos).set_aside == ()
     assert not (gone.path / SET_ASIDE).exists()
     (photos / "other.png").rename(photos / "07.png")
     shutil.copy(photos / "05.png", photos / "later.png")
-    report = index.add(photos, options=OPTIONS, engine=INLINE)
-    assert (report.num_encoded, report.num_known, report.num_unchanged) == (1, 1, 45)
+    assert counts(add(index, photos, **INLINE)) == (1, 1, 45, 0)
     # What was set aside was by itself.
     assert read_status(index.path).num_units == 2
     assert not (index.path / SET_ASIDE).exists()
@@ -103,18 +92,10 @@ def test_what_is_interrupted_is_kept(make, photos, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(FindingsWriter, "add", enter)
         with pytest.raises(KeyboardInterrupt):
-            index.add(photos, options=OPTIONS, engine=INLINE)
+            add(index, photos, **INLINE)
     kept = len(Collection.open(index.path))
     assert 16 < kept < 47
-    assert index.add(photos, options=OPTIONS, engine=INLINE).num_unchanged == kept
-
-
-def test_workers_refuse_another_model(photos, telling_file, tmp_path):
-    copy = shutil.copy(telling_file, tmp_path / "model.safetensors")
-    index = index_of(tmp_path / "other", copy)
-    save_model(telling(seed=1), copy)
-    with fails(ValueError, "other"):
-        index.add(photos, options=OPTIONS, engine=INLINE)
+    assert add(index, photos, **INLINE).num_unchanged == kept
 
 
 @pytest.mark.parametrize(("num_workers", "num_groups"), [(1, 8), (4, 32), (1000, 63)])
@@ -130,11 +111,9 @@ def test_groups_are_small_enough_for_every_worker(tmp_path, num_workers, num_gro
 
 @pytest.mark.slow
 def test_processes_make_the_same_rows_and_one_that_is_killed_costs_nothing(make, photos, monkeypatch):
-    for number in range(100, 160):
-        draw(photos / f"{number}.png", number)
-    alone, shared = make("alone"), make("shared")
-    expected = alone.add(photos, options=OPTIONS)
-    killed = []
+    draw_all(photos, range(100, 160))
+    alone, shared, killed = make("alone"), make("shared"), []
+    expected = add(alone, photos)
 
     def kill_once(self, found):
         if not killed:
@@ -144,7 +123,6 @@ def test_processes_make_the_same_rows_and_one_that_is_killed_costs_nothing(make,
 
     entered = FindingsWriter.add
     monkeypatch.setattr(FindingsWriter, "add", kill_once)
-    report = shared.add(photos, options=OPTIONS, engine=LocalEngine(num_workers=2, devices=("cpu",), retries=AT_ONCE))
-    assert killed
-    assert report == expected
+    report = add(shared, photos, engine=LocalEngine(num_workers=2, devices=("cpu",), retries=AT_ONCE))
+    assert (len(killed), report) == (1, expected)
     assert_same_rows(shared, alone)

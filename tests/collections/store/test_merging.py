@@ -13,97 +13,96 @@ import numpy as np
 import pytest
 
 from mobileclip.cli import main
-from mobileclip.collections import INDEX, Collection, IndexOptions, ModelSource, Store
+from mobileclip.collections import INDEX, Collection, ModelSource, Store
 from mobileclip.collections.metadata import IndexMetadata
-from mobileclip.collections.snapshot import take_snapshot
 from mobileclip.collections.store import Row
-from tests.collections.pictures import assert_same_rows, draw, index_of, pack, rows_of
+from tests.collections.pictures import add, assert_same_rows, counts, draw, draw_all, index_of, names, pack, rows_of
 from tests.errors import fails
 from tests.preloaded import preloaded
 
-OPTIONS = IndexOptions(precision="float32", show_progress=False)
+TORN = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture
-def make(tmp_path, telling_file):
-    return lambda name, *inputs: index_of(tmp_path / name, telling_file, *inputs, precision="float32")
+def make(make):
+    return partial(make, precision="float32")
 
 
 @pytest.fixture
 def folders(tmp_path):
-    for number in range(6):
-        draw(tmp_path / "ab"[number % 2] / f"{number}.png", number)
-    pack(tmp_path / "a" / "00.tar", 10, 11)
-    (tmp_path / "b" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    return tmp_path / "a", tmp_path / "b"
+    first, second = draw_all(tmp_path / "a", (0, 2, 4)), draw_all(tmp_path / "b", (1, 3, 5))
+    pack(first / "00.tar", 10, 11)
+    (second / "torn.png").write_bytes(TORN)
+    return first, second
 
 
-def test_joined_indexes_are_one_of_all_pictures(make, folders, tmp_path, monkeypatch):
-    first, second = make("first", folders[0]), make("second", folders[1])
-    joined = Collection.create_like(tmp_path / "joined", first)
-    assert joined.merge(first, second, show_progress=False).num_copied == 9
+@pytest.fixture
+def indexes(make, folders):
+    return make("first", folders[0]), make("second", folders[1])
+
+
+def merged(folder, *indexes):
+    return Collection.create_merged(folder, *indexes, show_progress=False)
+
+
+def test_joined_indexes_are_one_of_all_pictures(make, indexes, folders, tmp_path, monkeypatch):
+    joined = Collection.create_like(tmp_path / "joined", indexes[0])
+    assert joined.merge(*indexes, show_progress=False).num_copied == 9
     assert_same_rows(joined, make("whole", *folders))
     assert len(set(joined.snapshot.ids.tolist())) == 8
     monkeypatch.setattr(ModelSource, "load", lambda *_: pytest.fail("nothing is new"))
-    report = joined.add(*folders, options=OPTIONS)
-    assert (report.num_unchanged, report.num_unreadable, report.num_removed) == (8, 1, 0)
-    assert joined.merge(first, second, show_progress=False).num_copied == 0
+    report = add(joined, *folders, precision="float32")
+    assert (counts(report), report.num_unreadable) == ((0, 0, 8, 0), 1)
+    assert joined.merge(*indexes, show_progress=False).num_copied == 0
 
 
-def test_of_the_same_picture_the_latest_change_is_kept_or_what_was_read_to_its_end(make, folders, tmp_path):
+def test_of_the_same_picture_the_latest_change_is_kept_or_what_was_read_to_its_end(make, tmp_path):
     """In whichever order the indexes are joined."""
-    old = make("old", folders[0])
-    os.utime(folders[0] / "0.png", ns=(2**62, 2**62))
-    new = make("new", folders[0])
-    whole, begun = make("whole", folders[0] / "00.tar"), make("begun")
+    folder = draw_all(tmp_path / "a", (0, 2))
+    pack(folder / "00.tar", 10, 11)
+    old = make("old", folder)
+    os.utime(folder / "0.png", ns=(2**62, 2**62))
+    new, whole, begun = make("new", folder), make("whole", folder / "00.tar"), make("begun")
     with begun.store.writing():
         (row,) = whole.store.rows([1])
         begun.store.append([attrs.evolve(row, id=None)])
     path = draw(tmp_path / "photos" / "0.png", 0)
     when, good = path.stat().st_mtime_ns, make("good", path)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    path.write_bytes(TORN)
     os.utime(path, ns=(when, when))
     torn = make("torn", path)
     assert torn.snapshot.num_unreadable == 1
     for worse, better in ((old, new), (begun, whole), (torn, good)):
         for number, others in enumerate(((worse, better), (better, worse))):
-            joined, _ = Collection.create_merged(tmp_path / f"{better.path.name}{number}", *others, show_progress=False)
+            joined, _ = merged(tmp_path / f"{better.path.name}{number}", *others)
             assert_same_rows(joined, better)
-            assert joined.store.finished == better.store.finished
-            assert joined.snapshot.num_unreadable == 0
-    report = old.merge(new, show_progress=False)
-    assert str(report)
-    assert (report.num_copied, len(old)) == (1, len(new))
-    with fails(ValueError):
-        old.merge(Collection.open(old.path))
+            assert (joined.store.finished, joined.snapshot.num_unreadable) == (better.store.finished, 0)
+    assert (old.merge(new, show_progress=False).num_copied, len(old)) == (1, len(new))
 
 
 def test_two_pictures_under_one_path_are_both_kept_until_one_is_found_there(make, tmp_path):
     """As on two machines, where one path leads to two pictures."""
-    photos = tmp_path / "photos"
-    for number in range(3):
-        draw(photos / f"{number}.png", number)
+    photos = draw_all(tmp_path / "photos", range(3))
     first = make("first", photos)
     for number in range(2):
         draw(photos / f"{number}.png", 100 + number)
     second = make("second", photos)
-    joined, report = Collection.create_merged(tmp_path / "joined", first, second, show_progress=False)
+    joined, report = merged(tmp_path / "joined", first, second)
     assert report.num_copied == 5
     found = sorted(Path(row["path"]).name for row in rows_of(joined.snapshot))
     assert found == ["0.png", "0.png", "1.png", "1.png", "2.png"]
     assert joined.merge(first, second, show_progress=False).num_copied == 0
-    assert (joined.add(photos, options=OPTIONS).num_encoded, len(joined)) == (0, 3)
+    assert (add(joined, photos, precision="float32").num_encoded, len(joined)) == (0, 3)
     assert_same_rows(joined, second)
 
 
-def test_a_merge_that_is_stopped_has_copied_nothing(make, folders, tmp_path, monkeypatch):
-    first, second = make("first", folders[0]), make("second", folders[1])
-    joined = Collection.create_like(tmp_path / "joined", first)
+def test_a_merge_that_is_stopped_has_copied_nothing(indexes, tmp_path, monkeypatch):
+    joined = Collection.create_like(tmp_path / "joined", indexes[0])
     rows = Store.rows
 
     def stopped(self, ids=None):
         for number, row in enumerate(rows(self, ids)):
-            if self.folder == second.path and number == 2:
+            if self.folder == indexes[1].path and number == 2:
                 raise KeyboardInterrupt
             yield row
 
@@ -111,89 +110,85 @@ def test_a_merge_that_is_stopped_has_copied_nothing(make, folders, tmp_path, mon
         patch.setattr(Store, "rows", stopped)
         for merge in (joined.merge, partial(Collection.create_merged, tmp_path / "new")):
             with pytest.raises(KeyboardInterrupt):
-                merge(first, second, show_progress=False)
+                merge(*indexes, show_progress=False)
     again = Collection.open(joined.path)
     assert (len(again), (tmp_path / "new").exists()) == (0, False)
-    assert again.merge(first, second, show_progress=False).num_copied == 9
+    assert again.merge(*indexes, show_progress=False).num_copied == 9
 
 
 def test_a_refused_merge_leaves_nothing_behind_and_names_the_input_that_is_wrong(
-    make, folders, tmp_path, small_file, capsys
+    make, indexes, tmp_path, small_file, capsys
 ):
-    first, second = make("first", folders[0]), make("second", folders[1])
-    other = index_of(tmp_path / "other", small_file)
     damaged = make("damaged", draw(tmp_path / "c" / "9.png", 9)).path
     with sqlite3.connect(damaged / INDEX) as db:
         db.execute("UPDATE embeddings SET embedding = x'00' WHERE id = (SELECT max(id) FROM embeddings)")
+    others, output = [str(index.path) for index in indexes], str(tmp_path / "joined")
+    other = index_of(tmp_path / "other", small_file).path
     before = sorted(path.name for path in tmp_path.iterdir())
-    for wrong in (other.path, damaged, tmp_path / "nothing"):
+    for wrong in (other, damaged, tmp_path / "nothing"):
         with pytest.raises(SystemExit):
-            main(["merge", str(first.path), str(second.path), str(wrong), "-o", str(tmp_path / "joined")])
-        told = capsys.readouterr().err.replace("\n", " ")
-        assert str(wrong) in told
-        assert str(tmp_path / "joined") not in told
-        assert str(second.path) not in told
+            main(["merge", *others, str(wrong), "-o", output])
+        err = capsys.readouterr().err.replace("\n", " ")
+        assert [name in err for name in (str(wrong), output, others[1])] == [True, False, False]
         assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-def test_concepts_and_tags_come_along_and_are_joined(make, folders, tmp_path):
-    first, second = make("first", folders[0]), make("second", folders[1])
-    zero, one, two = folders[0] / "0.png", folders[1] / "1.png", folders[0] / "2.png"
+def test_concepts_and_tags_come_along_and_are_joined(make, indexes, folders, tmp_path):
+    (first, second), zero, one, two = indexes, folders[0] / "0.png", folders[1] / "1.png", folders[0] / "2.png"
+    tagging = {"template": "a photo of {}", "share": 0.3, "show_progress": False}
     first.concepts.add("mein Rad", text="a bike", positive=[zero, two])
     second.concepts.add("mein Rad", text="a bike", positive=[zero, one], negative=[draw(tmp_path / "no.png", 40)])
     second.concepts.add("hers", text="a hat")
-    for index, words in ((first, ["a kite", "a hill"]), (second, ["A hill", "a boat"])):
-        index.tag(words, template="a photo of {}", share=0.3, show_progress=False)
+    first.tag(["a kite", "a hill"], **tagging)
+    second.tag(["A hill", "a boat"], **tagging)
     joined = Collection.create_like(tmp_path / "joined", first)
     for _ in range(2):  # the second time, nothing is new
         joined.merge(first, second, show_progress=False)
-        concepts = joined.concepts
-        assert list(concepts) == ["hers", "mein Rad"]
-        examples = [(Path(each.path).name, each.is_positive) for each in concepts["mein Rad"].examples]
-        assert examples == [("0.png", True), ("2.png", True), ("no.png", False), ("1.png", True)]
-    whole = make("whole", *folders)
-    tags = whole.tag(["a kite", "a hill", "a boat"], template="a photo of {}", share=0.3, show_progress=False)
-    found = joined.snapshot.words
+        assert list(joined.concepts) == ["hers", "mein Rad"]
+        examples = joined.concepts["mein Rad"].examples
+        assert names(examples) == ["0.png", "2.png", "no.png", "1.png"]
+        assert [each.is_positive for each in examples] == [True, True, False, True]
+    tags, found = make("whole", *folders).tag(["a kite", "a hill", "a boat"], **tagging), joined.snapshot.words
     assert (found.words, found.template, found.share) == (tags.words, tags.template, tags.share)
     np.testing.assert_array_equal(found.vectors, tags.vectors)
     np.testing.assert_allclose(found.levels, tags.levels, atol=1e-6)
-    copied, _ = Collection.create_merged(tmp_path / "copied", second, show_progress=False)
+    copied, _ = merged(tmp_path / "copied", second)
     assert copied.concepts["mein Rad"].is_same(second.concepts["mein Rad"])
     np.testing.assert_array_equal(copied.snapshot.words.levels, second.snapshot.words.levels)
 
 
-def test_what_is_two_things_is_refused_with_the_way_out_and_nothing_is_copied(make, folders, tmp_path, capsys):
-    first, second = make("first", folders[0]), make("second", folders[1])
+def test_what_is_two_things_is_refused_with_the_way_out_and_nothing_is_copied(make, tmp_path):
     picture = draw(tmp_path / "one.png", 50)
+    first, second, joined = make("first", picture), make("second", picture), make("joined")
 
-    def refused(code, *named):
-        joined = make(f"joined{len(list(tmp_path.iterdir()))}")
-        with fails(code, *named):
+    def refused(*named):
+        with fails(ValueError, *named, str(second.path)):
             joined.merge(first, second, show_progress=False)
         assert (len(joined.store.values("id")), len(joined.concepts)) == (0, 0)
 
     first.concepts.add("rad", text="a bike", positive=[picture])
     second.concepts.add("rad", text="a wheel", negative=[picture])
-    refused(ValueError, "rad", "a bike", "a wheel", str(second.path))
+    refused("rad", "a bike", "a wheel")
     second.concepts.add("rad", text="a bike")
-    refused(ValueError, "one.png", "rad", str(second.path))
+    refused("one.png", "rad")
     main(["concept", "add", "rad", "--unlabel", str(picture), "--index", str(second.path)])
     first.tag(["a kite"], show_progress=False)
     second.tag(["a kite"], template="a photo of {}", show_progress=False)
-    refused(ValueError, "a photo of {}", "0.05", str(second.path))
+    refused("a photo of {}", "0.05")
     main(["tag", "--index", str(second.path), "--template", "{}", "--quiet"])
-    main(["merge", str(first.path), str(second.path), "-o", str(tmp_path / "whole")])
-    whole = Collection.open(tmp_path / "whole")
-    assert [len(one.examples) for one in whole.concepts.values()] == [1]
-    assert whole.snapshot.words.words == ("a kite",)
+    joined.merge(first, second, show_progress=False)
+    assert [len(one.examples) for one in joined.concepts.values()] == [1]
+    assert joined.snapshot.words.words == ("a kite",)
+    with fails(ValueError):
+        joined.merge(Collection.open(joined.path))
 
 
-def test_an_index_that_is_written_to_meanwhile_is_told(make, folders, monkeypatch, tmp_path):
-    index, rows = make("index", folders[0]), Store.rows
+def test_an_index_that_is_written_to_meanwhile_is_told(make, monkeypatch, tmp_path):
+    index, rows = make("index", draw_all(tmp_path / "photos", range(2))), Store.rows
 
     def written(self, ids=None):
         monkeypatch.undo()
-        index.forget(folders[0])
+        index.forget(tmp_path / "photos")
         yield from rows(self, ids)
 
     monkeypatch.setattr(Store, "rows", written)
@@ -212,40 +207,35 @@ index.merge(*others, show_progress=False)
 
 
 def numbered(folder, numbers):
-    """Make an index of rows whose embeddings tell their numbers."""
-    store = Store.create(folder, IndexMetadata(weights_sha256="0" * 64, spec="{}", version="1", dim=64))
-    about = {"size": 1, "mtime_ns": 1}
+    """Make an index of rows whose embeddings tell their numbers, and return its folder."""
+    store = Store.create(folder, IndexMetadata(weights_sha256="0" * 64, spec="{}", version="1", dim=8))
     with store.writing():
         store.append(
-            Row(path=f"/p/{one}", sha256=str(one), embedding=np.full(64, one / 65536, np.float16), **about)
+            Row(path=f"/p/{one}", sha256=str(one), embedding=np.full(8, one / 65536, np.float16), size=1, mtime_ns=1)
             for one in numbers
         )
-    return store
+    return folder
 
 
 @pytest.mark.parametrize("num_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_a_merge_has_copied_all_or_nothing(tmp_path, num_kills):
-    own, others = range(100), (range(50, 20_000), range(19_000, 40_000))
-    sources = [numbered(tmp_path / f"other{number}", one).folder for number, one in enumerate(others)]
+    sources = [numbered(tmp_path / f"{one}", one) for one in (range(50, 10_000), range(9_000, 20_000))]
     draw_moment, undisturbed = random.Random(0), None
     for _ in range(num_kills + 1):
-        target = numbered(tmp_path / "target", own).folder
+        target = numbered(tmp_path / "target", range(100))
         job = preloaded().start("-c", MERGE, target, *sources, folder=tmp_path)
         begun = time.monotonic()
-        if undisturbed is None:
-            job.communicate()
-            undisturbed = time.monotonic() - begun
-        else:
+        if undisturbed is not None:
             time.sleep(draw_moment.uniform(0, undisturbed))
             job.kill()
-            job.communicate()
-        paths = {path for (path,) in Store.open(target).values("path")}
-        assert len(paths) in ({40_000} if job.returncode == 0 else {100, 40_000})
-        assert len(take_snapshot(Store.open(target))) == len(paths)
+        job.communicate()
+        undisturbed = undisturbed or time.monotonic() - begun
         merged = Collection.open(target)
+        count = len(merged.store.values("path"))
+        assert count in ({20_000} if job.returncode == 0 else {100, 20_000})
+        assert len(merged.snapshot) == count
         merged.merge(*map(Collection.open, sources), show_progress=False)
-        assert len(merged) == 40_000
         numbers = [int(row["path"].removeprefix("/p/")) for row in rows_of(merged.snapshot)]
-        expected = (np.array(numbers) / 65536).astype(np.float16)
-        np.testing.assert_array_equal(merged.snapshot.vectors[:, 0], expected)
+        assert sorted(numbers) == list(range(20_000))
+        np.testing.assert_array_equal(merged.snapshot.vectors[:, 0], (np.array(numbers) / 65536).astype(np.float16))
         shutil.rmtree(target)

@@ -18,17 +18,21 @@ from mobileclip.collections import INDEX, Collection, Store
 from mobileclip.collections.metadata import FinishedFile, IndexMetadata
 from mobileclip.collections.snapshot import take_snapshot
 from mobileclip.collections.store import ReplacedIndexError, Row, write_transaction
+from tests.collections.pictures import rows_of
 from tests.errors import fails
 
 DIM = 8
 ABOUT = IndexMetadata(weights_sha256="0" * 64, spec="{}", version="1", dim=DIM)
 
 
+def number_of(name):
+    """Return the place of the one in the embedding of a row."""
+    return len(name) % DIM
+
+
 def row(name, **values):
-    vector = np.zeros(DIM, np.float32)
-    vector[len(name) % DIM] = 1
-    given = {"size": 10, "mtime_ns": 1, "sha256": name, "width": 4, "height": 3, "embedding": vector, **values}
-    return Row(path=f"/p/{name}", **given)
+    given = {"size": 10, "mtime_ns": 1, "sha256": name, "width": 4, "height": 3}
+    return Row(path=name, **{**given, "embedding": np.eye(DIM, dtype=np.float32)[number_of(name)], **values})
 
 
 def forked(work, *given):
@@ -46,19 +50,18 @@ def index(tmp_path):
     return Store.create(tmp_path / "index", ABOUT)
 
 
-def paths(snapshot):
-    return [row["path"] for row in snapshot.rows(range(len(snapshot))) if row is not None]
-
-
-def number_of(name):
-    """Return the place of the one in the embedding of a row."""
-    return len(name) % DIM
+@pytest.fixture
+def one(index):
+    """An index of one row."""
+    with index.writing():
+        index.append([row("a")])
+    return index
 
 
 def held(folder):
     """Return paths and ids of an index, whose embeddings are theirs."""
     snapshot = take_snapshot(Store.open(folder))
-    names = [path.removeprefix("/p/") for path in paths(snapshot)]
+    names = [row["path"] for row in rows_of(snapshot)]
     assert snapshot.vectors.argmax(1).tolist() == [number_of(name) for name in names]
     return dict(zip(names, snapshot.ids.tolist(), strict=True))
 
@@ -76,17 +79,7 @@ def test_rows_come_back_as_they_were_written(index):
     for number, (found, changes) in enumerate(zip(snapshot.rows([0, 1]), ({}, {"taken": None}), strict=True)):
         expected = {**attrs.asdict(written[number]), "id": number + 1, **changes}
         assert found == {name: value for name, value in expected.items() if name != "embedding"}
-    np.testing.assert_array_equal(snapshot.vectors, np.stack([one.embedding for one in written[:2]]))
-
-
-def test_what_is_removed_is_gone_and_ids_are_not_given_again(index):
-    with index.writing():
-        index.append([row("a"), row("b")])
-        index.append([row("c")], removed=[1])
-        index.append(removed=[1, 3])
-        index.compact()
-        index.append([row("d")])
-    assert held(index.folder) == {"b": 2, "d": 4}
+    np.testing.assert_array_equal(snapshot.vectors, np.eye(DIM)[1:3])
 
 
 def test_of_many_rows_the_embeddings_are_read_from_arrays_as_long_as_they_are_those_of_the_index(index):
@@ -101,14 +94,13 @@ def test_of_many_rows_the_embeddings_are_read_from_arrays_as_long_as_they_are_th
         kept.write_bytes(damaged)
         again = Store.open(index.folder).load()
         assert again[0] == token
-        for one, other in zip(again[1:3], (ids, vectors), strict=True):
-            np.testing.assert_array_equal(one, other)
+        for old, new in zip((ids, vectors), again[1:3], strict=True):
+            np.testing.assert_array_equal(new, old)
     with index.writing():
         index.append([row("new")], removed=ids[:1].tolist())
     _, others, moved, _ = Store.open(index.folder).load()
     assert others.tolist() == [*ids[1:].tolist(), ids[-1] + 1]
-    np.testing.assert_array_equal(moved[:-1], vectors[1:])
-    assert moved[-1].argmax() == number_of("new")
+    np.testing.assert_array_equal(moved, [*vectors[1:], np.eye(DIM)[number_of("new")]])
     (new,) = index.folder.glob("*.npy")
     assert new != kept
 
@@ -119,14 +111,17 @@ def test_a_reader_keeps_what_it_opened_while_the_index_is_written_to(index):
         index.append(map(row, names))
         kept = take_snapshot(Store.open(index.folder))
         index.append([row("x")], removed=range(1, 17, 2))
+        index.append(removed=[16, 17])
         index.compact()
+        index.append([row("y")])
     assert kept.vectors.argmax(1).tolist() == [number_of(name) for name in names]
-    assert paths(kept) == [f"/p/{name}" for name in names[1::2]]
-    assert held(index.folder) == {**{name: number for number, name in enumerate(names, 1) if number % 2 == 0}, "x": 17}
+    assert [row["path"] for row in rows_of(kept) if row is not None] == names[1:15:2]
+    # Ids are not given again.
+    assert held(index.folder) == {**dict(zip(names[1:15:2], range(2, 16, 2), strict=True)), "y": 18}
 
 
-@pytest.mark.parametrize("cause", ["interrupted", "full disk"])
-def test_what_fails_in_the_middle_leaves_nothing(index, monkeypatch, cause):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_what_fails_in_the_middle_leaves_nothing(one, monkeypatch, error):
     connect = sqlite3.connect
 
     def torn():
@@ -138,18 +133,17 @@ def test_what_fails_in_the_middle_leaves_nothing(index, monkeypatch, cause):
         db.execute("PRAGMA max_page_count = 20")  # SQLite tells a full disk in the same way
         return db
 
-    with index.writing():
-        index.append([row("a")])
-        with fails(ValueError), Store.open(index.folder).writing():
+    with one.writing():
+        with fails(ValueError), Store.open(one.folder).writing():
             pass
         with monkeypatch.context() as patch:
-            if cause == "full disk":
+            if error is OSError:
                 patch.setattr(sqlite3, "connect", full)
-            with fails(OSError if cause == "full disk" else KeyboardInterrupt):
-                index.append(torn(), removed=[1], inputs=["/p"])
-        assert (held(index.folder), index.inputs) == ({"a": 1}, ())
-        index.append([row("ccc")])
-    assert held(index.folder) == {"a": 1, "ccc": 2}
+            with fails(error):
+                one.append(torn(), removed=[1], inputs=["/p"])
+        assert (held(one.folder), one.inputs) == ({"a": 1}, ())
+        one.append([row("ccc")])
+    assert held(one.folder) == {"a": 1, "ccc": 2}
 
 
 def write_on(folder, said):
@@ -174,7 +168,8 @@ def test_acknowledged_rows_outlive_kills(index, num_kills):
         with suppress(EOFError):
             while True:
                 count = said.recv()
-        assert len(held(index.folder)) in (count, count + 2)
+        assert len(take_snapshot(Store.open(index.folder))) in (count, count + 2)
+        held(index.folder)
 
 
 def test_a_new_index_takes_an_empty_folder(index, tmp_path):
@@ -182,7 +177,7 @@ def test_a_new_index_takes_an_empty_folder(index, tmp_path):
         Store.create(index.folder, ABOUT)
     (tmp_path / "empty").mkdir()
     Store.create(tmp_path / "empty", ABOUT)
-    with fails(FileNotFoundError, "index.sqlite"):
+    with fails(FileNotFoundError, INDEX):
         Store.open(tmp_path)
 
 
@@ -198,48 +193,44 @@ def test_finished_files_are_renewed_and_forgotten_and_a_folder_may_move(index, t
     assert (moved.finished, moved.inputs, held(moved.folder)) == ((), ("/a",), {"a": 1})
 
 
-def execute(folder, *statements):
-    with sqlite3.connect(folder / INDEX) as db:
-        for one in statements:
-            db.execute(one)
-    db.close()
-
-
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda folder: (folder / INDEX).write_bytes(b"no database" * 99),
-        lambda folder: os.truncate(folder / INDEX, 40_000),
-        lambda folder: execute(folder, "DROP TABLE pictures"),
-        lambda folder: execute(folder, "UPDATE state SET about = '{}'"),
-        lambda folder: execute(folder, "UPDATE embeddings SET embedding = x'00'"),
+        lambda file: file.write_bytes(b"no database" * 99),
+        lambda file: os.truncate(file, 40_000),
+        "DROP TABLE pictures",
+        "UPDATE state SET about = '{}'",
+        "UPDATE embeddings SET embedding = x'00'",
     ],
 )
-def test_damage_is_told_by_the_name_of_the_file(index, damage):
-    with index.writing():
-        index.append([row("a")])
-    damage(index.folder)
+def test_damage_is_told_by_the_name_of_the_file(one, damage):
+    file = one.folder / INDEX
+    if callable(damage):
+        damage(file)
+    else:
+        with sqlite3.connect(file) as db:
+            db.execute(damage)
+        db.close()
     with fails(ValueError, INDEX):
-        take_snapshot(Store.open(index.folder))
+        take_snapshot(Store.open(one.folder))
 
 
-def other_index(folder, letter, count=4):
+def index_of_one_name(folder, name, count):
     """Make an index whose rows and embeddings tell which one it is."""
-    other = Store.create(folder, ABOUT)
-    with other.writing():
-        other.append(row(letter * (1 + "ab".index(letter)), part=str(number)) for number in range(count))
-    return other
+    made = Store.create(folder / name, ABOUT)
+    with made.writing():
+        made.append(row(name, part=str(number)) for number in range(count))
+    return made
 
 
 def test_an_index_that_is_overwritten_in_place_gives_no_rows_of_the_other(tmp_path):
-    served, new = other_index(tmp_path / "served", "a"), other_index(tmp_path / "new", "b")
+    served, new = (index_of_one_name(tmp_path, name, 4) for name in ("a", "bb"))
     before = take_snapshot(served)
     shutil.copytree(new.folder, served.folder, dirs_exist_ok=True)
-    with pytest.raises(ReplacedIndexError):
-        before.rows([0, 1])
-    with pytest.raises(ReplacedIndexError):
-        before.column("path")
-    assert set(paths(take_snapshot(Store.open(served.folder)))) == {"/p/bb"}
+    for read in (lambda: before.rows([0, 1]), lambda: before.column("path")):
+        with pytest.raises(ReplacedIndexError):
+            read()
+    assert set(held(served.folder)) == {"bb"}
 
 
 def overwrite_on(sources, target, _):
@@ -252,7 +243,7 @@ def overwrite_on(sources, target, _):
 
 def test_while_an_index_is_overwritten_a_reader_gets_one_or_the_other(tmp_path):
     """Two files of one size take turns in one place, without a lock, as by `cp`."""
-    sources = [other_index(tmp_path / letter, letter, 3000).folder for letter in "ab"]
+    sources = [index_of_one_name(tmp_path, name, 3000).folder for name in ("a", "bb")]
     target = Path(shutil.copytree(sources[0], tmp_path / "served"))
     job, _ = forked(overwrite_on, sources, target)
     end = time.monotonic() + 3
@@ -273,40 +264,39 @@ def as_nobody(folder, seconds, said):
     done, problems, end = 0, [], time.monotonic() + seconds
     while time.monotonic() < end:
         try:
-            assert paths(take_snapshot(Store.open(folder)))
+            assert rows_of(take_snapshot(Store.open(folder)))
             done += 1
         except Exception as error:  # noqa: BLE001, PERF203 - whatever it is, it is told
             problems.append(repr(error))
     said.send((done, problems[:5]))  # a pipe holds no more than 64 KiB until it is read
 
 
-def opened_to_all(*folders):
-    for folder in folders:
-        for place in (folder, *folder.parents):
-            if place.name.startswith(("test_", "pytest-", "popen-", "index")):
-                place.chmod(0o755)
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="another user is asked")
-def test_a_reader_without_write_permission_reads_beside_a_writer(index):
-    with index.writing():
-        index.append([row("a")])
-    opened_to_all(index.folder)
+@pytest.fixture
+def opened(one):
+    """An index of one row that every user may read, where another one is asked."""
+    if os.getuid() != 0:
+        pytest.skip("another user is asked")
+    for place in (one.folder, *one.folder.parents):
+        if place.name.startswith(("test_", "pytest-", "popen-", "index")):
+            place.chmod(0o755)
     # Another user may not read the files of this Python: what a read imports is imported first.
-    assert paths(take_snapshot(Store.open(index.folder)))
-    before = sorted(path.name for path in index.folder.iterdir())
-    job, said = forked(as_nobody, index.folder, 4.0)
-    with index.writing():
+    assert held(one.folder)
+    return one
+
+
+def test_a_reader_without_write_permission_reads_beside_a_writer(opened):
+    before = sorted(path.name for path in opened.folder.iterdir())
+    job, said = forked(as_nobody, opened.folder, 2.0)
+    with opened.writing():
         while job.is_alive():
-            index.append([row("a" * 3)] * 50)
+            opened.append([row("a" * 3)] * 50)
             time.sleep(0.02)
-            index.append(removed=[number for (number,) in index.values("id")][1:])
-            index.compact()
+            opened.append(removed=[number for (number,) in opened.values("id")][1:])
+            opened.compact()
             time.sleep(0.02)
     done, problems = said.recv()
-    assert problems == []
-    assert done >= 5
-    assert sorted(path.name for path in index.folder.iterdir()) == before
+    assert (done >= 5, problems) == (True, [])
+    assert sorted(path.name for path in opened.folder.iterdir()) == before
 
 
 def die_in_a_transaction(folder, _):
@@ -316,19 +306,14 @@ def die_in_a_transaction(folder, _):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="another user is asked")
-def test_what_a_killed_writer_left_is_told_to_whoever_may_not_write(index):
-    with index.writing():
-        index.append([row("a")])
-    opened_to_all(index.folder)
-    forked(die_in_a_transaction, index.folder)[0].join()
-    assert (index.folder / f"{INDEX}-journal").stat().st_size > 0
-    reader, said = forked(as_nobody, index.folder, 0.2)
+def test_what_a_killed_writer_left_is_told_to_whoever_may_not_write(opened):
+    forked(die_in_a_transaction, opened.folder)[0].join()
+    assert (opened.folder / f"{INDEX}-journal").stat().st_size > 0
+    reader, said = forked(as_nobody, opened.folder, 0.2)
     done, problems = said.recv()
     reader.join()
-    assert done == 0
-    assert problems
-    assert held(index.folder) == {"a": 1}, "whoever may write brings it back"
+    assert (done, problems != []) == (0, True)
+    assert held(opened.folder) == {"a": 1}, "whoever may write brings it back"
 
 
 def test_rows_are_exported_for_others_and_read_again(index, tmp_path):
@@ -338,14 +323,15 @@ def test_rows_are_exported_for_others_and_read_again(index, tmp_path):
         index.append(given)
     assert Collection(index).export(file) == 3
     table = pq.read_table(file)
-    assert table["path"].to_pylist() == ["/p/a", "/p/bb", "/p/ccc"]
+    assert table["path"].to_pylist() == ["a", "bb", "ccc"]
     assert table["embedding"].to_pylist()[0] == [0, 1, 0, 0, 0, 0, 0, 0]
-    other, _ = Collection.create_merged(tmp_path / "other", Collection.open(file), show_progress=False)
-    assert held(other.path) == held(Collection.open(file).path) == {"a": 1, "bb": 2}
+    exported = Collection.open(file)
+    other, _ = Collection.create_merged(tmp_path / "other", exported, show_progress=False)
+    assert held(other.path) == held(exported.path) == {"a": 1, "bb": 2}
     assert other.store.values("taken", "time", "problem") == index.values("taken", "time", "problem")
-    with pytest.raises(FileExistsError):
+    with fails(FileExistsError):
         Collection(index).export(file)
-    with fails(OSError), Collection.open(file).store.writing():
+    with fails(OSError), exported.store.writing():
         pass
     pq.write_table(table.drop_columns(["path"]).replace_schema_metadata(None), file)
     with fails(ValueError):

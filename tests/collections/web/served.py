@@ -8,7 +8,7 @@ import uvicorn
 
 from mobileclip.collections import IndexOptions
 from mobileclip.collections.web.application import build_application
-from tests.collections.pictures import draw, index_of
+from tests.collections.pictures import draw, draw_all, index_of
 from tests.waiting import wait_for
 
 HARMFUL = "<script>document.title=1</script> \"'&\x1b[31m\u202e.png"
@@ -17,9 +17,7 @@ OPTIONS = IndexOptions(show_progress=False, num_workers=1)
 
 def make_index(folder, checkpoint):
     """Return an index of six pictures in `photos`, a copy of one, and one of a harmful name."""
-    photos = folder / "photos"
-    for number in range(6):
-        draw(photos / f"{number}.png", number)
+    photos = draw_all(folder / "photos", range(6))
     draw(photos / HARMFUL.replace("/", "\u2215"), 7)
     shutil.copy(photos / "2.png", photos / "copy of 2.png")
     return index_of(folder / "index", checkpoint, photos)
@@ -28,11 +26,8 @@ def make_index(folder, checkpoint):
 @contextmanager
 def running(collection, uploads=None):
     """Yield the address of the page while it is served."""
-    server = uvicorn.Server(
-        uvicorn.Config(
-            build_application(collection, uploads), port=0, log_config=None, ws="none", lifespan="off", http="h11"
-        )
-    )
+    application = build_application(collection, uploads)
+    server = uvicorn.Server(uvicorn.Config(application, port=0, log_config=None, ws="none", lifespan="off", http="h11"))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -6,22 +6,19 @@ import inspect
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
-from mobileclip import storage
 from mobileclip.collections import scan
-from mobileclip.data import SkipReport
+from mobileclip.data import Skip, SkipReport
 from mobileclip.data.images.files import describe_left_out, find_images, list_folder
 from mobileclip.data.images.limits import IMAGE_EXTENSIONS, IMAGE_FORMATS, find_format, is_image_name
 from mobileclip.datasets import ClassFolderSource, FolderSource
 from tests.errors import fails
-
-PACKAGE = Path(storage.__file__).parents[1]
 
 
 def filled(base: Path, *names: str) -> Path:
@@ -31,115 +28,85 @@ def filled(base: Path, *names: str) -> Path:
     return base
 
 
-def reasons(skips) -> dict[str, list[str]]:
+def reasons(skips: Iterable[Skip]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for skip in skips:
         found.setdefault(skip.reason, []).append(skip.key)
     return found
 
 
-def test_every_format_is_found_by_every_one_of_its_names(tmp_path):
+def test_every_format_is_known_by_every_one_of_its_names_and_by_its_start(tmp_path):
     names = [f"a/{number}.{extension.upper()}" for number, extension in enumerate(IMAGE_EXTENSIONS)]
     assert sorted(list_folder(filled(tmp_path, *names)).images) == sorted(names)
     assert {"jpg", "jfif", "avif", "heic", "bmp", "tif", "tiff", "gif", "webp"} <= set(IMAGE_EXTENSIONS)
     assert len(set(IMAGE_EXTENSIONS)) == len(IMAGE_EXTENSIONS)
     assert [is_image_name(name) for name in ("a.jpg", "jpg", "a.psd", ".jpg.txt", "a.")] == [True, *[False] * 4]
-
-
-def test_no_format_begins_like_another():
     starts = [b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF1234WEBPVP8X", b"GIF89a", b"BM", b"MM\0*"]
     starts += [b"\0\0\0\x20ftypmif1\0\0\0\0mif1avif", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"]
     assert [find_format(start) for start in starts] == list(IMAGE_FORMATS)
     others = [b"", b"%!PS-Adobe", b"%PDF-1.7", b"<svg", b"8BPS", b"\0\0\0\x18ftypisom\0\0\0\0mp41", b"P6 1 1 255 "]
-    assert [find_format(other) for other in others] == [None] * len(others)
+    assert not any(map(find_format, others))
 
 
 def test_everything_that_is_left_out_is_named(tmp_path):
-    base = filled(
-        tmp_path / "photos",
-        "a.jpg",
-        "b/c.PSD",
-        "b/.cache/d.jpg",
-        ".DS_Store",
-        "__MACOSX/e.jpg",
-        "notes.txt",
-        "b/f.avif",
-    )
+    names = ("a.jpg", "b/c.PSD", "b/.cache/d.jpg", ".DS_Store", "__MACOSX/e.jpg", "notes.txt", "b/f.avif")
+    base = filled(tmp_path / "photos", *names)
     os.mkfifo(base / "pipe.jpg")
-    (base / "loop.jpg").symlink_to("loop.jpg")
-    (base / "gone.jpg").symlink_to("nowhere.jpg")
-    (base / "linked.jpg").symlink_to("a.jpg")
+    for link, target in {"loop": "loop", "gone": "nowhere", "linked": "a"}.items():
+        (base / f"{link}.jpg").symlink_to(f"{target}.jpg")
     (base / "again").symlink_to(base, target_is_directory=True)
     found = list_folder(base)
     assert found.images == ("a.jpg", "b/f.avif", "linked.jpg")
-    assert reasons(found.left_out()) == {
-        "linked_folder": ["again"],
-        "broken_link": ["gone.jpg", "loop.jpg"],
-        "special_file": ["pipe.jpg"],
-        "hidden_file": [".DS_Store"],
-        "hidden_folder": ["__MACOSX", "b/.cache"],
-        "other_file": ["b/c.PSD", "notes.txt"],
-    }
-    assert reasons(found.left_out({"notes.txt"}))["other_file"] == ["b/c.PSD"]
-    assert describe_left_out(found.left_out())[-1] == "1 pipes, sockets or devices: .jpg (1)"
-    assert "2 names without an image extension: .psd (1), .txt (1)" in describe_left_out(found.left_out())
+    expected = {"linked_folder": ["again"], "broken_link": ["gone.jpg", "loop.jpg"], "special_file": ["pipe.jpg"]}
+    expected |= {"hidden_file": [".DS_Store"], "hidden_folder": ["__MACOSX", "b/.cache"]}
+    assert reasons(found.left_out()) == expected | {"other_file": ["b/c.PSD", "notes.txt"]}
+    assert reasons(found.left_out({"notes.txt"})) == expected | {"other_file": ["b/c.PSD"]}
+    lines = describe_left_out(found.left_out())
+    assert lines[-1] == "1 pipes, sockets or devices: .jpg (1)"
+    assert "2 names without an image extension: .psd (1), .txt (1)" in lines
 
 
 def test_a_link_to_a_file_outside_the_folder_is_followed_where_the_environment_says_so(tmp_path, monkeypatch):
-    outside = filled(tmp_path / "disk", "b.jpg", "secret")
+    filled(tmp_path / "disk", "b.jpg", "secret")
     base = filled(tmp_path / "photos", "a.jpg", "below/d.jpg")
-    (base / "b.jpg").symlink_to(outside / "b.jpg")
-    (base / "b.txt").symlink_to(outside / "secret")
-    (base / "below/c.jpg").symlink_to("../../disk/b.jpg")
-    (base / "below/a.jpg").symlink_to("../a.jpg")
-    (tmp_path / "linked").symlink_to(base)
+    links = {"b.jpg": "../disk/b.jpg", "b.txt": "../disk/secret", "below/c.jpg": "../../disk/b.jpg"}
+    for link, target in (links | {"below/a.jpg": "../a.jpg", "../linked": "photos"}).items():
+        (base / link).symlink_to(target)
     for folder in (base, tmp_path / "linked"):
         found = list_folder(folder)
         assert found.images == ("a.jpg", "below/a.jpg", "below/d.jpg")
-        assert reasons(found.left_out()) == {"outside_link": ["b.jpg", "b.txt", "below/c.jpg"]}
+        assert reasons(found.left_out()) == {"outside_link": [*links]}
+    (filled(tmp_path / "none", "notes.psd") / "b.jpg").symlink_to("../disk/b.jpg")
+    for look in (find_images, lambda path: FolderSource(path=path).units(), lambda path: scan([str(path)])):
+        with fails(ValueError, "MOBILECLIP_FOLLOW_LINKS"):
+            look(tmp_path / "none")
     monkeypatch.setenv("MOBILECLIP_FOLLOW_LINKS", "1")
     assert list_folder(base).images == ("a.jpg", "b.jpg", "below/a.jpg", "below/c.jpg", "below/d.jpg")
 
 
-def test_a_folder_of_which_nothing_is_left_says_what_was_left_out(tmp_path):
-    outside = filled(tmp_path / "disk", "b.jpg")
-    (filled(tmp_path / "photos", "notes.psd") / "b.jpg").symlink_to(outside / "b.jpg")
-    for look in (find_images, lambda path: FolderSource(path=path).units(), lambda path: scan([str(path)])):
-        with pytest.raises(ValueError, match="MOBILECLIP_FOLLOW_LINKS"):
-            look(tmp_path / "photos")
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Let permissions count, also where the tests are run by root."""
-    is_root = os.geteuid() == 0
-    if is_root:
-        os.seteuid(65_534)
-    try:
-        yield
-    finally:
-        if is_root:
-            os.seteuid(0)
-
-
 def test_what_cannot_be_entered_or_looked_at_is_counted_and_the_rest_goes_on():
+    """Permissions do not count for root."""
     with TemporaryDirectory() as place:
         base = filled(Path(place), "a.jpg", "lost+found/b.jpg", ".Trash-0/c.jpg", "listed/d.jpg", "e/f.jpg")
-        base.chmod(0o755)
-        (base / "lost+found").chmod(0)
-        (base / "listed").chmod(0o744)
-        (base / ".Trash-0").chmod(0)
-        with unprivileged():
+        modes = {".": 0o755, "lost+found": 0, "listed": 0o744, ".Trash-0": 0}
+        for name, mode in modes.items():
+            (base / name).chmod(mode)
+        is_root = os.geteuid() == 0
+        if is_root:
+            os.seteuid(65_534)
+        try:
             found = list_folder(base)
             images, left_out = find_images(base)
             (unit,) = FolderSource(path=base).units()
             with pytest.raises(PermissionError):
                 list_folder(base / "lost+found")
-        for one in ("lost+found", ".Trash-0", "listed"):
-            (base / one).chmod(0o755)
-    assert found.images == ("a.jpg", "e/f.jpg")
-    assert [str(path) for path in images] == [f"{place}/a.jpg", f"{place}/e/f.jpg"]
-    assert [item.image for item in unit.items] == ["a.jpg", "e/f.jpg"]
+        finally:
+            if is_root:
+                os.seteuid(0)
+            for name in modes:
+                (base / name).chmod(0o755)
+    assert found.images == tuple(item.image for item in unit.items) == ("a.jpg", "e/f.jpg")
+    assert images == [base / "a.jpg", base / "e/f.jpg"]
     expected = {"hidden_folder": [".Trash-0"], "unreadable_folder": ["lost+found"], "unreadable_file": ["listed/d.jpg"]}
     assert reasons(found.left_out()) == reasons(left_out) == reasons(unit.left_out) == expected
     assert "1 folders that cannot be read: lost+found (1)" in describe_left_out(left_out)
@@ -162,8 +129,7 @@ def test_what_vanishes_while_a_folder_is_listed_was_never_there(tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", vanish)
         found = list_folder(tmp_path)
-    assert found.images == ("a.jpg",)
-    assert found.left_out() == ()
+    assert (found.images, found.left_out()) == (("a.jpg",), ())
 
 
 def test_a_folder_and_the_command_leave_out_the_same(tmp_path):
@@ -171,7 +137,7 @@ def test_a_folder_and_the_command_leave_out_the_same(tmp_path):
     images, left_out = find_images(tmp_path)
     for source in (FolderSource(path=tmp_path), ClassFolderSource(path=tmp_path)):
         (unit,) = source.units()
-        assert sorted(str(tmp_path / item.image) for item in unit.items) == [str(path) for path in images]
+        assert sorted(tmp_path / item.image for item in unit.items) == images
         assert sorted(skip.key for skip in unit.left_out) == sorted(skip.key for skip in left_out)
         report = SkipReport(log=False)
         list(unit.read(report))
@@ -186,23 +152,18 @@ def test_a_file_that_is_named_is_taken_whatever_it_is_called(tmp_path):
 
 
 def test_names_that_are_no_text(tmp_path):
-    name = os.fsdecode(b"\xff\xfe.jpg")
-    other = os.fsdecode(b"\xff\n.psd")
+    names = [os.fsdecode(name) for name in (b"\xff\xfe.jpg", b"\xff\n.psd")]
     try:
-        filled(tmp_path, name, other)
+        found = list_folder(filled(tmp_path, *names))
     except OSError:
         pytest.skip("this system's names are text")
-    found = list_folder(tmp_path)
-    assert found.images == (name,)
+    assert found.images == (names[0],)
     (skip,) = found.left_out()
-    skip.key.encode()
-    assert "\n" not in skip.key
+    assert b"\n" not in skip.key.encode()
 
 
 def test_folders_in_folders_without_end(tmp_path):
-    place = os.open(tmp_path, os.O_RDONLY)
-    depth = 300
-    current = place
+    depth, current = 300, os.open(tmp_path, os.O_RDONLY)
     for _ in range(depth):
         os.mkdir("d", dir_fd=current)
         below = os.open("d", os.O_RDONLY, dir_fd=current)

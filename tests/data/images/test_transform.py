@@ -1,3 +1,5 @@
+"""Pictures become RGB, and a tower's input as torchvision makes it: to the bit."""
+
 from __future__ import annotations
 
 import copy
@@ -12,63 +14,72 @@ import torch
 from hypothesis import assume, given, settings, strategies as st
 from PIL import Image, ImageOps
 
-from mobileclip.data import ImageError, ImageLimits, ImageTransform, load_image
+from mobileclip.data import ImageError, ImageLimits, ImageTransform, load_image, normalize_pixels
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
-from tests.build.image_files import encoded, png
+from tests.build.image_files import encoded, noise as plain_noise, png, turned_notes
 from tests.errors import fails
 from tests.lazily import lazily
+from tests.odd_images import glass, stamp
 
 transforms = lazily("torchvision.transforms")
 
-PILLOW = tuple(map(int, PIL.__version__.split(".")[:1]))
 PLAIN = ImageInput(size=32)
-NORMALIZED = ImageInput(size=32, interpolation="bicubic", mean=OPENAI_MEAN, std=OPENAI_STD)
+STATISTICS = [
+    *(((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), (OPENAI_MEAN, OPENAI_STD)),
+    *(((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))),
+]
+SALMON = (250, 128, 114)
+# Every value in every channel.
+PIXELS = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(4, 16, 16, 3)
+FORMATS = (torch.contiguous_format, torch.channels_last)
 
 
 def noise(width: int, height: int, seed: int = 0, mode: str = "RGB") -> Image.Image:
     """Noise with hard edges: every tap of the filter and every rounding shows."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels = np.array(plain_noise(width, height, seed=seed))
     pixels[pixels < 40] = 0
     pixels[pixels > 215] = 255
     return Image.fromarray(pixels).convert(mode)
 
 
-def torchvision_transform(contract: ImageInput) -> transforms.Compose:
-    interpolation = transforms.InterpolationMode(contract.interpolation)
-    steps = [
-        transforms.Resize(contract.size, interpolation=interpolation),
-        transforms.CenterCrop(contract.size),
-        transforms.ToTensor(),
-    ]
-    if (contract.mean, contract.std) != ((0, 0, 0), (1, 1, 1)):
-        steps.append(transforms.Normalize(contract.mean, contract.std))
-    return transforms.Compose(steps)
+def rgb(source: object, **options: object) -> np.ndarray:
+    image = load_image(source, **options)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def same(source: object, expected: Image.Image, **options: object) -> None:
+    np.testing.assert_array_equal(rgb(source, **options), np.asarray(expected))
+
+
+def opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
 
 
 def same_as_torchvision(image: Image.Image, contract: ImageInput) -> None:
-    ours, theirs = ImageTransform(contract), torchvision_transform(contract)
-    result, expected = ours(image), theirs(image)
+    steps = [
+        transforms.Resize(contract.size, interpolation=transforms.InterpolationMode(contract.interpolation)),
+        transforms.CenterCrop(contract.size),
+    ]
+    expected = transforms.Compose(steps)(image)
+    result = ImageTransform(contract)(image)
     assert result.dtype == torch.float32
-    assert result.shape == (3, contract.size, contract.size)
     assert result.is_contiguous()
-    assert torch.equal(result, expected)
-    pixels = ours.pixels(image)
+    theirs = transforms.Compose([transforms.ToTensor(), transforms.Normalize(contract.mean, contract.std)])
+    assert torch.equal(result, theirs(expected))
+    pixels = ImageTransform(contract).pixels(image)
     assert pixels.dtype == np.uint8
-    assert np.array_equal(pixels, np.asarray(transforms.Compose(theirs.transforms[:2])(image)))
+    assert np.array_equal(pixels, np.asarray(expected))
 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    width=st.integers(1, 150),
-    height=st.integers(1, 150),
-    size=st.integers(1, 80),
-    interpolation=st.sampled_from(["bilinear", "bicubic"]),
-    statistics=st.sampled_from([((0, 0, 0), (1, 1, 1)), (OPENAI_MEAN, OPENAI_STD), ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))]),
-)
+    *(st.integers(1, 150) for _ in "wh"), st.integers(1, 80), st.sampled_from(["bilinear", "bicubic"]),
+    st.sampled_from(STATISTICS),
+)  # fmt: skip
 def test_equals_torchvision(width, height, size, interpolation, statistics):
     assume(size * size * max(width, height) / min(width, height) < 300_000)
-    mean, std = statistics
-    contract = ImageInput(size=size, interpolation=interpolation, mean=mean, std=std)
+    contract = ImageInput(size=size, interpolation=interpolation, mean=statistics[0], std=statistics[1])
     same_as_torchvision(noise(width, height, seed=width * 151 + height), contract)
 
 
@@ -77,186 +88,181 @@ PHOTOS = [(640, 480), (480, 641), (1023, 767), (256, 256), (224, 224), (257, 255
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize(("size", "side"), [*((one, 32) for one in EDGES), *((one, 256) for one in PHOTOS)])
-def test_equals_torchvision_at_the_edges_and_at_a_model_s_size(size, side, interpolation):
-    same_as_torchvision(noise(*size), ImageInput(size=side, interpolation=interpolation))
+@pytest.mark.parametrize(("sizes", "side"), [(EDGES, 32), (PHOTOS, 256)])
+def test_equals_torchvision_at_the_edges_and_at_a_model_s_size(sizes, side, interpolation):
+    for size in sizes:
+        same_as_torchvision(noise(*size), ImageInput(size=side, interpolation=interpolation))
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "1", "CMYK", "YCbCr"])
-def test_other_modes_become_rgb_first(mode):
-    image = noise(50, 40, mode=mode)
-    assert torch.equal(ImageTransform(PLAIN)(image), torchvision_transform(PLAIN)(image.convert("RGB")))
+@pytest.mark.parametrize(("mean", "std"), STATISTICS)
+def test_normalising_a_batch_equals_torchvision_in_every_memory_format(mean, std):
+    contract = ImageInput(size=16, mean=mean, std=std)
+    expected = transforms.Normalize(mean, std)(PIXELS.permute(0, 3, 1, 2) / 255)
+    for order in FORMATS:
+        pixels = PIXELS.permute(0, 3, 1, 2).contiguous(memory_format=order)
+        before = pixels.clone()
+        for memory_format in FORMATS:
+            images = normalize_pixels(pixels, contract, memory_format=memory_format)
+            assert torch.equal(images, expected)
+            assert (images.dtype, images.is_contiguous(memory_format=memory_format)) == (torch.float32, True)
+        assert torch.equal(pixels, before)
+    for pixels in (PIXELS, PIXELS.numpy(), PIXELS[None]):
+        assert torch.equal(ImageTransform(contract).normalize(pixels).reshape(expected.shape), expected)
 
 
-def test_normalize_takes_batches_and_tensors_and_leaves_them_alone():
-    transform = ImageTransform(NORMALIZED)
-    images = [noise(40, 30, seed=seed) for seed in range(3)]
-    pixels = np.stack([transform.pixels(image) for image in images])
-    before = pixels.copy()
-    batch = transform.normalize(pixels)
-    assert torch.equal(batch, torch.stack([transform(image) for image in images]))
-    assert torch.equal(batch, transform.normalize(torch.from_numpy(pixels)))
-    assert torch.equal(batch[None], transform.normalize(pixels[None]))
-    assert np.array_equal(pixels, before)
+@pytest.mark.gpu
+def test_a_gpu_normalises_alike(gpu):
+    pixels = PIXELS.permute(0, 3, 1, 2)
+    for mean, std in STATISTICS:
+        contract = ImageInput(size=16, mean=mean, std=std)
+        images = normalize_pixels(pixels.to(gpu), contract).cpu()
+        torch.testing.assert_close(images, normalize_pixels(pixels, contract), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype"),
-    [((4, 4, 3), np.float32), ((3, 4, 4), np.uint8), ((4, 4, 4), np.uint8), ((4, 3), np.uint8)],
+    ("normalize", "good", "shapes"),
+    [
+        (lambda pixels: normalize_pixels(pixels, PLAIN), (1, 3, 4, 4), [(3, 4), (4, 3, 3), (2, 4, 4, 3)]),
+        (ImageTransform(PLAIN).normalize, (4, 4, 3), [(4, 3), (3, 4, 4), (4, 4, 4)]),
+    ],
 )
-def test_normalize_refuses_other_pixels(shape, dtype):
-    with fails(ValueError):
-        ImageTransform(PLAIN).normalize(np.zeros(shape, dtype))
+def test_what_is_no_batch_of_pixels_is_refused(normalize, good, shapes):
+    for shape in shapes:
+        with fails(ValueError, str(shape)):
+            normalize(torch.zeros(shape, dtype=torch.uint8))
+    with fails(ValueError, "float32"):
+        normalize(torch.zeros(good))
 
 
-@pytest.mark.parametrize(("shape", "dtype"), [((4, 4, 3), np.float32), ((3, 4, 5), np.uint8), ((2, 4, 4, 3), np.uint8)])
-def test_arrays_that_are_no_picture_are_refused(shape, dtype):
-    with fails(ImageError, "float32" if dtype is np.float32 else str(shape)) as caught:
-        ImageTransform(PLAIN)(np.zeros(shape, dtype))
-    assert caught.value.reason in ("unsupported_mode", "not_an_image")
-
-
-@pytest.mark.parametrize("size", [(1, 200_000), (200_000, 1), (0, 10), (10, 0)])
-def test_extreme_shapes_are_refused_before_memory_is_taken(size):
-    with fails(ImageError, f"{size[0]} x {size[1]}") as caught:
-        ImageTransform(ImageInput(size=256))(Image.new("RGB", size))
-    assert caught.value.reason == "extreme_shape"
-
-
-def test_transform_pickles_compares_and_shows_its_contract():
-    transform = ImageTransform(NORMALIZED)
-    twin = pickle.loads(pickle.dumps(transform))
-    assert twin == transform == copy.deepcopy(transform)
-    assert twin != ImageTransform(PLAIN)
-    assert torch.equal(twin(noise(40, 30)), transform(noise(40, 30)))
-    with pytest.raises(TypeError, match="image_input"):
+def test_a_transform_is_a_value():
+    transform = ImageTransform(ImageInput(size=32, mean=OPENAI_MEAN, std=OPENAI_STD))
+    assert pickle.loads(pickle.dumps(transform)) == transform == copy.deepcopy(transform) != ImageTransform(PLAIN)
+    with fails(TypeError, "image_input"):
         ImageTransform(256)
 
 
-# What is read.
-
-
-def rgb(image: Image.Image) -> np.ndarray:
-    assert image.mode == "RGB"
-    return np.asarray(image)
-
-
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
-def test_every_kind_of_source(tmp_path, kind):
-    image = noise(20, 10)
-    data, transform, path = encoded(image, kind), ImageTransform(PLAIN), tmp_path / "image"
+def test_every_kind_of_source_is_read_and_outlives_its_file(tmp_path, kind):
+    image, path = noise(20, 10), tmp_path / "image"
+    data, transform = encoded(image, kind), ImageTransform(PLAIN)
     path.write_bytes(data)
     held = [bytearray(data), memoryview(data), io.BytesIO(data), image, np.asarray(image)]
     with path.open("rb") as file:
         for source in (path, str(path), data, file, *held):
             for orient in (True, False):
-                assert np.array_equal(rgb(load_image(source, orient=orient)), np.asarray(image))
+                same(source, image, orient=orient)
             np.testing.assert_array_equal(transform.pixels(source), transform.pixels(data))
             assert torch.equal(transform(source), transform(data))
-
-
-def test_what_is_read_outlives_its_file(tmp_path):
-    path = tmp_path / "image.png"
-    noise(20, 10).save(path)
-    images = [load_image(path), load_image(path, orient=False)]
+    read = load_image(path)
     path.unlink()
-    for image in images:
-        assert np.array_equal(rgb(pickle.loads(pickle.dumps(image))), np.asarray(noise(20, 10)))
+    same(pickle.loads(pickle.dumps(read)), image)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation(orientation):
     image = noise(24, 16)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encoded(image, "PNG", exif=exif)
-    upright = rgb(load_image(data))
-    assert np.array_equal(upright, np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
-    assert upright.shape[:2] == ((24, 16) if orientation >= 5 else (16, 24))
-    assert np.array_equal(rgb(load_image(data, orient=False)), np.asarray(image))
-    assert np.array_equal(rgb(load_image(Image.open(io.BytesIO(data)))), upright), "an image that somebody opened"
-    assert np.array_equal(rgb(load_image(Image.open(io.BytesIO(data)).convert("RGB"))), upright)
-    for once in (load_image(data), load_image(data, orient=False), load_image(Image.open(io.BytesIO(data)))):
-        assert np.array_equal(rgb(load_image(once)), rgb(once)), "what was read is not turned again"
+    data = encoded(image, "PNG", exif=b"Exif\0\0" + turned_notes(orientation))
+    upright = ImageOps.exif_transpose(opened(data))
+    assert upright.size == ((16, 24) if orientation >= 5 else (24, 16))
+    for source in (data, opened(data), opened(data).convert("RGB")):
+        same(source, upright)
+    same(data, image, orient=False)
+    for once in (load_image(data), load_image(data, orient=False), load_image(opened(data))):
+        same(once, once)  # what was read is not turned again
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Truncated File Read")
-@pytest.mark.parametrize(
-    "exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0", b"Exif\0\0" + b"\xff" * 40]
-)
+@pytest.mark.parametrize("exif", [b"garbage", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0", b"\xff" * 40])
 def test_broken_orientation_turns_nothing(exif):
-    data = encoded(noise(24, 16), "JPEG", exif=exif)
-    assert np.array_equal(rgb(load_image(data)), rgb(load_image(data, orient=False)))
+    data = encoded(noise(24, 16), "JPEG", exif=b"Exif\0\0" + exif)
+    same(data, load_image(data, orient=False))
+    same(opened(data), load_image(data, orient=False))
 
 
 @pytest.mark.parametrize(
     ("mode", "kind"),
-    [
-        *(("L", "TIFF"), ("1", "TIFF"), ("CMYK", "TIFF"), ("CMYK", "JPEG")),
-        pytest.param("YCbCr", "TIFF", marks=pytest.mark.skipif(PILLOW < (13,), reason="Pillow 12 writes too little")),
-    ],
+    [("L", "TIFF"), ("1", "TIFF"), ("CMYK", "TIFF"), ("CMYK", "JPEG"), ("L", "JPEG"), ("YCbCr", "TIFF")],
 )
 def test_gray_and_print_colours_are_converted(mode, kind):
-    image = noise(20, 10, mode=mode)
-    data = encoded(image, kind)
-    assert np.array_equal(rgb(load_image(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
-    assert np.array_equal(rgb(load_image(image)), np.asarray(image.convert("RGB")))
+    image = noise(50, 40, mode=mode)
+    same(image, image.convert("RGB"))
+    transform = ImageTransform(PLAIN)
+    assert torch.equal(transform(image), transform(image.convert("RGB")))
+    if mode != "YCbCr" or int(PIL.__version__.partition(".")[0]) >= 13:  # Pillow 12 writes too little of it
+        data = encoded(image, kind)
+        same(data, opened(data).convert("RGB"))
 
 
-def test_transparency_is_dropped():
-    colour, alpha = noise(20, 10), noise(20, 10, seed=1, mode="L")
-    image = colour.copy()
-    image.putalpha(alpha)
-    assert np.array_equal(rgb(load_image(encoded(image, "PNG"))), np.asarray(colour))
-    gray = colour.convert("L")
-    gray.putalpha(alpha)
-    assert np.array_equal(rgb(load_image(encoded(gray, "PNG"))), np.asarray(colour.convert("L").convert("RGB")))
+def transparent_files():
+    """A black disc on nothing in every mode that a file may have it in."""
+    color = stamp()
+    mask = np.asarray(color)[..., 3]
+    keyed = Image.fromarray(np.where(mask > 0, 0, 200).astype(np.uint8))
+    sixteen = Image.fromarray(np.where(mask > 0, 0, 51400).astype(np.uint16))
+    return {
+        "RGBA": encoded(color, "PNG"),
+        "LA": encoded(color.convert("LA"), "PNG"),
+        "P": encoded(color.quantize(4), "PNG"),
+        "L, one grey transparent": encoded(keyed, "PNG", transparency=200),
+        "RGB, one colour transparent": encoded(keyed.convert("RGB"), "PNG", transparency=(200, 200, 200)),
+        "I;16, one grey transparent": encoded(sixteen, "PNG", transparency=51400),
+        "GIF": encoded(color, "GIF"),
+        "WebP": encoded(color, "WEBP", lossless=True),
+    }
 
 
-@pytest.mark.parametrize("transparency", [3, bytes([0, 128, 255, 7])])
-def test_palette_with_transparency(transparency):
-    image = noise(20, 10).quantize(16)
-    data = encoded(image, "PNG", transparency=transparency)
-    assert Image.open(io.BytesIO(data)).mode == "P"
-    assert np.array_equal(rgb(load_image(data)), np.asarray(image.convert("RGB")))
+def test_a_background_shows_in_every_mode():
+    disc = np.asarray(stamp())[..., 3] > 0
+    for mode, data in transparent_files().items():
+        for source in (data, opened(data)):
+            found = rgb(source, background=SALMON)
+            assert (found[~disc] == SALMON).all(), mode
+            assert (found[disc] == 0).all(), mode
+
+
+@pytest.mark.parametrize("name", ["white", "black", "#fa8072"])
+def test_every_alpha_is_mixed_with_the_background_that_a_contract_names(name):
+    contract = ImageInput(size=32, background=name)
+    pixels, background = np.asarray(glass()).astype(float), np.array(contract.background_color)
+    alpha = pixels[..., 3:] / 255
+    expected = pixels[..., :3] * alpha + background * (1 - alpha)
+    found = ImageTransform(contract).pixels(encoded(glass(), "PNG"))
+    assert np.abs(found - expected).max() <= 0.51
+    same(encoded(glass(), "PNG"), Image.fromarray(found), background=contract.background_color)
+
+
+def test_without_a_background_transparency_is_dropped():
+    for colour in (noise(20, 10), noise(20, 10, mode="L")):
+        image = colour.copy()
+        image.putalpha(noise(20, 10, seed=1, mode="L"))
+        same(encoded(image, "PNG"), colour.convert("RGB"))
+    palette = noise(20, 10).quantize(16)
+    for transparency in (3, bytes([0, 128, 255, 7])):
+        same(encoded(palette, "PNG", transparency=transparency), palette.convert("RGB"))
 
 
 def test_first_frame_of_several():
     frames = [noise(20, 10, seed=seed).quantize(64) for seed in range(3)]
-    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert np.array_equal(rgb(load_image(data)), np.asarray(frames[0].convert("RGB")))
+    same(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), frames[0].convert("RGB"))
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_16_bits_are_scaled_to_8(kind):
+def test_16_bits_are_scaled_to_8():
     values = np.array([[0, 127, 128, 129, 257, 32767, 32768, 40000, 65406, 65407, 65535]], dtype=np.uint16)
-    expected = np.rint(values / 257).astype(np.uint8)[..., None].repeat(3, axis=2)
-    wide = Image.fromarray(values.astype(np.int32))
+    expected = Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
     big_endian = Image.frombytes("I;16B", values.shape[::-1], values.astype(">u2").tobytes())
-    for source in (encoded(Image.fromarray(values), kind), wide, big_endian):
-        assert np.array_equal(rgb(load_image(source)), expected)
-    assert np.asarray(load_image(Image.new("I", (4, 4)))).max() == 0, "black is black in any range"
-
-
-@pytest.mark.parametrize(
-    ("mode", "value"),
-    [("F", 0.5), ("I", 70_000), ("I", -1), ("I", 200), ("La", 0)],
-    ids=["float", "32 bits", "negative", "perhaps 8 bits", "premultiplied"],
-)
-def test_no_rgb_in_it(mode, value):
-    refused(Image.new(mode, (4, 4), value), "unsupported_mode")
+    files = [encoded(Image.fromarray(values), kind) for kind in ("PNG", "TIFF")]
+    for source in (*files, Image.fromarray(values.astype(np.int32)), big_endian):
+        same(source, expected)
+    assert rgb(Image.new("I", (4, 4))).max() == 0, "black is black in any range"
 
 
 # What is refused.
 
 
 def refused(source: object, reason: str, *words: str) -> None:
-    with pytest.raises(ImageError) as caught:
+    with fails(ImageError, *words) as caught:
         load_image(source)
-    assert isinstance(caught.value, ValueError)
     assert caught.value.reason == reason
-    for word in words:
-        assert word in str(caught.value)
 
 
 def half(kind: str) -> bytes:
@@ -271,48 +277,53 @@ def with_a_wrong_byte() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("data", "reason", "words"),
+    ("data", "reason"),
     [
-        (None, "missing_file", ["does not exist"]),
-        *((data, "not_an_image", []) for data in (b"", b"<html>not found</html>", b"\xff\xd8", bytes(1000))),
-        *((half(kind), "truncated", ["fetch it again"]) for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF")),
-        (with_a_wrong_byte(), "corrupt", ["cannot be decoded"]),
+        *((data, "not_an_image") for data in (b"", b"<html>not found</html>", b"\xff\xd8", bytes(1000))),
+        *((half(kind), "truncated") for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF")),
+        (with_a_wrong_byte(), "corrupt"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_wrong_with_a_file_is_said_with_its_name(tmp_path, data, reason, words):
+def test_what_is_wrong_with_a_file_is_said_with_its_name(tmp_path, data, reason):
     path = tmp_path / "page.jpg"
-    if data is not None:
-        path.write_bytes(data)
-        refused(data, reason, f"image of {len(data)} bytes", *words)
-        with path.open("rb") as file:
-            refused(file, reason, "page.jpg", *words)
-    refused(path, reason, "page.jpg", *words)
+    refused(path, "missing_file", "page.jpg")
     refused(tmp_path, "unreadable", tmp_path.name)
+    path.write_bytes(data)
+    refused(data, reason, f"image of {len(data)} bytes")
+    refused(path, reason, "page.jpg")
+    with path.open("rb") as file:
+        refused(file, reason, "page.jpg")
 
 
-def test_truncated_pil_image_that_was_not_decoded_yet():
-    refused(Image.open(io.BytesIO(half("JPEG"))), "truncated")
+@pytest.mark.parametrize(
+    ("source", "reason", "word"),
+    [
+        *((Image.new(mode, (4, 4), value), "unsupported_mode", "") for mode, value in (("F", 0.5), ("La", 0))),
+        *((Image.new("I", (4, 4), value), "unsupported_mode", "") for value in (70_000, -1, 200)),
+        *((np.zeros(shape, np.uint8), "unsupported_mode", str(shape)) for shape in ((3, 4, 5), (2, 4, 4, 3))),
+        (np.zeros((4, 4, 3), np.float32), "unsupported_mode", "float32"),
+        *((source, "not_an_image", type(source).__name__) for source in (None, 3, ["a.jpg"], torch.zeros(3, 4, 4))),
+        (opened(half("JPEG")), "truncated", ""),  # which was not decoded yet
+    ],
+)
+def test_what_is_no_picture_is_refused(source, reason, word):
+    refused(source, reason, word)
     with fails(ImageError):
-        ImageTransform(PLAIN)(Image.open(io.BytesIO(half("JPEG"))))
+        ImageTransform(PLAIN)(source)
+
+
+@pytest.mark.parametrize("size", [(1, 200_000), (200_000, 1), (0, 10), (10, 0)])
+def test_extreme_shapes_are_refused_before_memory_is_taken(size):
+    with fails(ImageError, f"{size[0]} x {size[1]}") as caught:
+        ImageTransform(ImageInput(size=256))(Image.new("RGB", size))
+    assert caught.value.reason == "extreme_shape"
 
 
 @pytest.mark.parametrize("num_limits", [1.01, 1.5, 3])
-def test_too_large(num_limits):
+def test_files_that_are_too_large_are_refused_and_what_is_open_has_no_limit(num_limits):
     with warnings.catch_warnings():
         # Pillow warns of what is between its own limit and twice that.
         warnings.simplefilter("ignore")
-        height = int(num_limits * ImageLimits().num_pixels / 10_000)
-        refused(png(10_000, height, data=b""), "too_large", "too large")
-
-
-def test_an_image_that_is_open_has_no_limit():
-    image = noise(40, 30)
-    assert np.array_equal(rgb(load_image(image, limits=ImageLimits(num_pixels=1))), np.asarray(image))
-
-
-@pytest.mark.parametrize("source", [None, 3, ["a.jpg"], torch.zeros(3, 4, 4)])
-def test_not_a_source(source):
-    with fails(ImageError, type(source).__name__) as caught:
-        load_image(source)
-    assert caught.value.reason == "not_an_image"
+        refused(png(10_000, int(num_limits * ImageLimits().num_pixels / 10_000), data=b""), "too_large")
+    same(noise(40, 30), noise(40, 30), limits=ImageLimits(num_pixels=1))

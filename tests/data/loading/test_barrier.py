@@ -29,78 +29,68 @@ ERRORS = (RecursionError, AssertionError, KeyError, OverflowError, StopIteration
 SHARDS = {name: Path(golden(name)).read_bytes() for name in ("npz", "bf16", "noimage_bf16")}
 
 
+def raising(error, cause=None):
+    def make(*_):
+        raise error from cause
+
+    return make
+
+
 @pytest.mark.parametrize("error", ERRORS)
 def test_any_exception_is_a_skip_with_its_class(error):
     skips: list[Skip] = []
-
-    def make():
-        raise error
-
-    assert attempt(make, key="a\nb", shard="https://user:secret@host/a.tar?sign=x", on_skip=skips.append) is None
+    shard = "https://user:secret@host/a.tar?sign=x"
+    assert attempt(raising(error), key="a\nb", shard=shard, on_skip=skips.append) is None
     (skip,) = skips
     assert (skip.reason, skip.key, skip.shard) == (error.__name__, "a\\nb", "https://host/a.tar?...")
-    assert made_or_skip(make, key="k", shard="s").reason == error.__name__
+    assert made_or_skip(raising(error), key="k", shard="s").reason == error.__name__
 
 
 def test_a_reason_stays_and_what_is_told_is_bounded():
-    skips: list[Skip] = []
-
-    def make():
-        raise BadSampleError("bad_key", "x\x1b[2J" * 10_000)
-
-    attempt(make, key="k" * 50_000, shard="s", on_skip=skips.append)
-    assert skips[0].reason == "bad_key"
-    assert skips[0].detail.isprintable()
-    assert len(skips[0].detail) < 10_000
-    assert len(skips[0].key) < 5000
+    bad = raising(BadSampleError("bad_key", "x\x1b[2J" * 10_000))
+    skip = made_or_skip(bad, key="k" * 50_000, shard="s")
+    assert skip.reason == "bad_key"
+    assert skip.detail.isprintable()
+    assert len(skip.detail) < 10_000
+    assert len(skip.key) < 5000
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")])
-def test_what_the_machine_lacks_is_no_samples_fault(error):
-    skips: list[Skip] = []
-
-    def make():
-        raise BadSampleError("bad_text", "cannot be read") from error
-
-    with pytest.raises(ResourceExhaustedError, match="ulimit" if isinstance(error, OSError) else "memory is full"):
-        attempt(make, key="k", shard="s", on_skip=skips.append)
-    assert not skips
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_who_stops_a_run_is_heard(error):
-    def make():
-        raise error
-
-    with pytest.raises(error):
-        attempt(make, key="k", shard="s", on_skip=[].append)
+@pytest.mark.parametrize(
+    ("error", "cause", "expected", "word"),
+    [
+        (BadSampleError("bad_text", "no"), MemoryError(), ResourceExhaustedError, "memory is full"),
+        (BadSampleError("bad_text", "no"), OSError(errno.EMFILE, "Too many files"), ResourceExhaustedError, "ulimit"),
+        *((error, None, error, "") for error in (KeyboardInterrupt, SystemExit, GeneratorExit)),
+    ],
+)
+def test_what_the_machine_lacks_and_who_stops_a_run_are_no_samples_fault(error, cause, expected, word):
+    with fails(expected, word):
+        attempt(raising(error, cause), key="k", shard="s", on_skip=pytest.fail)
 
 
 class TestPipeline:
-    def spec(self, folder, **choices):
-        samples = [
-            ImageTextSample(key=f"{number}", captions=(f"caption {number}",), image=encoded(8, 6, seed=number))
-            for number in range(9)
-        ]
-        write_shard(folder / "a.tar", samples)
-        fields = {"shards": folder / "a.tar", "batch_size": 4, "image": ImageInput(size=16), "reinforced": False}
-        return ReinforcedPipelineSpec(**{**fields, "num_samples": 9, "shuffle": False, "num_readers": 1, **choices})
+    @pytest.fixture
+    @staticmethod
+    def spec(tmp_path):
+        many = [ImageTextSample(key=f"{n}", captions=(f"caption {n}",), image=encoded(8, 6, seed=n)) for n in range(9)]
+        fields = {"shards": write_shard(tmp_path / "a.tar", many), "image": ImageInput(size=16), "reinforced": False}
+        choices = {"shuffle": False, "num_readers": 1, "drop_last": False}
+        return ReinforcedPipelineSpec(**fields, **choices, batch_size=4, num_samples=9)
 
-    def test_what_one_sample_makes_the_augmentation_raise(self, tmp_path, monkeypatch):
+    def test_what_one_sample_makes_the_augmentation_raise(self, spec, monkeypatch):
         original = ExampleMaker.example
-
-        def failing(self, sample, epoch):
-            if sample.key == "3":
-                raise RecursionError("too deep")
-            return original(self, sample, epoch)
-
-        monkeypatch.setattr(ExampleMaker, "example", failing)
-        pipeline = self.spec(tmp_path).build()
+        monkeypatch.setattr(
+            ExampleMaker,
+            "example",
+            lambda self, sample, epoch: (raising(RecursionError) if sample.key == "3" else original)(
+                self, sample, epoch
+            ),
+        )
+        pipeline = spec.build()
         assert [key for batch in pipeline for key in batch.keys] == [*"01245678"]
         assert pipeline.report.counts == {"RecursionError": 1}
 
-    def test_what_one_caption_makes_the_tokenizer_raise(self, tmp_path):
-        spec = self.spec(tmp_path, drop_last=False)
+    def test_what_one_caption_makes_the_tokenizer_raise(self, spec):
         plain = spec.build()._tokenizer
 
         def failing(texts):
@@ -113,26 +103,10 @@ class TestPipeline:
         assert pipeline.report.counts == {"OverflowError": 2}
         assert pipeline.report.keys("OverflowError") == ("2", "8")
 
-    def test_a_stream_of_bad_samples_ends(self, tmp_path, monkeypatch):
-        def failing(self, sample, epoch):
-            raise AssertionError
-
-        monkeypatch.setattr(ExampleMaker, "example", failing)
+    def test_a_stream_of_bad_samples_ends(self, spec, monkeypatch):
+        monkeypatch.setattr(ExampleMaker, "example", raising(AssertionError))
         with fails(ValueError, "9 AssertionError"):
-            next(self.spec(tmp_path).build().stream())
-
-
-def read_mutated(data: bytes, folder: Path) -> None:
-    (folder / "a.tar").write_bytes(data)
-    report = SkipReport(log=False)
-    num_samples = 0
-    for raw in read_shard(str(folder / "a.tar"), report.add):
-        sample = parse(raw, parse_stored_sample, report.add)
-        if sample is not None:
-            num_samples += 1
-            attempt(sample.decoded, key=sample.key, shard="a", on_skip=report.add)
-    assert set(report.counts) <= REASONS, report.counts
-    assert num_samples or report.counts or not data.strip(b"\0")
+            next(spec.build().stream())
 
 
 REASONS = {
@@ -142,33 +116,38 @@ REASONS = {
 }
 
 
+@pytest.mark.parametrize("num_examples", [100, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SHARDS)
-@settings(max_examples=100, deadline=None)
-@given(data=st.data())
-def test_mutated_shards_are_read_without_an_exception(name, data, tmp_path_factory):
-    _mutate(name, data, tmp_path_factory.getbasetemp())
+def test_mutated_shards_are_read_without_an_exception(name, num_examples, tmp_path):
+    @settings(max_examples=num_examples, deadline=None)
+    @given(data=st.data())
+    def check(data):
+        mutated = mutate(SHARDS[name], data)
+        (tmp_path / "a.tar").write_bytes(mutated)
+        report, num_samples = SkipReport(log=False), 0
+        for raw in read_shard(str(tmp_path / "a.tar"), report.add):
+            sample = parse(raw, parse_stored_sample, report.add)
+            if sample is not None:
+                num_samples += 1
+                attempt(sample.decoded, key=sample.key, shard="a", on_skip=report.add)
+        assert set(report.counts) <= REASONS, report.counts
+        assert num_samples or report.counts or not mutated.strip(b"\0")
+
+    check()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SHARDS)
-@settings(max_examples=2000, deadline=None)
-@given(data=st.data())
-def test_many_mutated_shards(name, data, tmp_path_factory):
-    _mutate(name, data, tmp_path_factory.getbasetemp())
-
-
-def _mutate(name: str, data: st.DataObject, folder: Path) -> None:
+def mutate(shard: bytes, data: st.DataObject) -> bytes:
     """Change bytes where they mean something: in headers, in JSON, in the directories and starts of members."""
-    mutated = bytearray(SHARDS[name])
+    mutated = bytearray(shard)
     for _ in range(data.draw(st.integers(1, 6))):
-        block = data.draw(st.integers(0, len(mutated) // 512 - 1))
-        place = block * 512 + data.draw(st.integers(0, 511))
+        start = 512 * data.draw(st.integers(0, len(mutated) // 512 - 1))
+        place = start + data.draw(st.integers(0, 511))
         change = data.draw(st.binary(min_size=1, max_size=12))
         mutated[place : place + len(change)] = change
-        header = mutated[block * 512 : block * 512 + 512]
+        header = mutated[start : start + 512]
         if header[257:262] == b"ustar" and data.draw(st.booleans()):
             header[148:156] = b" " * 8
-            mutated[block * 512 + 148 : block * 512 + 156] = b"%06o\0 " % sum(header)
+            mutated[start + 148 : start + 156] = b"%06o\0 " % sum(header)
     if data.draw(st.booleans()):
         del mutated[data.draw(st.integers(0, len(mutated))) :]
-    read_mutated(bytes(mutated), folder)
+    return bytes(mutated)

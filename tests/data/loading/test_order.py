@@ -9,22 +9,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mobileclip.data.loading.order import NUM_READERS, Cursor, EpochOrder, Segment, ShuffledShards
+from mobileclip.data.loading.order import NUM_READERS, Cursor, EpochOrder, ShuffledShards
 from tests.errors import fails
 
 SLOW = pytest.mark.slow
+CHOICES = {"most_readers": NUM_READERS, "seed": 0, "shuffle": True}
 
 
 def epoch_order(sizes, **changes):
-    choices = {"most_readers": NUM_READERS, "seed": 0, "shuffle": True}
     names = tuple(f"{place}.tar" for place in range(len(sizes)))
-    return EpochOrder(names=names, sizes=tuple(sizes), **(choices | changes))
+    return EpochOrder(names=names, sizes=tuple(sizes), **(CHOICES | changes))
 
 
 def endless_order(*counts, **changes):
-    choices = {"most_readers": NUM_READERS, "seed": 0, "shuffle": True}
     sources = tuple(tuple(f"{source}/{place}.tar" for place in range(count)) for source, count in enumerate(counts))
-    return ShuffledShards(sources=sources, **(choices | changes))
+    return ShuffledShards(sources=sources, **(CHOICES | changes))
 
 
 def samples(order, epoch, reader, turn=0):
@@ -37,6 +36,11 @@ def samples(order, epoch, reader, turn=0):
     ]
 
 
+def drawn(order, count):
+    """Return the first segments of an endless order, reader by reader and turn by turn."""
+    return [order.segments(number % order.num_readers, number // order.num_readers)[0] for number in range(count)]
+
+
 class TestEpoch:
     @settings(max_examples=100, deadline=None)
     @given(
@@ -44,25 +48,23 @@ class TestEpoch:
     )
     def test_every_sample_once(self, sizes, most_readers, shuffle):
         order = epoch_order(sizes, most_readers=most_readers, shuffle=shuffle)
+        readers = range(order.num_readers)
+        whole = [(f"{place}.tar", number) for place, size in enumerate(sizes) for number in range(size)]
         for epoch in range(2):
-            read = [samples(order, epoch, reader) for reader in range(order.num_readers)]
-            assert sorted(itertools.chain(*read)) == sorted(
-                (f"{place}.tar", number) for place, size in enumerate(sizes) for number in range(size)
-            )
+            read = [samples(order, epoch, reader) for reader in readers]
+            assert sorted(itertools.chain(*read)) == sorted(whole)
             # The numbers of an epoch's samples are dealt out to the readers in turn.
-            numbers = range(sum(sizes))
-            assert [len(own) for own in read] == [
-                len(numbers[reader :: order.num_readers]) for reader in range(order.num_readers)
-            ]
+            assert [len(own) for own in read] == [len(whole[reader :: order.num_readers]) for reader in readers]
 
     def test_a_reader_that_lost_samples_reads_its_own_again_and_then_others_from_elsewhere(self):
         order = epoch_order([20, 20], most_readers=4)
         assert samples(order, 3, 1, turn=1) == samples(order, 3, 1)
         others = [samples(order, 3, 1, turn) for turn in (2, 3, 4)]
         assert sorted(map(sorted, others)) == sorted(sorted(samples(order, 3, reader)) for reader in (0, 2, 3))
+        firsts = [samples(order, 3, reader)[0] for reader in range(4)]
         for own in others:
-            (owner,) = (reader for reader in range(4) if samples(order, 3, reader)[0] in own)
-            assert own.index(samples(order, 3, owner)[0]) in range(2, 9)
+            (start,) = (own.index(first) for first in firsts if first in own)
+            assert start in range(2, 9)
         assert len(list(order.turns(3))) == 5
         assert list(order.turns(3, first=order.start(3)[1].turn + 2)) == list(order.turns(3))[2:]
 
@@ -103,23 +105,19 @@ class TestEpoch:
         """An epoch of DataCompDR-1B, and of a sixteenth of it, has no gap and no repeat."""
         sizes = np.random.default_rng(0).integers(19_000, 20_063, size=num_shards)
         order = epoch_order(sizes.tolist(), most_readers=num_readers)
-        places = {name: place for place, name in enumerate(order.names)}
-        rows = []
-        lengths = np.zeros(num_readers, np.int64)
+        found, lengths = [], np.zeros(num_readers, np.int64)
         for reader in range(num_readers):
             for segment in order.segments(reader, 0):
-                place = places[segment.shard]
+                place = int(segment.shard.removesuffix(".tar"))
                 stop = sizes[place] if segment.stop is None else segment.stop
-                rows.append((place, segment.start, stop))
+                found.append((place, segment.start, stop))
                 lengths[reader] += stop - segment.start
-        found = np.array(sorted(rows))
-        first = np.flatnonzero(np.diff(found[:, 0], prepend=-1))
-        assert len(first) == len(sizes)
-        assert (found[first, 1] == 0).all()
-        last = np.append(first[1:], len(found)) - 1
-        assert (found[last, 2] == sizes).all()
-        inner = np.setdiff1d(np.arange(len(found)), first)
-        assert (found[inner, 1] == found[inner - 1, 2]).all()
+        places, starts, stops = np.array(sorted(found)).T
+        is_first = np.diff(places, prepend=-1) > 0
+        is_last = np.append(is_first[1:], True)
+        assert is_first.sum() == num_shards
+        assert (starts == np.where(is_first, 0, np.roll(stops, 1))).all()
+        assert (stops[is_last] == sizes).all()
         # Every process takes the same number of samples of each reader at every step.
         assert sizes.sum() == lengths.sum() > 19_000 * num_shards
         assert lengths.max() - lengths.min() <= 1
@@ -128,60 +126,43 @@ class TestEpoch:
 class TestEndless:
     def test_every_shard_once_before_any_comes_again(self):
         order = endless_order(10, most_readers=4)
+        found = drawn(order, 40)
         assert order.num_readers == 4
-        drawn = [order.segments(number % 4, number // 4)[0] for number in range(40)]
         for times in range(4):
-            rounds = drawn[10 * times : 10 * (times + 1)]
+            rounds = found[10 * times : 10 * (times + 1)]
             assert {segment.epoch for segment in rounds} == {times}
-            assert Counter(segment.shard for segment in rounds) == {f"0/{place}.tar": 1 for place in range(10)}
-        assert drawn[:10] != [Segment(shard=one.shard, number=one.number, epoch=0) for one in drawn[10:20]]
-        assert all((one.start, one.stop) == (0, None) for one in drawn)
+            assert {segment.shard for segment in rounds} == {f"0/{place}.tar" for place in range(10)}
+        assert [one.shard for one in found[:10]] != [one.shard for one in found[10:20]]
+        assert all((one.start, one.stop) == (0, None) for one in found)
 
     def test_with_replacement_shards_come_again_before_others_have_come(self):
         order = endless_order(40, most_readers=4, replacement=True)
-        drawn = [order.segments(number % 4, number // 4)[0] for number in range(4_000)]
-        counts = Counter(segment.shard for segment in drawn)
-        assert len({segment.shard for segment in drawn[:40]}) < 35  # 40 * (1 - 1/e) is 25
+        found = drawn(order, 4_000)
+        counts = Counter(segment.shard for segment in found)
+        assert len({segment.shard for segment in found[:40]}) < 35  # 40 * (1 - 1/e) is 25
         assert counts.keys() == set(order.sources[0])
         assert all(50 < count < 150 for count in counts.values())  # of 100, with a deviation of 10
-        assert all(segment.shard == f"0/{segment.number}.tar" for segment in drawn)
+        assert all(segment.shard == f"0/{segment.number}.tar" for segment in found)
         # Of a shard that comes twice, neither the order of the samples nor their augmentations are the same.
-        assert len({segment.epoch for segment in drawn}) == len(drawn)
-        again = endless_order(40, most_readers=4, replacement=True)
-        assert [again.segments(number % 4, number // 4)[0] for number in range(4_000)] == drawn
-        other = endless_order(40, most_readers=4, replacement=True, seed=1)
-        assert [other.segments(number % 4, number // 4)[0] for number in range(40)] != drawn[:40]
+        assert len({segment.epoch for segment in found}) == len(found)
+        assert drawn(endless_order(40, most_readers=4, replacement=True), 4_000) == found
+        assert drawn(endless_order(40, most_readers=4, replacement=True, seed=1), 40) != found[:40]
 
-    def test_in_order(self):
-        order = endless_order(3, most_readers=1, shuffle=False)
-        assert [order.segments(0, turn)[0].shard for turn in range(4)] == [f"0/{n}.tar" for n in (0, 1, 2, 0)]
-
-    def test_a_seed_keeps_its_order(self):
-        order = endless_order(7, most_readers=2)
-        assert order.num_readers == 2
-        drawn = [[order.segments(reader, turn)[0].number for turn in range(4)] for reader in range(2)]
-        assert drawn == [[1, 4, 6, 0], [2, 3, 5, 5]]
+    def test_orders_are_kept(self):
+        in_order = drawn(endless_order(3, most_readers=1, shuffle=False), 4)
+        assert [segment.number for segment in in_order] == [0, 1, 2, 0]
+        assert [segment.number for segment in drawn(endless_order(7, most_readers=2), 8)] == [1, 2, 4, 3, 6, 5, 0, 5]
+        mixed = drawn(endless_order(50, 30, 30, weights=(3.0, 2.0, 1.0), most_readers=12), 12)
+        assert "".join(segment.shard[0] for segment in mixed) == "010210010210"
 
     @pytest.mark.parametrize("replacement", [False, True])
     def test_sources_have_their_share_of_every_batch(self, replacement):
         order = endless_order(500, 300, 200, weights=(2.0, 1.0, 1.0), replacement=replacement)
         assert order.num_readers == 96
-        sources = [order.segments(reader, 7)[0].shard.partition("/")[0] for reader in range(96)]
         # Also of one that has fewer samples than there are readers.
-        for start in range(0, 96, 8):
+        sources = [segment.shard[0] for segment in drawn(order, 8 * 96)]
+        for start in range(0, 8 * 96, 8):
             assert Counter(sources[start : start + 8]) == {"0": 4, "1": 2, "2": 2}
-
-    def test_a_mixture_keeps_its_order(self):
-        order = endless_order(50, 30, 30, weights=(3.0, 2.0, 1.0), most_readers=12)
-        drawn = [order.segments(reader, 0)[0].shard.partition("/")[0] for reader in range(12)]
-        assert "".join(drawn) == "010210010210"
-
-    def test_of_a_source_every_shard_once(self):
-        order = endless_order(9, 40, weights=(1.0, 3.0), most_readers=8)
-        readers = [reader for reader in range(8) if order.segments(reader, 0)[0].shard.startswith("0/")]
-        assert len(readers) == 2
-        drawn = [order.segments(reader, turn)[0].shard for turn in range(9) for reader in readers]
-        assert Counter(drawn) == {f"0/{place}.tar": 2 for place in range(9)}
 
     @pytest.mark.parametrize(
         ("shards", "weights", "words"),
@@ -205,12 +186,12 @@ class TestEndless:
         except ValueError:
             assert len(sources) > 1
             return
-        segments = [order.segments(reader, 0)[0] for reader in range(order.num_readers)]
-        found = Counter(one.shard.partition("/")[0] for one in segments)
+        segments = drawn(order, order.num_readers)
+        found = Counter(one.shard[0] for one in segments)
         for source, weight in enumerate(weights):
             assert abs(found[str(source)] / order.num_readers - weight / sum(weights)) <= 0.02
-        drawn = [(one.shard, number) for one in segments for number in range(12)[one.start :: one.stride]]
-        assert len(set(drawn)) == len(drawn)
+        numbers = [(one.shard, number) for one in segments for number in range(12)[one.start :: one.stride]]
+        assert len(set(numbers)) == len(numbers)
 
     @pytest.mark.parametrize("shuffle", [True, False])
     @pytest.mark.parametrize(
@@ -220,18 +201,20 @@ class TestEndless:
             ((9, 1), (9, 1), (11, 1)),
             ((2, 2), (3, 1), (3, 1)),
             ((1, 1, 1), (4, 3, 1), (4, 3, 1)),
+            ((9, 40), (1, 3), (8, 24)),
         ],
     )
     def test_few_shards_have_fewer_readers(self, shards, weights, readers, shuffle):
         """As many as give the asked shares; they may share out a shard's samples, of which every pass has all once."""
         order = endless_order(*shards, weights=weights, shuffle=shuffle)
-        drawn = Counter(order.segments(reader, 0)[0].shard[0] for reader in range(order.num_readers))
-        assert tuple(drawn[str(source)] for source in range(len(shards))) == readers
-        seen = Counter()
-        for reader, turn in itertools.product(range(order.num_readers), range(5 * max(shards))):
-            (one,) = order.segments(reader, turn)
-            seen.update((one.shard, one.epoch, number) for number in range(12)[one.start :: one.stride])
+        found = Counter(segment.shard[0] for segment in drawn(order, order.num_readers))
+        assert tuple(found[str(source)] for source in range(len(shards))) == readers
+        segments = drawn(order, 5 * max(shards) * order.num_readers)
+        seen = Counter(
+            (one.shard, one.epoch, number) for one in segments for number in range(12)[one.start :: one.stride]
+        )
         assert set(seen.values()) == {1}
+        assert len({shard for shard, _, _ in seen}) == sum(shards)
 
     def test_fewer_shards_than_readers(self):
         assert endless_order(5).num_readers == 4

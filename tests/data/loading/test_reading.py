@@ -1,72 +1,47 @@
 """How a reader reads: shuffled, from any place on, and until nothing more is to be expected."""
 
-from collections import Counter
 from itertools import islice
 
 import numpy as np
 import pytest
 
-from mobileclip.data import write_shard
+from mobileclip.data import write_shard, write_shards
 from mobileclip.data.loading.order import Cursor, EpochOrder, ShuffledShards
 from mobileclip.data.loading.reading import SampleReading, TarReader
 from mobileclip.data.shards.files import RawSample
 from tests.data.made_samples import make_sample
 
-SIZES = (4, 1, 5, 2)
-
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    numbers = iter(range(sum(SIZES)))
-    return tuple(
-        str(write_shard(folder / f"{place}.tar", map(make_sample, islice(numbers, size))))
-        for place, size in enumerate(SIZES)
-    )
+    paths = write_shards(tmp_path_factory.mktemp("shards"), map(make_sample, range(12)), samples_per_shard=5)
+    return tuple(map(str, paths))
 
 
-def reading(names, *, sampling="epoch", sizes=SIZES, num_readers=2, **changes):
+def reading(names, *, sizes=None, num_readers=1, buffer=3):
+    """Return what reads an epoch of shards of these sizes, or else shards without end."""
     choices = {"most_readers": num_readers, "seed": 0, "shuffle": True}
-    if sampling == "epoch":
-        order = EpochOrder(names=names, sizes=sizes, **choices)
-    else:
-        order = ShuffledShards(sources=(names,), **choices)
-    return SampleReading(shards=TarReader((names,)), order=order, **({"seed": 0, "shuffle_buffer": 3} | changes))
-
-
-@pytest.mark.parametrize("sampling", ["epoch", "endless"])
-def test_from_every_place_on(shards, sampling):
-    whole = list(islice(reading(shards, sampling=sampling).samples(1, 0, Cursor(), pytest.fail), 20))
-    for number, sample in enumerate(whole):
-        rest = islice(reading(shards, sampling=sampling).samples(1, 0, sample.place, pytest.fail), 19 - number)
-        assert [(one.raw.key, one.epoch, one.place) for one in rest] == [
-            (one.raw.key, one.epoch, one.place) for one in whole[number + 1 :]
-        ]
+    order = EpochOrder(names=names, sizes=sizes, **choices) if sizes else ShuffledShards(sources=(names,), **choices)
+    return SampleReading(shards=TarReader((names,)), order=order, seed=0, shuffle_buffer=buffer)
 
 
 def test_readers_of_an_epoch_share_its_samples(shards):
+    read = reading(shards, sizes=(5, 5, 2), num_readers=2)
     keys = [
-        [sample.raw.key for sample in reading(shards).samples(reader, 5, Cursor(), pytest.fail, is_alone=True)]
+        [sample.raw.key for sample in read.samples(reader, 5, Cursor(), pytest.fail, is_alone=True)]
         for reader in range(2)
     ]
     assert sorted(keys[0] + keys[1]) == [f"{number:06d}" for number in range(12)]
     assert len(keys[0]) == len(keys[1]) == 6
     assert keys[0] != sorted(keys[0])
     # Behind its own ones a reader has them again, and goes on with the other's.
-    beyond = [sample.raw.key for sample in reading(shards).samples(0, 5, Cursor(), pytest.fail)]
+    beyond = [sample.raw.key for sample in read.samples(0, 5, Cursor(), pytest.fail)]
     assert beyond[:12] == keys[0] * 2
     assert sorted(beyond[12:]) == sorted(keys[1])
 
 
-def test_endless_sampling_counts_how_often_a_shard_came(shards):
-    samples = islice(reading(shards, sampling="endless", num_readers=1).samples(0, 0, Cursor(), pytest.fail), 30)
-    seen = Counter((sample.raw.key, sample.epoch) for sample in samples)
-    assert set(seen.values()) == {1}
-    assert Counter(epoch for _, epoch in seen) == {0: 12, 1: 12, 2: 6}
-
-
 def test_samples_beyond_what_was_said_are_read(shards):
-    told = reading(shards, sizes=(2, 1, 1, 2), num_readers=1)
+    told = reading(shards, sizes=(2, 1, 1))
     keys = sorted(sample.raw.key for sample in told.samples(0, 0, Cursor(), pytest.fail, is_alone=True))
     assert keys == [f"{number:06d}" for number in range(12)]
 
@@ -74,18 +49,12 @@ def test_samples_beyond_what_was_said_are_read(shards):
 def test_what_was_reported_is_not_reported_again(tmp_path):
     path = write_shard(tmp_path / "a.tar", map(make_sample, range(6)))
     path.write_bytes(path.read_bytes()[:-12000])
-    names, skips = (str(path),), []
-    read = reading(names, sizes=(6,), num_readers=1, shuffle_buffer=20)
-    whole, told = [], []
-    for sample in read.samples(0, 0, Cursor(), skips.append, is_alone=True):
-        whole.append(sample)
-        told.append(len(skips))
+    read, skips = reading((str(path),), sizes=(6,), buffer=20), []
+    told = [(sample, len(skips)) for sample in read.samples(0, 0, Cursor(), skips.append, is_alone=True)]
     assert [skip.reason for skip in skips] == ["truncated_shard"]
-    assert told[0] == 0  # the buffer is not filled at once
-    assert told[-2] == 1
-    skips.clear()
-    list(read.samples(0, 0, whole[-2].place, skips.append, is_alone=True))
-    assert skips == []
+    assert told[0][1] == 0  # the buffer is not filled at once
+    assert told[-2][1] == 1
+    assert list(read.samples(0, 0, told[-2][0].place, pytest.fail, is_alone=True))
 
 
 class Listed:
@@ -124,32 +93,22 @@ def test_shards_are_mixed_evenly_and_samples_as_far_as_the_buffer_allows():
     found = of_samples.mean(axis=(0, 1))
     assert (np.abs(found - means) < 4 * deviations / np.sqrt(num_epochs * num_shards)).all()
     # The limit that the docstring of `shuffle_buffer` says: of an even order, all would be in the middle.
-    assert (means[0] / size).round(2) == 0.12
-    assert (means[-1] / size).round(2) == 0.7
+    assert ((means / size).round(2)[[0, -1]] == (0.12, 0.7)).all()
 
 
-class TestEnd:
-    @pytest.mark.parametrize("num_shards", [1, 3])
-    def test_it_ends_when_no_sample_came_in_ten_rounds(self, tmp_path, num_shards):
-        names, skips = tuple(str(tmp_path / f"{number}.tar") for number in range(num_shards)), []
-        read = reading(names, sampling="endless", num_readers=1)
-        assert not list(read.samples(0, 0, Cursor(), skips.append))
-        assert len(skips) == 10 * num_shards
+@pytest.mark.parametrize(("num_shards", "num_skips"), [(1, 10), (3, 30), (300, 100)])
+def test_it_ends_when_no_sample_came_in_ten_rounds_or_a_hundred_shards(tmp_path, num_shards, num_skips):
+    names, skips = tuple(str(tmp_path / f"{number}.tar") for number in range(num_shards)), []
+    assert not list(reading(names).samples(0, 0, Cursor(), skips.append))
+    assert len(skips) == num_skips
 
-    def test_or_in_a_hundred_shards(self, tmp_path):
-        names, skips = tuple(str(tmp_path / f"{number}.tar") for number in range(300)), []
-        assert not list(reading(names, sampling="endless", num_readers=1).samples(0, 0, Cursor(), skips.append))
-        assert len(skips) == 100
 
-    def test_a_sample_begins_the_count_anew(self, tmp_path):
-        skips = []
-        present = write_shard(tmp_path / "0.tar", [make_sample(0)])
-        names = (str(present), str(tmp_path / "missing.tar"))
-        samples = reading(names, sampling="endless", num_readers=1).samples(0, 0, Cursor(), skips.append)
-        for _ in range(15):
-            next(samples)
-        assert skips
-        skips.clear()
-        present.unlink()
-        assert not list(samples)
-        assert len(skips) == 20
+def test_a_sample_begins_the_count_anew(tmp_path):
+    skips, present = [], write_shard(tmp_path / "0.tar", [make_sample(0)])
+    samples = reading((str(present), str(tmp_path / "missing.tar"))).samples(0, 0, Cursor(), skips.append)
+    list(islice(samples, 15))
+    assert skips
+    skips.clear()
+    present.unlink()
+    assert not list(samples)
+    assert len(skips) == 20

@@ -8,11 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mobileclip.data import AugmentationParams, hash_image, read_reinforced_samples, write_shard
-from mobileclip.datasets.joining import JoinSpec, join_images
+from mobileclip.data import AugmentationParams, hash_image, read_reinforced_samples
 from tests.data.made_samples import encoded, golden, write_raw
 from tests.data.public_release import Pair, PublicRelease
-from tests.datasets.joining.world import SIZE, Data, contents, without_image
+from tests.datasets.joining.world import SIZE, Data, contents, damage_half, joined, without_image
 from tests.errors import fails
 
 FIRST, SECOND = hash_image(encoded(*SIZE, seed=0)), "0" * 63 + "1"
@@ -23,13 +22,12 @@ class TestCompared:
     """What a sample states of the picture that was downloaded, as the public samples do."""
 
     @staticmethod
-    def joined(tmp_path, stated, beside, image=None, **choices):
+    def joined(tmp_path, stated, beside, **choices):
         """Join one sample that states something with one image whose JSON does."""
         data = Data(tmp_path, count=0)
-        image = encoded(*SIZE, seed=0) if image is None else image
-        write_shard(data.reinforced / "a.tar", [without_image(0, metadata={"uid": "u", **stated})])
-        beside = None if beside is None else json.dumps(beside).encode()
-        data.replace("i.tar", {"000000": {"png": image} | ({} if beside is None else {"json": beside})})
+        data.reinforce(without_image(0, metadata={"uid": "u", **stated}))
+        members = {} if beside is None else {"json": json.dumps(beside).encode()}
+        data.replace("i.tar", {"000000": {"png": encoded(*SIZE, seed=0), **members}})
         return data, data.join(**choices)
 
     @pytest.mark.parametrize(
@@ -69,11 +67,9 @@ class TestCompared:
         gradient = io.BytesIO()
         Image.linear_gradient("L").resize((2000, 2000)).save(gradient, "png")
         images = write_raw(tmp_path / "i.tar", {key: {"png": gradient.getvalue()} for key in members})
-        spec = JoinSpec(reinforced=reinforced, images=images, output=str(tmp_path / "out"))
-        report = join_images(spec, show_progress=False)
-        assert (report.joined, report.left_out) == (0, {"other_image": len(members)})
+        report = joined(reinforced=reinforced, images=images, output=str(tmp_path / "out"))
+        assert (report.joined, report.left_out, report.is_good) == (0, {"other_image": len(members)}, False)
         assert report.others == tuple(f"{key} in a.tar" for key in members)
-        assert not report.is_good
 
     def test_other_ones_are_kept_and_named(self, tmp_path):
         data, report = self.joined(tmp_path, {"sha256": SECOND}, {"sha256": FIRST}, keep_other=True)
@@ -88,13 +84,10 @@ class TestCompared:
         data = Data(tmp_path, count=0)
         # Without the size of the image, which this library states, and the public samples do not.
         views = [AugmentationParams(crop=crop) for crop in ((0, 0, 30, 39), (5, 5, 5, 5))]
-        write_shard(
-            data.reinforced / "a.tar", [without_image(0, augmentations=views, image_emb=np.zeros((2, 6), np.float32))]
-        )
+        data.reinforce(without_image(0, augmentations=views, image_emb=np.zeros((2, 6), np.float32)))
         data.replace("i.tar", {"000000": {"png": encoded(*(scale * side for side in SIZE))}})
         report = data.join()
-        assert report.joined == 1
-        assert report.reach == pytest.approx(1 / scale)
+        assert (report.joined, report.reach) == (1, pytest.approx(1 / scale))
 
 
 class TestPublished:
@@ -102,64 +95,59 @@ class TestPublished:
 
     @staticmethod
     def join(release, **choices):
-        choices = {"captions": release.captions, "by": "uid", **choices}
-        spec = JoinSpec(
-            reinforced=release.reinforced, images=release.images, output=str(release.folder / "joined"), **choices
-        )
-        report = join_images(spec, show_progress=False)
-        assert str(report)
-        return report
+        fields = {name: getattr(release, name) for name in ("reinforced", "images", "captions")}
+        return joined(**{**fields, "output": str(release.folder / "joined"), "by": "uid", **choices})
 
     def test_samples_with_captions_and_pictures(self, tmp_path):
-        release = PublicRelease(tmp_path, gone={1, 6}, replaced={2}).write()
-        report = self.join(release)
+        report = self.join(PublicRelease(tmp_path, gone={1, 6}, replaced={2}).write())
         assert (report.samples, report.joined, report.equal_downloaded, report.set_captions) == (8, 5, 5, 5)
-        assert report.left_out == {"no_image": 2, "other_image": 1}
-        assert report.is_good
-        samples = [
-            one for name in ("0", "1") for one in read_reinforced_samples(tmp_path / f"joined/0000000{name}.tar")
-        ]
-        assert [one.captions for one in samples] == [(Pair(number).caption,) for number in (0, 3, 4, 5, 7)]
-        assert [one.key for one in samples] == [Pair(number).uid for number in (0, 3, 4, 5, 7)]
+        assert (report.left_out, report.is_good) == ({"no_image": 2, "other_image": 1}, True)
+        samples = list(read_reinforced_samples(f"{tmp_path}/joined/{{00000000..00000001}}.tar"))
+        expected = [(pair.uid, (pair.caption,)) for pair in map(Pair, (0, 3, 4, 5, 7))]
+        assert [(one.key, one.captions) for one in samples] == expected
         assert all(one.image for one in samples)
 
     def test_pictures_that_were_made_smaller(self, tmp_path):
         """DataComp's download makes them smaller: only the hash beside them tells, and the crops leave them."""
         report = self.join(PublicRelease(tmp_path, image_size=32).write())
-        assert report.left_out == {"wrong_image": 4}
-        assert report.stopped == "00000000.tar"
+        assert (report.left_out, report.stopped) == ({"wrong_image": 4}, "00000000.tar")
 
-    @pytest.mark.parametrize("captions", ["folder", "pattern", "none", "of other pictures"])
-    def test_captions_of_a_folder_and_of_a_pattern(self, tmp_path, captions):
-        release = PublicRelease(tmp_path, with_json=captions in {"none", "of other pictures"}).write()
-        shards = tmp_path / "DataComp-12M" / "{00000000..00000001}.tar"
-        choices = {"captions": str(shards if captions == "pattern" else shards.parent)}
-        if captions in {"folder", "pattern"}:
-            choices |= {"by": "key", "min_share": 0.0}  # numbers are not uids
-            expected = {"no_image": 4}
-        elif captions == "none":
-            choices["captions"], expected = None, {"no_caption": 4}
+    @pytest.mark.parametrize(
+        ("captions", "left_out"),
+        [
+            ("", {"no_image": 4}),
+            ("{00000000..00000001}.tar", {"no_image": 4}),
+            (None, {"no_caption": 4}),
+            ("of other pictures", {"other_caption": 1}),
+        ],
+    )
+    def test_captions_of_a_folder_and_of_a_pattern(self, tmp_path, captions, left_out):
+        by_key = "no_image" in left_out
+        release = PublicRelease(tmp_path, with_json=not by_key).write()
+        shards = tmp_path / "DataComp-12M"
+        if by_key:
+            choices = {"captions": str(shards / captions), "by": "key", "min_share": 0.0}  # numbers are not uids
         else:
-            members = contents(shards.with_name("00000000.tar"))
-            first = next(iter(members))
-            members[first]["json"] = members[first]["json"].replace(b'"sha256": "', b'"sha256": "0')
-            write_raw(shards.with_name("00000000.tar"), members)
-            expected = {"other_caption": 1}
-        assert self.join(release, **choices).left_out == expected
+            choices = {"captions": captions and str(shards)}
+            members = contents(shards / "00000000.tar")
+            first = next(iter(members.values()))
+            first["json"] = first["json"].replace(b'"sha256": "', b'"sha256": "0')
+            write_raw(shards / "00000000.tar", members)
+        assert self.join(release, **choices).left_out == left_out
         with fails(ValueError, "00000000.tar"):
-            self.join(release, captions=str(shards.with_name("00000001.tar")))
+            self.join(release, captions=str(shards / "00000001.tar"))
 
     def test_a_shard_of_captions_that_comes_later(self, tmp_path):
         release = PublicRelease(tmp_path).write()
         path = tmp_path / "DataComp-12M" / "00000001.tar"
-        content = path.read_bytes()
+        content = damage_half(path)
+        half = path.read_bytes()
         path.unlink()
         report = self.join(release)
         assert (report.joined, report.is_good) == (4, False)
-        path.write_bytes(content[: len(content) // 2])
+        path.write_bytes(half)
         report = self.join(release)
-        assert 4 <= report.joined < 8
-        assert not report.is_good
+        assert (4 <= report.joined < 8, report.is_good) == (True, False)
         path.write_bytes(content)
         assert self.join(release).joined == 8
 
@@ -169,18 +157,16 @@ class TestEnough:
 
     def test_a_least_share(self, data):
         (data.images / "00001.tar").unlink()
-        assert data.join(min_share=0.7).is_good
-        assert not data.join(min_share=0.71).is_good
+        assert [data.join(min_share=share).is_good for share in (0.7, 0.71)] == [True, False]
         report = data.join(by="width", min_share=0.0, go_on=True, output=str(data.root / "none"))
         assert (report.joined, report.samples, report.stopped, report.is_good) == (0, 20, None, False)
         (data.reinforced / "00000.tar").unlink()
         pattern = str(data.reinforced / "{00000..00002}.tar")
         assert data.join(reinforced=pattern, output=str(data.root / "some")).stopped is None, "it says nothing"
 
-    @pytest.mark.parametrize("again", [False, True])
-    def test_ends_after_a_first_shard_without_any_match(self, data, again):
-        for _ in range(1 + again):
+    def test_ends_after_a_first_shard_without_any_match(self, data):
+        for _ in range(2):
             report = data.join(by="width")
-        assert (report.stopped, report.samples, report.is_good) == ("00000.tar", 7, False)
-        assert report.examples == ("000000", "40")
+            assert (report.stopped, report.samples, report.is_good) == ("00000.tar", 7, False)
+            assert report.examples == ("000000", "40")
         assert data.join(by="width", go_on=True).samples == 20

@@ -15,12 +15,21 @@ from mobileclip.data import (
     write_card,
     write_shard,
 )
-from mobileclip.datasets.joining import JoinSpec, join_images
 from mobileclip.reinforce import verify
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
-from tests.datasets.joining.world import SIZE, Data, contents, files_of, without_image
+from tests.datasets.joining.world import SIZE, Data, contents, files_of, joined, without_image
 from tests.engines.conftest import forked_workers  # noqa: F401  a fixture
 from tests.errors import fails
+
+
+@pytest.fixture
+def empty(tmp_path):
+    """Data without samples and images yet."""
+    return Data(tmp_path, count=0)
+
+
+def checked(folder):
+    return verify(folder, num_samples=0, show_progress=False)
 
 
 class TestJoin:
@@ -34,48 +43,49 @@ class TestJoin:
         report = data.join()
         assert (report.samples, report.joined, report.left_out, report.complete) == (20, 20, {}, True)
         for name, shard in before.items():
-            after = contents(data.output / name)
-            assert list(shard) == list(after)
-            for key, members in shard.items():
-                assert after[key] == {**members, "png": encoded(*SIZE, seed=int(key))}
+            expected = {key: {**members, "png": encoded(*SIZE, seed=int(key))} for key, members in shard.items()}
+            assert list(contents(data.output / name).items()) == list(expected.items())
         keys = [sample.key for sample in read_reinforced_samples(data.pattern(data.output))]
         assert keys == [f"{number:06d}" for number in range(20)]
 
-    def test_public_shards_and_captions_from_the_images_side(self, tmp_path):
+    @pytest.mark.parametrize("captions", [{"txt": b"ours"}, {}], ids=["captions", "none"])
+    def test_public_shards_and_captions_from_the_images_side(self, tmp_path, captions):
         """The public data has no images; some copies have no captions either."""
         members = contents(golden("noimage_bf16"))
         bare = {key: {name: data for name, data in one.items() if name != "txt"} for key, one in members.items()}
-        reinforced = write_raw(tmp_path / "a.tar", bare)
         big = encoded(2000, 2000, kind="jpeg")
-        for number, (captions, found) in enumerate((({"txt": b"ours"}, len(members)), ({}, 0))):
-            images = {
-                f"{place:09d}": {"jpg": big, "json": b'{"uid": "%s"}' % key.encode(), **captions}
-                for place, key in enumerate(members)
-            }
-            places = {"images": write_raw(tmp_path / "i.tar", images), "output": str(tmp_path / f"out{number}")}
-            report = join_images(JoinSpec(reinforced=reinforced, by="uid", go_on=True, **places), show_progress=False)
-            assert report.joined == report.captions == found
-            assert report.left_out == ({} if found else {"no_caption": len(members)})
-        for sample in read_reinforced_samples(tmp_path / "out0" / "a.tar"):
-            assert sample.captions == ("ours",)
-            assert sample.image is not None
+        images = {
+            f"{place:09d}": {"jpg": big, "json": b'{"uid": "%s"}' % key.encode(), **captions}
+            for place, key in enumerate(members)
+        }
+        report = joined(
+            reinforced=write_raw(tmp_path / "a.tar", bare),
+            images=write_raw(tmp_path / "i.tar", images),
+            output=str(tmp_path / "out"),
+            by="uid",
+            go_on=True,
+        )
+        found = len(members) if captions else 0
+        assert (report.joined, report.captions) == (found, found)
+        assert report.left_out == ({} if captions else {"no_caption": len(members)})
+        if captions:
+            samples = list(read_reinforced_samples(tmp_path / "out" / "a.tar"))
+            assert {(sample.captions, sample.image is None) for sample in samples} == {(("ours",), False)}
 
-    def test_by_a_field_that_both_sides_state(self, tmp_path):
-        data = Data(tmp_path, count=0)
+    def test_by_a_field_that_both_sides_state(self, empty):
         samples = [without_image(number, metadata={"uid": f"uid{5 - number}"}) for number in range(2)]
-        write_shard(data.reinforced / "a.tar", [*samples, without_image(2), make_sample(3)])
-        named = {"png": encoded(*SIZE, seed=2), "json": b'{"uid": "000002"}'}
-        images = {**{f"x{number}": data.image_members(number) for number in (4, 5)}, "y": named}
-        data.replace("i.tar", {**images, "z": {"png": b"x"}, "null": data.image_members(0, json=b'{"uid": null}')})
-        report = data.join(by="uid")
+        empty.reinforce(*samples, without_image(2), make_sample(3))
+        images = {f"x{number}": empty.image_members(number) for number in (4, 5)}
+        images |= {"y": {"png": encoded(*SIZE, seed=2), "json": b'{"uid": "000002"}'}, "z": {"png": b"x"}}
+        empty.replace("i.tar", images | {"null": empty.image_members(0, json=b'{"uid": null}')})
+        report = empty.join(by="uid")
         assert (report.joined, report.images.without_field) == (4, 2)
-        assert [one["png"] for one in contents(data.output / "a.tar").values()][:3] == [
-            encoded(*SIZE, seed=number) for number in (5, 4, 2)
-        ]
+        found = [one["png"] for one in contents(empty.output / "a.tar").values()]
+        assert found[:3] == [encoded(*SIZE, seed=number) for number in (5, 4, 2)]
 
     def test_keys_that_are_no_text(self, data):
+        odd = {"000000": "\udcff", "000001": "ungefähr"}
         for path in [*data.reinforced.glob("*.tar"), *data.images.glob("*.tar")]:
-            odd = {"000000": "\udcff", "000001": "ungefähr"}
             write_raw(path, {odd.get(key, key): members for key, members in contents(path).items()})
         report = data.join()
         assert (report.joined, report.left_out) == (20, {})
@@ -83,43 +93,37 @@ class TestJoin:
         note = pq.read_table(data.output / "join" / "00000.parquet")
         assert [row["key"] for row in note.to_pylist()][:2] == [b"\xff", "ungefähr".encode()]
 
-    def test_by_url(self, tmp_path):
-        data = Data(tmp_path, count=0)
-        samples = [without_image(number, url=f"https://x/{number}") for number in range(5)]
-        samples.append(without_image(5))
-        write_shard(data.reinforced / "a.tar", samples)
-        data.replace("i.tar", {f"other{number}": data.image_members(number) for number in (4, 2, 0, 1)})
-        report = data.join(by="url")
+    def test_by_url(self, empty):
+        empty.reinforce(*(without_image(number, url=f"https://x/{number}") for number in range(5)), without_image(5))
+        image = empty.replace("i.tar", {f"other{number}": empty.image_members(number) for number in (4, 2, 0, 1)})
+        report = empty.join(by="url")
         assert (report.joined, report.left_out) == (4, {"no_image": 2})
-        assert data.named() == [("000003", "a.tar", "no_image"), ("000005", "a.tar", "no_image")]
-        rows = pq.read_table(data.output / "join" / "a.parquet").to_pylist()
+        rows = pq.read_table(empty.output / "join" / "a.parquet").to_pylist()
         assert [(row["key"], row["reason"]) for row in rows] == [
             (f"{number:06d}", "no_image" if number in (3, 5) else None) for number in range(6)
         ]
-        joined = [row for row in rows if row["reason"] is None]
-        assert {(row["image"], row["likeness"]) for row in joined} == {(str(data.images / "i.tar"), "unknown")}
-        assert contents(data.output / "a.tar")["000004"]["png"] == encoded(*SIZE, seed=4)
+        assert {(row["image"], row["likeness"]) for row in rows if row["reason"] is None} == {(image, "unknown")}
+        assert contents(empty.output / "a.tar")["000004"]["png"] == encoded(*SIZE, seed=4)
 
     def test_a_card_comes_along_and_verification_finds_nothing_wrong(self, data):
         card = ReinforcementCard(layout="npz", num_augmentations=3, seed=5, num_samples=20, num_shards=3)
         write_card(data.reinforced, card)
         (data.images / "00000.tar").unlink()
         report = data.join()
-        joined = find_card(data.output)
-        assert joined == card
-        assert (joined.num_samples, joined.num_shards, joined.skipped) == (report.joined, 3, report.left_out)
-        assert joined.num_bytes == sum(path.stat().st_size for path in data.output.glob("*.tar"))
-        found = verify(data.output, num_samples=0, show_progress=False)
+        written = find_card(data.output)
+        assert written == card
+        assert (written.num_samples, written.num_shards, written.skipped) == (report.joined, 3, report.left_out)
+        assert written.num_bytes == sum(path.stat().st_size for path in data.output.glob("*.tar"))
+        found = checked(data.output)
         assert (found.num_samples, found.num_shards, found.counts) == (report.joined, 3, {})
         (data.output / "00001.tar").unlink()
-        assert "missing_shard" in verify(data.output, num_samples=0, show_progress=False).counts
-        (data.root / "other").mkdir()
-        write_shard(data.root / "other" / "a.tar", [without_image(1)])
-        write_card(data.root / "other", ReinforcementCard(layout="npz", seed=2))
+        assert "missing_shard" in checked(data.output).counts
+        other = data.root / "other"
+        other.mkdir()
+        write_shard(other / "a.tar", [without_image(1)])
+        write_card(other, ReinforcementCard(layout="npz", seed=2))
         with fails(ValueError):
-            data.join(
-                reinforced=f"{data.pattern(data.reinforced)}::{data.root}/other/a.tar", output=str(data.root / "2")
-            )
+            data.join(reinforced=f"{data.pattern(data.reinforced)}::{other}/a.tar", output=str(data.root / "2"))
 
 
 class TestLeftOut:
@@ -129,32 +133,28 @@ class TestLeftOut:
         assert data.join().left_out == {"no_image": 6}
         assert data.named() == [(key, f"{int(key) // 7:05d}.tar", "no_image") for key in gone]
 
-    def test_wrong_images(self, tmp_path):
-        data = Data(tmp_path, count=0)
-        images = {number: encoded(*SIZE, seed=number) for number in range(5)}
-        samples = [without_image(number, image_sha256=hash_image(images[number])) for number in range(2)]
+    def test_wrong_images(self, empty):
+        images = [encoded(*SIZE, seed=number) for number in range(2)]
         anywhere = [AugmentationParams(crop=crop) for crop in ((0, 0, 30, 40), (5, 5, 5, 5), (0, 0, 1, 1))]
+        samples = [without_image(number, image_sha256=hash_image(image)) for number, image in enumerate(images)]
         samples += [without_image(2), *(without_image(number, augmentations=anywhere) for number in (3, 4))]
-        write_shard(data.reinforced / "a.tar", samples)
-        copies = {0: images[0], 1: images[0], 2: encoded(41, 30), 3: encoded(39, 30), 4: encoded(80, 60)}
-        data.replace("i.tar", {f"{number:06d}": {"png": copy} for number, copy in copies.items()})
-        report = data.join()
+        empty.reinforce(*samples)
         # The last one may be another copy, but nothing that is known says so.
-        assert data.named() == [(f"{number:06d}", "a.tar", "wrong_image") for number in (1, 2, 3)]
-        assert report.left_out == {"wrong_image": 3}
+        copies = [images[0], images[0], *(encoded(*size) for size in ((41, 30), (39, 30), (80, 60)))]
+        empty.replace("i.tar", {f"{number:06d}": {"png": copy} for number, copy in enumerate(copies)})
+        assert empty.join().left_out == {"wrong_image": 3}
+        assert empty.named() == [(f"{number:06d}", "a.tar", "wrong_image") for number in (1, 2, 3)]
 
-    def test_broken_images(self, tmp_path):
-        data = Data(tmp_path, count=0)
-        write_shard(data.reinforced / "a.tar", [without_image(number) for number in range(3)])
+    def test_broken_images(self, empty):
+        empty.reinforce(*map(without_image, range(3)))
         whole = encoded(*SIZE, seed=0)
-        data.replace("i.tar", {"000000": {"png": whole}, "000001": {"png": whole[:-200]}, "000002": {"png": b"<html>"}})
-        report = data.join()
-        assert report.joined == 2, "a header alone tells nothing of the end"
-        assert len(data.named()) == 1
-        assert data.named()[0][2].startswith("image_")
-        checked = join_images(data.spec(output=str(tmp_path / "2"), check_images=True), show_progress=False)
-        assert checked.joined == 1
-        assert set(checked.left_out) == {"image_truncated", data.named()[0][2]}
+        images = (whole, whole[:-200], b"<html>")
+        empty.replace("i.tar", {f"{number:06d}": {"png": image} for number, image in enumerate(images)})
+        assert empty.join().joined == 2, "a header alone tells nothing of the end"
+        ((_, _, reason),) = empty.named()
+        assert reason.startswith("image_")
+        report = empty.join(output=str(empty.root / "2"), check_images=True)
+        assert (report.joined, set(report.left_out)) == (1, {"image_truncated", reason})
 
     @pytest.mark.parametrize(
         ("paug", "reason"),
@@ -164,16 +164,14 @@ class TestLeftOut:
             (b'{"param_aug": [[[1, 2, null, 3], []]]}', "bad_augmentation"),
         ],
     )
-    def test_malformed_augmentations(self, tmp_path, paug, reason):
-        data = Data(tmp_path, count=0)
-        write_raw(data.reinforced / "a.tar", {"a": {"txt": b"x", "paug.json": paug}})
-        data.replace("i.tar", {"a": {"png": encoded(*SIZE)}})
-        assert data.join().left_out == {reason: 1}
+    def test_malformed_augmentations(self, empty, paug, reason):
+        write_raw(empty.reinforced / "a.tar", {"a": {"txt": b"x", "paug.json": paug}})
+        empty.replace("i.tar", {"a": {"png": encoded(*SIZE)}})
+        assert empty.join().left_out == {reason: 1}
 
     def test_keys_that_come_twice(self, data):
         data.replace("99999.tar", {f"{number:06d}": data.image_members(number + 100) for number in (0, 1)})
-        keys = ("000003", "000004", "000003", "000005", "000005")
-        write_raw(data.reinforced / "a.tar", [(f"{key}.txt", b"a") for key in keys])
+        write_raw(data.reinforced / "a.tar", [(f"{number:06d}.txt", b"a") for number in (3, 4, 3, 5, 5)])
         report = data.join()
         assert report.images.repeated_keys == 2
         assert contents(data.output / "00000.tar")["000000"]["png"] == encoded(*SIZE, seed=0), "the first shard's"
@@ -195,13 +193,11 @@ def test_placeholders_are_named_and_kept_or_dropped(tmp_path):
     assert hash_image(same).startswith(found.sha256)
     assert (report.joined, found.num_keys, found.num_bytes) == (24, 12, len(same))
     assert json.loads((data.output / "join.json").read_text())["placeholders"][0]["num_keys"] == 12
-    for number, (threshold, joined) in enumerate(((None, 12), (13, 24))):
-        changes = {} if threshold is None else {"placeholder_threshold": threshold}
+    for number, (changes, left_out) in enumerate((({}, {"placeholder": 12}), ({"placeholder_threshold": 13}, {}))):
         report = data.join(output=str(tmp_path / f"{number}"), drop_placeholders=True, **changes)
-        assert (report.joined, report.left_out) == (joined, {} if joined == 24 else {"placeholder": 12})
+        assert (report.joined, report.left_out) == (24 - left_out.get("placeholder", 0), left_out)
     images = [members["png"] for path in (tmp_path / "0").glob("*.tar") for members in contents(path).values()]
-    assert len(images) == 12
-    assert same not in images
+    assert (len(images), images.count(same)) == (12, 0)
     assert data.join(output=str(tmp_path / "without"), placeholder_threshold=0).placeholders == ()
 
 
@@ -209,8 +205,7 @@ def test_placeholders_are_named_and_kept_or_dropped(tmp_path):
     "changes",
     [
         {"index": "file"},
-        {"images": "nothing.tar"},
-        {"images": "zipped.tar"},
+        *({"images": name} for name in ("nothing.tar", "zipped.tar")),
         {"output": "reinforced"},
         {"reinforced": "pipe:cat reinforced/00000.tar"},
         {"reinforced": "::".join(["reinforced/00000.tar"] * 2)},
@@ -234,9 +229,8 @@ def test_remote_on_both_sides(data):
     import fsspec
 
     store = fsspec.filesystem("memory")
-    for folder in (data.reinforced, data.images):
-        for path in folder.glob("*.tar"):
-            store.pipe(f"/join/{folder.name}/{path.name}", path.read_bytes())
+    for path in data.root.rglob("*.tar"):
+        store.pipe(f"/join/{path.relative_to(data.root)}", path.read_bytes())
     patterns = {"reinforced": "reinforced/{00000..00002}.tar", "images": "images/{00000..00003}.tar", "output": "out"}
     remote = {name: f"memory://join/{pattern}" for name, pattern in patterns.items()}
     assert data.join(**remote, index=str(data.root / "places")).joined == 20
@@ -246,25 +240,23 @@ def test_remote_on_both_sides(data):
     assert json.loads(store.cat("/join/out/join.json"))["joined"] == 20
 
 
-def test_folders_whose_shards_have_the_same_names(tmp_path):
+def test_folders_whose_shards_have_the_same_names(empty):
     """As DataCompDR-1B has 66 of them."""
-    data = Data(tmp_path, count=0)
-    write_card(data.reinforced, ReinforcementCard(layout="npz", num_augmentations=3))
-    for folder in range(2):
-        (data.reinforced / f"{folder:02d}").mkdir()
-        write_shard(data.reinforced / f"{folder:02d}" / "00000000.tar", [without_image(folder)])
-        data.replace(f"{folder}.tar", {f"{folder:06d}": data.image_members(folder)})
-    pattern = str(data.reinforced / "{00..01}" / "00000000.tar")
-    report = data.join(reinforced=pattern)
+    write_card(empty.reinforced, ReinforcementCard(layout="npz", num_augmentations=3))
+    for number in range(2):
+        (empty.reinforced / f"0{number}").mkdir()
+        write_shard(empty.reinforced / f"0{number}" / "00000000.tar", [without_image(number)])
+        empty.replace(f"{number}.tar", {f"{number:06d}": empty.image_members(number)})
+    pattern = str(empty.reinforced / "{00..01}" / "00000000.tar")
+    report = empty.join(reinforced=pattern)
     assert report.joined == 2
-    for folder in range(2):
-        joined = contents(data.output / f"{folder:02d}" / "00000000.tar")
-        assert joined[f"{folder:06d}"]["png"] == encoded(*SIZE, seed=folder)
-    before = files_of(data.output)
-    found = verify(data.output, num_samples=0, show_progress=False)
+    for number in range(2):
+        (members,) = contents(empty.output / f"0{number}" / "00000000.tar").values()
+        assert members["png"] == encoded(*SIZE, seed=number)
+    before, found = files_of(empty.output), checked(empty.output)
     assert (found.num_shards, found.num_samples, found.counts) == (2, 2, {})
-    assert data.join(reinforced=pattern) == report
-    assert files_of(data.output) == before
-    (data.images / "1.tar").unlink()
-    data.join(reinforced=pattern)
-    assert data.named() == [("000001", "01/00000000.tar", "no_image")]
+    assert empty.join(reinforced=pattern) == report
+    assert files_of(empty.output) == before
+    (empty.images / "1.tar").unlink()
+    empty.join(reinforced=pattern)
+    assert empty.named() == [("000001", "01/00000000.tar", "no_image")]

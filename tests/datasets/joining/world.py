@@ -28,6 +28,13 @@ def without_image(number, **changes):
     return make_sample(number, image=None, **changes)
 
 
+def joined(**fields):
+    """Join, and return the report."""
+    report = join_images(JoinSpec(**fields), engine=AT_ONCE, show_progress=False)
+    assert str(report)
+    return report
+
+
 class Data:
     """Reinforced shards without images, and image shards in another order and number."""
 
@@ -37,14 +44,14 @@ class Data:
         self.reinforced.mkdir()
         self.images.mkdir()
         numbers = list(range(count))
-        for first in range(0, count, per_reinforced):
-            samples = [without_image(number) for number in numbers[first : first + per_reinforced]]
-            write_shard(self.reinforced / f"{first // per_reinforced:05d}.tar", samples, layout=layout)
+        for shard, first in enumerate(range(0, count, per_reinforced)):
+            samples = map(without_image, numbers[first : first + per_reinforced])
+            write_shard(self.reinforced / f"{shard:05d}.tar", samples, layout=layout)
         if shuffled:
             random.Random(0).shuffle(numbers)
-        for first in range(0, count, per_images):
+        for shard, first in enumerate(range(0, count, per_images)):
             members = {f"{number:06d}": self.image_members(number) for number in numbers[first : first + per_images]}
-            write_raw(self.images / f"{first // per_images:05d}.tar", members)
+            write_raw(self.images / f"{shard:05d}.tar", members)
 
     @staticmethod
     def image_members(number, **changes):
@@ -55,23 +62,15 @@ class Data:
     def replace(self, shard, samples):
         return write_raw(self.images / shard, samples)
 
+    def reinforce(self, *samples):
+        return write_shard(self.reinforced / "a.tar", samples)
+
     def pattern(self, folder):
         return "::".join(str(path) for path in sorted(folder.glob("*.tar")))
 
-    def spec(self, **changes):
-        return JoinSpec(
-            **{
-                "reinforced": self.pattern(self.reinforced),
-                "images": self.pattern(self.images),
-                "output": str(self.output),
-                **changes,
-            }
-        )
-
-    def join(self, *, engine=AT_ONCE, **changes):
-        report = join_images(self.spec(**changes), engine=engine, show_progress=False)
-        assert str(report)
-        return report
+    def join(self, **changes):
+        patterns = {name: self.pattern(getattr(self, name)) for name in ("reinforced", "images")}
+        return joined(**{**patterns, "output": str(self.output), **changes})
 
     def named(self):
         """What the report's table has left out: key, shard, reason."""
@@ -79,11 +78,11 @@ class Data:
 
 
 def left_out(output):
-    tables = {path: pq.read_table(path).to_pylist() for path in sorted((Path(output) / "join").rglob("*.parquet"))}
+    notes = Path(output) / "join"
     return [
-        (row["key"], f"{path.relative_to(Path(output) / 'join').with_suffix('.tar')}", row["reason"])
-        for path, rows in tables.items()
-        for row in rows
+        (row["key"], f"{path.relative_to(notes).with_suffix('.tar')}", row["reason"])
+        for path in sorted(notes.rglob("*.parquet"))
+        for row in pq.read_table(path).to_pylist()
         if row["reason"] is not None
     ]
 
@@ -94,3 +93,15 @@ def files_of(directory):
         for path in sorted(Path(directory).rglob("*"))
         if path.is_file() and not {"index", "run", ".lock"} & set(path.parts) and not path.name.endswith(".tmp")
     }
+
+
+def times_of(directory):
+    """Return when each shard was written, by name."""
+    return {path.name: path.stat().st_mtime_ns for path in directory.glob("*.tar")}
+
+
+def damage_half(path):
+    """Leave the first half of a file, and return the whole content."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return content

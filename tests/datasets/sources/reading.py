@@ -7,9 +7,11 @@ import io
 import json
 import pickle
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from mobileclip import storage
 from mobileclip.data import ImageTextSample, SkipReport
 from mobileclip.datasets import Source
 from tests.data.made_samples import encoded
@@ -31,11 +33,31 @@ def names(report: SkipReport) -> dict[str, list[str]]:
     return {reason: [skip.key for skip in skips] for reason, skips in report.named.items()}
 
 
+def found(source: Source, *fields: str) -> tuple[list[Any], dict[str, list[str]]]:
+    """Return fields of all samples, and the names of what is left out, by reason."""
+    samples, report = read(source)
+    return list(map(attrgetter(*fields), samples)), names(report)
+
+
+def pictures(folder: Path, count: int = 3) -> list[bytes]:
+    """Write images, and return their contents."""
+    images = [encoded(8, 6, seed=number) for number in range(count)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        (folder / f"{number}.png").write_bytes(image)
+    return images
+
+
+def copy_to_store(folder: Path, address: str) -> None:
+    for name in storage.find_files(folder):
+        with storage.atomic_write(f"{address}/{name}") as stream:
+            stream.write((folder / name).read_bytes())
+
+
 def write_lines(path: Path, lines: list[object]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(
-        b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines)
-    )
+    written = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
+    path.write_bytes(b"".join(line + b"\n" for line in written))
     return path
 
 
@@ -48,11 +70,8 @@ def write_table(path: Path, rows: Sequence[Mapping[str, object]], **options: Any
 
         pq.write_table(pa.Table.from_pylist(rows), path, **options)
         return path
+    choices = {} if path.suffix == ".csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None}
     text = io.StringIO()
-    if path.suffix == ".csv":
-        writer = csv.writer(text)
-    else:
-        writer = csv.writer(text, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)
-    writer.writerows([list(rows[0]), *(list(row.values()) for row in rows)])
+    csv.writer(text, **choices).writerows([list(rows[0]), *(list(row.values()) for row in rows)])
     path.write_text(text.getvalue(), encoding="utf-8")
     return path

@@ -11,49 +11,45 @@ import attrs
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
-from mobileclip import storage
 from mobileclip.data import SkipReport, read_samples, write_shard
 from mobileclip.datasets import FolderSource, as_source
-from tests.datasets.sources.reading import JPEG, PNG, WEBP, names, read, write_lines
+from tests.datasets.sources.reading import JPEG, PNG, WEBP, copy_to_store, found, names, read, write_lines
 from tests.errors import fails
 
 STEMS = st.binary(min_size=1, max_size=20).filter(lambda stem: not {*stem} & {*b"/\0"})
 
 
-class TestFolder:
-    def folder(self, base: Path, files: dict[str, object]) -> Path:
-        for name, content in files.items():
-            path = base / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            text = content if isinstance(content, (bytes, str)) else json.dumps(content)
-            path.write_bytes(text.encode() if isinstance(text, str) else text)
-        return base
+def plant(base: Path, files: dict[str, object]) -> Path:
+    """Write files: bytes, text, or what becomes JSON."""
+    for name, content in files.items():
+        path = base / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = content if isinstance(content, (bytes, str)) else json.dumps(content)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return base
 
+
+class TestFolder:
     def test_captions_beside_the_images(self, tmp_path):
         files = {"b/one.jpg": JPEG, "b/one.txt": "\ufefffirst\n\n second \nfirst\n", "a.PNG": PNG, "c.webp": WEBP}
         files |= {"a.JSON": {"captions": ["x", "y"], "licence": "CC0"}, "c.txt": "from the text"}
         files |= {"c.json": {"caption": "from JSON", "licence": "CC0"}, "notes.md": "x", ".hidden.jpg": JPEG}
-        self.folder(tmp_path, files | {".thumbnails/t.jpg": JPEG, "__MACOSX/b/one.jpg": b"x"})
-        samples, report = read(FolderSource(path=tmp_path))
-        assert names(report) == {
-            "hidden_file": [".hidden.jpg"],
-            "hidden_folder": [".thumbnails", "__MACOSX"],
-            "other_file": ["notes.md"],
-        }
-        assert [(sample.key, sample.captions, sample.image, sample.metadata) for sample in samples] == [
+        plant(tmp_path, files | {".thumbnails/t.jpg": JPEG, "__MACOSX/b/one.jpg": b"x"})
+        samples, left_out = found(FolderSource(path=tmp_path), "key", "captions", "image", "metadata")
+        assert samples == [
             ("a", ("x", "y"), PNG, {"licence": "CC0", "image": "a.PNG"}),
             ("b/one", ("first", "second"), JPEG, {"image": "b/one.jpg"}),
             ("c", ("from the text",), WEBP, {"licence": "CC0", "image": "c.webp"}),
         ]
+        hidden = {"hidden_file": [".hidden.jpg"], "hidden_folder": [".thumbnails", "__MACOSX"]}
+        assert left_out == hidden | {"other_file": ["notes.md"]}
 
     @pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
     def test_a_caption_ends_at_a_line_end_alone(self, tmp_path, odd):
-        rows = {"file_name": "b.jpg", "texts": [f"from{odd}a table"]}
-        self.folder(tmp_path, {"a.jpg": JPEG, "a.txt": f"one{odd}caption\r\nanother", "b.jpg": JPEG})
-        self.folder(tmp_path, {"captions.jsonl": json.dumps(rows, ensure_ascii=False) + "\n"})
-        samples, report = read(FolderSource(path=tmp_path))
-        assert [sample.captions for sample in samples] == [(f"one{odd}caption", "another"), (f"from{odd}a table",)]
-        assert not report.counts
+        row = json.dumps({"file_name": "b.jpg", "texts": [f"from{odd}a table"]}, ensure_ascii=False)
+        files = {"a.txt": f"one{odd}caption\r\nanother", "captions.jsonl": f"{row}\n"}
+        source = FolderSource(path=plant(tmp_path, files | {"a.jpg": JPEG, "b.jpg": JPEG}))
+        assert found(source, "captions") == ([(f"one{odd}caption", "another"), (f"from{odd}a table",)], {})
 
     @pytest.mark.parametrize("table", ["metadata.jsonl", "captions.jsonl"])
     def test_captions_in_a_table(self, tmp_path, table):
@@ -63,45 +59,41 @@ class TestFolder:
             {"file_name": "b.jpg", "text": "three", "id": 6},
             {"file_name": "no.jpg", "text": "x"},
             *({"text": "x"}, b"{", b""),
-            {"file_name": "notes.txt", "text": "x"},
-            {"file_name": "/etc/passwd", "text": "x"},
+            *({"file_name": name, "text": "x"} for name in ("notes.txt", "/etc/passwd")),
             {"file_name": "c.jpg", "text": ""},
         ]
-        self.folder(tmp_path / "train", {**{f"{name}.jpg": JPEG for name in "abcd"}, "notes.txt": "x"})
+        plant(tmp_path / "train", {**{f"{name}.jpg": JPEG for name in "abcd"}, "notes.txt": "x"})
         write_lines(tmp_path / "train" / table, rows)
-        samples, report = read(FolderSource(path=tmp_path, samples_per_shard=1))
-        found = [(sample.key, sample.captions) for sample in samples]
-        assert found == [("train/a", ("two",)), ("train/b", ("one", "three"))]
-        assert samples[1].metadata == {"id": 5, "image": "train/b.jpg"}
-        assert names(report) == {
+        expected = [("train/a", ("two",), {"image": "train/a.jpg"})]
+        expected += [("train/b", ("one", "three"), {"id": 5, "image": "train/b.jpg"})]
+        left_out = {
             "missing_image": [f"line {number} of train/{table}" for number in (4, 5, 9)],
             "bad_json": [f"line 6 of train/{table}"],
             "image_not_an_image": [f"line 8 of train/{table}"],
             "no_caption": ["train/c.jpg", "train/d.jpg"],
             "other_file": ["train/notes.txt"],
         }
+        source = FolderSource(path=tmp_path, samples_per_shard=1)
+        assert found(source, "key", "captions", "metadata") == (expected, left_out)
 
-    BAD = (
-        ({}, "no_caption"),
-        ({"x.txt": " \n"}, "no_caption"),
-        ({"x.txt": b"\xff"}, "bad_text"),
-        ({"x.json": b"{"}, "bad_json"),
-        ({"x.json": b"[]"}, "bad_json"),
-        ({"x.json": {"caption": 5}}, "bad_json"),
-        ({"x.json": b'{"caption": "\\udfff"}'}, "bad_text"),
-        ({"x.json": {"id": 5}}, "no_caption"),
+    @pytest.mark.parametrize(
+        ("files", "reason"),
+        [
+            ({}, "no_caption"),
+            ({"x.txt": " \n"}, "no_caption"),
+            ({"x.txt": b"\xff"}, "bad_text"),
+            *(({"x.json": content}, "bad_json") for content in (b"{", b"[]", {"caption": 5})),
+            ({"x.json": b'{"caption": "\\udfff"}'}, "bad_text"),
+            ({"x.json": {"id": 5}}, "no_caption"),
+        ],
     )
-
-    @pytest.mark.parametrize(("files", "reason"), BAD, ids=[str(number) for number in range(len(BAD))])
     def test_a_bad_caption_is_named_and_its_neighbours_are_read(self, tmp_path, files, reason):
-        good = {"w.jpg": JPEG, "w.txt": "w", "y.jpg": JPEG, "y.txt": "y"}
-        samples, report = read(FolderSource(path=self.folder(tmp_path, good | {"x.jpg": JPEG} | files)))
-        assert [sample.key for sample in samples] == ["w", "y"]
-        assert names(report) == {reason: ["x.jpg"]}
+        good = {"w.jpg": JPEG, "w.txt": "w", "x.jpg": JPEG, "y.jpg": JPEG, "y.txt": "y"}
+        assert found(FolderSource(path=plant(tmp_path, good | files)), "key") == (["w", "y"], {reason: ["x.jpg"]})
 
     def test_files_that_vanish_or_are_forbidden(self, tmp_path):
-        files = {f"{name}.jpg": JPEG for name in "abcd"} | {f"{name}.txt": "x" for name in "abcd"}
-        (unit,) = FolderSource(path=self.folder(tmp_path, files)).units()
+        files = {f"{name}.{kind}": JPEG if kind == "jpg" else "x" for name in "abcd" for kind in ("jpg", "txt")}
+        (unit,) = FolderSource(path=plant(tmp_path, files)).units()
         for gone in ("a.jpg", "b.txt", "c.jpg"):
             (tmp_path / gone).unlink()
         (tmp_path / "c.jpg").mkdir()
@@ -113,24 +105,22 @@ class TestFolder:
     def test_keys_are_unique_and_without_dots(self, tmp_path):
         images = ["v1.2/a.b.jpg", "v1.2/a_b.jpg", "v1.2/a.b.png", "__init__.jpg", "a b.jpg", "ä\n.jpg"]
         files = dict.fromkeys(images, PNG) | {f"{name.rpartition('.')[0]}.txt": "x" for name in images}
-        samples, report = read(FolderSource(path=self.folder(tmp_path / "few", files)))
-        assert report.num_skipped == 0
-        keys = [sample.key for sample in samples]
-        assert keys[:3] == ["_init__", "a b", "v1_2/a_b"]
-        assert len(set(keys)) == 6
-        assert all(key.startswith("v1_2/a_b-") for key in keys[3:5])
-        assert keys[5] == "ä_"
+        keys, left_out = found(FolderSource(path=plant(tmp_path, files)), "key")
+        assert [*keys[:3], *(key.rpartition("-")[0] for key in keys[3:5]), keys[5]] == [
+            *("_init__", "a b", "v1_2/a_b", "v1_2/a_b", "v1_2/a_b", "ä_"),
+        ]
+        assert (len(set(keys)), left_out) == (6, {})
 
     def test_paths_of_any_length_make_samples_that_can_be_stored(self, tmp_path):
         folders = ["d" * 240, "e" * 240, "\N{CAT FACE}" * 60, "g" * 240, "h" * 200]
         for depth in (1, 2, 3, 5):
             for name in ("x" * 200, "x" * 199 + "y"):
                 place = "/".join([*folders[:depth], name])
-                self.folder(tmp_path / "photos", {f"{place}.jpg": JPEG, f"{place}.txt": f"{depth}"})
+                plant(tmp_path / "photos", {f"{place}.jpg": JPEG, f"{place}.txt": f"{depth}"})
         samples, report = read(FolderSource(path=tmp_path / "photos"))
         assert (report.num_skipped, len({sample.key for sample in samples})) == (0, 8)
         write_shard(tmp_path / "new.tar", samples)
-        stored = list(read_samples(tmp_path / "new.tar"))
+        stored = read_samples(tmp_path / "new.tar")
         assert [(one.key, one.captions) for one in stored] == [(one.key, one.captions) for one in samples]
 
     @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -154,19 +144,17 @@ class TestFolder:
             assert len(tar.getnames()) == 3 * len(visible)
         assert [sample.key for sample in read_samples(base / "new.tar")] == [sample.key for sample in samples]
 
-    def test_mistakes(self, tmp_path):
-        self.folder(tmp_path, {"a.txt": "x"})
-        for path in (tmp_path, tmp_path / "no", tmp_path / "a.txt"):
-            with fails(ValueError, str(path)):
-                FolderSource(path=path).units()
+    @pytest.mark.parametrize("name", ["", "no", "a.txt"])
+    def test_mistakes(self, tmp_path, name):
+        path = plant(tmp_path, {"a.txt": "x"}) / name
+        with fails(ValueError, str(path)):
+            FolderSource(path=path).units()
 
     def test_s3(self, s3, tmp_path):
         s3.objects.clear()
-        self.folder(tmp_path, {"a/1.jpg": JPEG, "a/1.txt": "one", "2.jpg": JPEG, "3.jpg": JPEG})
+        plant(tmp_path, {"a/1.jpg": JPEG, "a/1.txt": "one", "2.jpg": JPEG, "3.jpg": JPEG})
         write_lines(tmp_path / "metadata.jsonl", [{"file_name": "2.jpg", "text": "two"}])
-        for name in storage.find_files(tmp_path):
-            with storage.atomic_write(f"s3://data/photos/{name}") as stream:
-                stream.write((tmp_path / name).read_bytes())
+        copy_to_store(tmp_path, "s3://data/photos")
         remote, report = read(as_source("s3://data/photos"))
         local, _ = read(as_source(tmp_path))
         assert [attrs.asdict(sample) for sample in remote] == [attrs.asdict(sample) for sample in local]

@@ -12,7 +12,7 @@ from mobileclip import storage
 from mobileclip.data import read_samples, write_shard
 from mobileclip.datasets import ShardSource, as_source
 from tests.data.made_samples import golden, write_raw
-from tests.datasets.sources.reading import JPEG, KEYS, PNG, names, read
+from tests.datasets.sources.reading import JPEG, KEYS, PNG, found, read
 from tests.errors import fails
 
 
@@ -23,12 +23,10 @@ class TestShards:
             (tmp_path / name).write_bytes(content if name.endswith(".tar") else gzip.compress(content))
         source = ShardSource(shards=f"{tmp_path}/{{0..1}}.tar::{tmp_path}/2.tar.gz::{tmp_path}/3.tgz")
         units = source.units()
-        assert [unit.name for unit in units] == ["0.tar", "1.tar", "2.tar", "3.tar"]
-        assert [unit.count() for unit in units] == [3, 3, None, None]
+        counts = [3, 3, None, None]
+        assert [(unit.name, unit.count()) for unit in units] == [(f"{n}.tar", count) for n, count in enumerate(counts)]
         assert units[0].size() == len(content)
-        samples, report = read(source)
-        assert [sample.key for sample in samples] == KEYS * 4
-        assert report.num_skipped == 0
+        assert found(source, "key") == (KEYS * 4, {})
 
     @pytest.mark.parametrize(
         ("paths", "expected"),
@@ -46,10 +44,9 @@ class TestShards:
         self, tmp_path, monkeypatch, paths, expected
     ):
         monkeypatch.chdir(tmp_path)
-        for path in paths:
-            if ":" not in path:
-                (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-                (tmp_path / path).touch()
+        for path in (Path(path) for path in paths if ":" not in path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
         assert [unit.name for unit in ShardSource(shards=paths).units()] == expected
 
     def test_a_shard_that_vanishes_has_no_fingerprint(self, tmp_path):
@@ -63,7 +60,7 @@ class TestShards:
         (unit,) = source.units()
         assert (unit.name, unit.count(), unit.size()) == ("datacompdr_npz.tar", None, None)
         assert unit.fingerprint() == unit.path
-        assert len(read(source)[0]) == 3
+        assert found(source, "key") == (KEYS, {})
 
     @pytest.mark.parametrize(
         ("shards", "named"),
@@ -72,35 +69,27 @@ class TestShards:
             (["a/0.tar", ".hidden/0.tar"], (".hidden",)),
             ("{5..9}.tar", ("5.tar",)),
             ("*.tar", ("*.tar",)),
-            ("a", ()),
+            ("empty", ()),
             ("pipe:cat - | gunzip", ()),
             ("nosuch://a/{0..2}.tar", ("nosuch://",)),
         ],
     )
     def test_mistakes(self, tmp_path, monkeypatch, shards, named):
         monkeypatch.chdir(tmp_path)
-        for folder in (".", "a", ".hidden"):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            shutil.copy(golden("npz"), tmp_path / folder / "0.tar")
-        (tmp_path / "0.tar.gz").write_bytes(gzip.compress((tmp_path / "0.tar").read_bytes()))
-        if shards == "a":
-            (tmp_path / "a" / "0.tar").unlink()
+        for folder in (".", "a", ".hidden", "empty"):
+            Path(folder).mkdir(exist_ok=True)
+            shutil.copy(golden("npz"), Path(folder, "0.tar"))
+        Path("empty", "0.tar").unlink()
+        Path("0.tar.gz").write_bytes(gzip.compress(Path("0.tar").read_bytes()))
         with fails(ValueError, *named):
             ShardSource(shards=shards).units()
 
     def test_of_samples_with_one_key_the_first_usable_one_counts(self, tmp_path):
-        members = [
-            ("a.jpg", JPEG),  # without a caption
-            ("b.txt", b"one"),
-            ("b.jpg", JPEG),
-            ("a.txt", b"two"),
-            ("a.png", PNG),
-            ("b.jpg", JPEG),
-            ("b.txt", b"three"),
-        ]
-        samples, report = read(ShardSource(shards=write_raw(tmp_path / "a.tar", members)))
-        assert [(sample.key, sample.captions) for sample in samples] == [("b", ("one",)), ("a", ("two",))]
-        assert names(report) == {"missing_member": ["a"], "duplicate_key": ["b"]}
+        members = [("a.jpg", JPEG), ("b.txt", b"one"), ("b.jpg", JPEG)]  # the first without a caption
+        members += [("a.txt", b"two"), ("a.png", PNG), ("b.jpg", JPEG), ("b.txt", b"three")]
+        left_out = {"missing_member": ["a"], "duplicate_key": ["b"]}
+        source = ShardSource(shards=write_raw(tmp_path / "a.tar", members))
+        assert found(source, "key", "captions") == ([("b", ("one",)), ("a", ("two",))], left_out)
 
     @pytest.mark.parametrize("damage", ["empty", "text", "cut", "forbidden"])
     def test_a_damaged_shard_is_named_and_ends_nothing(self, tmp_path, damage):
@@ -111,24 +100,23 @@ class TestShards:
             path.chmod(0)
             if os.access(path, os.R_OK):
                 pytest.skip("this user may read everything")
-        units = ShardSource(shards=f"{tmp_path}/{{0..1}}.tar").units()
-        assert (units[0].count(), units[1].count()) == (None, 3)
-        samples, report = read(ShardSource(shards=f"{tmp_path}/{{0..1}}.tar"))
-        assert [sample.key for sample in samples[-3:]] == KEYS
-        assert report.counts.keys() & {"truncated_shard", "unreadable_shard"}
+        source = ShardSource(shards=f"{tmp_path}/{{0..1}}.tar")
+        assert [unit.count() for unit in source.units()] == [None, 3]
+        keys, left_out = found(source, "key")
+        assert keys[-3:] == KEYS
+        assert left_out.keys() & {"truncated_shard", "unreadable_shard"}
 
     def test_a_web_server(self, site):
         site.files["/data/0.tar"] = site.files["/data/1.tar"] = Path(golden("npz")).read_bytes()
         source = ShardSource(shards=f"{site.url}/data/{{0..1}}.tar")
         site.cut_after = [10_000]
-        assert [sample.key for sample in read(source)[0]] == KEYS * 2
+        assert found(source, "key") == (KEYS * 2, {})
         units = source.units()
         assert [(unit.name, unit.count()) for unit in units] == [("0.tar", None), ("1.tar", None)]
         assert units[0].fingerprint() == units[1].fingerprint()
         site.cut_after = [10_000, 0, 0, 0]
         samples, report = read(source)
-        assert report.counts == {"connection_failed": 1}
-        assert [sample.key for sample in samples[-3:]] == KEYS
+        assert ([sample.key for sample in samples[-3:]], report.counts) == (KEYS, {"connection_failed": 1})
         with fails(ValueError, "/data/2.tar"):
             ShardSource(shards=f"{site.url}/data/2.tar").units()[0].fingerprint()
         site.status["/data/0.tar"] = [503] * 10

@@ -11,45 +11,49 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from mobileclip import storage
 from mobileclip.data import SkipReport, read_samples, write_shard
 from mobileclip.data.loading.uids import uid_of
 from mobileclip.datasets import RowOptions, TableSource, as_source, open_data_set
 from mobileclip.extras import install
 from tests.build.canary import CANARY_EVENT, PickledCanary
 from tests.data.made_samples import encoded
-from tests.datasets.sources.reading import PNG, names, read, write_lines, write_table
+from tests.datasets.sources.reading import copy_to_store, found, names, pictures, read, write_lines, write_table
 from tests.errors import fails
 
 UIDS = [hashlib.md5(bytes([number]), usedforsecurity=False).hexdigest() for number in range(9)]
-SUFFIXES = ("parquet", "csv", "tsv")
 
 
-def pictures(folder, count=3):
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        (folder / f"{number}.png").write_bytes(encoded(8, 6, seed=number))
-    return [encoded(8, 6, seed=number) for number in range(count)]
+def table(path, **options):
+    return TableSource(tables=path, options=RowOptions(**options))
 
 
 class TestRows:
-    @pytest.mark.parametrize("suffix", SUFFIXES)
+    @pytest.mark.parametrize("suffix", ["parquet", "csv", "tsv"])
     def test_every_form_gives_the_same(self, tmp_path, suffix):
         images = pictures(tmp_path / "in")
+        captions = [f'ümläut "{number}", or so' for number in range(3)]
         rows = [
-            {"path": f"{number}.png", "caption": f'ümläut "{number}", or so', "uid": UIDS[number], "colour": "red"}
+            {"path": f"{number}.png", "caption": captions[number], "uid": UIDS[number], "colour": "red"}
             for number in range(3)
         ]
-        samples, report = read(TableSource(tables=write_table(tmp_path / "in" / f"a.{suffix}", rows)))
+        samples, report = read(table(write_table(tmp_path / "in" / f"a.{suffix}", rows)))
         assert report.num_skipped == 0
-        assert [sample.image for sample in samples] == images
-        assert [sample.key for sample in samples] == UIDS[:3]
-        assert [sample.captions for sample in samples] == [(row["caption"],) for row in rows]
+        assert [(one.key, one.image, one.captions) for one in samples] == [
+            (uid, image, (caption,)) for uid, image, caption in zip(UIDS, images, captions, strict=False)
+        ]
         assert samples[1].metadata == {"colour": "red", "uid": UIDS[1], "image": "1.png"}
         write_shard(tmp_path / "a.tar", samples)
         assert len(list(read_samples(tmp_path / "a.tar"))) == 3
 
-    def test_the_public_lists_need_no_names(self, tmp_path, site):
+    @pytest.mark.parametrize(
+        ("name", "keys"),
+        [
+            ("datacomp", UIDS[:2]),
+            ("img2dataset", ["000000000", "000000001"]),
+            ("laion", ["laion/000000001", "laion/000000002"]),
+        ],
+    )
+    def test_the_public_lists_need_no_names(self, tmp_path, site, name, keys):
         site.files |= {f"/{number}.jpg": encoded(8, 6, seed=number, kind="jpeg") for number in range(2)}
         addresses = [f"{site.url}/{number}.jpg" for number in range(2)]
         rows = {"datacomp": [], "img2dataset": [], "laion": []}
@@ -59,32 +63,24 @@ class TestRows:
             row = {"url": url, "caption": "a cat", "key": f"00000000{number}", "status": "success", "uid": uid}
             rows["img2dataset"].append(row | {"error_message": None, "width": 8})
             rows["laion"].append({"URL": url, "TEXT": "a cat", "WIDTH": 8})
-        keys = {"datacomp": UIDS[:2], "img2dataset": ["000000000", "000000001"]}
-        keys["laion"] = ["laion/000000001", "laion/000000002"]
-        for name, those in rows.items():
-            path = write_table(tmp_path / f"{name}.parquet", those)
-            samples, report = read(as_source(path, rows=RowOptions(hosts=("127.0.0.1",))))
-            assert report.num_skipped == 0, name
-            assert [sample.key for sample in samples] == keys[name]
-            assert [sample.url for sample in samples] == addresses
-            assert {sample.captions for sample in samples} == {("a cat",)}
-            assert [sample.image for sample in samples] == list(site.files.values())
+        path = write_table(tmp_path / f"{name}.parquet", rows[name])
+        expected = [*zip(keys, addresses, [("a cat",)] * 2, site.files.values(), strict=True)]
+        assert found(table(path, hosts=("127.0.0.1",)), "key", "url", "captions", "image") == (expected, {})
 
     def test_named_columns(self, tmp_path):
         images = pictures(tmp_path)
         row = {"path": "0.png", "caption": "usual", "picture": "1.png", "one": "a", "two": ["b", "a", " "], "n": 1.5}
         path = write_table(tmp_path / "a.parquet", [row])
-        options = RowOptions(path_column="picture", caption_columns=("two", "one"))
-        (sample,), _ = read(TableSource(tables=path, options=options))
-        assert (sample.key, sample.captions, sample.image) == ("a/000000001", ("b", "a"), images[1])
-        assert sample.metadata == {"path": "0.png", "caption": "usual", "n": 1.5, "image": "1.png"}
+        source = table(path, path_column="picture", caption_columns=("two", "one"))
+        metadata = {"path": "0.png", "caption": "usual", "n": 1.5, "image": "1.png"}
+        expected = ("a/000000001", ("b", "a"), images[1], metadata)
+        assert found(source, "key", "captions", "image", "metadata") == ([expected], {})
         row = {"image": {"bytes": images[0], "path": None}, "caption": "x", "file": "1.png"}
         path = hub_table(tmp_path / "b.parquet", [row])
-        for column, image in ((None, 0), ("file", 1), ("image", 0)):
-            (sample,), _ = read(TableSource(tables=path, options=RowOptions(path_column=column)))
-            assert sample.image == images[image]
+        for column, number in ((None, 0), ("file", 1), ("image", 0)):
+            assert found(table(path, path_column=column), "image")[0] == [images[number]]
         path = write_table(tmp_path / "c.parquet", [{"path": "0.png", "caption": "x", "id": UIDS[4], "key": "mine"}])
-        (sample,), _ = read(TableSource(tables=path, options=RowOptions(uid_column="id")))
+        (sample,), _ = read(table(path, uid_column="id"))
         assert sample.key == "mine"
         members = {"json": json.dumps(sample.metadata).encode()}
         assert uid_of(sample.key, members) == (int(UIDS[4][:16], 16), int(UIDS[4][16:], 16))
@@ -92,111 +88,97 @@ class TestRows:
     def test_a_path_comes_before_an_address(self, tmp_path, site):
         images = pictures(tmp_path)
         site.files["/1.png"] = images[1]
-        rows = [("0.png", "https://host/0.png"), ("", f"{site.url}/1.png"), ("", "")]
+        urls = ["https://host/0.png", f"{site.url}/1.png"]
+        rows = [("0.png", urls[0]), ("", urls[1]), ("", "")]
         rows = [{"path": path, "url": url, "caption": "x"} for path, url in rows]
-        path = write_table(tmp_path / "a.csv", rows)
-        samples, report = read(TableSource(tables=path, options=RowOptions(hosts=("127.0.0.1",))))
-        assert [sample.image for sample in samples] == images[:2]
-        assert [sample.url for sample in samples] == ["https://host/0.png", f"{site.url}/1.png"]
-        assert names(report) == {"missing_image": ["line 4"]}
+        source = table(write_table(tmp_path / "a.csv", rows), hosts=("127.0.0.1",))
+        expected = [*zip(images, urls, strict=False)], {"missing_image": ["line 4"]}
+        assert found(source, "image", "url") == expected
 
     def test_a_file_without_names(self, tmp_path):
         pictures(tmp_path)
         (tmp_path / "a.tsv").write_text('a "cat\t0.png\na dog\t1.png\n', encoding="utf-8")
         source = as_source(tmp_path / "a.tsv", rows=RowOptions(header=("caption", "path")), samples_per_shard=1)
-        samples, report = read(source)
-        assert report.num_skipped == 0
-        assert [sample.captions for sample in samples] == [('a "cat',), ("a dog",)]
+        assert found(source, "captions") == ([('a "cat',), ("a dog",)], {})
         with fails(ValueError, "a \"cat', '0.png", "--header"):
             as_source(tmp_path / "a.tsv").units()
 
     def test_the_column_of_paths_is_the_first_that_is_there(self, tmp_path):
         """What a download was called is a path where there is no other; a path comes before an address."""
-        pictures(tmp_path)
-        row = {"filename": "1.png", "title": "x"}
-        (sample,), _ = read(TableSource(tables=write_table(tmp_path / "a.csv", [row])))
-        assert sample.image == encoded(8, 6, seed=1)
-        for other in ({"url": "0.png"}, {"image": "0.png"}, {"path": "0.png", "url": "https://host/9.png"}):
-            path = write_table(tmp_path / "a.csv", [{**row, **other}])
-            (sample,), _ = read(TableSource(tables=path))
-            assert sample.image == encoded(8, 6, seed=0)
-            assert sample.metadata["filename"] == "1.png"
-        assert read(TableSource(tables=path, options=RowOptions(url_column="url")))[1].num_skipped == 1
+        images = pictures(tmp_path)
+        others = ({"url": "0.png"}, {"image": "0.png"}, {"path": "0.png", "url": "https://host/9.png"})
+        for number, other in zip((1, 0, 0, 0), ({}, *others), strict=True):
+            path = write_table(tmp_path / "a.csv", [{"filename": "1.png", "title": "x", **other}])
+            assert found(table(path), "image")[0] == [images[number]]
+        assert read(table(path))[0][0].metadata["filename"] == "1.png"
+        assert read(table(path, url_column="url"))[1].num_skipped == 1
 
     def test_images_are_compared_where_a_hash_is_named(self, tmp_path):
         first, *_ = pictures(tmp_path)
         hashes = [hashlib.sha256(first).hexdigest().upper(), "0" * 64, "", "none"]
-        rows = [{"path": "0.png", "caption": "x", "sha": value} for value in hashes]
-        path = write_table(tmp_path / "a.csv", rows)
-        samples, report = read(TableSource(tables=path, options=RowOptions(hash_column="sha")))
-        assert [sample.key for sample in samples] == ["a/000000001", "a/000000003"]
-        assert names(report) == {"other_image": ["line 3"], "bad_hash": ["line 5"]}
-        assert len(read(TableSource(tables=path))[0]) == 4
+        path = write_table(tmp_path / "a.csv", [{"path": "0.png", "caption": "x", "sha": value} for value in hashes])
+        left_out = {"other_image": ["line 3"], "bad_hash": ["line 5"]}
+        assert found(table(path, hash_column="sha"), "key") == (["a/000000001", "a/000000003"], left_out)
+        assert len(read(table(path))[0]) == 4
 
 
 def hub_table(path, rows, class_names=None):
     """Write a table as the hub does: images in a column, names of classes in what it says of columns."""
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    table = pa.table(columns | {"image": pa.array(columns["image"], image)})
+    written = pa.table(columns | {"image": pa.array(columns["image"], image)})
     if class_names is not None:
         label = {"_type": "ClassLabel", "names": class_names}
-        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": {"label": label}}})})
+        written = written.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": {"label": label}}})})
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, row_group_size=2)
+    pq.write_table(written, path, row_group_size=2)
     return path
+
+
+def damage(path, column, first=0):
+    """Overwrite where a column's values begin, in every row group from a first one on."""
+    data, content = bytearray(path.read_bytes()), pq.ParquetFile(path).metadata
+    for group in range(first, content.num_row_groups):
+        for one in map(content.row_group(group).column, range(content.num_columns)):
+            if one.path_in_schema == column:
+                data[one.data_page_offset : one.data_page_offset + 40] = b"\xff" * 40
+    path.write_bytes(data)
 
 
 class TestImagesInTheTable:
     def test_pairs(self, tmp_path):
         first, second, third = pictures(tmp_path / "own")
-        held = [
-            {"bytes": first, "path": "no.png"},
-            {"bytes": second, "path": "../own/0.png"},
-            {"bytes": b"none", "path": None},
-            {"bytes": None, "path": "2.png"},
-            {"bytes": None, "path": None},
-            None,
-        ]
+        held = [(first, "no.png"), (second, "../own/0.png"), (b"none", None), (None, "2.png"), (None, None)]
+        held = [*({"bytes": data, "path": path} for data, path in held), None]
         rows = [{"image": image, "file_name": "else.png", "text": str(number)} for number, image in enumerate(held)]
-        opened = open_data_set(hub_table(tmp_path / "own" / "a.parquet", rows))
+        path = hub_table(tmp_path / "own" / "a.parquet", rows)
+        opened = open_data_set(path)
         assert (opened.kind, opened.name) == ("captions", "a")
         samples, report = read(opened.source)
-        assert [(one.key, one.image, one.image_extension) for one in samples] == [
-            ("a/000000001", first, "png"),
-            ("a/000000002", second, "png"),
-            ("a/000000004", third, "png"),
+        assert [(one.key, one.image, one.image_extension, one.metadata.get("image")) for one in samples] == [
+            ("a/000000001", first, "png", "no.png"),
+            ("a/000000002", second, "png", "../own/0.png"),
+            ("a/000000004", third, "png", "2.png"),
         ]
-        assert [one.metadata.get("image") for one in samples] == ["no.png", "../own/0.png", "2.png"]
         assert names(report) == {"image_not_an_image": ["row 3"], "missing_image": ["row 5", "row 6"]}
         (unit,) = opened.source.units()
-        assert unit.files() == (str(tmp_path / "own" / "a.parquet"), str(tmp_path / "own" / "2.png"))
+        assert unit.files() == (str(path), str(path.with_name("2.png")))
 
     def test_classes(self, tmp_path):
-        images = pictures(tmp_path)
-        rows = [
-            {"image": {"bytes": image, "path": None}, "label": label}
-            for image, label in zip(images, (1, 0, 7), strict=True)
-        ]
+        labels = zip(pictures(tmp_path), (1, 0, 7), strict=True)
+        rows = [{"image": {"bytes": image, "path": None}, "label": label} for image, label in labels]
         opened = open_data_set(hub_table(tmp_path / "a.parquet", rows, ["cat", "dog"]))
         assert (opened.kind, opened.class_names) == ("classes", ("cat", "dog"))
-        samples, report = read(opened.source)
-        assert [one.captions for one in samples] == [("a photo of a dog.",), ("a photo of a cat.",)]
-        assert [one.metadata for one in samples] == [{"label": "dog"}, {"label": "cat"}]
-        assert names(report) == {"bad_label": ["row 3"]}
+        expected = [((f"a photo of a {name}.",), {"label": name}) for name in ("dog", "cat")]
+        assert found(opened.source, "captions", "metadata") == (expected, {"bad_label": ["row 3"]})
         with fails(ValueError, "no_caption"):
             open_data_set(hub_table(tmp_path / "b.parquet", rows))
 
     def test_finding_out_what_there_is_reads_no_image(self, tmp_path):
         rows = [{"image": {"bytes": encoded(8, 6), "path": f"{number}.png"}, "text": "x"} for number in range(50)]
         path = hub_table(tmp_path / "a.parquet", rows)
-        assert len(read(TableSource(tables=path))[0]) == 50
-        damaged, content = bytearray(path.read_bytes()), pq.ParquetFile(path).metadata
-        for group in range(content.num_row_groups):
-            columns = map(content.row_group(group).column, range(content.num_columns))
-            (start,) = (one.data_page_offset for one in columns if one.path_in_schema == "image.bytes")
-            damaged[start : start + 40] = b"\xff" * 40
-        path.write_bytes(damaged)
+        assert len(read(table(path))[0]) == 50
+        damage(path, "image.bytes")
         opened = open_data_set(path)
         (unit,) = opened.source.units()
         assert unit.files() == (str(path),)
@@ -205,78 +187,63 @@ class TestImagesInTheTable:
 
 
 class TestBadRows:
-    CELLS = (
-        ({"path": None}, "missing_image"),
-        ({"path": "no.png"}, "missing_image"),
-        ({"path": "../0.png"}, "refused_address"),
-        ({"caption": None}, "no_caption"),
-        ({"key": "a.b"}, "bad_key"),
+    @pytest.mark.parametrize(
+        ("cells", "reason"),
+        [
+            ({"path": None}, "missing_image"),
+            ({"path": "no.png"}, "missing_image"),
+            ({"path": "../0.png"}, "refused_address"),
+            ({"caption": None}, "no_caption"),
+            ({"key": "a.b"}, "bad_key"),
+        ],
     )
-
-    @pytest.mark.parametrize(("cells", "reason"), CELLS, ids=[str(number) for number in range(len(CELLS))])
     def test_a_bad_cell_is_named_and_its_neighbours_are_read(self, tmp_path, cells, reason):
         pictures(tmp_path)
-        good = [{"path": "0.png", "caption": "x", "key": key} for key in ("first", "bad", "last")]
-        good[1] |= cells
+        rows = [{"path": "0.png", "caption": "x", "key": key} for key in ("first", "bad", "last")]
+        rows[1] |= cells
         for suffix, label in (("parquet", "row 2"), ("csv", "line 3")):
-            samples, report = read(TableSource(tables=write_table(tmp_path / f"a.{suffix}", good)))
-            assert [sample.key for sample in samples] == ["first", "last"]
-            assert names(report) == {reason: [label]}
+            source = table(write_table(tmp_path / f"a.{suffix}", rows))
+            assert found(source, "key") == (["first", "last"], {reason: [label]})
 
-    LINES = (
-        (b"0.png", "bad_row"),
-        (b"0.png,x,y", "bad_row"),
-        (b'0.png,"x', "bad_row"),
-        (b"0.png,\xff", "bad_text"),
-    )
-
-    @pytest.mark.parametrize(("line", "reason"), LINES, ids=[str(number) for number in range(len(LINES))])
+    @pytest.mark.parametrize("line", [b"0.png", b"0.png,x,y", b'0.png,"x', b"0.png,\xff"])
     @pytest.mark.parametrize("size", [1, 3])
-    def test_a_bad_line(self, tmp_path, line, reason, size):
+    def test_a_bad_line(self, tmp_path, line, size):
+        reason = "bad_text" if b"\xff" in line else "bad_row"
         pictures(tmp_path)
         (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfpath,caption\r\n0.png,x\r\n\r\n" + line + b"\r\n1.png,y\r\n")
-        samples, report = read(TableSource(tables=tmp_path / "a.csv", samples_per_shard=size))
-        assert [sample.captions for sample in samples] == [("x",), ("y",)]
-        assert [sample.key for sample in samples] == ["a/000000001", "a/000000003"]
-        assert names(report) == {reason: ["line 4"]}
+        source = TableSource(tables=tmp_path / "a.csv", samples_per_shard=size)
+        expected = [("a/000000001", ("x",)), ("a/000000003", ("y",))], {reason: ["line 4"]}
+        assert found(source, "key", "captions") == expected
 
-    def test_a_huge_line(self, tmp_path):
-        pictures(tmp_path)
+    @pytest.mark.parametrize("size", [1, 2, 9])
+    def test_a_huge_line(self, tmp_path, size):
+        images = pictures(tmp_path)
         many = ",".join([f'"{"z" * 65_535}\nz"'] * 140)  # more than 8 MiB, of cells that are none of them too long
         lines = ["path,caption", "0.png,x", "0.png," + "y" * (2 * 2**23 + 500), f"0.png,{many}", "1.png,x"]
         (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8")
-        for size in (1, 2, 9):
-            samples, report = read(TableSource(tables=tmp_path / "a.csv", samples_per_shard=size))
-            assert samples[-1].image == encoded(8, 6, seed=1)
-            assert names(report)["line_too_long"] == ["line 3"]
-            assert names(report)["bad_row"][0] == "line 4"
+        samples, left_out = found(TableSource(tables=tmp_path / "a.csv", samples_per_shard=size), "image")
+        assert samples[-1] == images[1]
+        assert (left_out["line_too_long"], left_out["bad_row"][0]) == (["line 3"], "line 4")
 
     def test_a_quotation_mark_that_is_never_closed(self, tmp_path):
         pictures(tmp_path)
         lines = ["path,caption", "0.png,x", '0.png,"', *["0.png,x"] * 5]
         (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8")
-        samples, report = read(TableSource(tables=tmp_path / "a.csv"))
-        assert [sample.key for sample in samples] == [f"a/{number:09d}" for number in (1, 3, 4, 5, 6, 7)]
-        assert names(report) == {"bad_row": ["line 3"]}
+        keys = [f"a/{number:09d}" for number in (1, 3, 4, 5, 6, 7)]
+        assert found(table(tmp_path / "a.csv"), "key") == (keys, {"bad_row": ["line 3"]})
         lines = ["path\tcaption", '0.png\t"never closed', '1.png\t"closed"', '"2.png\tx']
         (tmp_path / "a.tsv").write_text("\n".join(lines), encoding="utf-8")
-        samples, report = read(TableSource(tables=tmp_path / "a.tsv"))  # there they are characters
-        assert [sample.captions for sample in samples] == [('"never closed',), ('"closed"',)]
-        assert names(report) == {"missing_image": ["line 4"]}
+        expected = [('"never closed',), ('"closed"',)], {"missing_image": ["line 4"]}
+        assert found(table(tmp_path / "a.tsv"), "captions") == expected, "there they are characters"
 
     def test_damage_of_parquet_costs_a_row_or_what_is_left_of_the_unit(self, tmp_path):
         pictures(tmp_path)
         texts = pa.array([b"x", b"\xff", b"y"], pa.binary()).view(pa.string())
         pq.write_table(pa.table({"path": ["0.png"] * 3, "caption": texts}), tmp_path / "a.parquet")
-        samples, report = read(TableSource(tables=tmp_path / "a.parquet"))
-        assert [sample.captions for sample in samples] == [("x",), ("y",)]
-        assert names(report) == {"bad_text": ["row 2"]}
+        assert found(table(tmp_path / "a.parquet"), "captions") == ([("x",), ("y",)], {"bad_text": ["row 2"]})
         rows = [{"path": "0.png", "caption": f"{number:0100d}"} for number in range(1000)]
         path = write_table(tmp_path / "b.parquet", rows, row_group_size=500, compression="gzip", use_dictionary=False)
-        data = bytearray(path.read_bytes())
-        start = pq.ParquetFile(path).metadata.row_group(1).column(1).data_page_offset
-        data[start : start + 40] = b"\xff" * 40
-        path.write_bytes(data)
+        damage(path, "caption", first=1)
         samples, report = read(TableSource(tables=path, samples_per_shard=500))
         assert (len(samples), report.counts) == (500, {"unreadable_file": 1})
 
@@ -287,11 +254,10 @@ class TestBadRows:
         sys.addaudithook(lambda event, _: event == CANARY_EVENT and events.append(event))
         bad = pickle.dumps(PickledCanary())
         mark = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": bad}
-        columns = {name: pa.field(name, pa.string()) for name in ("path", "caption")}
-        fields = [*columns.values(), pa.field("bad", pa.string(), True, mark)]
-        pq.write_table(pa.table([["0.png"], ["x"], ["y"]], pa.schema(fields)), tmp_path / "a.parquet")
-        samples, _ = read(TableSource(tables=tmp_path / "a.parquet"))
-        assert (len(samples), events) == (1, [])
+        fields = [pa.field(name, pa.string()) for name in ("path", "caption")]
+        schema = pa.schema([*fields, pa.field("bad", pa.string(), True, mark)])
+        pq.write_table(pa.table([["0.png"], ["x"], ["y"]], schema), tmp_path / "a.parquet")
+        assert (len(read(table(tmp_path / "a.parquet"))[0]), events) == (1, [])
         pickle.loads(bad)
         assert events == [CANARY_EVENT]
 
@@ -305,73 +271,60 @@ class TestUnits:
         blank=st.booleans(),
     )
     def test_units_are_the_rows_in_parts(self, tmp_path, texts, size, groups, blank):
-        (tmp_path / "a.png").write_bytes(PNG)
-        rows = [{"path": "a.png", "caption": text} for text in texts]
-        write_table(tmp_path / "p.parquet", rows, row_group_size=groups)
-        write_table(tmp_path / "c.csv", rows)
+        pictures(tmp_path, 1)
+        rows = [{"path": "0.png", "caption": text} for text in texts]
+        paths = [write_table(tmp_path / "p.parquet", rows, row_group_size=groups)]
+        paths.append(write_table(tmp_path / "c.csv", rows))
         if blank:
-            (tmp_path / "c.csv").write_text((tmp_path / "c.csv").read_text().replace("a.png,", "\na.png,"))
-        for path in (tmp_path / "p.parquet", tmp_path / "c.csv"):
+            paths[1].write_text(paths[1].read_text().replace("0.png,", "\n0.png,"))
+        for path in paths:
             source = TableSource(tables=path, samples_per_shard=size)
             units = source.units()
             assert [unit.count() for unit in units[:-1]] == [size] * (len(units) - 1)
             assert sum(unit.count() for unit in units) == len(texts)
             assert [unit.name for unit in units] == [f"{path.stem}-{index:05d}.tar" for index in range(len(units))]
             assert len({unit.fingerprint() for unit in units}) == len(units)
-            samples, report = read(source)
-            assert report.num_skipped == 0
-            assert [sample.captions for sample in samples] == [(text,) for text in texts]
-            assert [sample.key for sample in samples] == [
-                f"{path.stem}/{number:09d}" for number in range(1, len(texts) + 1)
-            ]
+            expected = [(f"{path.stem}/{number:09d}", (text,)) for number, text in enumerate(texts, 1)]
+            assert found(source, "key", "captions") == (expected, {})
 
     def test_a_folder_is_looked_through(self, tmp_path):
         pictures(tmp_path / "images")
-        lists = tmp_path / "lists"
+        lists, stems = tmp_path / "lists", ("one/00000", "two/00000", "two/more")
         for name in ("one/00000.parquet", "two/00000.parquet", "two/more.csv", ".hidden/a.csv"):
             write_table(lists / name, [{"path": "0.png", "caption": name}] * 2)
         (lists / "notes.txt").write_text("x")
         assert isinstance(as_source(lists, samples_per_shard=1), TableSource)
         source = TableSource(tables=lists, image_root=tmp_path / "images", samples_per_shard=1)
-        stems = ("one/00000", "two/00000", "two/more")
-        assert [unit.name for unit in source.units()] == [
-            f"{stem}-{index:05d}.tar" for stem in stems for index in range(2)
-        ]
-        samples, report = read(source)
-        assert report.num_skipped == 0
-        assert [sample.key for sample in samples] == [f"{stem}/{number:09d}" for stem in stems for number in (1, 2)]
+        assert [unit.name for unit in source.units()] == [f"{stem}-0000{one}.tar" for stem in stems for one in (0, 1)]
+        assert found(source, "key") == ([f"{stem}/{number:09d}" for stem in stems for number in (1, 2)], {})
         for named, units in (
-            (f"{lists}/{{one,two}}/00000.parquet", ["one/00000-00000.tar", "two/00000-00000.tar"]),
-            ([lists / "two/more.csv", lists / "one/00000.parquet"], ["two/more-00000.tar", "one/00000-00000.tar"]),
+            (f"{lists}/{{one,two}}/00000.parquet", stems[:2]),
+            ([lists / "two/more.csv", lists / "one/00000.parquet"], (stems[2], stems[0])),
         ):
-            assert [unit.name for unit in as_source(named).units()] == units
+            assert [unit.name for unit in as_source(named).units()] == [f"{stem}-00000.tar" for stem in units]
+        with fails(ValueError, ".parquet, .csv, .tsv"):
+            TableSource(tables=tmp_path / "images").units()
 
     @pytest.mark.parametrize(
-        ("content", "named"),
+        ("name", "content", "named"),
         [
-            (None, ("a.csv",)),
-            (b"", ()),
-            (b"path,caption\n", ()),
-            (gzip.compress(b"path,caption\n", mtime=0), ()),
-            (b"path,caption,path\nx,y,z\n", ("path",)),
-            (b"path,words\nx,y\n", ("path",)),
-            (b"path,url\nx,y\n", ("urls", "path', 'url")),
+            ("a.csv", None, ("a.csv",)),
+            ("a.csv", b"", ()),
+            ("a.csv", b"path,caption\n", ()),
+            ("a.csv", gzip.compress(b"path,caption\n", mtime=0), ()),
+            ("a.csv", b"path,caption,path\nx,y,z\n", ("path",)),
+            ("a.csv", b"path,words\nx,y\n", ("path",)),
+            ("a.csv", b"path,url\nx,y\n", ("urls", "path', 'url")),
+            ("a.parquet", b"PAR1" + bytes(100) + b"PAR1", ("a.parquet",)),
+            ("a.jsonl", None, ()),
         ],
     )
-    def test_mistakes(self, tmp_path, content, named):
+    def test_mistakes(self, tmp_path, name, content, named):
         if content is not None:
-            (tmp_path / "a.csv").write_bytes(content)
-        options = RowOptions(url_column="urls") if "urls" in named else RowOptions()
+            (tmp_path / name).write_bytes(content)
+        options = RowOptions(url_column="urls" if content is None or "urls" in named else None)
         with fails(ValueError, *named):
-            TableSource(tables=tmp_path / "a.csv", options=options).units()
-        (tmp_path / "a.csv").unlink(missing_ok=True)
-        with fails(ValueError, ".parquet, .csv, .tsv"):
-            TableSource(tables=tmp_path).units()
-        (tmp_path / "a.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
-        with fails(ValueError, "a.parquet"):
-            TableSource(tables=tmp_path / "a.parquet").units()
-        with fails(ValueError):
-            as_source(tmp_path / "a.jsonl", rows=RowOptions(url_column="URL"))
+            as_source(tmp_path / name, rows=options).units()
 
     @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
     def test_the_file_vanishes_before_it_is_read(self, tmp_path, suffix):
@@ -387,19 +340,18 @@ class TestUnits:
     def test_without_arrow_folders_and_shards_are_read(self, tmp_path, monkeypatch):
         pictures(tmp_path)
         write_lines(tmp_path / "captions.jsonl", [{"file_name": "0.png", "text": "x"}])
-        table = write_table(tmp_path / "tables" / "a.csv", [{"path": "0.png", "caption": "x"}])
+        path = write_table(tmp_path / "tables" / "a.csv", [{"path": "0.png", "caption": "x"}])
         monkeypatch.setitem(sys.modules, "pyarrow", None)
         with fails(ModuleNotFoundError, "pyarrow", install("parquet")):
-            TableSource(tables=table).units()
+            table(path).units()
         samples, _ = read(as_source(f"folder:{tmp_path}"))
-        assert [sample.captions for sample in samples] == [("x",)]
         write_shard(tmp_path / "a.tar", samples)
-        assert len(read(as_source(tmp_path / "a.tar"))[0]) == 1
+        assert found(as_source(tmp_path / "a.tar"), "captions")[0] == [("x",)]
 
     def test_a_unit_takes_little_memory(self, tmp_path):
         rows = [{"url": f"https://host/{number}", "text": f"{number:01000d}"} for number in range(40_000)]
         path = write_table(tmp_path / "a.parquet", rows, row_group_size=40_000, use_dictionary=False)
-        unit = TableSource(tables=path).units()[-1]
+        unit = table(path).units()[-1]
         before, most = pa.total_allocated_bytes(), 0
         for number, (key, label, row) in enumerate(unit.rows(), 39_001):
             assert (key, label, row["text"]) == (number, f"row {number}", f"{number - 1:01000d}")
@@ -409,35 +361,27 @@ class TestUnits:
 
 
 class TestElsewhere:
-    def test_tables_and_images_of_a_store(self, s3):
+    def test_tables_and_images_of_a_store(self, s3, tmp_path):
         s3.objects.clear()
-        for number in range(3):
-            with storage.atomic_write(f"s3://data/set/images/{number}.png") as stream:
-                stream.write(encoded(8, 6, seed=number))
-        table = pa.table({"path": [f"images/{number}.png" for number in range(4)], "text": list("abcd")})
-        with storage.atomic_write("s3://data/set/a.parquet") as stream:
-            pq.write_table(table, stream)
-        with storage.atomic_write("s3://data/set/b.csv") as stream:
-            stream.write(b"path,text\nimages/0.png,e\n")
+        pictures(tmp_path / "images")
+        write_table(tmp_path / "a.parquet", [{"path": f"images/{n}.png", "text": "abcd"[n]} for n in range(4)])
+        write_table(tmp_path / "b.csv", [{"path": "images/0.png", "text": "e"}])
+        copy_to_store(tmp_path, "s3://data/set")
         source = TableSource(tables=("s3://data/set/a.parquet", "s3://data/set/b.csv"), samples_per_shard=2)
         units = source.units()
         assert [unit.name for unit in units] == ["a-00000.tar", "a-00001.tar", "b-00000.tar"]
         assert len({unit.fingerprint() for unit in units}) == 3
-        samples, report = read(source)
-        assert [sample.captions for sample in samples] == [("a",), ("b",), ("c",), ("e",)]
-        assert names(report) == {"missing_image": ["row 4"]}
+        assert found(source, "captions") == ([("a",), ("b",), ("c",), ("e",)], {"missing_image": ["row 4"]})
 
     def test_a_connection_that_breaks(self, tmp_path, site):
         rows = [{"url": "https://host/a", "text": f"{number:01000d}"} for number in range(5000)]
-        table = write_table(tmp_path / "a.parquet", rows, use_dictionary=False).read_bytes()
-        site.files["/a.parquet"] = table
+        site.files["/a.parquet"] = write_table(tmp_path / "a.parquet", rows, use_dictionary=False).read_bytes()
         (unit,) = TableSource(tables=f"{site.url}/a.parquet", samples_per_shard=9000).units()
         site.cut_after = [1000, 1000]
         assert sum(1 for _ in unit.rows()) == 5000
         site.status = {"/a.parquet": [503] * 99}
         report = SkipReport(log=False)
-        assert list(unit.described(report)) == []
-        assert report.counts == {"connection_failed": 1}
+        assert (list(unit.described(report)), report.counts) == ([], {"connection_failed": 1})
 
     def test_a_data_set_of_classes(self, tmp_path):
         rows = [{"path": f"{number}.png", "caption": "x", "label": "ab"[number % 2]} for number in range(3)]

@@ -14,8 +14,7 @@ from tests.evaluation.models import COLOURS, session_of
 
 
 def encoded(colour, size=(5, 4), noise=0.0, seed=0):
-    rng = np.random.default_rng(seed)
-    pixels = np.array(colour) * 255 + rng.normal(0, noise, (size[1], size[0], 3))
+    pixels = np.array(colour) * 255 + np.random.default_rng(seed).normal(0, noise, (size[1], size[0], 3))
     stream = io.BytesIO()
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(stream, "PNG")
     return stream.getvalue()
@@ -28,14 +27,10 @@ def to_tensor(image):
 @pytest.fixture
 def colours(tmp_path):
     """Twelve images of three of four colours; every third has the label of another."""
-    root = tmp_path / "wds_colours_test"
     names = list(COLOURS)
-    members = {}
-    for number in range(12):
-        label = number % 3
-        shown = (label + 1) % 3 if number % 3 == 0 else label
-        members[f"{number:02d}"] = {"png": encoded(COLOURS[names[shown]]), "cls": b"%d" % label}
-    return write_layout(root, members, classnames=names, templates=("a {c} thing", "{c}"))
+    shown = [names[1 if number % 3 == 0 else number % 3] for number in range(12)]
+    members = {f"{i:02d}": {"png": encoded(COLOURS[name]), "cls": b"%d" % (i % 3)} for i, name in enumerate(shown)}
+    return write_layout(tmp_path / "wds_colours_test", members, classnames=names, templates=("a {c} thing", "{c}"))
 
 
 def evaluate(root, **options):
@@ -44,15 +39,12 @@ def evaluate(root, **options):
 
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_classification(colours, batch_size):
-    evaluation = evaluate(colours, batch_size=batch_size)
-    metrics = evaluation.metrics
-    assert metrics["acc1"] == pytest.approx(8 / 12)
-    assert metrics["mean_per_class_recall"] == pytest.approx((0 + 1 + 1) / 3)
-    assert metrics["main_metric"] == metrics["acc1"]
-    assert "acc5" not in metrics  # of four classes
-    assert evaluation.absent_classes == ("yellow",)
-    assert (evaluation.report.num_read, evaluation.report.num_skipped) == (12, 0)
-    assert (evaluation.key, evaluation.dataset) == ("colours", "colours")
+    found = evaluate(colours, batch_size=batch_size)
+    expected = dict.fromkeys(("acc1", "main_metric"), 8 / 12) | {"mean_per_class_recall": (0 + 1 + 1) / 3}
+    assert found.metrics == pytest.approx(expected), "and no acc5 of four classes"
+    assert found.absent_classes == ("yellow",)
+    assert (found.report.num_read, found.report.num_skipped) == (12, 0)
+    assert (found.key, found.dataset) == ("colours", "colours")
 
 
 def test_the_suite_says_what_counts(colours):
@@ -67,19 +59,14 @@ def test_the_suite_says_what_counts(colours):
 
 def test_broken_images_are_counted_and_named(colours, caplog):
     red, blue = encoded(COLOURS["red"]), encoded(COLOURS["blue"])
-    samples = {
-        "a": {"png": red, "cls": b"0"},
-        "b": {"png": red[:-30], "cls": b"0"},
-        "c": {"jpg": b"no image", "cls": b"1"},
-        "d": {"png": blue, "cls": b"2"},
-    }
-    write_raw(colours / "test" / "0.tar", samples)
-    evaluation = evaluate(colours)
-    assert evaluation.metrics["acc1"] == 1.0
-    assert evaluation.report.keys("image_not_an_image") == ("c",)
-    assert evaluation.absent_classes == ("green", "yellow")
+    shown = {"a": (red, b"0"), "b": (red[:-30], b"0"), "c": (b"no image", b"1"), "d": (blue, b"2")}
+    write_raw(colours / "test" / "0.tar", {key: {"png": image, "cls": cls} for key, (image, cls) in shown.items()})
+    found = evaluate(colours)
+    assert found.metrics["acc1"] == 1.0
+    assert found.report.keys("image_not_an_image") == ("c",)
+    assert found.absent_classes == ("green", "yellow")
     assert "c of colours" in caplog.text
-    assert (evaluation.num_images, evaluation.num_skipped) == (2, 2)
+    assert (found.num_images, found.num_skipped) == (2, 2)
     write_raw(colours / "test" / "0.tar", {"a": {"png": b"no image", "cls": b"0"}})
     with fails(ValueError, "colours", "0 samples read, 1 skipped: 1 image_"):
         evaluate(colours)

@@ -1,16 +1,14 @@
 """A linear probe on any data set of classes: with a part to fit to, and without."""
 
-import shutil
-
 import pytest
 import torch
-from PIL import Image
 
-from mobileclip.evaluation import EvaluationSpec, TaskOptions, evaluate_models, find_task
+from mobileclip.evaluation import EvaluationSpec, TaskOptions, candidate_of, evaluate_models, find_task
 from mobileclip.evaluation.tasks.probe import split_folders
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
 from tests.evaluation.models import COLOURS, ColourModel, NameTower, session_of
+from tests.evaluation.tasks.choices.data import write
 from tests.evaluation.tasks.test_evaluate import encoded
 
 NUM_EACH = 12
@@ -26,33 +24,28 @@ class Deaf(NameTower):
 def write_classes(folder, *, seed=0, names=("red", "green", "blue")):
     """A folder of pictures for each colour; every fourth is of no colour at all."""
     for place, name in enumerate(names):
-        (folder / name).mkdir(parents=True)
-        for number in range(NUM_EACH):
-            colour = (0.5, 0.5, 0.5) if number % 4 == 0 else COLOURS[name]
-            picture = encoded(colour, noise=20, seed=1000 * seed + 100 * place + number)
-            (folder / name / f"{seed}-{number:02d}.png").write_bytes(picture)
+        colours = [(0.5, 0.5, 0.5) if number % 4 == 0 else COLOURS[name] for number in range(NUM_EACH)]
+        seeds = range(1000 * seed + 100 * place, 1000 * seed + 100 * place + NUM_EACH)
+        images = [encoded(colour, noise=20, seed=one) for colour, one in zip(colours, seeds, strict=True)]
+        write(folder / name, {f"{seed}-{number:02d}.png": image for number, image in enumerate(images)})
     return folder
 
 
 def evaluated(name, **options):
-    session = session_of(ColourModel(text=Deaf()), **options)
-    return find_task(name).open(TaskOptions()).evaluate(session)
+    return find_task(name).open(TaskOptions()).evaluate(session_of(ColourModel(text=Deaf()), **options))
 
 
 def test_fitted_to_one_folder_and_tested_on_another(tmp_path):
     root = tmp_path / "colours"
-    write_classes(root / "train", seed=1)
-    write_classes(root / "val", seed=2)
+    for seed, part in enumerate(("train", "val"), 1):
+        write_classes(root / part, seed=seed)
     assert split_folders(str(root)) == (str(root / "train"), str(root / "val"))
-    evaluation = evaluated(f"probe:{root}")
-    result = evaluation
-    assert (result.key, result.dataset, result.num_images) == ("probe/colours", "colours, linear probe", 3 * NUM_EACH)
+    found = evaluated(f"probe:{root}")
+    assert (found.key, found.dataset, found.num_images) == ("probe/colours", "colours, linear probe", 3 * NUM_EACH)
     # Three in four have a colour, and of grey ones a third is right by chance.
-    assert 0.74 < result.metrics["acc1"] < 1
-    assert float(evaluation.outcomes.values.mean()) == pytest.approx(result.main_metric)
-    zero_shot = find_task(str(root / "val")).open(TaskOptions())
-    session = session_of(ColourModel(text=Deaf()))
-    assert zero_shot.evaluate(session).metrics["acc1"] == pytest.approx(1 / 3)
+    assert 0.74 < found.metrics["acc1"] < 1
+    assert float(found.outcomes.values.mean()) == pytest.approx(found.main_metric)
+    assert evaluated(str(root / "val")).metrics["acc1"] == pytest.approx(1 / 3), "zero-shot"
 
 
 def test_without_a_part_to_fit_to_no_image_is_fitted_to_itself(tmp_path):
@@ -65,35 +58,28 @@ def test_without_a_part_to_fit_to_no_image_is_fitted_to_itself(tmp_path):
     # Labels that say nothing are not found again, as they would be where an image is fitted to itself.
     mixed = tmp_path / "mixed"
     for place, path in enumerate(sorted(root.rglob("*.png"))):
-        target = mixed / ("a", "b")[place % 2]
-        target.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target / f"{path.parent.name}-{path.name}")
+        write(mixed, {f"{'ab'[place % 2]}/{path.parent.name}-{path.name}": path.read_bytes()})
     assert evaluated(f"probe:{mixed}").metrics["acc1"] < 0.75
 
 
 def test_a_run_keeps_it_and_goes_on(tmp_path):
-    from mobileclip.evaluation import candidate_of
-
     root = write_classes(tmp_path / "colours")
-    candidate = candidate_of(randomised(SMALL), name="small")
     spec = EvaluationSpec(datasets=(f"probe:{root}", str(root)), output=tmp_path / "out", batch_size=8)
+    candidate = candidate_of(randomised(SMALL), name="small")
     run = evaluate_models([candidate], spec)
-    assert run.failures == ()
     records = run.models[0].results
-    assert list(records) == ["probe/colours", "colours"]
+    assert (run.failures, list(records)) == ((), ["probe/colours", "colours"])
+    probe = records["probe/colours"]
+    assert probe.interval.low < probe.main_metric
     assert evaluate_models([candidate], spec).models[0].results == records
-    assert records["probe/colours"].interval.low < records["probe/colours"].main_metric
-    Image.new("RGB", (8, 8)).save(root / "red" / "new.png")
-    assert evaluate_models([candidate], spec).models[0].results["probe/colours"] != records["probe/colours"]
+    write(root, {"red/new.png": encoded((0, 0, 0), size=(8, 8))})
+    assert evaluate_models([candidate], spec).models[0].results["probe/colours"] != probe
 
 
 def test_what_has_no_classes_is_refused(tmp_path):
-    captions = tmp_path / "captions"
-    captions.mkdir()
-    (captions / "a.png").write_bytes(encoded(COLOURS["red"]))
-    (captions / "a.txt").write_text("a red thing")
+    write(tmp_path / "captions", {"a.png": encoded(COLOURS["red"]), "a.txt": "a red thing"})
     with fails(ValueError):
-        find_task(f"probe:{captions}").open(TaskOptions())
+        find_task(f"probe:{tmp_path / 'captions'}").open(TaskOptions())
     (tmp_path / "winogavil").mkdir()
     with fails(ValueError, "WinoGAViL"):
         find_task("probe:misc/winogavil", str(tmp_path))

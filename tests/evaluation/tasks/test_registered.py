@@ -6,7 +6,6 @@ from mobileclip.evaluation import TaskOptions, evaluation_tasks, find_task, publ
 from mobileclip.evaluation.tasks.catalogue import NOT_EVALUATED
 from tests.errors import fails
 
-KEYS = sorted(evaluation_tasks)
 # Those of captions have names of their own on the hub.
 CAPTIONS = {
     "retrieval/flickr_1k_test_image_text_retrieval": "clip-benchmark/wds_flickr30k",
@@ -16,9 +15,10 @@ CAPTIONS = {
 BESIDE = ("aro/", "comp/", "longclip/", "misc/winogavil", "multilingual/")
 
 
-def test_every_published_figure_has_its_task():
+def test_every_published_figure_has_its_task_and_each_its_name():
     published = {key for model in published_models() for key in published_results(model)}
     assert published <= set(evaluation_tasks)
+    assert len({evaluation_tasks[key].name for key in evaluation_tasks}) == len(evaluation_tasks)
 
 
 @pytest.mark.parametrize("key", ["fairness/fairface", "fairness/utkface", "longclip/sharegpt4v-llava15k"])
@@ -28,33 +28,19 @@ def test_a_published_data_set_without_a_task_says_why(key):
         find_task(key)
 
 
-def test_no_two_are_called_alike():
-    names = [evaluation_tasks[key].name for key in KEYS]
-    assert len(set(names)) == len(names)
-
-
-@pytest.mark.parametrize("key", [key for key in KEYS if not key.startswith(BESIDE)])
-def test_it_is_on_the_hub(key):
-    found = find_task(key)
-    assert (found.key, found.name) == (key, evaluation_tasks[key].name)
-    name = CAPTIONS.get(key, f"djghosh/wds_{key.removeprefix('fairness/').replace('/', '-')}_test")
-    assert found.path == f"https://huggingface.co/datasets/{name}/tree/main"
-
-
-@pytest.mark.parametrize("key", [key for key in KEYS if key.startswith(BESIDE)])
-def test_it_says_where_it_is(key):
+@pytest.mark.parametrize("key", sorted(evaluation_tasks))
+def test_it_is_on_the_hub_or_says_where_and_an_empty_folder_is_refused_before_any_work(key, tmp_path):
+    with fails(ValueError, str(tmp_path)):
+        find_task(key, str(tmp_path))
+    if not key.startswith(BESIDE):
+        found = find_task(key)
+        assert (found.key, found.name) == (key, evaluation_tasks[key].name)
+        name = CAPTIONS.get(key, f"djghosh/wds_{key.removeprefix('fairness/').replace('/', '-')}_test")
+        assert found.path == f"https://huggingface.co/datasets/{name}/tree/main"
+        return
     with fails(ValueError):
         find_task(key)
-
-
-@pytest.mark.parametrize("key", KEYS)
-def test_an_empty_folder_is_refused_before_any_work(key, tmp_path):
-    with fails(ValueError) as missing:
-        find_task(key, str(tmp_path))
-    assert str(tmp_path) in str(missing.value)
     for folder in ("aro", "winogavil", "sugarcrepe", "winoground", "urban1k", "sharegpt4v", "xtd10", "xm3600"):
         (tmp_path / folder).mkdir()
-    if key.startswith(BESIDE):
-        with fails(ValueError) as empty:
-            find_task(key, str(tmp_path)).open(TaskOptions())
-        assert str(tmp_path) in str(empty.value)
+    with fails(ValueError, str(tmp_path)):
+        find_task(key, str(tmp_path)).open(TaskOptions())

@@ -12,42 +12,28 @@ from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES, T
 from tests.examples.icons.packages import FEW, write_icon_packages
 
 CHOSEN = ("bi", "carbon", "iconoir", "lucide", "tabler", "noto")
-SPEC = attrs.evolve(FEW, sets=CHOSEN, validation_share=0.5, samples_per_shard=20)
 
 
 @pytest.fixture(scope="module")
-def modules(tmp_path_factory):
-    return write_icon_packages(tmp_path_factory.mktemp("icons") / "download" / "node_modules", CHOSEN)
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("icons")
+    write_icon_packages(folder / "download" / "node_modules", CHOSEN)
+    return build_dataset(attrs.evolve(FEW, sets=CHOSEN, validation_share=0.5, samples_per_shard=20, output=folder))
 
 
-@pytest.fixture(scope="module")
-def dataset(modules):
-    return build_dataset(attrs.evolve(SPEC, output=modules.parents[1]))
-
-
-@pytest.mark.parametrize(
-    ("name", "phrase"),
-    [
-        ("arrow-left-24-filled", "arrow left"),
-        ("ios-cart-outline", "cart"),
-        ("home-2-line-duotone", "home"),
-        ("outline", "outline"),
-        ("brand-github", None),
-        ("google-logo", None),
-        ("ibm-cloud-vpc-block-storage", None),
-        ("4", None),
-        ("--", None),
-    ],
-)
-def test_names_say_what_is_depicted(name, phrase):
-    assert clean_name(name, max_words=4) == phrase
+def test_names_say_what_is_depicted():
+    phrases = {"arrow-left-24-filled": "arrow left", "ios-cart-outline": "cart", "home-2-line-duotone": "home"}
+    nothing = ("brand-github", "google-logo", "ibm-cloud-vpc-block-storage", "4", "--")
+    phrases |= {"outline": "outline"} | dict.fromkeys(nothing)
+    assert {name: clean_name(name, max_words=4) for name in phrases} == phrases
 
 
 def test_every_picture_is_in_one_split(dataset):
-    keys = {name: [sample.key for sample in split.samples()] for name, split in dataset.splits.items()}
-    assert list(keys) == list(TITLES)
-    assert all(len(keys[name]) == split.num_samples > 0 for name, split in dataset.splits.items())
-    every = [key for found in keys.values() for key in found]
+    keys = [[sample.key for sample in split.samples()] for split in dataset.splits.values()]
+    assert list(dataset.splits) == list(TITLES)
+    assert list(map(len, keys)) == [split.num_samples for split in dataset.splits.values()]
+    every = [key for found in keys for key in found]
+    assert all(keys)
     assert len(set(every)) == len(every)
     card = dataset.card
     left_out = sum(entry["left_out_as_near_duplicates"] for entry in card["splits"].values())
@@ -55,8 +41,10 @@ def test_every_picture_is_in_one_split(dataset):
 
 
 def test_splits_hold_out_what_they_say(dataset):
-    labels = {name: {one.metadata["label"] for one in split.samples()} for name, split in dataset.splits.items()}
-    sets = {name: {one.metadata["set"] for one in split.samples()} for name, split in dataset.splits.items()}
+    labels, sets = (
+        {name: {one.metadata[field] for one in split.samples()} for name, split in dataset.splits.items()}
+        for field in ("label", "set")
+    )
     seen, unseen = set(dataset.splits[TRAIN].class_names), set(dataset.splits[TEST_NAMES].class_names)
     assert labels[TEST_NAMES] <= unseen
     assert not unseen & (labels[TRAIN] | seen)
@@ -65,27 +53,18 @@ def test_splits_hold_out_what_they_say(dataset):
     assert not any("iconoir" in sets[name] for name in sets if name != TEST_SET)
 
 
-def _icon(name, set_name):
-    return Icon(set_name=set_name, source=name, name=name, keywords=(name,), kind="", svg="")
-
-
-CHOICES = {
-    "held_out_set": "iconoir",
-    "name_fraction": 1e-9,
-    "picture_fraction": 1 - 1e-9,
-    "validation_share": 1e-9,
-    "min_sets": 2,
-    "seed": 0,
-}
+CHOICES = {"held_out_set": "iconoir", "name_fraction": 1e-9, "picture_fraction": 1 - 1e-9, "validation_share": 1e-9}
+CHOICES |= {"min_sets": 2, "seed": 0}
 
 
 def test_a_held_out_drawing_with_a_twin_in_training_is_left_out():
-    icons = [_icon("cat", one) for one in ("bi", "mdi", "iconoir")] + [_icon("dog", "bi")]
+    pairs = ("cat", "bi"), ("cat", "mdi"), ("cat", "iconoir"), ("dog", "bi")
+    icons = [Icon(set_name=one, source=name, name=name, keywords=(name,), kind="", svg="") for name, one in pairs]
     free = divide(icons, [], **CHOICES)
     (held_out,) = free.members[TEST_PICTURES]
     (trained,) = (index for index in free.members[TRAIN] if icons[index].name == "cat")
     assert free.members[TEST_SET] == (2,)
-    twins = divide(icons, [(min(held_out, trained), max(held_out, trained)), (2, 3)], **CHOICES)
+    twins = divide(icons, [tuple(sorted((held_out, trained))), (2, 3)], **CHOICES)
     assert twins.members[TEST_PICTURES] == twins.members[TEST_SET] == ()
     assert twins.members[TRAIN] == free.members[TRAIN]
     assert twins.num_twins[TEST_PICTURES] == twins.num_twins[TEST_SET] == 1

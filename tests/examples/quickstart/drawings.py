@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 from examples.quickstart.emoji.dataset import EmojiDataSpec
@@ -21,45 +23,27 @@ HAT = '<path d="M{a} {a}H{b}" stroke="#222" stroke-width="{w}"/>'
 
 def concept_entries() -> list[dict[str, object]]:
     """Sixteen coloured shapes, three wizards of one family, and a skin tone, which is no concept."""
-    entries: list[dict[str, object]] = [
-        {
-            "label": f"{colour} {shape}",
-            "hexcode": f"{0x1F600 + index:X}",
-            "tags": [shape, colour, "geometry", f"thing {index}"],
-            "group": 8,
-            "subgroup": 96,
-        }
-        for index, (colour, shape) in enumerate((colour, shape) for colour in COLOURS for shape in SHAPES)
-    ]
+    entries: list[dict[str, object]] = [{"label": "dark skin tone", "hexcode": "1F3FF", "group": 2, "subgroup": 32}]
+    for index, (colour, shape) in enumerate(product(COLOURS, SHAPES)):
+        shown = {"label": f"{colour} {shape}", "hexcode": f"{0x1F600 + index:X}", "group": 8, "subgroup": 96}
+        entries.append({**shown, "tags": [shape, colour, "geometry", f"thing {index}"]})
     people = {"mage": "1F9D9", "man mage": "1F9D9-200D-2642-FE0F", "woman mage": "1F9D9-200D-2640-FE0F"}
-    entries += [
-        {"label": label, "hexcode": code, "tags": ["wizard"], "group": 1, "subgroup": 26}
-        for label, code in people.items()
-    ]
-    return [*entries, {"label": "dark skin tone", "hexcode": "1F3FF", "group": 2, "subgroup": 32}]
+    for label, code in people.items():
+        entries.append({"label": label, "hexcode": code, "tags": ["wizard"], "group": 1, "subgroup": 26})
+    return entries
 
 
-def messages() -> dict[str, object]:
-    groups = {1: "people & body", 2: "components", 8: "symbols"}
-    subgroups = {26: "fantasy", 32: "skin tones", 96: "shapes & colors"}
-    return {
-        kind: [{"order": order, "message": message} for order, message in names.items()]
-        for kind, names in (("groups", groups), ("subgroups", subgroups))
-    }
+MESSAGES = {
+    "groups": {1: "people & body", 2: "components", 8: "symbols"},
+    "subgroups": {26: "fantasy", 32: "skin tones", 96: "shapes & colors"},
+}
 
 
 def icon_body(label: str, style: int, size: int) -> str:
     """Return a drawing that differs from style to style in size, place and shade."""
     inset = size * (0.06 + 0.05 * style)
-    values = {
-        "a": inset,
-        "b": size - inset,
-        "c": size / 2 + (style - 2) * size * 0.04,
-        "r": size / 2 - inset,
-        "q": size * 0.4,
-        "p": size * 0.6,
-        "w": size * 0.2,
-    }
+    values = {"a": inset, "b": size - inset, "c": size / 2 + (style - 2) * size * 0.04, "r": size / 2 - inset}
+    values |= {"q": size * 0.4, "p": size * 0.6, "w": size * 0.2}
     colour, _, shape = label.partition(" ")
     if colour in COLOURS:
         return SHAPES[shape].format(**values, f=COLOURS[colour])
@@ -67,31 +51,32 @@ def icon_body(label: str, style: int, size: int) -> str:
     return hats + SHAPES["triangle"].format(**values, f="#639")
 
 
+def write_json(folder: Path, files: Mapping[str, object]) -> None:
+    """Write JSON files by name into a new folder."""
+    folder.mkdir(parents=True)
+    for file, content in files.items():
+        (folder / file).write_text(json.dumps(content))
+
+
 def write_packages(modules: Path) -> Path:
     """Write what npm would have installed: the old Noto set without code points, the Fluent one with an alias."""
-    name, version = NAMES_PACKAGE, locked()[NAMES_PACKAGE]["version"]
-    english = modules / name / "en"
-    english.mkdir(parents=True)
-    (modules / name / "package.json").write_text(json.dumps({"version": version}))
-    (english / "data.json").write_text(json.dumps(concept_entries()))
-    (english / "messages.json").write_text(json.dumps(messages()))
+    entries = concept_entries()
+    messages = {
+        kind: [{"order": order, "message": message} for order, message in names.items()]
+        for kind, names in MESSAGES.items()
+    }
+    write_json(modules / NAMES_PACKAGE, {"package.json": {"version": locked()[NAMES_PACKAGE]["version"]}})
+    write_json(modules / NAMES_PACKAGE / "en", {"data.json": entries, "messages.json": messages})
+    names = {str(entry["label"]).replace(" ", "-"): entry for entry in entries if entry["group"] != 2}
+    chars = {str(entry["hexcode"]).lower(): name for name, entry in names.items()}
     for number, style in enumerate(STYLES):
-        package = modules / style.package
-        package.mkdir(parents=True)
         size = (128, 36, 128, 64, 32, 72)[number]
-        entries = [entry for entry in concept_entries() if entry["group"] != 2]
-        names = {str(entry["label"]).replace(" ", "-"): entry for entry in entries}
         icons = {name: {"body": icon_body(str(entry["label"]), number, size)} for name, entry in names.items()}
         icons["secret"] = {"body": icon_body("red circle", number, size), "hidden": True}
-        chars = {str(entry["hexcode"]).lower(): name for name, entry in names.items()}
-        if style.name == "noto-v1":
-            chars = {}
-        files = {
+        write_json(modules / style.package, {
             "icons.json": {"icons": icons, "aliases": {"wizard": {"parent": "mage"}}, "width": size, "height": size},
-            "chars.json": chars,
+            "chars.json": {} if style.name == "noto-v1" else chars,
             "info.json": {"author": {"name": f"Author {number}"}, "license": {"title": "Test", "spdx": "MIT"}},
             "package.json": {"version": locked()[style.package]["version"]},
-        }
-        for file, content in files.items():
-            (package / file).write_text(json.dumps(content))
+        })  # fmt: skip
     return modules

@@ -29,26 +29,30 @@ BLOCKS = {
     "stem": lambda: nn.Sequential(nn.Conv2d(6, 3, 1), ConvStem(8)),
     "downsample": lambda: Downsample(6, out_dim=12),
 }
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
 # Where what is asked of a class is asked of each of its forms again.
 EACH_CLASS, SLOW = {"depthwise", "large_kernel", "repmixer"}, pytest.mark.slow
 
 
-def trained(block, x, *, steps=2):
-    """Return all that training changes: outputs, gradients of input and parameters, buffers."""
+def trained(block, x):
+    """Return all that two steps of training change: outputs, gradients of input and parameters, buffers."""
     own = x.clone().requires_grad_()
-    for step in range(steps):
+    for step in range(2):
         y = block(own)
         (y * noise(*y.shape, seed=step + 1).to(y)).sum().backward()
-    return {
-        "output": y.detach(),
-        "input": own.grad,
-        **{name: parameter.grad for name, parameter in block.named_parameters()},
-        **dict(block.named_buffers()),
-    }
+    gradients = {name: parameter.grad for name, parameter in block.named_parameters()}
+    return {"output": y.detach(), "input": own.grad, **gradients, **dict(block.named_buffers())}
 
 
-def num_norms(block):
-    return sum(isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) for module in block.modules())
+def assert_alike(other, x, **tolerances):
+    """Assert that a block in float64 trains alike when it is fused; return the fused one."""
+    block = fuse_for_cpu(copy.deepcopy(other))
+    torch.testing.assert_close(trained(block, x), trained(other, x), **(EXACT | tolerances))
+    return block
+
+
+def norms_of(block):
+    return [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 def num_alone(y):
@@ -68,17 +72,15 @@ def test_in_float64_it_is_the_branches_one_by_one(name, layout):
     other = filled(BLOCKS[name]()).double().train()
     block = fuse_for_cpu(copy.deepcopy(other))
     x = (2 * noise(4, 6, 7, 10, dtype=torch.float64) + 3).contiguous(memory_format=layout)
-    assert num_alone(copy.deepcopy(block)(x)) < num_alone(copy.deepcopy(other)(x)) == num_norms(other)
-    torch.testing.assert_close(trained(block, x), trained(other, x), rtol=1e-12, atol=1e-12)
+    assert num_alone(copy.deepcopy(block)(x)) < num_alone(copy.deepcopy(other)(x)) == len(norms_of(other))
+    assert_alike(other, x)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_in_float32_it_is_no_further_from_the_truth_than_the_branches(name):
-    other = filled(BLOCKS[name]()).train()
-    x = 2 * noise(4, 6, 7, 10) + 3
+    other, x = filled(BLOCKS[name]()).train(), 2 * noise(4, 6, 7, 10) + 3
     result = trained(fuse_for_cpu(copy.deepcopy(other)), x)
-    truth = trained(copy.deepcopy(other).double(), x.double())
-    expected = trained(other, x)
+    truth, expected = trained(copy.deepcopy(other).double(), x.double()), trained(other, x)
     for key in result:
         scale = truth[key].double().norm() + 1e-3
         error, usual = ((values[key].double() - truth[key]).norm() / scale for values in (result, expected))
@@ -88,12 +90,10 @@ def test_in_float32_it_is_no_further_from_the_truth_than_the_branches(name):
 @pytest.mark.parametrize("momentum", [0.0, 0.3, 1.0, None])
 def test_running_statistics_at_any_momentum(momentum):
     other = filled(RepMixer(6)).double().train()
-    for module in other.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = momentum
-    block, x = fuse_for_cpu(copy.deepcopy(other)), noise(4, 6, 5, 5, dtype=torch.float64)
-    before = {name: buffer.clone() for name, buffer in block.named_buffers()}
-    torch.testing.assert_close(trained(block, x), trained(other, x), rtol=1e-12, atol=1e-12)
+    for norm in norms_of(other):
+        norm.momentum = momentum
+    before = {name: buffer.clone() for name, buffer in other.named_buffers()}
+    block = assert_alike(other, noise(4, 6, 5, 5, dtype=torch.float64))
     moved = [name for name, buffer in block.named_buffers() if not torch.equal(buffer, before[name])]
     assert len(moved) == (4 if momentum == 0.0 else 12)  # num_batches_tracked at least
 
@@ -101,24 +101,22 @@ def test_running_statistics_at_any_momentum(momentum):
 def test_norms_without_running_statistics_and_with_an_eps_of_their_own():
     other = filled(RepMixer(6)).double().train()
     other.mixer.skip = nn.BatchNorm2d(6, track_running_stats=False).double()
-    norms = [module for module in other.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm, eps in zip(norms, (1e-5, 0.1, 1.0, 3.0), strict=True):
+    for norm, eps in zip(norms_of(other), (1e-5, 0.1, 1.0, 3.0), strict=True):
         norm.eps = eps
-    block, x = fuse_for_cpu(copy.deepcopy(other)), noise(4, 6, 5, 5, dtype=torch.float64)
-    torch.testing.assert_close(trained(block, x), trained(other, x), rtol=1e-12, atol=1e-12)
+    assert_alike(other, noise(4, 6, 5, 5, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("again", [lambda block, x: recomputed(block, block, x), None], ids=["held", "plain"])
-def test_computed_again_in_the_backward_pass(again):
-    block, x = fuse_for_cpu(filled(RepMixer(6))).double().train(), noise(4, 6, 5, 5, dtype=torch.float64)
-    other = copy.deepcopy(block)
-    again = again or (lambda block, x: checkpoint(block, x, use_reentrant=False))
-    results = []
-    for module, call in ((block, lambda module, x: module(x)), (other, again)):
-        own = x.clone().requires_grad_()
-        call(module, own).square().sum().backward()
-        results.append({"x": own.grad, **{name: p.grad for name, p in module.named_parameters()}})
-    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+@pytest.mark.parametrize("held", [True, False], ids=["held", "plain"])
+def test_computed_again_in_the_backward_pass(held):
+    def again(block, x):
+        return recomputed(block, block, x) if held else checkpoint(block, x, use_reentrant=False)
+
+    x, results = noise(4, 6, 5, 5, dtype=torch.float64), []
+    for call in (lambda block, x: block(x), again):
+        block, own = fuse_for_cpu(filled(RepMixer(6))).double().train(), x.clone().requires_grad_()
+        call(block, own).square().sum().backward()
+        results.append([own.grad, *(parameter.grad for parameter in block.parameters())])
+    torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("frozen", ["mixer.skip", "mixer.scale.norm", "norm.skip"])
@@ -132,9 +130,11 @@ def test_a_frozen_norm_keeps_its_statistics_and_the_others_go_on(frozen):
     torch.testing.assert_close(y, x + block.layer_scale(block.mixer(x) - block.norm(x)))
 
 
-def test_synchronised_norms_are_left_to_themselves():
+def test_synchronised_norms_and_half_precision_are_left_to_the_norms():
     block, x = fuse_for_cpu(RepMixer(6).train()), noise(4, 6, 5, 5)
-    assert (num_norms(block), num_alone(block(x))) == (4, 0)
+    assert (len(norms_of(block)), num_alone(block(x))) == (4, 0)
+    for dtype in (torch.bfloat16, torch.float16):
+        assert num_alone(copy.deepcopy(block).to(dtype)(x.to(dtype))) == 4
     block = nn.SyncBatchNorm.convert_sync_batchnorm(block)
     assert type(block.norm.skip) is nn.SyncBatchNorm
     assert num_alone(block(x)) == 4
@@ -152,14 +152,7 @@ def test_wrapped_convolutions_are_called(name):
     other = filled(BLOCKS[name]()).double().train()
     for module in [module for module in other.modules() if isinstance(module, ConvNorm)]:
         module.conv = nn.Sequential(module.conv, nn.Tanh())
-    block, x = fuse_for_cpu(copy.deepcopy(other)), noise(4, 6, 7, 10, dtype=torch.float64)
-    torch.testing.assert_close(trained(block, x), trained(other, x), rtol=1e-11, atol=1e-11)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_left_to_the_norms(dtype):
-    block = fuse_for_cpu(RepMixer(6)).train().to(dtype)
-    assert num_alone(block(noise(4, 6, 5, 5).to(dtype))) == 4
+    assert_alike(other, noise(4, 6, 7, 10, dtype=torch.float64), rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -176,12 +169,11 @@ def test_autocast_gives_the_type_and_nearly_the_values_of_the_branches(name):
 def test_compiled_it_is_left_to_the_compiler(name):
     block, x = fuse_for_cpu(filled(BLOCKS[name]())).train(), noise(4, 6, 5, 5)
     expected = block(x)
-    assert num_alone(expected) < num_norms(block)
+    assert num_alone(expected) < len(norms_of(block))
     torch.compiler.reset()  # it compiles a class for a few forms of it and no more
-    compiled = torch.compile(block, backend="eager", fullgraph=True)
-    y = compiled(x)
+    y = torch.compile(block, backend="eager", fullgraph=True)(x)
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
-    assert num_alone(y) == num_norms(block)
+    assert num_alone(y) == len(norms_of(block))
 
 
 def test_inputs_that_need_no_gradient_get_none():
@@ -190,17 +182,15 @@ def test_inputs_that_need_no_gradient_get_none():
     for block in (fuse_for_cpu(copy.deepcopy(other)), other):
         block(x).pow(3).sum().backward()
         results.append([parameter.grad for parameter in block.parameters()])
-    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*results, **EXACT)
     assert x.grad is None
 
 
 def test_it_keeps_two_feature_maps_where_the_branches_keep_five():
-    def kept(block, x):
-        return sum(tensor.shape == x.shape for tensor in kept_by(lambda: block(x)))
-
     block, x = RepMixer(6).train(), noise(4, 6, 16, 16).requires_grad_()
-    assert kept(fuse_for_cpu(copy.deepcopy(block)), x) == 2
-    assert kept(block, x) >= 4
+    kept, usual = (kept_by(lambda one=one: one(x)) for one in (fuse_for_cpu(copy.deepcopy(block)), block))
+    assert sum(tensor.shape == x.shape for tensor in kept) == 2
+    assert sum(tensor.shape == x.shape for tensor in usual) >= 4
 
 
 def test_inputs_shared_and_not():
@@ -208,16 +198,13 @@ def test_inputs_shared_and_not():
     norms = [filled(nn.BatchNorm2d(5), seed=seed).double().train() for seed in range(4)]
     first, second = (noise(3, 5, 4, 4, seed=seed, dtype=torch.float64).requires_grad_() for seed in (5, 6))
     scale, factor = (noise(5, 1, 1, seed=seed, dtype=torch.float64).requires_grad_() for seed in (7, 8))
-    branches = [
-        NormBranch(first, norms[0], scale=scale),
-        NormBranch(second, norms[1], sign=-1),
-        NormBranch(first, norms[2]),
-        NormBranch(second, norms[3], scale=scale.square()),
-    ]
+    choices = [{"scale": scale}, {"sign": -1}, {}, {"scale": scale.square()}]
+    inputs = (first, second, first, second)
+    branches = [NormBranch(x, norm, **own) for x, norm, own in zip(inputs, norms, choices, strict=True)]
     y = sum_of_norms(branches, residual=second, factor=factor)
     total = sum(b.sign * b.norm(b.x if b.scale is None else b.scale * b.x) for b in branches)
     expected = second + factor * total
-    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(y, expected, **EXACT)
     leaves = [first, second, scale, factor, *(p for norm in norms for p in norm.parameters())]
     grads = [torch.autograd.grad(value.pow(3).sum(), leaves, retain_graph=True) for value in (y, expected)]
     torch.testing.assert_close(*grads, rtol=1e-11, atol=1e-11)

@@ -5,7 +5,6 @@ import io
 import json
 import zipfile
 
-import numpy as np
 from PIL import Image
 
 from mobileclip.evaluation import TaskOptions, find_task
@@ -15,19 +14,10 @@ from tests.evaluation.tasks.test_evaluate import encoded
 SHAREGPT4V = "share-captioner_coco_lcs_sam_1246k_1107.json"
 LEFT, RIGHT = (0, 0, 10, 10), (10, 0, 10, 10)
 SHADES = {
-    "dark red": (0.5, 0.0, 0.0),
-    "light red": (1.0, 0.2, 0.2),
-    "green": (0.0, 0.8, 0.0),
-    "pale green": (0.4, 1.0, 0.4),
-    "blue": (0.0, 0.0, 1.0),
-    "sky": (0.4, 0.6, 1.0),
-    "yellow": (1.0, 1.0, 0.0),
-    "gold": (0.9, 0.7, 0.1),
-    "black": (0.1, 0.1, 0.1),
-    "grey": (0.5, 0.5, 0.5),
-    "pink": (1.0, 0.6, 0.7),
-    "sea": (0.0, 0.4, 0.5),
-}
+    "dark red": (0.5, 0.0, 0.0), "light red": (1.0, 0.2, 0.2), "green": (0.0, 0.8, 0.0), "pale green": (0.4, 1.0, 0.4),
+    "blue": (0.0, 0.0, 1.0), "sky": (0.4, 0.6, 1.0), "yellow": (1.0, 1.0, 0.0), "gold": (0.9, 0.7, 0.1),
+    "black": (0.1, 0.1, 0.1), "grey": (0.5, 0.5, 0.5), "pink": (1.0, 0.6, 0.7), "sea": (0.0, 0.4, 0.5),
+}  # fmt: skip
 NAMES = tuple(SHADES)
 INSTANCES = (
     ("red", NAMES[:5], ("dark red", "light red")),
@@ -57,23 +47,18 @@ def evaluated(key, data, session=None, **options):
 def write(root, files):
     """Write files by name: bytes, text, or what becomes JSON."""
     for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_text = isinstance(content, str)
-        path.write_bytes(
-            content if isinstance(content, bytes) else (content if is_text else json.dumps(content)).encode()
-        )
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        text = content if isinstance(content, (str, bytes)) else json.dumps(content)
+        (root / name).write_bytes(text.encode() if isinstance(text, str) else text)
     return root
 
 
 def halves(left, right, size=(20, 10)):
     """A picture of two colours side by side."""
-    pixels = np.zeros((size[1], size[0], 3), np.uint8)
-    pixels[:, : size[0] // 2], pixels[:, size[0] // 2 :] = (
-        (np.array(COLOURS[name]) * 255).astype(np.uint8) for name in (left, right)
-    )
+    picture = Image.new("RGB", size, tuple(int(255 * value) for value in COLOURS[left]))
+    picture.paste(tuple(int(255 * value) for value in COLOURS[right]), (size[0] // 2, 0, *size))
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
+    picture.save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -143,13 +128,8 @@ def instances_table(instances):
 
 
 def instance_pictures(pictures):
-    return zipped(
-        {
-            "winogavil_images/": "",
-            "__MACOSX/winogavil_images/._green.jpg": b"attributes",
-            **{f"winogavil_images/{name}.jpg": content for name, content in pictures.items()},
-        }
-    )
+    beside = {"winogavil_images/": "", "__MACOSX/winogavil_images/._green.jpg": b"attributes"}
+    return zipped(beside | {f"winogavil_images/{name}.jpg": content for name, content in pictures.items()})
 
 
 def shared(number, name):
@@ -167,15 +147,11 @@ def write_all(data):
         ("3.jpg", "a red thing", "a blue thing"),  # wrong
         ("3.jpg", "blue and green", "green and blue"),  # one text to the model: wrong
     )
-    cases = ({"filename": file, "caption": true, "negative_caption": false} for file, true, false in crepe)
-    shown = {"1": "red", "2": "green", "3": "blue"}
-    write(
-        data / "sugarcrepe",
-        {
-            "swap_att.json": {str(number): case for number, case in enumerate(cases)},
-            **{f"val2017/{number}.jpg": encoded(COLOURS[name], size=(20, 20)) for number, name in shown.items()},
-        },
-    )
+    cases = [{"filename": file, "caption": true, "negative_caption": false} for file, true, false in crepe]
+    pictures = {
+        f"val2017/{number}.jpg": encoded(COLOURS[name], size=(20, 20)) for number, name in enumerate(COLOURS, 1)
+    }
+    write(data / "sugarcrepe", {"swap_att.json": dict(zip("01234", cases, strict=True)), **pictures})
     ground = (  # all right; all wrong; and one picture twice with one text twice, which nothing can tell apart
         ("red", "blue", "ex_0_img_0", "ex_0_img_1"),
         ("green", "red", "ex_1_img_0", "ex_1_img_1"),
@@ -185,15 +161,13 @@ def write_all(data):
     colours = {"ex_0_img_0": "red", "ex_0_img_1": "blue", "ex_1_img_0": "red", "ex_1_img_1": "green"}
     pictures = {f"images/{name}.png": encoded(COLOURS[colour]) for name, colour in colours.items()}
     write(data / "winoground", {"examples.jsonl": "\n".join(map(json.dumps, lines)), "images.zip": zipped(pictures)})
-    shades = {name: encoded(shade) for name, shade in SHADES.items()}
+    packed = instance_pictures({name: encoded(shade) for name, shade in SHADES.items()})
     table = instances_table(INSTANCES)
-    write(data / "winogavil", {"winogavil_dataset.csv": table, "winogavil_images.zip": instance_pictures(shades)})
+    write(data / "winogavil", {"winogavil_dataset.csv": table, "winogavil_images.zip": packed})
     # The captions of blue and yellow are each other's; what stands in a second line is not read.
-    said = zip(COLOURS, ("red", "green", "yellow", "blue"), strict=True)
-    for number, (name, other) in enumerate(said, 1):
-        caption = f"A long text about something {other}.\nand {name}"
-        write(data / "urban1k", {f"image/{number}.jpg": encoded(COLOURS[name]), f"caption/{number}.txt": caption})
+    for number, (name, other) in enumerate(zip(COLOURS, ("red", "green", "yellow", "blue"), strict=True)):
+        picture, caption = encoded(COLOURS[name]), f"A long text about something {other}.\nand {name}"
+        write(data / "urban1k", {f"image/{number + 1}.jpg": picture, f"caption/{number + 1}.txt": caption})
+        write(data / "sharegpt4v", {f"sam/images/sa_{number}.jpg": picture})
     write(data / "sharegpt4v", {SHAREGPT4V: [shared(number, name) for number, name in enumerate(COLOURS)]})
-    for number, name in enumerate(COLOURS):
-        write(data / "sharegpt4v", {f"sam/images/sa_{number}.jpg": encoded(COLOURS[name])})
     return data
