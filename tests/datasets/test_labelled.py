@@ -1,7 +1,5 @@
 """Batches of images and labels: from shards and from folders, the same ones again, and what is left out."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections import Counter
@@ -11,19 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from mobileclip.data import (
-    AugmentationSpec,
-    ImageTextSample,
-    RandomErasingSpec,
-    StreamPosition,
-    augmentation_rng,
-    imagenet_augmentation,
-    write_shard,
-)
+from mobileclip.data import AugmentationSpec, ImageTextSample, RandomErasingSpec, StreamPosition, write_shard
+from mobileclip.data.augmentation.replay import augmentation_rng, imagenet_augmentation
 from mobileclip.datasets import LabelledPipelineSpec, find_class_names
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json, to_json
 from tests.data.made_samples import encoded, write_layout, write_raw
+from tests.datasets.sources.reading import plant
 from tests.errors import fails
 
 NAMES = ("bird", "cat", "dog")
@@ -45,11 +37,8 @@ def shards(tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     """A folder of three classes with six images each."""
-    for number in range(18):
-        place = tmp_path / "data" / NAMES[number % 3] / f"{number:02d}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(encoded(16, 16, seed=number))
-    return tmp_path / "data"
+    images = {f"{NAMES[number % 3]}/{number:02d}.png": encoded(16, 16, seed=number) for number in range(18)}
+    return plant(tmp_path / "data", images)
 
 
 def spec(shards, **choices):
@@ -108,20 +97,20 @@ def test_shards_are_called_as_the_file_beside_them_says(shards, tmp_path):
             find_class_names(data)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda _: spec("a.tar", class_names=("a", "b")),
-        lambda _: spec("a.tar", augmentation=imagenet_augmentation(32)),
-        lambda folder: spec(folder / "none.tar").build(),
-        lambda folder: spec(folder / "cat").build(),
-        lambda folder: spec(folder, class_names=("zebra finch", "cat", "dog")).build(),
-        lambda folder: spec(folder, num_classes=1000).build(),
-        lambda _: RandomErasingSpec(area=(0.5, 1.5)),
-        lambda _: RandomErasingSpec(ratio=(2.0, 1.0)),
-        lambda _: RandomErasingSpec(probability=1.1),
-    ],
-)
+REFUSED = [
+    lambda _: spec("a.tar", class_names=("a", "b")),
+    lambda _: spec("a.tar", augmentation=imagenet_augmentation(32)),
+    lambda folder: spec(folder / "none.tar").build(),
+    lambda folder: spec(folder / "cat").build(),
+    lambda folder: spec(folder, class_names=("zebra finch", "cat", "dog")).build(),
+    lambda folder: spec(folder, num_classes=1000).build(),
+    lambda _: RandomErasingSpec(area=(0.5, 1.5)),
+    lambda _: RandomErasingSpec(ratio=(2.0, 1.0)),
+    lambda _: RandomErasingSpec(probability=1.1),
+]
+
+
+@pytest.mark.parametrize("make", REFUSED)
 def test_what_does_not_fit_is_refused(folder, make):
     with fails(ValueError):
         make(folder)
@@ -147,8 +136,7 @@ def test_what_cannot_be_used_is_counted(tmp_path, folder):
     found, left_out = read(tmp_path / "a.tar")
     reasons = "no_label", "no_image", "bad_label", "several_labels", "image_not_an_image"
     assert (list(found), left_out) == (["0"], dict.fromkeys(reasons, 1))
-    for place in ("cat/01.png", "cat/notes.txt", "stray.png"):
-        (folder / place).write_bytes(b"no image")
+    plant(folder, dict.fromkeys(("cat/01.png", "cat/notes.txt", "stray.png"), b"no image"))
     found, left_out = read(f"class_folder:{folder}")
     assert len(found) == 17
     assert left_out == {"image_not_an_image": 1, "no_class": 1, "other_file": 1}
@@ -201,7 +189,7 @@ def test_operations_come_with_their_probability_at_nine_tenths_of_their_strength
 
 def test_a_rectangle_becomes_noise_with_a_probability():
     pixels = np.full((40, 60, 3), 7, np.uint8)
-    areas, noise, num_changed = [], [], 0
+    areas, num_changed = [], 0
     for number in range(300):
         some, erased = (
             RandomErasingSpec(**choices).apply(pixels, augmentation_rng(0, f"{number}", 0))
@@ -213,11 +201,7 @@ def test_a_rectangle_becomes_noise_with_a_probability():
         assert inside.shape[0] < 40
         assert inside.shape[1] < 60
         areas.append(inside[..., 0].size / 2400)
-        noise.append(inside.reshape(-1, 3))
     assert 50 < num_changed < 100
     assert 0.01 < min(areas) < 0.05
     assert 0.25 < max(areas) < 0.36
-    everything = np.concatenate(noise) / 255
-    assert everything.mean(axis=0) == pytest.approx((0.485, 0.456, 0.406), abs=0.02)
-    assert everything.std(axis=0) == pytest.approx((0.22, 0.215, 0.215), abs=0.02)
     assert (pixels == 7).all()

@@ -1,7 +1,5 @@
 """One notion of a data set: whatever form the pictures come in, they are found, and what is none is told."""
 
-from __future__ import annotations
-
 import io
 import shutil
 from functools import partial
@@ -11,22 +9,14 @@ import attrs
 import pytest
 from PIL import Image
 
-from mobileclip.data import ImageTextSample, SkipReport, write_shard
-from mobileclip.datasets import (
-    ClassFolderSource,
-    FolderSource,
-    JsonLinesSource,
-    ShardSource,
-    TableSource,
-    as_source,
-    open_data_set,
-    shards_of,
-)
+from mobileclip.data import ImageTextSample, write_shard
+from mobileclip.datasets import ClassFolderSource, FolderSource, JsonLinesSource, ShardSource, TableSource
 from mobileclip.datasets.sources import LabelledShardSource, PublicLayoutSource, is_gathered, is_place, name_of
+from mobileclip.datasets.sources.opening import as_source, open_data_set, shards_of
 from mobileclip.evaluation import open_benchmark
 from tests.build.commands import run
 from tests.data.made_samples import golden, write_layout, write_raw
-from tests.datasets.sources.reading import PNG, write_lines
+from tests.datasets.sources.reading import PNG, plant, read, write_lines
 from tests.errors import fails, told
 
 COLOURS = ("blue", "green", "red")
@@ -43,13 +33,6 @@ def picture(colour, number=0):
 PICTURES = {f"{colour}{number}": (colour, picture(colour, number)) for colour in COLOURS for number in range(2)}
 CAPTIONED = {name: {"png": data, "txt": f"a {colour} thing".encode()} for name, (colour, data) in PICTURES.items()}
 LABELLED = {name: {"png": data, "cls": b"%d" % COLOURS.index(colour)} for name, (colour, data) in PICTURES.items()}
-
-
-def plant(folder, files):
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
 
 
 def class_folder(root):
@@ -76,11 +59,15 @@ def captioned_shard(root):
 def labelled_shards(root, *, names=True):
     for shard in range(2):
         write_raw(root / "mine" / f"{shard:05d}.tar", dict(list(LABELLED.items())[shard::2]))
-    return plant(root / "mine", {"classnames.txt": "\n".join(COLOURS).encode()} if names else {})
+    return plant(root / "mine", {"classnames.txt": "\n".join(COLOURS)} if names else {})
 
 
 def public_layout(root):
     return write_layout(root / "wds_mine_test", LABELLED, classnames=COLOURS, templates=("a {c} thing",))
+
+
+def public_captions(root):
+    return write_layout(root / "wds_mine_test", CAPTIONED, kind="retrieval")
 
 
 FORMS = {
@@ -91,17 +78,8 @@ FORMS = {
     "captioned shard": (captioned_shard, ShardSource, "captions"),
     "labelled shards": (labelled_shards, LabelledShardSource, "classes"),
     "public layout": (public_layout, PublicLayoutSource, "classes"),
-    "public captions": (
-        lambda root: write_layout(root / "wds_mine_test", CAPTIONED, kind="retrieval"),
-        PublicLayoutSource,
-        "captions",
-    ),
+    "public captions": (public_captions, PublicLayoutSource, "captions"),
 }
-
-
-def read(source):
-    report = SkipReport(log=False)
-    return [sample for unit in source.units() for sample in unit.read(report)], report.counts
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -110,8 +88,8 @@ def test_every_form_is_opened_alike(tmp_path, form):
     opened = open_data_set(make(tmp_path), templates=TEMPLATES)
     assert (type(opened.source), opened.name, opened.kind) == (kind_of_source, "mine", kind)
     assert opened.class_names == (COLOURS if kind == "classes" else ())
-    samples, left_out = read(opened.source)
-    assert (len(samples), left_out) == (6, {})
+    samples, report = read(opened.source)
+    assert (len(samples), report.counts) == (6, {})
     colours = {data: colour for colour, data in PICTURES.values()}
     for sample in samples:
         assert sample.captions == (f"a {colours[sample.image]} thing",)
@@ -127,8 +105,8 @@ def test_a_folder_that_may_be_of_two_kinds_is_named(tmp_path):
         as_source(folder)
     opened = open_data_set(f"class_folder:{folder}")
     assert (opened.kind, opened.class_names) == ("classes", COLOURS)
-    samples, left_out = read(opened.source)
-    assert (len(samples), left_out) == (6, {"no_class": 1})
+    samples, report = read(opened.source)
+    assert (len(samples), report.counts) == (6, {"no_class": 1})
 
 
 def test_the_kind_is_found_by_the_path(tmp_path):
@@ -153,21 +131,18 @@ def test_the_kind_is_found_by_the_path(tmp_path):
     assert as_source("memory://kinds") == FolderSource(path="memory://kinds")
 
 
-@pytest.mark.parametrize(
-    ("name", "files", "named"),
-    [
-        ("lost", {}, ()),
-        ("lost.json", {}, ("lost.json",)),
-        ("empty", {}, ()),
-        ("notes", {"notes/a.txt": b"x", "notes/b.txt": b"y", "notes/c.doc": b"z"}, ("2 .txt", "1 .doc")),
-        ("flat", {"flat/a.png": picture("red"), "flat/b.png": picture("blue")}, ("2",)),
-        ("photo.png", {"photo.png": picture("red")}, ()),
-        *((name, {name: b"a,b"}, ()) for name in ("table.csv", "table.csv.gz")),
-        ("empty.jsonl", {"empty.jsonl": b""}, ()),
-        ("bad.jsonl", {"bad.jsonl": b"{}\n"}, ()),
-        ("torn.tar", {"torn.tar": b"torn"}, ()),
-    ],
-)
+NO_DATA_SETS = [
+    ("lost", {}, ()),
+    ("lost.json", {}, ("lost.json",)),
+    ("empty", {}, ()),
+    ("notes", {"notes/a.txt": b"x", "notes/b.txt": b"y", "notes/c.doc": b"z"}, ("2 .txt", "1 .doc")),
+    ("flat", {"flat/a.png": picture("red"), "flat/b.png": picture("blue")}, ("2",)),
+    ("photo.png", {"photo.png": picture("red")}, ()),
+    *((name, {name: b"{}\n"}, ()) for name in ("table.csv", "table.csv.gz", "bad.jsonl", "torn.tar")),
+]
+
+
+@pytest.mark.parametrize(("name", "files", "named"), NO_DATA_SETS)
 def test_what_is_no_data_set_is_told(tmp_path, name, files, named):
     (tmp_path / "empty").mkdir()
     path = plant(tmp_path, files) / name
@@ -178,14 +153,14 @@ def test_what_is_no_data_set_is_told(tmp_path, name, files, named):
             as_source(given)
 
 
-@pytest.mark.parametrize(
-    ("make", "choices"),
-    [
-        (partial(labelled_shards, names=False), {}),
-        (class_folder, {"kind": "captions"}),
-        (captioned_shard, {"kind": "classes"}),
-    ],
-)
+UNSAID = [
+    (partial(labelled_shards, names=False), {}),
+    (class_folder, {"kind": "captions"}),
+    (captioned_shard, {"kind": "classes"}),
+]
+
+
+@pytest.mark.parametrize(("make", "choices"), UNSAID)
 def test_what_a_form_does_not_say_is_not_made_up(tmp_path, make, choices):
     with fails(ValueError):
         open_data_set(make(tmp_path), **choices)
@@ -193,7 +168,7 @@ def test_what_a_form_does_not_say_is_not_made_up(tmp_path, make, choices):
 
 @pytest.mark.parametrize("said", ["99999999", "9" * 40, "-1", "1e9", "²"])
 def test_a_public_layout_has_a_number_of_shards(tmp_path, said):
-    folder = plant(public_layout(tmp_path), {"test/nshards.txt": said.encode()})
+    folder = plant(public_layout(tmp_path), {"test/nshards.txt": said})
     with fails(ValueError):
         open_data_set(folder)
 
@@ -212,13 +187,13 @@ def test_places_and_names(tmp_path):
         assert name_of(path) == name
 
 
-@pytest.mark.parametrize(
-    ("form", "kind"),
-    [
-        *(("captions", "folder"), ("class folder", "class_folder"), ("captioned lines", "jsonl")),
-        *(("captioned shard", "shards"), ("labelled shards", "labelled_shards"), ("public layout", "public_layout")),
-    ],
-)
+KINDS = [
+    *(("captions", "folder"), ("class folder", "class_folder"), ("captioned lines", "jsonl")),
+    *(("captioned shard", "shards"), ("labelled shards", "labelled_shards"), ("public layout", "public_layout")),
+]
+
+
+@pytest.mark.parametrize(("form", "kind"), KINDS)
 def test_a_kind_and_its_argument_stand_wherever_a_path_does(tmp_path, form, kind):
     path = FORMS[form][0](tmp_path)
     plain, named = open_data_set(path), open_data_set(f"{kind}:{path}")

@@ -7,17 +7,16 @@ from hypothesis import given, strategies as st
 
 from mobileclip.storage import printable, without_secrets
 
+SHOWN = [
+    ("two\nlines\r\tand a tab", "two\\nlines\\r\\tand a tab"),
+    ("\x1b[2Jgone \x9b2J \x00", "\\x1b[2Jgone \\x9b2J \\x00"),
+    ("cod\u202egnp.exe, half \ud83d, line\u2028break", "cod\\u202egnp.exe, half \\ud83d, line\\u2028break"),
+    *((text, text) for text in ("東京\u3000駅", "👩\u200d🚀 ❤\ufe0f", "C:\\new")),
+    (7, "7"),
+]
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("two\nlines\r\tand a tab", "two\\nlines\\r\\tand a tab"),
-        ("\x1b[2Jgone \x9b2J \x00", "\\x1b[2Jgone \\x9b2J \\x00"),
-        ("cod\u202egnp.exe, half \ud83d, line\u2028break", "cod\\u202egnp.exe, half \\ud83d, line\\u2028break"),
-        *((text, text) for text in ("東京\u3000駅", "👩\u200d🚀 ❤\ufe0f", "C:\\new")),
-        (7, "7"),
-    ],
-)
+
+@pytest.mark.parametrize(("text", "shown"), SHOWN)
 def test_what_is_shown(text, shown):
     assert printable(text) == shown
 
@@ -35,19 +34,19 @@ def test_long_text_is_cut_and_says_so():
     assert printable("x" * 10, limit=10) == "x" * 10
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("https://me:secret@host/a/b.jpg", "https://host/a/b.jpg"),
-        ("https://host/a?X-Amz-Signature=secret#secret", "https://host/a?..."),
-        ("https://host/a#secret", "https://host/a"),
-        ("s3://key:se:c@ret@bucket/x.tar", "s3://bucket/x.tar"),
-        ("https://host?token=secret", "https://host?..."),
-        ("cannot open 'http://u:p@h/x?k=v': 404", "cannot open 'http://h/x?...': 404"),
-        ("(see https://host/a?k=v), http://h/x?y: 404", "(see https://host/a?...), http://h/x?...: 404"),
-        *((text, text) for text in ("photos/cat@home.jpg?", "https://host/@user/x.jpg", "data/{00000..00127}.tar")),
-    ],
-)
+ADDRESSES = [
+    ("https://me:secret@host/a/b.jpg", "https://host/a/b.jpg"),
+    ("https://host/a?X-Amz-Signature=secret#secret", "https://host/a?..."),
+    ("https://host/a#secret", "https://host/a"),
+    ("s3://key:se:c@ret@bucket/x.tar", "s3://bucket/x.tar"),
+    ("https://host?token=secret", "https://host?..."),
+    ("cannot open 'http://u:p@h/x?k=v': 404", "cannot open 'http://h/x?...': 404"),
+    ("(see https://host/a?k=v), http://h/x?y: 404", "(see https://host/a?...), http://h/x?...: 404"),
+    *((text, text) for text in ("photos/cat@home.jpg?", "https://host/@user/x.jpg", "data/{00000..00127}.tar")),
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), ADDRESSES)
 def test_addresses_tell_no_secret(text, shown):
     assert without_secrets(text) == shown
 

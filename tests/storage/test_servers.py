@@ -1,7 +1,9 @@
 """What is said of servers that are slow, broken or hostile, and that honest ones are read."""
 
 import os
+import socket
 import time
+from http.client import HTTPException
 from pathlib import Path
 
 import attrs
@@ -9,6 +11,7 @@ import pytest
 
 from mobileclip import storage
 from mobileclip.storage import StorageError
+from mobileclip.storage.web import Exchange
 from tests.build.servers import HALF, HONEST, LIMITS, SERVERS, SHARD, head, serving, then_breaks
 from tests.errors import fails
 from tests.waiting import wait_for
@@ -123,3 +126,18 @@ def test_a_file_larger_than_the_limits_is_given_up():
     server = serving(SERVERS["a file without end, in chunks"])
     with server as address, storage.use_limits(PATIENT), fails(OSError, "20000000"):
         storage.read_bytes(address, limit=10**9)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 10])
+def test_a_mebibyte_may_come_beside_what_is_asked_for_and_no_byte_more(num_bytes):
+    exchange, buffer, left = Exchange(storage.StoreLimits()), bytearray(2**14), 2**20 + num_bytes
+    exchange.begin_body()
+    exchange.allow(num_bytes)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ours.makefile("rb", buffering=0) as stream:
+        while left:
+            theirs.sendall(bytes(min(left, len(buffer))))
+            left -= exchange.receive(stream, ours, buffer)
+        theirs.sendall(b"x")
+        with fails(HTTPException):
+            exchange.receive(stream, ours, buffer)

@@ -52,42 +52,45 @@ def said_by(code, folder):
     return done.output
 
 
-class TestNames:
-    @pytest.mark.parametrize(
-        ("path", "remote", "name"),
-        [
-            (Path("a/b.tar"), False, "b.tar"),
-            ("file:///a/b%20c.tar", False, "b%20c.tar"),
-            ("s3://bucket/a/b.tar", True, "b.tar"),
-            ("https://host/a%20b.tar?x=1/2", True, "a b.tar"),
-            ("memory://a", True, "a"),
-            ("pipe:cat a.tar", False, "pipe:cat a.tar"),
-            ("C:/a.tar", False, "a.tar"),
-        ],
-    )
-    def test_kinds(self, path, remote, name):
-        assert (storage.is_remote(path), storage.file_name(path)) == (remote, name)
+NAMES = [
+    (Path("a/b.tar"), False, "b.tar"),
+    ("file:///a/b%20c.tar", False, "b%20c.tar"),
+    ("s3://bucket/a/b.tar", True, "b.tar"),
+    ("https://host/a%20b.tar?x=1/2", True, "a b.tar"),
+    ("memory://a", True, "a"),
+    ("pipe:cat a.tar", False, "pipe:cat a.tar"),
+    ("C:/a.tar", False, "a.tar"),
+]
 
-    def test_join(self, tmp_path):
-        assert storage.join("s3://bucket/a/", "b.tar") == "s3://bucket/a/b.tar"
-        assert storage.join(tmp_path, "b/c.tar") == str(tmp_path / "b" / "c.tar")
-        assert storage.join("file:///x", "b.tar") == "/x/b.tar"
-        assert storage.local_path("file:///a/b%20c.tar") == Path("/a/b c.tar")
 
-    def test_two_names_of_one_place(self, tmp_path):
-        (tmp_path / "link").symlink_to(tmp_path / "a")
-        assert storage.is_same("s3://bucket/a", "s3://bucket/a")
-        assert storage.is_same(tmp_path / "a", str(tmp_path / "link"))
-        for one, other in (("s3://bucket/a", "s3://bucket/b"), ("s3://bucket/a", tmp_path / "a"), (tmp_path, "b")):
-            assert not storage.is_same(one, other)
+@pytest.mark.parametrize(("path", "remote", "name"), NAMES)
+def test_kinds(path, remote, name):
+    assert (storage.is_remote(path), storage.file_name(path)) == (remote, name)
 
-    def test_unknown_addresses_are_refused(self):
-        for call in (storage.check_address, read, write):
-            with fails(ValueError, "nosuch"):
-                call("nosuch://x/y")
 
-    def test_a_missing_package_is_named_with_the_command_that_installs_it(self, tmp_path):
-        code = """
+def test_join(tmp_path):
+    assert storage.join("s3://bucket/a/", "b.tar") == "s3://bucket/a/b.tar"
+    assert storage.join(tmp_path, "b/c.tar") == str(tmp_path / "b" / "c.tar")
+    assert storage.join("file:///x", "b.tar") == "/x/b.tar"
+    assert storage.local_path("file:///a/b%20c.tar") == Path("/a/b c.tar")
+
+
+def test_two_names_of_one_place(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert storage.is_same("s3://bucket/a", "s3://bucket/a")
+    assert storage.is_same(tmp_path / "a", str(tmp_path / "link"))
+    for one, other in (("s3://bucket/a", "s3://bucket/b"), ("s3://bucket/a", tmp_path / "a"), (tmp_path, "b")):
+        assert not storage.is_same(one, other)
+
+
+def test_unknown_addresses_are_refused():
+    for call in (storage.check_address, read, write):
+        with fails(ValueError, "nosuch"):
+            call("nosuch://x/y")
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path):
+    code = """
 import sys
 sys.modules["gcsfs"] = None  # as if it were not installed
 from mobileclip import storage
@@ -97,14 +100,15 @@ for call in (storage.check_address, storage.size, storage.fingerprint, storage.l
     except ValueError as error:
         print(error)
 """
-        lines = said_by(code, tmp_path).splitlines()
-        assert len(lines) == 4
-        assert all("gs://bucket/a.tar needs" in line and install("remote") in line for line in lines)
+    lines = said_by(code, tmp_path).splitlines()
+    assert len(lines) == 4
+    assert all("gs://bucket/a.tar needs" in line and install("remote") in line for line in lines)
 
-    def test_importing_brings_no_package_along(self, tmp_path):
-        code = "import sys; before = set(sys.modules); import mobileclip.storage; print(*set(sys.modules) - before)"
-        brought = set(said_by(code, tmp_path).split())
-        assert {"mobileclip.storage", "fsspec", "s3fs", "aiohttp", "botocore"} & brought == {"mobileclip.storage"}
+
+def test_importing_brings_no_package_along(tmp_path):
+    code = "import sys; before = set(sys.modules); import mobileclip.storage; print(*set(sys.modules) - before)"
+    brought = set(said_by(code, tmp_path).split())
+    assert {"mobileclip.storage", "fsspec", "s3fs", "aiohttp", "botocore"} & brought == {"mobileclip.storage"}
 
 
 @pytest.mark.parametrize("kind", ["local", "file", "memory", "s3"])
@@ -116,108 +120,115 @@ def test_a_store_keeps_the_contract(kind, request, spool, tmp_path):
     assert list(spool.iterdir()) == []
 
 
-class TestLocal:
-    def test_the_disk_is_full(self, tmp_path):
-        """A limit on the size of files fails in the same places as a disk without room."""
-        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-            with fails(OSError, "File too large") as caught:
-                write(tmp_path / "a.bin")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-            signal.signal(signal.SIGXFSZ, handler)
-        assert (caught.value.errno, list(tmp_path.iterdir())) == (errno.EFBIG, [])
-
-    def test_links_to_files_are_followed_and_links_to_folders_are_not(self, tmp_path):
-        (tmp_path / "a").mkdir()
-        (tmp_path / "a" / "x.txt").write_text("x")
-        for name, target in (("loop", tmp_path), ("y.txt", "x.txt"), ("z.txt", "nothing")):
-            (tmp_path / "a" / name).symlink_to(target)
-        assert sorted(storage.find_files(tmp_path)) == ["a/x.txt", "a/y.txt"]
+def test_the_disk_is_full(tmp_path):
+    """A limit on the size of files fails in the same places as a disk without room."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        with fails(OSError, "File too large") as caught:
+            write(tmp_path / "a.bin")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (caught.value.errno, list(tmp_path.iterdir())) == (errno.EFBIG, [])
 
 
-class TestWeb:
-    @pytest.fixture
-    def address(self, site):
-        site.files["/a.bin"] = DATA
-        return f"{site.url}/a.bin"
+def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.txt").write_text("x")
+    for name, target in (("loop", tmp_path), ("y.txt", "x.txt"), ("z.txt", "nothing")):
+        (tmp_path / "a" / name).symlink_to(target)
+    assert sorted(storage.find_files(tmp_path)) == ["a/x.txt", "a/y.txt"]
 
-    def test_reading_needs_one_request(self, site, address):
-        assert read(address) == DATA
-        assert site.requests == [("GET", "/a.bin", None)]
 
-    @pytest.mark.parametrize("ranges", [True, False])
-    def test_seeking(self, site, address, ranges):
-        site.ranges = ranges
-        with storage.open_read(address) as stream:
-            for start in (2_000_000, 5, len(DATA)):
-                stream.seek(start)
-                assert stream.read(10) == DATA[start : start + 10]
+@pytest.fixture
+def address(site):
+    site.files["/a.bin"] = DATA
+    return f"{site.url}/a.bin"
 
-    @pytest.mark.parametrize(
-        ("properties", "cut_after"),
-        [
-            ({}, [1_000_000, 1_500_000, 10]),
-            ({"ranges": False}, [1_000_000, 1_500_000, 2_000_000]),
-            ({"sized": False}, [1_000_000]),
-            ({}, [len(DATA) - 1]),
-        ],
-        ids=["ranges", "no ranges", "no size", "before the last byte"],
-    )
-    def test_a_connection_that_breaks_is_taken_up_where_it_broke(self, site, address, properties, cut_after):
-        for name, value in properties.items():
-            setattr(site, name, value)
-        site.cut_after = list(cut_after)
-        assert read(address) == DATA
-        assert site.methods == {"GET": len(cut_after) + 1}
 
-    def test_a_connection_that_breaks_again_and_again(self, site, address):
-        site.cut_after = [1_000_000, 0, 0, 0, 0, 0]
-        with fails(StorageError):
-            read(address)
+def test_reading_needs_one_request(site, address):
+    assert read(address) == DATA
+    assert site.requests == [("GET", "/a.bin", None)]
 
-    @pytest.mark.parametrize("head", [True, False])
-    def test_what_the_server_says(self, site, address, head):
-        site.head = head
-        assert storage.size(address) == len(DATA)
-        assert storage.exists(address)
-        assert not storage.exists(f"{site.url}/b.bin")
-        before = storage.fingerprint(address)
-        site.files["/a.bin"] = DATA[::-1]
-        assert storage.fingerprint(address) != before
 
-    @pytest.mark.parametrize(
-        ("status", "error", "num_requests"),
-        [
-            *((status, FileNotFoundError, 1) for status in (404, 410)),
-            *((403, PermissionError, 1), (418, OSError, 1)),
-            *((status, StorageError, 4) for status in (429, 500, 503)),
-        ],
-    )
-    def test_refusals(self, site, address, status, error, num_requests):
-        site.status["/a.bin"] = [status] * 10
-        with fails(error, address, str(status)) as caught:
-            read(address)
-        assert (type(caught.value), len(site.requests)) == (error, num_requests)
+@pytest.mark.parametrize("ranges", [True, False])
+def test_seeking(site, address, ranges):
+    site.ranges = ranges
+    with storage.open_read(address) as stream:
+        for start in (2_000_000, 5, len(DATA)):
+            stream.seek(start)
+            assert stream.read(10) == DATA[start : start + 10]
 
-    @pytest.mark.parametrize("address", ["http://", "http:///x", "http://[", "http://a b/\n", "http://127.0.0.1:x/"])
-    def test_what_is_no_address(self, address):
-        with fails(OSError, "http"):
-            read(address)
 
-    def test_addresses_with_spaces_and_letters(self, site):
-        site.files["/a%20%C3%A9.bin"] = b"x"
-        assert read(f"{site.url}/a é.bin") == b"x"
+BREAKS = [
+    ({}, [1_000_000, 1_500_000, 10]),
+    ({"ranges": False}, [1_000_000, 1_500_000, 2_000_000]),
+    ({"sized": False}, [1_000_000]),
+    ({}, [len(DATA) - 1]),  # before the last byte
+]
 
-    def test_nothing_can_be_written_or_listed(self, site, address):
-        with fails(ValueError), storage.atomic_write(address):
-            pytest.fail("nothing may be prepared in vain")
-        for change in (storage.remove, storage.list_files, lambda one: storage.rename(one, "b.bin")):
-            with fails(ValueError):
-                change(address)
-        assert not storage.is_directory(site.url)
+
+@pytest.mark.parametrize(("properties", "cut_after"), BREAKS)
+def test_a_connection_that_breaks_is_taken_up_where_it_broke(site, address, properties, cut_after):
+    for name, value in properties.items():
+        setattr(site, name, value)
+    site.cut_after = list(cut_after)
+    assert read(address) == DATA
+    assert site.methods == {"GET": len(cut_after) + 1}
+
+
+def test_a_connection_that_breaks_again_and_again(site, address):
+    site.cut_after = [1_000_000, 0, 0, 0, 0, 0]
+    with fails(StorageError):
+        read(address)
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_what_the_server_says(site, address, head):
+    site.head = head
+    assert storage.size(address) == len(DATA)
+    assert storage.exists(address)
+    assert not storage.exists(f"{site.url}/b.bin")
+    before = storage.fingerprint(address)
+    site.files["/a.bin"] = DATA[::-1]
+    assert storage.fingerprint(address) != before
+
+
+STATUSES = [
+    *((status, FileNotFoundError, 1) for status in (404, 410)),
+    *((403, PermissionError, 1), (418, OSError, 1)),
+    *((status, StorageError, 4) for status in (429, 500, 503)),
+]
+
+
+@pytest.mark.parametrize(("status", "error", "num_requests"), STATUSES)
+def test_refusals(site, address, status, error, num_requests):
+    site.status["/a.bin"] = [status] * 10
+    with fails(error, address, str(status)) as caught:
+        read(address)
+    assert (type(caught.value), len(site.requests)) == (error, num_requests)
+
+
+@pytest.mark.parametrize("address", ["http://", "http:///x", "http://[", "http://a b/\n", "http://127.0.0.1:x/"])
+def test_what_is_no_address(address):
+    with fails(OSError, "http"):
+        read(address)
+
+
+def test_addresses_with_spaces_and_letters(site):
+    site.files["/a%20%C3%A9.bin"] = b"x"
+    assert read(f"{site.url}/a é.bin") == b"x"
+
+
+def test_nothing_can_be_written_or_listed(site, address):
+    with fails(ValueError), storage.atomic_write(address):
+        pytest.fail("nothing may be prepared in vain")
+    for change in (storage.remove, storage.list_files, lambda one: storage.rename(one, "b.bin")):
+        with fails(ValueError):
+            change(address)
+    assert not storage.is_directory(site.url)
 
 
 @pytest.mark.usefixtures("s3")

@@ -1,7 +1,5 @@
 """Which errors may be otherwise at another time: not those of what is missing, closed, or broken."""
 
-from __future__ import annotations
-
 import bz2
 import errno
 import gzip

@@ -8,3 +8,9 @@ from tests.datasets.joining.world import Data
 @pytest.fixture
 def data(tmp_path):
     return Data(tmp_path)
+
+
+@pytest.fixture
+def empty(tmp_path):
+    """Data without samples and images yet."""
+    return Data(tmp_path, count=0)

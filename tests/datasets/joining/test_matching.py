@@ -5,58 +5,42 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mobileclip.data.samples.limits import SAMPLE_LIMITS
-from mobileclip.datasets.joining import (
-    MATCH,
-    NAME,
-    NAMES,
-    PLACE,
-    PLACES,
-    ImageIndex,
-    MatchCounts,
-    ShardMetadata,
-    match_images,
-    match_names,
-    name_hash,
-    read_matches,
-    write_records,
-)
+from mobileclip.datasets import joining
 from mobileclip.progress import Progress
-
-ABOUT = ShardMetadata(shard="", by="key", fingerprint="")
 
 
 def places(names, first=1, sha256=0):
-    found = np.zeros(len(names), PLACE)
+    found = np.zeros(len(names), joining.PLACE)
     for number, name in enumerate(names):
-        found[number]["high"], found[number]["low"] = name_hash(name)
+        found[number]["high"], found[number]["low"] = joining.name_hash(name)
         found[number]["start"], found[number]["sha256"] = first + number, sha256
     return found
 
 
-def asks(names):
-    return np.array([name_hash(name) if name else (0, 0) for name in names], NAME)
-
-
-def write_index(folder, images):
-    shards = tuple(
-        write_records(folder, PLACES, ShardMetadata(shard=f"i{number}", by="key", fingerprint=""), part)
-        for number, part in enumerate(images)
+def written(folder, kind, letter, shards):
+    """Write the records of shards, which are called by a letter and their number."""
+    return tuple(
+        joining.write_records(
+            folder, kind, joining.ShardMetadata(shard=f"{letter}{number}", by="key", fingerprint=""), records
+        )
+        for number, records in enumerate(shards)
     )
-    return ImageIndex(folder=folder, by="key", shards=shards, limits=SAMPLE_LIMITS)
 
 
-def write_names(folder, shards):
-    return [
-        write_records(folder, NAMES, ShardMetadata(shard=f"r{number}", by="key", fingerprint=""), asks(names))
-        for number, names in enumerate(shards)
+def matched(folder, images, samples, wanted, *, threshold=0, **choices):
+    """Match names of samples, by shard, with records of images; return counts and extents, and the file of matches."""
+    index = joining.ImageIndex(
+        folder=folder, by="key", shards=written(folder, joining.PLACES, "i", images), limits=SAMPLE_LIMITS
+    )
+    asks = [
+        np.array([joining.name_hash(name) if name else (0, 0) for name in names], joining.NAME) for names in samples
     ]
-
-
-def matched(folder, index, names, wanted, *, threshold=0, **choices):
-    (folder / "scratch").mkdir(exist_ok=True)
-    progress = Progress("matching", total=None, console=None)
     path = folder / "scratch" / "matches"
-    return match_images(index, names, wanted, path, threshold=threshold, progress=progress, **choices)
+    path.parent.mkdir(exist_ok=True)
+    choices |= {"threshold": threshold, "progress": Progress("matching", total=None, console=None)}
+    return *joining.match_images(
+        index, written(folder, joining.NAMES, "r", asks), np.array(wanted, bool), path, **choices
+    ), path
 
 
 @pytest.mark.parametrize("bucket_bytes", [100, 1000, 2**26])
@@ -64,9 +48,8 @@ def test_every_sample_gets_the_first_image_of_its_name(tmp_path, bucket_bytes):
     rng = np.random.default_rng(0)
     images = [[f"k{number}" for number in rng.integers(0, 300, 60)] for _ in range(5)]
     samples = [[f"k{number}" if number else "" for number in rng.integers(0, 400, 50)] for _ in range(4)]
-    index = write_index(tmp_path, [places(names) for names in images])
-    wanted = np.array([True, False, True, True])
-    counts, extents = matched(tmp_path, index, write_names(tmp_path, samples), wanted, bucket_bytes=bucket_bytes)
+    wanted = [True, False, True, True]
+    counts, extents, path = matched(tmp_path, map(places, images), samples, wanted, bucket_bytes=bucket_bytes)
     first = {}
     for shard, names in enumerate(images):
         for row, name in enumerate(names):
@@ -76,18 +59,15 @@ def test_every_sample_gets_the_first_image_of_its_name(tmp_path, bucket_bytes):
         for source, names in enumerate(samples)
         if wanted[source]
     }
-    own = {source: read_matches(tmp_path / "scratch" / "matches", extent) for source, extent in extents.items()}
-    found = {
-        source: list(zip(*(some[f].tolist() for f in ("order", "shard", "start")), strict=True))
-        for source, some in own.items()
-    }
-    assert found == expected
+    own = {source: joining.read_matches(path, extent) for source, extent in extents.items()}
+    fields = ["order", "shard", "start"]
+    assert {source: [tuple(map(int, row)) for row in some[fields].tolist()] for source, some in own.items()} == expected
     every = [name for names in samples for name in names if name in first]
     several = sum(sum(names.count(name) for names in images) > 1 for name in first)
-    assert counts.counts == MatchCounts(
+    assert counts.counts == joining.MatchCounts(
         keys=len(first), repeated_keys=several, asked=len(every), used_keys=len(set(every))
     )
-    assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["matches"]
+    assert [one.name for one in path.parent.iterdir()] == ["matches"]
 
 
 @settings(max_examples=60, deadline=None)
@@ -96,27 +76,19 @@ def test_every_sample_gets_the_first_image_of_its_name(tmp_path, bucket_bytes):
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=30),
 )
 def test_names_that_share_half_of_their_hash_are_told_apart(images, samples):
-    records = np.zeros(len(images), MATCH)
+    records = np.zeros(len(images), joining.MATCH)
     for number, (high, low) in enumerate(images):
         records[number]["high"], records[number]["low"], records[number]["start"] = high, low, number
-    found, counts = match_names(records, np.array(samples, NAME))
+    found, counts = joining.match_names(records, np.array(samples, joining.NAME))
     assert counts.keys == len(set(images))
     assert counts.repeated_keys == sum(images.count(one) > 1 for one in set(images))
     assert found.tolist() == [images.index(one) if one in images else -1 for one in samples]
 
 
 def test_placeholders_are_counted_by_their_keys(tmp_path):
-    images = [
-        places(["a", "b", "a"], sha256=7),
-        places(["c", "d"], sha256=9),
-        places(["e", "b"], sha256=7),
-        places(["f"] * 5, sha256=8),
-    ]
-    index = write_index(tmp_path, images)
-    found = matched(tmp_path, index, [], np.zeros(0, bool), threshold=2)[0].placeholders
-    assert [(one.sha256, one.num_keys, one.shard) for one in found] == [
-        ("0000000000000007", 3, "i0"),
-        ("0000000000000009", 2, "i1"),
-    ]
-    assert [one.example for one in found] == ["", ""], "the shards are gone"
-    assert matched(tmp_path, index, [], np.zeros(0, bool), threshold=4)[0].placeholders == ()
+    names = (("aba", 7), ("cd", 9), ("eb", 7), ("fffff", 8))
+    images = [places(list(text), sha256=sha256) for text, sha256 in names]
+    found = matched(tmp_path, images, [], [], threshold=2)[0].placeholders
+    expected = [("0000000000000007", 3, "i0", ""), ("0000000000000009", 2, "i1", "")]  # without examples: no shards
+    assert [(one.sha256, one.num_keys, one.shard, one.example) for one in found] == expected
+    assert matched(tmp_path, images, [], [], threshold=4)[0].placeholders == ()

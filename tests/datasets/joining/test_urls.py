@@ -14,6 +14,7 @@ from tests.build.commands import run
 from tests.data.made_samples import encoded, write_raw
 from tests.data.public_release import Pair, PublicRelease
 from tests.datasets.joining.world import AT_ONCE
+from tests.datasets.sources.reading import pictures
 from tests.engines.conftest import forked_workers  # noqa: F401  a fixture
 from tests.errors import fails
 
@@ -39,28 +40,26 @@ def read_table(path):
 
 
 def write(data, path, **options):
+    """Return the report and the rows of the table."""
     report = write_urls(data, path, show_progress=False, **options)
     assert str(path) in str(report)
-    return report
+    return report, read_table(path)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_every_form_says_the_same_and_can_be_read_again(release, tmp_path, suffix):
     path, again = tmp_path / "deep" / f"urls.{suffix}", tmp_path / "again.csv"
-    report = write(release.captions, path)
-    assert read_table(path) == EXPECTED
-    assert list(read_table(path)[0]) == list(COLUMNS)
+    report, rows = write(release.captions, path)
+    assert (rows, list(rows[0])) == (EXPECTED, list(COLUMNS))
     assert (report.num_rows, report.is_good) == (8, True)
-    assert write(path, again).num_rows == 8
-    assert read_table(again) == EXPECTED
-    write(release.reinforced, again)
-    assert read_table(again) == [{**row, "caption": ""} for row in EXPECTED]
+    assert write(path, again)[1] == EXPECTED
+    assert write(release.reinforced, again)[1] == [{**row, "caption": ""} for row in EXPECTED]
 
 
 @pytest.mark.slow
 def test_several_processes_write_the_same(release, tmp_path):
-    write(release.captions, tmp_path / "two.csv", engine=LocalEngine(num_workers=2, devices=("cpu",)))
-    assert read_table(tmp_path / "two.csv") == EXPECTED
+    engine = LocalEngine(num_workers=2, devices=("cpu",))
+    assert write(release.captions, tmp_path / "two.csv", engine=engine)[1] == EXPECTED
 
 
 @pytest.mark.parametrize("num_broken", [1, 3])
@@ -76,20 +75,16 @@ def test_a_shard_whose_store_is_away_is_tried_again_and_then_named(release, tmp_
 
     open_read = storage.open_read
     monkeypatch.setattr(storage, "open_read", opened)
-    report = write(release.captions, tmp_path / "urls.csv", engine=AT_ONCE)
-    assert len(broken) == num_broken
-    if num_broken == 1:
-        assert read_table(tmp_path / "urls.csv") == EXPECTED
-        assert report.is_good
-    else:
-        assert read_table(tmp_path / "urls.csv") == EXPECTED[-report.num_rows :]
-        assert report.skips.counts == {"unreadable_shard": 1}
+    report, rows = write(release.captions, tmp_path / "urls.csv", engine=AT_ONCE)
+    assert (len(broken), report.is_good) == (num_broken, num_broken == 1)
+    assert rows == (EXPECTED if report.is_good else EXPECTED[-report.num_rows :])
+    assert report.skips.counts == ({} if report.is_good else {"unreadable_shard": 1})
 
 
 def test_metadata_with_columns_of_other_names(tmp_path):
     (tmp_path / "a.csv").write_text("uid,image,text,sha256\nu,https://x/1,two\twords,abc\n,https://x/2,x,\nv,,y,\n")
-    report = write(tmp_path / "a.csv", tmp_path / "urls.csv", rows=RowOptions(url_column="image"))
-    assert read_table(tmp_path / "urls.csv") == [
+    report, rows = write(tmp_path / "a.csv", tmp_path / "urls.csv", rows=RowOptions(url_column="image"))
+    assert rows == [
         {"url": "https://x/1", "caption": "two words", "uid": "u", "sha256": "abc"},
         {"url": "https://x/2", "caption": "x", "uid": "a/000000002", "sha256": ""},
     ]
@@ -103,9 +98,8 @@ def test_what_has_no_url_is_counted(tmp_path):
         "c": {"txt": b"no address", "jpg": encoded(4, 4, kind="jpeg")},
         "d": {"url.txt": b"\xff"},
     }
-    path = write_raw(tmp_path / "a.tar", samples)
-    report = write(path, tmp_path / "urls.csv")
-    assert read_table(tmp_path / "urls.csv") == [
+    report, rows = write(write_raw(tmp_path / "a.tar", samples), tmp_path / "urls.csv")
+    assert rows == [
         {"url": "https://x/a", "caption": "line break", "uid": "a", "sha256": ""},
         {"url": "https://x/b", "caption": 'ü, "', "uid": "b", "sha256": ""},
     ]
@@ -125,15 +119,13 @@ def test_the_command(release, tmp_path, capsys):
     assert run(capsys, *given, "--strict")[0] == 1
 
 
-@pytest.mark.parametrize("case", ["without arrow", "no urls", "other suffix"])
-def test_mistakes(release, tmp_path, monkeypatch, case):
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "a.png").write_bytes(encoded(4, 4))
-    (tmp_path / "pictures" / "a.txt").write_text("a picture")
-    if case == "without arrow":
-        monkeypatch.setitem(sys.modules, "pyarrow", None)
-    data = tmp_path / "pictures" if case == "no urls" else release.captions
-    output = tmp_path / ("urls.parquet" if case == "without arrow" else "urls.csv" if case == "no urls" else "urls.txt")
-    with fails(ImportError if case == "without arrow" else ValueError):
-        write(str(data), output)
+def test_mistakes(release, tmp_path, monkeypatch):
+    pictures(tmp_path / "pictures", 1)
+    (tmp_path / "pictures" / "0.txt").write_text("a picture")
+    for data, name in ((tmp_path / "pictures", "urls.csv"), (release.captions, "urls.txt")):
+        with fails(ValueError):
+            write(str(data), tmp_path / name)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with fails(ImportError):
+        write(release.captions, tmp_path / "urls.parquet")
     assert not list(tmp_path.glob("urls.*"))

@@ -28,9 +28,9 @@ def without_image(number, **changes):
     return make_sample(number, image=None, **changes)
 
 
-def joined(**fields):
+def joined(*, engine=AT_ONCE, **fields):
     """Join, and return the report."""
-    report = join_images(JoinSpec(**fields), engine=AT_ONCE, show_progress=False)
+    report = join_images(JoinSpec(**fields), engine=engine, show_progress=False)
     assert str(report)
     return report
 

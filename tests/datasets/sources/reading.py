@@ -1,7 +1,5 @@
 """Sources are read as a worker reads them."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -42,9 +40,7 @@ def found(source: Source, *fields: str) -> tuple[list[Any], dict[str, list[str]]
 def pictures(folder: Path, count: int = 3) -> list[bytes]:
     """Write images, and return their contents."""
     images = [encoded(8, 6, seed=number) for number in range(count)]
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, image in enumerate(images):
-        (folder / f"{number}.png").write_bytes(image)
+    plant(folder, {f"{number}.png": image for number, image in enumerate(images)})
     return images
 
 
@@ -52,6 +48,16 @@ def copy_to_store(folder: Path, address: str) -> None:
     for name in storage.find_files(folder):
         with storage.atomic_write(f"{address}/{name}") as stream:
             stream.write((folder / name).read_bytes())
+
+
+def plant(folder: Path, files: Mapping[str, object]) -> Path:
+    """Write files: bytes, text, or what becomes JSON."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = content if isinstance(content, (bytes, str)) else json.dumps(content)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return folder
 
 
 def write_lines(path: Path, lines: list[object]) -> Path:

@@ -3,8 +3,6 @@
 What makes each of them returns a source, what it leaves out, changes of the last unit alone, and changes of others too.
 """
 
-from __future__ import annotations
-
 import shutil
 
 import pytest
@@ -12,14 +10,13 @@ import pytest
 from mobileclip.datasets import ClassFolderSource, FolderSource, JsonLinesSource, ShardSource, TableSource
 from tests.contracts.sources import check_source
 from tests.data.made_samples import write_raw
-from tests.datasets.sources.reading import JPEG, PNG, pictures, write_lines, write_table
+from tests.datasets.sources.reading import JPEG, PNG, pictures, plant, write_lines, write_table
 from tests.datasets.sources.test_tables import hub_table
 
 
 def folder(path):
     pictures(path, 4)
-    for number in (0, 2, 3):
-        (path / f"{number}.txt").write_text(f"caption {number}")
+    plant(path, {f"{number}.txt": f"caption {number}" for number in (0, 2, 3)})
     changes = [lambda: (path / "3.txt").write_text("another caption"), lambda: (path / "3.png").write_bytes(JPEG)]
     return FolderSource(path=path, samples_per_shard=2), {"no_caption": 1}, changes, []
 
