@@ -10,6 +10,7 @@ from mobileclip.evaluation import BenchmarkSample
 from mobileclip.recipes.tiny import SHAPES
 from tests.evaluation.fitted_model import fitted_model
 from tests.evaluation.public_layout import write_benchmark
+from tests.evaluation.reports import written
 from tests.evaluation.scene_models import TEMPLATES, scene_images, scene_texts, small_spec
 
 COUNT = 24
@@ -45,3 +46,9 @@ def made(tmp_path_factory):
 def root(made, tmp_path):
     """A copy that a test may damage."""
     return shutil.copytree(made, tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory):
+    """The page of a report with everything in it, and the models it was made of."""
+    return written(tmp_path_factory.mktemp("report"))

@@ -4,27 +4,19 @@ Of random projections all embeddings lie in one direction, so that rounding deci
 to evaluate have to give one number, that would say nothing.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from mobileclip.data import ImageTransform, Tokenizer
-from mobileclip.encoders import DualEncoder, DualEncoderSpec
 
-_BATCH = 32
+_BATCH, _RIDGE = 32, 1e-3
 # Of the text features' directions: one belongs to their mean, and the weakest to rounding.
 _SHARE_OF_DIRECTIONS = 0.9
-_RIDGE = 1e-3
 
 
 @torch.no_grad()
-def fitted_model(
-    spec: DualEncoderSpec, images: Sequence[bytes], texts: Sequence[Sequence[str]], *, seed: int = 0
-) -> DualEncoder:
+def fitted_model(spec, images, texts, *, seed=0):
     """Return a model that knows its pictures better than chance, and far from perfectly, in evaluation mode.
 
     The text projection spreads the texts' features evenly over their strongest directions, the mean left out; the image
@@ -45,8 +37,6 @@ def fitted_model(
     _enliven(model, pixels[: 2 * _BATCH])
 
     text, image = model.get_submodule("text_encoder.project"), model.get_submodule("image_encoder.head.project")
-    assert isinstance(text, nn.Linear)
-    assert isinstance(image, nn.Linear)
     features = _inputs_of(text, model.encode_text, tokens)
     _, spread, directions = torch.linalg.svd(features - features.mean(0), full_matrices=False)
     count = min(int(_SHARE_OF_DIRECTIONS * len(spread)), len(text.weight))
@@ -66,7 +56,7 @@ def fitted_model(
     return model
 
 
-def _enliven(model: DualEncoder, pixels: Tensor) -> None:
+def _enliven(model, pixels):
     """Let no block be almost an identity, the norms know what comes in, and end tokens depend on the words."""
     for name, parameter in model.named_parameters():
         if name.endswith("gamma"):
@@ -82,9 +72,9 @@ def _enliven(model: DualEncoder, pixels: Tensor) -> None:
     model.eval()
 
 
-def _inputs_of(module: nn.Module, call: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+def _inputs_of(module, call, inputs):
     """Return what reaches a module when the model is called with `inputs`."""
-    seen: list[Tensor] = []
+    seen = []
     hook = module.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     for batch in torch.split(inputs, _BATCH):
         call(batch)

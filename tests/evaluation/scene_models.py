@@ -1,13 +1,10 @@
 """Pictures with labels and captions of their own, and a small model that open_clip can hold too."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json
 from collections import Counter
 from functools import cache, partial
-from pathlib import Path
 
 import attrs
 import numpy as np
@@ -30,31 +27,20 @@ DIMS = (16, 32, 64, 128)
 
 
 def small_spec(*, causal=False):
-    image = attrs.evolve(
-        specs.mci0(),
-        stages=tuple(
-            attrs.evolve(stage, dim=dim, depth=1) for stage, dim in zip(specs.mci0().stages, DIMS, strict=True)
-        ),
-        embedding_dim=48,
-        projection_bias=True,
-        input=ImageInput(size=64),
-    )
+    stages = zip(specs.mci0().stages, DIMS, strict=True)
+    stages = tuple(attrs.evolve(stage, dim=dim, depth=1) for stage, dim in stages)
+    about = {"embedding_dim": 48, "projection_bias": True, "input": ImageInput(size=64)}
     text = TextTransformerSpec(width=32, num_heads=2, depth=2, embedding_dim=48, causal=causal)
-    return DualEncoderSpec(image=image, text=text)
+    return DualEncoderSpec(image=attrs.evolve(specs.mci0(), stages=stages, **about), text=text)
 
 
 def fastvit_of_scenes(pretrained=False, **options):
     """The image tower of `small_spec` as timm has it."""
-    return timm.models.FastVit(
-        layers=(1, 1, 1, 1),
-        embed_dims=DIMS,
-        mlp_ratios=(3, 3, 3, 3),
-        se_downsamples=(False, False, True, True),
-        pos_embs=(None, None, None, partial(timm.models.fastvit.RepConditionalPosEnc, spatial_shape=(7, 7))),
-        token_mixers=("repmixer", "repmixer", "repmixer", "attention"),
-        lkc_use_act=True,
-        **{name: value for name, value in options.items() if name in {"num_classes", "global_pool", "drop_path_rate"}},
-    )
+    position = partial(timm.models.fastvit.RepConditionalPosEnc, spatial_shape=(7, 7))
+    options = {name: options[name] for name in options if name in {"num_classes", "global_pool", "drop_path_rate"}}
+    options |= {"mlp_ratios": (3, 3, 3, 3), "se_downsamples": (False, False, True, True), "lkc_use_act": True}
+    options |= {"pos_embs": (None, None, None, position), "token_mixers": (*["repmixer"] * 3, "attention")}
+    return timm.models.FastVit(layers=(1, 1, 1, 1), embed_dims=DIMS, **options)
 
 
 @cache
@@ -75,13 +61,11 @@ def scene_images(count, seed=0):
     return samples, labels
 
 
-def write_scene_benchmarks(folder: Path, count=COUNT):
+def write_scene_benchmarks(folder, count=COUNT):
     """Write them as a data set of classes and one of captions, and return both folders."""
     samples, labels = scene_images(count)
-    labelled = [
-        BenchmarkSample(key=sample.key, image=sample.image, label=label)
-        for sample, label in zip(samples, labels, strict=True)
-    ]
+    pairs = zip(samples, labels, strict=True)
+    labelled = [BenchmarkSample(key=sample.key, image=sample.image, label=label) for sample, label in pairs]
     folders = folder / "wds_scenes_test", folder / "wds_scene-captions_test"
     write_benchmark(folders[0], labelled, class_names=CLASSES, templates=TEMPLATES, samples_per_shard=120)
     write_benchmark(folders[1], captioned_samples(samples), samples_per_shard=120)
@@ -101,33 +85,19 @@ def scene_texts(samples, labels):
     return [(*sample.captions, *prompt) for sample, prompt in zip(samples, prompts, strict=True)]
 
 
-def write_for_open_clip(model, folder: Path):
+def write_for_open_clip(model, folder):
     """Write the model as open_clip loads it by `local-dir:FOLDER`."""
     register()
     folder.mkdir()
     spec = model.spec
     save_model(model, folder / "open_clip_model.safetensors", layout="open_clip")
-    config = {
-        "model_cfg": {
-            "embed_dim": spec.image.embedding_dim,
-            "vision_cfg": {
-                "timm_model_name": "fastvit_of_scenes",
-                "timm_model_pretrained": False,
-                "timm_pool": "avg",
-                "timm_proj": None,
-                "image_size": spec.image.input.size,
-            },
-            "text_cfg": {
-                "context_length": 77,
-                "vocab_size": 49408,
-                "width": spec.text.width,
-                "heads": spec.text.num_heads,
-                "layers": spec.text.depth,
-                "no_causal_mask": not spec.text.causal,
-            },
-            "custom_text": True,
-        },
-        "preprocess_cfg": {"mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "bilinear"},
-    }
+    size, text = spec.image.input.size, spec.text
+    tower = {"timm_model_name": "fastvit_of_scenes", "timm_model_pretrained": False, "timm_pool": "avg"}
+    layers = {"width": text.width, "heads": text.num_heads, "layers": text.depth, "no_causal_mask": not text.causal}
+    vision_cfg = {**tower, "timm_proj": None, "image_size": size}
+    text_cfg = {"context_length": 77, "vocab_size": 49408, **layers}
+    model_cfg = {"embed_dim": spec.image.embedding_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
+    preprocess_cfg = {"mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "bilinear"}
+    config = {"model_cfg": {**model_cfg, "custom_text": True}, "preprocess_cfg": preprocess_cfg}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     return f"local-dir:{folder}"

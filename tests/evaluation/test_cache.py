@@ -1,7 +1,5 @@
 """Embeddings in files: found again, and made again where the files are damaged or not wanted."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle
@@ -26,152 +24,143 @@ from mobileclip.evaluation import (
 from mobileclip.evaluation.data import fingerprint, hash_of
 from mobileclip.recipes.tiny import SHAPES
 from tests.errors import fails
-from tests.evaluation.conftest import CAPTIONS, COUNT, TEMPLATES
+from tests.evaluation.conftest import CAPTIONS, COUNT
 from tests.evaluation.public_layout import write_benchmark
-from tests.evaluation.scene_models import scene_images
+from tests.evaluation.scene_models import TEMPLATES, scene_images
 from tests.evaluation.test_runner import spec_of
 
-
-def emptied(_: bytes) -> bytes:
-    return b""
+PETS, FLICKR = "wds_vtab-pets_test", "wds_flickr30k"
 
 
-def zeroed(data: bytes) -> bytes:
-    """What a power loss leaves of what was not on the disk yet: the size, and zeros at the end."""
-    start = 8 + int.from_bytes(data[:8], "little")
-    return data[:start] + bytes(len(data) - start)
+def header_end(data):
+    return 8 + int.from_bytes(data[:8], "little")
 
 
-def pickled(_: bytes) -> bytes:
-    return pickle.dumps({"image": [1.0]})
+def without_checksum(data):
+    header = json.loads(data[8 : header_end(data)])["__metadata__"]["header"]
+    return safetensors.torch.save(safetensors.torch.load(data), {"header": header})
 
 
-def of_the_version_before(data: bytes) -> bytes:
-    """Without a checksum."""
-    tensors = safetensors.torch.load(data)
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["header"]
-    return safetensors.torch.save(tensors, {"header": header})
+NESTED = b'{"__metadata__":' + b"[" * 200_000
+DAMAGES = {
+    "emptied": lambda _: b"",
+    "zeros, as a power loss leaves": lambda data: data[: header_end(data)].ljust(len(data), b"\0"),
+    "pickled": lambda _: pickle.dumps({"image": [1.0]}),
+    "of the version before": without_checksum,
+    "nested": lambda _: len(NESTED).to_bytes(8, "little") + NESTED,
+}
 
 
-def nested_text(_: bytes) -> bytes:
-    text = b'{"__metadata__":' + b"[" * 200_000
-    return len(text).to_bytes(8, "little") + text
-
-
-def opened(root, benchmark="wds_vtab-pets_test"):
+def opened(root, benchmark=PETS):
     """Return a model and a data set, and the function to the features of a data set."""
     candidate = open_candidate(str(root / "model0.safetensors"))
     session = Session.of(candidate, batch_size=8, show_progress=False, cache=root / "features")
     return candidate, open_benchmark(root / benchmark), session.features
 
 
-class TestCache:
-    def test_damaged_files_are_made_again(self, root, caplog):
-        _, benchmark, features_of = opened(root)
-        first, _ = features_of(benchmark)
-        paths = sorted((root / "features").rglob("*.safetensors"))
-        assert len(paths) == 2
-        for path in paths:
-            path.write_bytes(path.read_bytes()[:200])
-        again, report = features_of(benchmark)
-        assert caplog.text.count("is damaged") == 2
-        torch.testing.assert_close(again.image, first.image)
-        assert (again.keys, report.num_read) == (first.keys, COUNT)
+def files(root):
+    """Return the files of a cache by what they are of."""
+    return {path.name.rpartition("-")[0]: path for path in (root / "features").rglob("*.safetensors")}
 
-    def test_what_was_left_out_is_remembered(self, root):
-        samples, _ = scene_images(3)
-        broken = [
-            BenchmarkSample(key=sample.key, image=image, captions=sample.captions[:CAPTIONS])
-            for sample, image in zip(samples, (samples[0].image, samples[1].image[:300], samples[2].image), strict=True)
-        ]
-        write_benchmark(root / "broken", broken)
-        _, benchmark, features_of = opened(root, "broken")
-        first, made = features_of(benchmark)
-        again, remembered = features_of(benchmark)
-        assert made.num_skipped == 1
-        assert (remembered.num_read, remembered.counts, remembered.named) == (made.num_read, made.counts, made.named)
-        for name in ("image", "text", "num_captions"):
-            assert torch.equal(getattr(first, name), getattr(again, name))
 
-    def test_whatever_is_wrong_with_a_file_it_is_not_taken(self, root, caplog):
-        candidate, named, features_of = opened(root)
-        retrieval = open_benchmark(root / "wds_flickr30k")
-        for benchmark in (named, retrieval):
-            features_of(benchmark)
-        paths = {path.name.rpartition("-")[0]: path for path in (root / "features").rglob("*.safetensors")}
-        cache = FeatureCache.of(candidate, root / "features")
-        prompts = [template.format(name) for name in SHAPES for template in TEMPLATES]
-        readers = {
-            "vtab-pets": lambda: cache.read("vtab-pets", fingerprint(named)),
-            "flickr30k": lambda: cache.read("flickr30k", fingerprint(retrieval)),
-            "texts": lambda: cache.read("texts", hash_of(prompts)),
-        }
-        assert set(paths) == set(readers)
-        for name, path in paths.items():
-            whole = path.read_bytes()
-            assert readers[name]() is not None
-            for damage in (emptied, zeroed, pickled, of_the_version_before, nested_text):
-                path.write_bytes(damage(whole))
-                caplog.clear()
-                assert readers[name]() is None, (name, damage.__name__)
-                assert caplog.text.count("is damaged") == 1
+def test_damaged_files_are_made_again(root, caplog):
+    _, benchmark, features_of = opened(root)
+    first, _ = features_of(benchmark)
+    assert len(files(root)) == 2
+    for path in files(root).values():
+        path.write_bytes(path.read_bytes()[:200])
+    again, report = features_of(benchmark)
+    assert caplog.text.count("is damaged") == 2
+    torch.testing.assert_close(again.image, first.image)
+    assert (again.keys, report.num_read) == (first.keys, COUNT)
 
-    def test_random_damage_is_seen_wherever_it_is(self, root):
-        candidate, benchmark, features_of = opened(root, "wds_flickr30k")
-        first, _ = features_of(benchmark)
-        (path,) = (root / "features").rglob("*.safetensors")
-        cache, content = FeatureCache.of(candidate, root / "features"), fingerprint(benchmark)
-        whole, random = path.read_bytes(), Random(0)
-        num_seen = 0
-        for _ in range(300):
-            data = bytearray(whole)
-            start = random.randrange(len(data))
-            length = random.choice((1, 1, 1, 8, 512, 4096))
-            for place in range(start, min(len(data), start + length)):
-                data[place] ^= 1 << random.randrange(8)
-            path.write_bytes(data if random.random() < 0.8 else data[:start])
-            stored = cache.read(benchmark.name, content)
-            num_seen += stored is None
-            assert stored is None or (torch.equal(stored.image, first.image) and stored.keys == first.keys)
-        assert num_seen > 290
 
-    @pytest.mark.parametrize("cache", [True, False])
-    def test_labels_that_changed_with_size_and_time_kept(self, root, cache):
-        """Embeddings and results of what was there before are not those of what is there now."""
-        model, spec = str(root / "model0.safetensors"), spec_of(root, datasets=("vtab/pets",), cache=cache)
-        before = evaluate_models([model], spec).models[0].results["vtab/pets"].main_metric
-        assert before > 0.5
-        for path in (root / "wds_vtab-pets_test" / "test").glob("*.tar"):
-            times = path.stat().st_atime_ns, path.stat().st_mtime_ns
-            with tarfile.open(path) as tar:
-                labels = [member.offset_data for member in tar if member.name.endswith(".cls")]
-            data = bytearray(path.read_bytes())
-            for place in labels:
+def test_what_was_left_out_is_remembered(root):
+    samples, _ = scene_images(3)
+    broken = [BenchmarkSample(key=one.key, image=one.image, captions=one.captions[:CAPTIONS]) for one in samples]
+    broken[1] = attrs.evolve(broken[1], image=broken[1].image[:300])
+    write_benchmark(root / "broken", broken)
+    _, benchmark, features_of = opened(root, "broken")
+    (first, made), (again, remembered) = features_of(benchmark), features_of(benchmark)
+    assert made.num_skipped == 1
+    assert (remembered.num_read, remembered.counts, remembered.named) == (made.num_read, made.counts, made.named)
+    assert all(torch.equal(getattr(first, name), getattr(again, name)) for name in ("image", "text", "num_captions"))
+
+
+def test_whatever_is_wrong_with_a_file_it_is_not_taken(root, caplog):
+    candidate, pets, features_of = opened(root)
+    flickr = open_benchmark(root / FLICKR)
+    for benchmark in (pets, flickr):
+        features_of(benchmark)
+    cache = FeatureCache.of(candidate, root / "features")
+    prompts = hash_of([template.format(name) for name in SHAPES for template in TEMPLATES])
+    contents = {"vtab-pets": fingerprint(pets), "flickr30k": fingerprint(flickr), "texts": prompts}
+    assert files(root).keys() == contents.keys()
+    for name, path in files(root).items():
+        whole = path.read_bytes()
+        assert cache.read(name, contents[name]) is not None
+        for damage, damaged in DAMAGES.items():
+            path.write_bytes(damaged(whole))
+            caplog.clear()
+            assert cache.read(name, contents[name]) is None, (name, damage)
+            assert caplog.text.count("is damaged") == 1
+
+
+def test_random_damage_is_seen_wherever_it_is(root):
+    candidate, benchmark, features_of = opened(root, FLICKR)
+    first, _ = features_of(benchmark)
+    (path,) = files(root).values()
+    cache, content = FeatureCache.of(candidate, root / "features"), fingerprint(benchmark)
+    whole, random, num_seen = path.read_bytes(), Random(0), 0
+    for _ in range(300):
+        data = bytearray(whole)
+        start = random.randrange(len(data))
+        for place in range(start, min(len(data), start + random.choice((1, 1, 1, 8, 512, 4096)))):
+            data[place] ^= 1 << random.randrange(8)
+        path.write_bytes(data if random.random() < 0.8 else data[:start])
+        stored = cache.read(benchmark.name, content)
+        num_seen += stored is None
+        assert stored is None or (torch.equal(stored.image, first.image) and stored.keys == first.keys)
+    assert num_seen > 290
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_labels_that_changed_with_size_and_time_kept(root, cache):
+    """Embeddings and results of what was there before are not those of what is there now."""
+    spec = spec_of(root, datasets=("vtab/pets",), cache=cache)
+
+    def accuracy(**changes):
+        done = evaluate_models([str(root / "model0.safetensors")], attrs.evolve(spec, **changes))
+        return done.models[0].results["vtab/pets"].main_metric
+
+    before = accuracy()
+    for path in (root / PETS / "test").glob("*.tar"):
+        times, data = (path.stat().st_atime_ns, path.stat().st_mtime_ns), bytearray(path.read_bytes())
+        with tarfile.open(path) as tar:
+            for place in (member.offset_data for member in tar if member.name.endswith(".cls")):
                 data[place] = ord("0") + (data[place] - ord("0") + 1) % len(SHAPES)
-            path.write_bytes(data)
-            os.utime(path, ns=times)
-        changed = evaluate_models([model], spec).models[0].results["vtab/pets"].main_metric
-        anew = evaluate_models([model], attrs.evolve(spec, output=root / "anew"))
-        assert changed == anew.models[0].results["vtab/pets"].main_metric
-        assert changed < 0.5
+        path.write_bytes(data)
+        os.utime(path, ns=times)
+    assert before > 0.5 > accuracy() == accuracy(output=root / "anew")
 
-    def test_data_that_change_while_they_are_evaluated_are_refused(self, root):
-        candidate, benchmark, _ = opened(root)
 
-        def change(*_):
-            with Path(benchmark.shards[0]).open("ab") as shard:
-                shard.write(bytes(512))
+def test_data_that_change_while_they_are_evaluated_are_refused(root):
+    candidate, benchmark, features_of = opened(root)
 
-        candidate.clip.model.image_encoder.register_forward_pre_hook(change)
-        session = Session.of(candidate, batch_size=8, show_progress=False, cache=root / "features")
-        with fails(ValueError, "vtab-pets"):
-            session.features(benchmark)
-        assert not list((root / "features").rglob("vtab-pets*"))
+    def change(*_):
+        with Path(benchmark.shards[0]).open("ab") as shard:
+            shard.write(bytes(512))
 
-    def test_a_full_disk_costs_the_cache_and_nothing_else(self, root, caplog, monkeypatch):
-        monkeypatch.setattr(storage, "atomic_write", lambda _: Path("/dev/full").open("wb"))  # noqa: SIM115
-        _, benchmark, features_of = opened(root, "wds_flickr30k")
-        features, _ = features_of(benchmark)
-        assert len(features.image) == COUNT
-        assert "No space left on device" in caplog.text
-        assert list((root / "features").rglob("*.safetensors")) == []
+    candidate.clip.model.image_encoder.register_forward_pre_hook(change)
+    with fails(ValueError, "vtab-pets"):
+        features_of(benchmark)
+    assert "vtab-pets" not in files(root)
+
+
+def test_a_full_disk_costs_the_cache_and_nothing_else(root, caplog, monkeypatch):
+    monkeypatch.setattr(storage, "atomic_write", lambda _: Path("/dev/full").open("wb"))  # noqa: SIM115
+    _, benchmark, features_of = opened(root, FLICKR)
+    features, _ = features_of(benchmark)
+    assert len(features.image) == COUNT
+    assert "No space left on device" in caplog.text
+    assert files(root) == {}

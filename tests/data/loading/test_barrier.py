@@ -78,14 +78,12 @@ class TestPipeline:
         return ReinforcedPipelineSpec(**fields, **choices, batch_size=4, num_samples=9)
 
     def test_what_one_sample_makes_the_augmentation_raise(self, spec, monkeypatch):
-        original = ExampleMaker.example
-        monkeypatch.setattr(
-            ExampleMaker,
-            "example",
-            lambda self, sample, epoch: (raising(RecursionError) if sample.key == "3" else original)(
-                self, sample, epoch
-            ),
-        )
+        original, failing = ExampleMaker.example, raising(RecursionError)
+
+        def example(self, sample, epoch):
+            return (failing if sample.key == "3" else original)(self, sample, epoch)
+
+        monkeypatch.setattr(ExampleMaker, "example", example)
         pipeline = spec.build()
         assert [key for batch in pipeline for key in batch.keys] == [*"01245678"]
         assert pipeline.report.counts == {"RecursionError": 1}

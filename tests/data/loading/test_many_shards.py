@@ -14,7 +14,7 @@ from mobileclip.recipes import mobileclip_run
 from tests.data.made_samples import make_sample
 from tests.object_store import object_store
 
-NUM_SHARDS, NUM_READERS, SHARD_SIZE = 65_536, 64, 12
+NUM_READERS, SHARD_SIZE = 64, 12
 PATTERN = "s3://data/dr/{00000..65535}.tar"
 
 
@@ -31,29 +31,20 @@ class _Shards(dict):
         return default if found is None else self.contents[int(found[1]) % len(self.contents)]
 
 
-@pytest.fixture(scope="module")
-def contents(tmp_path_factory):
-    """Of a few shards."""
-    path = tmp_path_factory.mktemp("shards") / "a.tar"
-    made = [map(make_sample, range(SHARD_SIZE * place, SHARD_SIZE * (place + 1))) for place in range(4)]
-    return [write_shard(path, samples).read_bytes() for samples in made]
-
-
 @pytest.fixture
-def store(contents):
+def store(tmp_path):
     """An S3 store in which every shard of the pattern lies, and nothing else."""
+    made = [map(make_sample, range(SHARD_SIZE * place, SHARD_SIZE * (place + 1))) for place in range(4)]
     with object_store() as opened:
-        opened.objects = _Shards(contents)
+        opened.objects = _Shards([write_shard(tmp_path / "a.tar", samples).read_bytes() for samples in made])
         yield opened
 
 
 @pytest.mark.parametrize("step", [0, 10_000])
 def test_the_first_batch(store, step):
     """Two requests a reader, however many shards there are; a run that resumes asks for no more."""
-    data = attrs.evolve(
-        mobileclip_run(specs.mobileclip_s2()).data, shards=(PATTERN,), batch_size=64, num_readers=NUM_READERS,
-        num_workers=0, teacher_dim=6,
-    )  # fmt: skip
+    choices = {"batch_size": 64, "num_readers": NUM_READERS, "num_workers": 0, "teacher_dim": 6}
+    data = attrs.evolve(mobileclip_run(specs.mobileclip_s2()).data, shards=(PATTERN,), **choices)
     turn, sample = divmod(step, SHARD_SIZE)
     places = tuple((reader, turn, 0, sample) for reader in range(NUM_READERS)) if step else ()
     position = StreamPosition(first_batch=step, num_readers=NUM_READERS if step else 0, places=places)

@@ -9,7 +9,7 @@ import pytest
 
 import mobileclip.data.loading.reading
 import mobileclip.data.loading.uids
-from mobileclip.data import ReinforcedPipelineSpec, UidList, keep_samples
+from mobileclip.data import ReinforcedPipelineSpec, UidList
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import encoded, write_raw
 from tests.errors import fails
@@ -74,69 +74,57 @@ def test_large_lists_stay_on_the_disk_and_must_be_sorted(tmp_path, monkeypatch):
     ids=["floats", "objects", "nothing", "words"],
 )
 def test_what_is_no_list(tmp_path, content, words):
-    if isinstance(content, str):
-        (tmp_path / "uids").write_text(content)
-    else:
-        with (tmp_path / "uids").open("wb") as stream:
-            np.save(stream, content, allow_pickle=True)
-    with fails(ValueError, *words):
-        UidList((tmp_path / "uids").rename(tmp_path / ("uids.txt" if isinstance(content, str) else "uids.npy")))
+    path = tmp_path / ("uids.txt" if isinstance(content, str) else "uids.npy")
     with pytest.raises(FileNotFoundError):
-        UidList(tmp_path / "missing.txt")
+        UidList(path)
+    if isinstance(content, str):
+        path.write_text(content)
+    else:
+        np.save(path, content)
+    with fails(ValueError, *words):
+        UidList(path)
 
 
 class TestPipeline:
     @pytest.fixture(scope="class")
     @staticmethod
-    def shards(tmp_path_factory):
-        folder = tmp_path_factory.mktemp("shards")
-        image = encoded(8, 6)
-        return [
-            write_raw(
-                folder / f"{place}.tar",
-                {
-                    f"{10 * place + number}": {"txt": b"text", "png": image, **members(UIDS[10 * place + number])}
-                    for number in range(10)
-                },
-            )
-            for place in range(4)
-        ]
+    def made(tmp_path_factory):
+        """Return what builds a pipeline of four shards with a sample for each uid, of which a list is chosen."""
+        folder, image = tmp_path_factory.mktemp("shards"), encoded(8, 6)
+        samples = [(f"{n}", {"txt": b"text", "png": image, **members(uid)}) for n, uid in enumerate(UIDS)]
+        for place in range(4):
+            write_raw(folder / f"{place}.tar", dict(samples[10 * place : 10 * place + 10]))
 
-    def spec(self, shards, uids, **choices):
-        image = ImageInput(size=8)
-        fields = {"batch_size": 4, "image": image, "reinforced": False, "sampling": "endless", "uids": uids}
-        return ReinforcedPipelineSpec(shards=shards, **(fields | choices))
+        def build(uids=None, *, keep=None, **choices):
+            if uids is not None:
+                (folder / "uids.txt").write_text("\n".join(uids))
+                choices["uids"] = folder / "uids.txt"
+            fields = {"image": ImageInput(size=8), "reinforced": False, "sampling": "endless", "batch_size": 4}
+            return ReinforcedPipelineSpec(shards=str(folder / "{0..3}.tar"), **(fields | choices)).build(keep=keep)
+
+        return build
 
     @pytest.mark.parametrize("num_workers", [0, 1])
-    def test_others_are_passed_over(self, shards, tmp_path, num_workers):
-        (tmp_path / "uids.txt").write_text("\n".join(UIDS[::3]))
-        pipeline = self.spec(shards, tmp_path / "uids.txt", num_workers=num_workers).build()
+    def test_others_are_passed_over(self, made, num_workers):
+        pipeline = made(UIDS[::3], num_workers=num_workers)
         batches = list(islice(pipeline.stream(), 7))
-        keys = {key for batch in batches for key in batch.keys}
-        assert keys == {f"{number}" for number in range(0, 40, 3)}
+        assert {key for batch in batches for key in batch.keys} == {f"{number}" for number in range(0, 40, 3)}
         assert pipeline.report.num_read == 28
         assert pipeline.report.num_unwanted > 40
         assert str(pipeline.report) == f"28 samples read, {pipeline.report.num_unwanted} passed over, nothing skipped"
-        resumed = self.spec(shards, tmp_path / "uids.txt").build().stream(pipeline.position(5))
+        resumed = made(UIDS[::3]).stream(pipeline.position(5))
         assert [batch.keys for batch in islice(resumed, 2)] == [batch.keys for batch in batches[5:]]
 
-    def test_a_choice_of_ones_own(self, shards):
-        pipeline = self.spec(shards, None).build(keep=lambda key, members: int(key) % 2 == 0 and "png" in members)
+    def test_a_choice_of_ones_own(self, made):
+        pipeline = made(keep=lambda key, members: int(key) % 2 == 0 and "png" in members)
         keys = {key for batch in islice(pipeline.stream(), 10) for key in batch.keys}
         assert keys == {f"{number}" for number in range(0, 40, 2)}
         with fails(ValueError):
-            self.spec(shards, None, sampling="epoch").build(keep=lambda *_: True)
+            made(sampling="epoch", keep=lambda *_: True)
 
-    def test_a_list_of_other_data(self, shards, tmp_path, monkeypatch):
+    def test_a_list_of_other_data(self, made, monkeypatch):
         monkeypatch.setattr(mobileclip.data.loading.reading, "MAX_UNWANTED", 100)
-        (tmp_path / "uids.txt").write_text("\n".join(OTHERS))
         with fails(ValueError, "100"):
-            next(self.spec(shards, tmp_path / "uids.txt").build().stream())
+            next(made(OTHERS).stream())
         with fails(ValueError):
-            self.spec(shards, tmp_path / "uids.txt", sampling="epoch")
-
-    def test_as_a_stage(self, listed):
-        samples = [
-            {"__key__": f"{place}", **members(uid)} for place, uid in enumerate([*UIDS[:2], *OTHERS[:2], UIDS[9]])
-        ]
-        assert [sample["__key__"] for sample in keep_samples(samples, keep=UidList(listed))] == ["0", "1", "4"]
+            made(OTHERS, sampling="epoch")

@@ -20,6 +20,7 @@ from mobileclip.data import (
     read_reinforced_samples,
     read_shards,
     write_shard,
+    write_shards,
 )
 from mobileclip.datasets import LabelledMaker, LabelledPipelineSpec
 from mobileclip.inputs import ImageInput
@@ -42,21 +43,23 @@ def shard(tmp_path_factory):
 def same(ours, theirs):
     for one, other in zip(ours, theirs, strict=True):
         assert one.keys == other.keys
-        for name, value in one.as_dict().items():
-            if isinstance(value, torch.Tensor):
-                assert torch.equal(value, other.as_dict()[name]), name
+        assert one.as_dict().keys() == other.as_dict().keys()
+        assert all(torch.equal(mine, its) for mine, its in zip(one.tensors(), other.tensors(), strict=True))
+
+
+def members(*paths):
+    """Return the first stages of webdataset."""
+    return wds.SimpleShardList([*paths]), wds.tarfile_to_samples()
 
 
 @pytest.mark.parametrize("reinforced", [True, False])
 def test_batches_are_those_of_our_pipeline(shard, reinforced):
     choices = {"image": IMAGE, "reinforced": reinforced, "seed": 3}
-    ours = ReinforcedPipelineSpec(
-        **choices, shards=shard, batch_size=3, shuffle=False, num_readers=1, drop_last=False
-    ).build()
+    order = {"batch_size": 3, "shuffle": False, "num_readers": 1, "drop_last": False}
+    ours = ReinforcedPipelineSpec(shards=shard, **choices, **order).build()
     maker, report = ExampleMaker(ReinforcedExampleSpec(**choices)), SkipReport()
     theirs = wds.DataPipeline(
-        wds.SimpleShardList([shard]),
-        wds.tarfile_to_samples(),
+        *members(shard),
         partial(make_examples, maker=maker, epoch=2, on_skip=report.add),
         wds.batched(3, collation_fn=maker.collate, partial=True),
     )
@@ -78,19 +81,16 @@ def test_in_a_process_of_its_own_and_behind_other_stages(shard):
 
 def test_everything_is_counted(tmp_path):
     """What is used, passed over and left out."""
-    for place in range(4):
-        own = [
-            make_sample(10 * place + number, image=b"broken" if number < 2 else encoded(40, 30)) for number in range(6)
-        ]
-        write_shard(tmp_path / f"{place}.tar", own)
-    (tmp_path / "4.tar").write_bytes(b"no tar")
+    samples = [make_sample(n, image=b"broken" if n % 6 < 2 else encoded(40, 30)) for n in range(24)]
+    paths = [str(path) for path in write_shards(tmp_path, samples, samples_per_shard=6)]
+    (tmp_path / "broken.tar").write_bytes(b"no tar")
     report = SkipReport(log=False)
     maker = ExampleMaker(ReinforcedExampleSpec(image=IMAGE))
     dataset = wds.DataPipeline(
-        wds.SimpleShardList([str(tmp_path / f"{place}.tar") for place in range(5)]),
+        wds.SimpleShardList([*paths, str(tmp_path / "broken.tar")]),
         wds.split_by_worker,
         partial(read_shards, on_skip=report.add),
-        partial(keep_samples, keep=_not_the_fifth, report=report),
+        partial(keep_samples, keep=lambda key, _: int(key) % 6 != 5, report=report),
         partial(make_examples, maker=maker, epoch=0, on_skip=report.add),
         wds.batched(3, collation_fn=maker.collate, partial=True),
     )
@@ -102,14 +102,10 @@ def test_everything_is_counted(tmp_path):
     assert str(report).startswith("24 samples read, 8 passed over, 18 skipped")
 
 
-def _not_the_fifth(key, members):
-    return not key.endswith("5")
-
-
 @pytest.mark.parametrize("captions", ["real", "synthetic", "both"])
 def test_samples_with_their_embeddings_in_memory_are_those_that_are_stored(shard, captions):
     maker = ExampleMaker(ReinforcedExampleSpec(image=IMAGE, captions=captions, seed=2))
-    stored = list(wds.DataPipeline(wds.SimpleShardList([shard]), wds.tarfile_to_samples()))
+    stored = list(wds.DataPipeline(*members(shard)))
     expected = list(make_examples(stored, maker=maker, epoch=1, on_skip=SkipReport().add))
     made = [maker.example(sample, 1) for sample in read_reinforced_samples(shard)]
     same([maker.collate(made)], [maker.collate(expected)])
@@ -121,8 +117,7 @@ def test_classes(tmp_path):
     spec = LabelledPipelineSpec(shards=path, batch_size=4, image=IMAGE, num_classes=4, shuffle=False, num_readers=1)
     maker = LabelledMaker(spec)
     theirs = wds.DataPipeline(
-        wds.SimpleShardList([path]),
-        wds.tarfile_to_samples(),
+        *members(path),
         partial(make_examples, maker=maker, epoch=0, on_skip=SkipReport().add),
         wds.batched(4, collation_fn=maker.collate),
     )
@@ -161,7 +156,7 @@ class TestShards:
     def test_samples_are_those_of_webdataset(self, shard):
         report = SkipReport()
         ours = wds.DataPipeline(wds.SimpleShardList([shard]), partial(read_shards, on_skip=report.add))
-        theirs = wds.DataPipeline(wds.SimpleShardList([shard]), wds.tarfile_to_samples())
+        theirs = wds.DataPipeline(*members(shard))
         local = {"__local_path__"}
         assert list(ours) == [{name: sample[name] for name in sample.keys() - local} for sample in theirs]
 
@@ -176,13 +171,12 @@ class TestShards:
         assert report.counts == {"truncated_shard": 1, "unreadable_shard": 1, "duplicate_member": 1}
 
     def test_examples_are_those_of_the_epoch_of_their_shard(self, shard):
-        maker, report = ExampleMaker(ReinforcedExampleSpec(image=IMAGE)), SkipReport()
-        stages = [partial(read_shards, on_skip=report.add), partial(make_examples, maker=maker, on_skip=report.add)]
-        endless = wds.DataPipeline(partial(endless_shards, shard), *stages)
+        maker = ExampleMaker(ReinforcedExampleSpec(image=IMAGE))
+        make = partial(make_examples, maker=maker, on_skip=pytest.fail)
+        endless = wds.DataPipeline(partial(endless_shards, shard), partial(read_shards, on_skip=pytest.fail), make)
         examples = list(islice(endless, 14))
         for epoch, own in enumerate((examples[:7], examples[7:])):
-            read = wds.DataPipeline(wds.SimpleShardList([shard]), wds.tarfile_to_samples())
-            expected = list(make_examples(read, maker=maker, epoch=epoch, on_skip=report.add))
-            same([maker.collate(own)], [maker.collate(expected)])
+            read = wds.DataPipeline(*members(shard))
+            same([maker.collate(own)], [maker.collate(list(make(read, epoch=epoch)))])
         with fails(ValueError, "000000"):
-            next(make_examples(read, maker=maker, on_skip=report.add))
+            next(make(read))

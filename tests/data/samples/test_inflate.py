@@ -3,10 +3,10 @@
 import bz2
 import gzip
 import io
+import itertools
 import lzma
 import tracemalloc
 import zlib
-from zlib import error
 
 import numpy as np
 import pytest
@@ -32,13 +32,10 @@ def library(request, monkeypatch):
 
 @pytest.mark.usefixtures("library")
 class TestInflate:
-    def test_whole(self):
-        for limit in (len(CONTENT), 2 * len(CONTENT), 2**40):
-            assert gunzip(gzip.compress(CONTENT), limit=limit) == CONTENT
-
-    def test_parts_and_padding(self):
+    def test_whole_and_parts_and_padding(self):
         parts = gzip.compress(CONTENT[:700]) + gzip.compress(b"") + gzip.compress(CONTENT[700:]) + bytes(30)
-        assert gunzip(parts, limit=len(CONTENT)) == CONTENT
+        for data, limit in itertools.product((gzip.compress(CONTENT), parts), (len(CONTENT), 2 * len(CONTENT), 2**40)):
+            assert gunzip(data, limit=limit) == CONTENT
         with pytest.raises(TooLargeError):
             gunzip(parts, limit=len(CONTENT) - 1)
         with fails(ValueError, "64"):
@@ -55,10 +52,9 @@ class TestInflate:
             tracemalloc.stop()
 
     def test_damage(self):
-        with pytest.raises(zlib.error, match="header"):
-            gunzip(b"nothing that gzip wrote", limit=10)
-        with fails(error):
-            gunzip(gzip.compress(CONTENT)[:-20], limit=10**6)
+        for data in (b"nothing that gzip wrote", gzip.compress(CONTENT)[:-20]):
+            with fails(zlib.error):
+                gunzip(data, limit=10**6)
 
 
 @pytest.mark.usefixtures("library")
@@ -87,16 +83,14 @@ class TestInflatedFile:
         file = self.opened(compress(CONTENT[:700]) + compress(b"") + compress(CONTENT[700:]) + bytes(32))
         assert file.read(10**6) == CONTENT
 
-    @pytest.mark.parametrize("kept", [9, 30, -1])
-    def test_cut(self, compress, kept):
-        with fails(EOFError):
-            self.opened(compress(CONTENT)[:kept]).read(10**6)
-
     def test_damage(self, compress):
-        data = bytearray(compress(CONTENT))
-        data[len(data) // 2] ^= 0xFF
-        with pytest.raises((OSError, EOFError)):
-            self.opened(bytes(data)).read(10**6)
+        data = compress(CONTENT)
+        for kept in (9, 30, -1):
+            with fails(EOFError):
+                self.opened(data[:kept]).read(10**6)
+        middle = len(data) // 2
+        with fails((OSError, EOFError)):
+            self.opened(data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]).read(10**6)
 
     def test_bombs(self, compress):
         data = compress(bytes(2**22)) * 32

@@ -1,11 +1,8 @@
 """Samples in memory: what is refused, whose image it is, and how images are decoded."""
 
-import io
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from mobileclip.data import (
     AugmentationParams,
@@ -17,6 +14,7 @@ from mobileclip.data import (
     drop_blank,
     hash_image,
 )
+from tests.build.image_files import exif_segment, turned_notes, with_segments
 from tests.data.made_samples import encoded, make_sample
 from tests.errors import fails
 
@@ -27,14 +25,11 @@ class TestConstruction:
     @pytest.mark.parametrize(
         ("changes", "reason"),
         [
-            ({"key": "a.b"}, "bad_key"),
-            ({"key": ""}, "bad_key"),
-            ({"key": "__meta"}, "bad_key"),
-            ({"captions": ()}, "no_caption"),
             ({"augmentations": ()}, "bad_augmentation"),
             ({"augmentations": TWO_SIZES}, "bad_augmentation"),
             *(({"image_sha256": value}, "bad_json") for value in ("", "0" * 63, "A" * 64, "g" * 64)),
             ({"image_extension": "psd"}, None),
+            ({"captions": "a cat"}, None),  # one string is not a sequence of captions
             ({"image_emb": np.ones((2, 6))}, "row_count"),
             ({"text_emb": np.ones((1, 7))}, "wrong_dim"),
             ({"syn_captions": {}}, "missing_member"),
@@ -42,13 +37,9 @@ class TestConstruction:
         ],
     )
     def test_a_sample_that_disagrees_with_itself_is_refused(self, changes, reason):
-        with pytest.raises(ValueError, match="_") as caught:
+        with fails(ValueError) as caught:
             make_sample(0, **changes)
         assert getattr(caught.value, "reason", None) == reason
-
-    def test_one_string_is_not_a_sequence_of_captions(self):
-        with fails(ValueError):
-            make_sample(0, captions="a cat")
 
     def test_tensors_are_taken_in_any_precision(self):
         emb = torch.randn(3, 6, dtype=torch.bfloat16)
@@ -63,21 +54,17 @@ class TestConstruction:
     @pytest.mark.parametrize(
         ("changes", "reason"),
         [
-            ({"captions": ("a", " \n")}, "no_caption"),
-            ({"captions": ("",)}, "no_caption"),
+            *(({"captions": captions}, "no_caption") for captions in ((), ("a", " \n"), ("",))),
             ({"captions": ("\ud800",)}, "bad_text"),
-            ({"key": "\ud800"}, "bad_key"),
-            ({"key": "é" * 2000}, "bad_key"),
+            *(({"key": key}, "bad_key") for key in ("a.b", "", "__meta", "\ud800", "é" * 2000)),
             ({"syn_captions": {"syn_text": ("a", "\u3000")}}, "no_caption"),
             ({"syn_captions": {"syn_text": ("\udfff",)}}, "bad_text"),
             ({"syn_captions": {"more_text": ("a",)}}, "bad_json"),
             ({"syn_captions": {"syn_text_": ("a",)}}, "bad_json"),
             *(({"others": {name: b""}}, "bad_member") for name in ("", "JPG", "a/b")),
             *(({"others": {name: b""}}, "bad_member") for name in ("txt", "json", "paug.json", "reinforced", "webp")),
-            *(
-                ({"others": {name: b""}, "image": b"x", "image_extension": "png"}, "bad_member")
-                for name in ("jpg", "png")
-            ),
+            ({"others": {"jpg": b""}, "image": b"x", "image_extension": "png"}, "bad_member"),
+            ({"others": {"png": b""}, "image": b"x", "image_extension": "png"}, "bad_member"),
         ],
     )
     def test_plain_samples_that_cannot_be_stored_are_refused(self, changes, reason):
@@ -89,7 +76,6 @@ class TestConstruction:
         others = {"cls": b"7", "mask.png": b"x", "png": b"y", "npz": b"features", "_x": b""}
         sample = ImageTextSample(key="k", captions=("a",), image=b"i", others=others)
         assert sample.others == others
-        assert "7" not in repr(sample)
 
     def test_drop_blank(self):
         assert drop_blank(["a", "", " b ", "\t\u2003"]) == ("a", " b ")
@@ -121,12 +107,9 @@ class TestSourceImage:
 
 class TestDecodeImage:
     def test_orientation_stays_as_encoded_where_that_is_asked_for(self):
-        stream = io.BytesIO()
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        Image.new("RGB", (8, 4)).save(stream, "JPEG", exif=exif)
-        assert decode_image(stream.getvalue(), orient=False).size == (8, 4)
-        assert decode_image(stream.getvalue()).size == (4, 8)
+        data = with_segments(encoded(8, 4, kind="jpeg"), exif_segment(turned_notes(6)))
+        assert decode_image(data, orient=False).size == (8, 4)
+        assert decode_image(data).size == (4, 8)
 
     @pytest.mark.parametrize(
         ("data", "reason"),

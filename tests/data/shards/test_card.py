@@ -11,16 +11,18 @@ from mobileclip.data import (
     write_card,
 )
 from mobileclip.inputs import ImageInput
-from tests.errors import fails
+from tests.errors import fails, told
 
+
+def teacher(name, dim, scale, size, **more):
+    choices = {"weights_sha256": "ab", "logit_scale": scale, "image": ImageInput(size=size)}
+    return TeacherEntry(name=name, dim=dim, **choices, **more)
+
+
+CAPTIONER = CaptionerEntry(name="coca", weights_sha256="ef", caption_set="syn_text", seed=3, spec={"top_p": 0.9})
 CARD = ReinforcementCard(
-    teachers=(
-        TeacherEntry(
-            name="first", weights_sha256="ab", dim=6, logit_scale=70.0, image=ImageInput(size=32), spec={"kind": "x"}
-        ),
-        TeacherEntry(name="second", weights_sha256="cd", dim=4, logit_scale=60.0, image=ImageInput(size=24)),
-    ),
-    captioners=(CaptionerEntry(name="coca", weights_sha256="ef", caption_set="syn_text", seed=3, spec={"top_p": 0.9}),),
+    teachers=(teacher("first", 6, 70.0, 32, spec={"kind": "x"}), teacher("second", 4, 60.0, 24)),
+    captioners=(CAPTIONER,),
     augmentation=AugmentationSpec(size=32),
     num_augmentations=3,
     seed=7,
@@ -51,8 +53,8 @@ def test_counts_and_versions_make_no_other_card():
 def test_what_a_loss_says_otherwise_than_the_card_is_told():
     assert CARD.differences({"teacher_dims": (6, 4), "teacher_logit_scales": (70.0, 60.0)}) == []
     dims, scales = CARD.differences({"teacher_dims": (4, 6), "teacher_logit_scales": (100.0, 100.0)})
-    assert all(word in dims for word in ("(4, 6)", "first, second", "(6, 4)"))
-    assert all(word in scales for word in ("(100.0, 100.0)", "(70.0, 60.0)"))
+    told(dims, "(4, 6)", "first, second", "(6, 4)")
+    told(scales, "(100.0, 100.0)", "(70.0, 60.0)")
 
 
 def test_a_damaged_card_says_where(tmp_path):
@@ -62,14 +64,11 @@ def test_a_damaged_card_says_where(tmp_path):
 
 
 def test_some_of_the_teachers_by_their_columns():
-    entries = [
-        TeacherEntry(name=name, weights_sha256="", dim=dim, logit_scale=scale, image=ImageInput(size=16))
-        for name, dim, scale in (("a", 4, 10.0), ("b", 2, 20.0), ("c", 3, 30.0))
-    ]
-    card = ReinforcementCard(teachers=tuple(entries), layout="npz")
+    entries = teacher("a", 4, 10.0, 16), teacher("b", 2, 20.0, 16), teacher("c", 3, 30.0, 16)
+    card = ReinforcementCard(teachers=entries, layout="npz")
     assert card.in_columns((4, 6)).teacher_logit_scales == (20.0,)
     assert card.in_columns((4, 9)).teacher_dims == (2, 3)
-    assert card.in_columns((0, 9)).teachers == tuple(entries)
+    assert card.in_columns((0, 9)).teachers == entries
     for columns in ((0, 5), (1, 4), (9, 12), (4, 12)):
         with fails(ValueError, "[(0, 4), (4, 6), (6, 9)"):
             card.in_columns(columns)

@@ -6,7 +6,6 @@ import errno
 import gzip
 import logging
 import tarfile
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from tests.errors import fails
 
 KEYS = [f"00010000000{number}" for number in range(3)]
 MEMBERS = golden_members("npz")
+DATA = Path(golden("npz")).read_bytes()
 
 
 def read(shards: object) -> tuple[list[str], SkipReport]:
@@ -42,14 +42,12 @@ def read(shards: object) -> tuple[list[str], SkipReport]:
 
 
 class TestExpand:
-    def test_patterns(self):
+    def test_patterns(self, monkeypatch):
         assert expand_shards("a/{00..02}.tar") == ("a/00.tar", "a/01.tar", "a/02.tar")
         assert expand_shards([Path("x.tar"), "{y,z}.tar"]) == ("x.tar", "y.tar", "z.tar")
         assert expand_shards("a.tar::b{1..2}.tar") == ("a.tar", "b1.tar", "b2.tar")
         assert expand_shards(Path("one.tar")) == ("one.tar",)
-
-    def test_a_variable_is_what_it_is_now(self, monkeypatch):
-        for folder in ("a", "b"):
+        for folder in ("a", "b"):  # a variable is what it is now
             monkeypatch.setenv("WDS_DATA", folder)
             assert expand_shards("${DATA}/{0..1}.tar") == (f"{folder}/0.tar", f"{folder}/1.tar")
 
@@ -61,11 +59,9 @@ class TestExpand:
 
 class TestRead:
     def test_names_in_folders_and_upper_case_extensions(self, tmp_path):
-        members = MEMBERS[KEYS[0]]
-        names = [(f"./part/{KEYS[0]}.{name.upper()}", data) for name, data in members.items()]
-        keys, report = read(
-            write_raw(tmp_path / "a.tar", [("__index__/0.json", b""), ("__x__.json", b""), ("README", b""), *names])
-        )
+        names = [(f"./part/{KEYS[0]}.{name.upper()}", data) for name, data in MEMBERS[KEYS[0]].items()]
+        others = [(name, b"") for name in ("__index__/0.json", "__x__.json", "README")]
+        keys, report = read(write_raw(tmp_path / "a.tar", [*others, *names]))
         assert keys == [f"part/{KEYS[0]}"]
         assert report.num_skipped == 0
 
@@ -76,7 +72,7 @@ class TestRead:
 
     def test_a_compressed_shard(self, tmp_path):
         path = tmp_path / "a.tar.gz"
-        path.write_bytes(gzip.compress(Path(golden("npz")).read_bytes()))
+        path.write_bytes(gzip.compress(DATA))
         assert read(path)[0] == KEYS
         path.write_bytes(path.read_bytes()[:-5000])
         keys, report = read(path)
@@ -94,12 +90,8 @@ class TestRead:
         ],
     )
     def test_a_bad_sample_is_named_and_its_neighbours_are_read(self, tmp_path, damage, reason):
-        samples = {key: dict(members) for key, members in MEMBERS.items()}
-        for name, data in damage.items():
-            samples[KEYS[1]][name] = data
-            if data is None:
-                del samples[KEYS[1]][name]
-        shard = write_raw(tmp_path / "a.tar", samples)
+        changed = {name: data for name, data in (MEMBERS[KEYS[1]] | damage).items() if data is not None}
+        shard = write_raw(tmp_path / "a.tar", MEMBERS | {KEYS[1]: changed})
         keys, report = read(shard)
         assert keys == [KEYS[0], KEYS[2]]
         assert report.counts == {reason: 1}
@@ -118,28 +110,19 @@ class TestRead:
             assert report.keys(reason) == (KEYS[0],)
 
 
+with tarfile.open(golden("npz")) as golden_tar:
+    STARTS = {member.name: (member.offset, member.offset_data) for member in golden_tar}
+    # Where the last byte of every sample is.
+    ENDS = [max(one.offset_data + one.size for one in golden_tar if one.name.startswith(key)) for key in KEYS]
+
+
 class TestBrokenShards:
-    data = Path(golden("npz")).read_bytes()
-
-    @cached_property
-    def members(self) -> list[tarfile.TarInfo]:
-        with tarfile.open(golden("npz")) as tar:
-            return tar.getmembers()
-
-    @cached_property
-    def ends(self) -> list[int]:
-        """Where the last byte of every sample is."""
-        return [max(one.offset_data + one.size for one in self.members if one.name.startswith(key)) for key in KEYS]
-
     @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(st.data())
-    def test_cut_anywhere(self, tmp_path, data):
-        boundaries = [place for member in self.members for place in (member.offset, member.offset_data)]
-        cut = data.draw(st.one_of(st.integers(0, max(self.ends)), st.sampled_from(boundaries)))
-        path = tmp_path / "cut.tar"
-        path.write_bytes(self.data[:cut])
-        keys, report = read(path)
-        whole = [key for key, end in zip(KEYS, self.ends, strict=True) if end <= cut]
+    @given(st.integers(0, max(ENDS)) | st.sampled_from([place for places in STARTS.values() for place in places]))
+    def test_cut_anywhere(self, tmp_path, cut):
+        (tmp_path / "cut.tar").write_bytes(DATA[:cut])
+        keys, report = read(tmp_path / "cut.tar")
+        whole = [key for key, end in zip(KEYS, ENDS, strict=True) if end <= cut]
         assert keys[: len(whole)] == whole
         assert len(keys) <= len(whole) + 1  # the last one may miss nothing but its address
         assert report.counts["truncated_shard"] + report.counts["unreadable_shard"] == 1
@@ -147,9 +130,8 @@ class TestBrokenShards:
 
     def test_cut_between_two_samples(self, tmp_path):
         """tarfile and webdataset take this for the end of the archive and say nothing."""
-        cut = next(member.offset for member in self.members if member.name.startswith(KEYS[2]))
         path = tmp_path / "cut.tar"
-        path.write_bytes(self.data[:cut])
+        path.write_bytes(DATA[: min(start for name, (start, _) in STARTS.items() if name.startswith(KEYS[2]))])
         keys, report = read(path)
         assert keys == KEYS[:2]
         assert "after 2 samples" in report.named["truncated_shard"][0].detail
@@ -157,13 +139,11 @@ class TestBrokenShards:
             count_samples(path)
 
     @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(st.integers(0, len(data) - 1), st.integers(1, 255))
+    @given(st.integers(0, len(DATA) - 1), st.integers(1, 255))
     def test_one_byte_changed_is_never_fatal(self, tmp_path, place, change):
-        damaged = bytearray(self.data)
-        damaged[place] ^= change
-        path = tmp_path / "damaged.tar"
-        path.write_bytes(damaged)
-        keys, report = read([path, golden("bf16")])
+        damaged = DATA[:place] + bytes([DATA[place] ^ change]) + DATA[place + 1 :]
+        (tmp_path / "damaged.tar").write_bytes(damaged)
+        keys, report = read([tmp_path / "damaged.tar", golden("bf16")])
         assert keys[-3:] == [f"00020000000{number}" for number in range(3)]
         assert len(keys) + report.num_skipped >= 4
 
@@ -175,9 +155,8 @@ class TestBrokenShards:
         keys, report = read([path, golden("npz")])
         assert keys == KEYS
         assert report.counts == {"unreadable_shard": 1}
-        assert report.named["unreadable_shard"][0] == Skip(
-            reason="unreadable_shard", key="", shard=str(path), detail=report.named["unreadable_shard"][0].detail
-        )
+        (skip,) = report.named["unreadable_shard"]
+        assert (skip.key, skip.shard) == ("", str(path))
 
     def test_a_command_that_fails(self):
         """It may have used a network, so another time may help."""
@@ -209,11 +188,8 @@ class TestWrite:
         back = list(read_reinforced_samples(str(tmp_path / "new" / "{00000000..00000002}.tar"), report))
         assert report.num_skipped == 0
         for sample, original in zip(back, samples, strict=True):
-            assert (sample.key, sample.image, sample.augmentations) == (
-                original.key,
-                original.image,
-                original.augmentations,
-            )
+            for name in ("key", "image", "augmentations"):
+                assert getattr(sample, name) == getattr(original, name)
             rtol, atol = {"npz": (0, 0), "compact8": (0, 0.02)}.get(layout, (2**-8, 0))
             np.testing.assert_allclose(sample.image_emb, original.image_emb, rtol=rtol, atol=atol)
         again = write_shards(tmp_path / "again", samples, layout=layout, samples_per_shard=3)
@@ -237,14 +213,12 @@ class TestWrite:
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_other_members_pass_through(self, tmp_path, layout):
         content = {"png": b"p", "mask.png": b"m" * 2000, "cls": b"7", "_seen": b"", "txt": b"t", "jpg": b"i"}
-        source = write_raw(tmp_path / "raw.tar", {"a": content, "b": {"txt": b"t"}})
-        for reader, path in ((read_samples, source), (read_samples, tmp_path / "plain.tar")):
-            write_shard(tmp_path / "plain.tar", list(reader(path)), layout=layout)
-        with tarfile.open(tmp_path / "plain.tar") as tar:
-            assert {member.name: tar.extractfile(member).read() for member in tar} == {
-                **{f"a.{name}": data for name, data in content.items()},
-                "b.txt": b"t",
-            }
+        path = write_raw(tmp_path / "raw.tar", {"a": content, "b": {"txt": b"t"}})
+        for _ in range(2):
+            path = write_shard(tmp_path / "plain.tar", list(read_samples(path)), layout=layout)
+        with tarfile.open(path) as tar:
+            found = {member.name: tar.extractfile(member).read() for member in tar}
+        assert found == {"b.txt": b"t"} | {f"a.{name}": data for name, data in content.items()}
         sample = make_sample(0, others={"mask.png": b"m", "_seen": b"x"})
         path = write_shard(tmp_path / "reinforced.tar", [sample], layout=layout)
         assert next(iter(read_reinforced_samples(path))).others == sample.others

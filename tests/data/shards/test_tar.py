@@ -45,16 +45,13 @@ def test_walks_what_tarfile_wrote(form, files):
     assert walk(archive(files, form)) == files
 
 
-def test_times_that_are_no_whole_seconds_take_extended_headers():
-    """As webdataset writes them."""
-    files = [("a.jpg", b"1" * 700), ("a.txt", b""), ("b.jpg", b"2")]
+def test_times_that_are_no_whole_seconds_and_long_names():
+    """Extended headers, as webdataset writes them, and prefixes of names."""
+    long = "/".join(["folder" * 5] * 4) + "/" + "n" * 60 + ".jpg"
+    files = [("a.jpg", b"1" * 700), ("a.txt", b""), ("b.jpg", b"2"), (long, b"x")]
     assert walk(archive(files, mtime=1700000000.25)) == files
-    assert walk(archive(files, tarfile.USTAR_FORMAT)) == files
-
-
-def test_long_names_of_ustar():
-    name = "/".join(["folder" * 5] * 4) + "/" + "n" * 60 + ".jpg"
-    assert walk(archive([(name, b"x")], tarfile.USTAR_FORMAT)) == [(name, b"x")]
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT):
+        assert walk(archive(files, form)) == files
 
 
 def test_folders_and_links_are_passed_over():

@@ -2,14 +2,12 @@ from __future__ import annotations
 
 import copy
 import html
+import itertools
 import json
 import pickle
 import re
 import unicodedata
-from contextlib import suppress
 from functools import cache
-from importlib import metadata
-from itertools import chain
 from pathlib import Path
 
 import ftfy
@@ -91,11 +89,19 @@ def test_golden(example):
     assert ids.tolist() == [example["tokens"]]
 
 
-@settings(max_examples=200, deadline=None)
-@given(TEXTS | ASCII)
+HAN = st.text(st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF), min_size=1, max_size=12)
+OTHERS = st.sampled_from([*"aZ09,.-'!<", "'s", "T恤", "と繋がりたい", "の", "<end_of_text>", " ", "ü"])
+WITHOUT_SPACES = st.lists(HAN | OTHERS).map("".join)
+
+
+@settings(max_examples=400, deadline=None)
+@given(TEXTS | ASCII | WITHOUT_SPACES)
 def test_equals_open_clip(text):
     assert OURS(text).tolist() == theirs()(text).tolist()
-    assert OURS.encode(text) == theirs().encode(text)
+    ids = OURS.encode(text)
+    assert ids == theirs().encode(text)
+    ids = [index for index in ids if index < 49406]
+    assert OURS.decode(ids) == theirs().decode(ids).rstrip(" ")
 
 
 @settings(max_examples=30, deadline=None)
@@ -110,22 +116,7 @@ def test_long_texts_are_cut_before_the_end_token(texts, repeats):
 
 def test_equals_open_clip_on_captions():
     texts = captions(1500)
-    assert len(set(texts)) == 1500
     assert torch.equal(OURS(texts), theirs()(texts))
-
-
-def _unicode_of_tokenizers() -> int:
-    """Return the version of Unicode that the engine of `tokenizers` knows: the newest whose characters it can name."""
-    version = 13
-    with suppress(Exception):  # its own has no class
-        while True:
-            tokenizers.Regex(rf"\p{{Age={version + 1}.0}}")
-            version += 1
-    return version
-
-
-def _unicode_of_regex() -> int:
-    return int(re.search(r"supports Unicode (\d+)", metadata.metadata("regex")["Description"])[1])
 
 
 def _code_points(step: int) -> list[str]:
@@ -134,7 +125,7 @@ def _code_points(step: int) -> list[str]:
     Ideographs, Hangul and private use are uniform.
     """
     codes = (range(0x3400), range(0x3400, 0xFB00, step), range(0xFB00, 0x20000), range(0x20000, 0x110000, step))
-    return [chr(code) for code in chain(*codes) if not 0xD800 <= code < 0xE000]
+    return [chr(code) for code in itertools.chain(*codes) if not 0xD800 <= code < 0xE000]
 
 
 @pytest.fixture(scope="module", params=[64, pytest.param(1, marks=pytest.mark.slow)])
@@ -165,11 +156,6 @@ def test_every_code_point_is_read_as_by_open_clip_but_for_those_that_only_one_en
     assert newer == unknown_here ^ unknown_there
     # Of two engines, the older one's characters are the newer one's too.
     assert not unknown_here or not unknown_there
-    versions = _unicode_of_tokenizers(), _unicode_of_regex()
-    assert bool(unknown_here) == (versions[0] < versions[1])
-    assert bool(unknown_there) == (versions[0] > versions[1])
-    if versions == (16, 18) and len(characters) > 1_000_000:
-        assert len(newer) == 17_480
 
 
 @pytest.mark.slow
@@ -206,24 +192,17 @@ def test_skipping_the_repair_changes_nothing(text):
 
 
 def test_every_ascii_pair_is_cleaned_alike():
-    for first in map(chr, range(128)):
-        for second in map(chr, range(128)):
-            text = f"x{first}{second}y"
-            assert clean(text) == _clean_always(text)
+    for first, second in itertools.product(map(chr, range(128)), repeat=2):
+        text = f"x{first}{second}y"
+        assert clean(text) == _clean_always(text)
 
 
-def test_empty_texts_and_batches():
-    assert OURS("").tolist() == [[49406, 49407] + [0] * 75]
-    assert OURS([]).shape == (0, 77)
-    assert OURS([]).dtype == torch.int64
+def test_empty_texts_batches_and_the_edge_of_the_context():
+    assert (OURS([]).shape, OURS([]).dtype) == ((0, 77), torch.int64)
     assert OURS(("a", "b")).shape == (2, 77)
-
-
-def test_ids_at_the_edge_of_the_context():
-    for num_words in (74, 75, 76, 77):
-        ids = OURS("cat " * num_words)[0].tolist()
+    for num_words in (0, 74, 75, 76, 77):
         kept = min(num_words, 75)
-        assert ids == [49406] + [2368] * kept + [49407] + [0] * (75 - kept)
+        assert OURS("cat " * num_words).tolist() == [[49406] + [2368] * kept + [49407] + [0] * (75 - kept)]
 
 
 def test_contract_is_obeyed():
@@ -250,24 +229,9 @@ def test_bytes_alone_are_a_vocabulary():
     assert tokenizer.decode(tokenizer.encode("naïve cat")) == "naïve cat"
 
 
-@given(TEXTS)
-def test_decode_equals_open_clip(text):
-    ids = [index for index in OURS.encode(text) if index < 49406]
-    assert OURS.decode(ids) == theirs().decode(ids).rstrip(" ")
-
-
-@cache
-def served() -> tokenizers.Tokenizer:
-    """What other libraries read."""
-    return tokenizers.Tokenizer.from_str(OURS.to_json())
-
-
-def test_vocabulary_is_open_clips():
+def test_json_alone_gives_the_same_tokens_to_other_libraries():
     assert tokenizer_module._vocabulary(49408) == list(theirs().encoder)
-
-
-def test_json_alone_gives_the_same_tokens():
-    whole = served()
+    whole = tokenizers.Tokenizer.from_str(OURS.to_json())
     for one in GOLDEN:
         if one["text"] not in NEEDS_REPAIR:
             assert whole.encode(one["text"]).ids == one["tokens"], one["text"]
@@ -275,8 +239,8 @@ def test_json_alone_gives_the_same_tokens():
     for text in ("Ο ΟΔΥΣΣΕΑΣ ΣΤΗ ΘΑΛΑΣΣΑ", "ΟΔΟΣ.", "ΣΣ", "Σ", "ΑΣ2", "αΣ-β", *captions(500, seed=1)):
         if "&" not in text:
             assert whole.encode(text).ids == OURS(text)[0].tolist(), text
-    batch = whole.encode_batch(["a photo of a cat", "a diagram"])
-    assert [row.ids for row in batch] == OURS(["a photo of a cat", "a diagram"]).tolist()
+    batch = ["a photo of a cat", "a diagram"]
+    assert [row.ids for row in whole.encode_batch(batch)] == OURS(batch).tolist()
 
 
 def test_pickles_and_compares_by_its_contract():
@@ -319,18 +283,6 @@ def test_works_in_another_process_that_has_loaded_nothing_slow(tmp_path):
 def test_what_is_refused(call, words):
     with fails((ValueError, TypeError), *words):
         call()
-
-
-HAN = st.text(st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF), min_size=1, max_size=12)
-HAN_WORDS = st.lists(
-    HAN | st.sampled_from([*"aZ09,.-'!<", "'s", "T恤", "と繋がりたい", "の", "<end_of_text>", " ", "ü"])
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(HAN_WORDS.map("".join))
-def test_texts_without_spaces_equal_open_clip(text):
-    assert OURS.encode(text) == theirs().encode(text)
 
 
 def test_long_words_are_not_kept(tmp_path):

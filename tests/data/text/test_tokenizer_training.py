@@ -21,24 +21,16 @@ def trained(request, tmp_path_factory):
     return read_text_input(path, context_length=24)
 
 
-def test_texts_come_back(trained):
+def test_texts_come_back_end_and_are_padded(trained):
     tokenizer = Tokenizer(trained)
     for text in texts()[:50]:
         assert tokenizer.decode(tokenizer.encode(text)).strip() == text
-
-
-def test_every_text_ends_and_is_padded(trained):
-    ids = Tokenizer(trained)(["", texts()[0], "x " * 100])
+    ids = tokenizer(["", texts()[0], "x " * 100])
     assert trained.vocab_size <= 500
     for row in ids.tolist():
-        end = row.index(trained.end_id)
-        assert set(row[end + 1 :]) <= {trained.pad_id}
-    assert ids[0, 0] == trained.end_id
-    assert ids[2, -1] == trained.end_id
-
-
-def test_capitals_and_widths_are_one(trained):
-    tokenizer = Tokenizer(trained)
+        assert set(row[row.index(trained.end_id) + 1 :]) <= {trained.pad_id}
+    assert ids[0, 0] == ids[2, -1] == trained.end_id
+    # Capitals and widths are one.
     assert tokenizer.encode("\N{FULLWIDTH LATIN SMALL LETTER A}BÉ") == tokenizer.encode("abé")
 
 

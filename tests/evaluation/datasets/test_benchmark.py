@@ -14,72 +14,73 @@ from tests.errors import fails
 from tests.stores import web_server
 
 IMAGE = min((Path(__file__).parents[2] / "golden" / "augment" / "images").glob("*.png")).read_bytes()
+NUMBERS, CLASSES, TEMPLATES = "test/nshards.txt", "classnames.txt", "zeroshot_classification_templates.txt"
 
 
 @pytest.fixture
 def pets(tmp_path):
     """Two shards of a data set for classification."""
-    root = tmp_path / "wds_vtab-pets_test"
-    first = {"png": IMAGE, "cls": b"1\n"}
     second = {"png": IMAGE, "cls": b"0", "npy": b"groups", "json": b"{}"}
-    write_layout(root, {"a": first, "b": second}, {"c": {"webp": b"whatever", "cls": b"2"}})
-    (root / "test" / "nshards.txt").write_text("2\n")
-    (root / "classnames.txt").write_text("cat\ndog\ndog")
-    (root / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\na bad photo of a {c}.\n")
+    shards = {"a": {"png": IMAGE, "cls": b"1\n"}, "b": second}, {"c": {"webp": b"whatever", "cls": b"2"}}
+    root = write_layout(tmp_path / "wds_vtab-pets_test", *shards, classnames=("cat", "dog", "dog"))
+    (root / NUMBERS).write_text("2\n")
+    (root / TEMPLATES).write_text("a photo of a {c}.\na bad photo of a {c}.\n")
     return root
 
 
-@pytest.fixture
-def flickr(tmp_path):
-    samples = {"a": {"jpg": IMAGE, "txt": b"one\n\ntwo words\n"}, "b": {"jpg": IMAGE, "txt": b"\n"}}
-    return write_layout(tmp_path / "flickr", samples, kind="retrieval\n")
+def read(root, **options):
+    """Return the samples that are read, and the report."""
+    report = SkipReport(log=False)
+    return list(open_benchmark(root, **options).samples(report)), report
+
+
+def serve(site, folder):
+    """Put a data set on a web server, and return its address there."""
+    site.files |= {f"/{path.relative_to(folder.parent)}": path.read_bytes() for path in folder.rglob("*.*")}
+    return f"{site.url}/{folder.name}"
 
 
 def test_classification(pets):
     benchmark = open_benchmark(pets)
-    assert (benchmark.name, benchmark.kind) == ("vtab-pets", "classification")
     # Two classes may have one name, as some have in ImageNet.
-    assert benchmark.class_names == ("cat", "dog", "dog")
+    about = ("vtab-pets", "classification", ("cat", "dog", "dog"))
+    assert (benchmark.name, benchmark.kind, benchmark.class_names) == about
     assert benchmark.templates == ("a photo of a {}.", "a bad photo of a {}.")
-    report = SkipReport()
-    samples = list(benchmark.samples(report))
-    assert [(sample.key, sample.label, sample.metadata) for sample in samples] == [
-        ("a", 1, None),
-        ("b", 0, None),  # pets belong to no groups, whatever lies beside them
-        ("c", 2, None),
-    ]
+    samples, report = read(pets)
+    # Pets belong to no groups, whatever lies beside them.
+    found = [(sample.key, sample.label, sample.metadata) for sample in samples]
+    assert found == [("a", 1, None), ("b", 0, None), ("c", 2, None)]
     assert samples[0].image == IMAGE
     assert (report.num_read, report.num_skipped) == (3, 0)
 
 
-def test_retrieval(flickr):
+def test_retrieval(tmp_path):
+    shown = {"a": {"jpg": IMAGE, "txt": b"one\n\ntwo words\n"}, "b": {"jpg": IMAGE, "txt": b"\n"}}
+    flickr = write_layout(tmp_path / "flickr", shown, kind="retrieval\n")
     benchmark = open_benchmark(flickr)
     assert (benchmark.name, benchmark.kind, benchmark.class_names) == ("flickr", "retrieval", ())
-    report = SkipReport()
-    (sample,) = benchmark.samples(report)
+    (sample,), report = read(flickr)
     assert (sample.key, sample.captions, sample.label) == ("a", ("one", "two words"), None)
     assert report.keys("no_caption") == ("b",)
 
 
 def test_from_a_web_address(pets):
     with web_server() as site:
-        for path in pets.rglob("*.*"):
-            site.files[f"/{path.relative_to(pets.parent)}"] = path.read_bytes()
-        benchmark = open_benchmark(f"{site.url}/wds_vtab-pets_test/")
-        local = open_benchmark(pets)
-        shards = tuple(f"{site.url}/wds_vtab-pets_test/test/{number}.tar" for number in range(2))
-        assert benchmark == attrs.evolve(local, shards=shards)
-        assert list(benchmark.samples(SkipReport())) == list(local.samples(SkipReport()))
+        address = serve(site, pets)
+        shards = tuple(f"{address}/test/{number}.tar" for number in range(2))
+        assert open_benchmark(f"{address}/") == attrs.evolve(open_benchmark(pets), shards=shards)
+        assert read(address)[0] == read(pets)[0]
+        del site.files[f"/{pets.name}/test/1.tar"]
+        with fails(ValueError, "vtab-pets", "http", "1.tar", "unreadable_shard"):
+            read(address)
+        samples, report = read(address, allow_missing=True)
+    assert [sample.key for sample in samples] == ["a", "b"]
+    assert report.counts == {"unreadable_shard": 1}
 
 
 def test_a_page_of_the_hub_stands_for_its_files(monkeypatch):
     asked = []
-
-    def read(path, *, limit):
-        asked.append(path)
-        return b"1"[:limit]
-
-    monkeypatch.setattr("mobileclip.storage.read_bytes", read)
+    monkeypatch.setattr("mobileclip.storage.read_bytes", lambda path, *, limit: asked.append(path) or b"1"[:limit])
     monkeypatch.setattr("mobileclip.storage.exists", lambda path: path.endswith("dataset_type.txt"))
     page = "https://huggingface.co/datasets/somebody/wds_mnist_test"
     for address in (page, f"{page}/tree/main"):
@@ -93,102 +94,86 @@ def test_what_cannot_be_used_is_named(pets):
     labels |= {"long": "1" * 5000, "word": "²", "good": "2"}
     samples = {key: {"png": IMAGE, "cls": label.encode()} for key, label in labels.items()}
     write_raw(pets / "test" / "0.tar", {"image": {"cls": b"0"}, "label": {"png": IMAGE}, **samples})
-    report = SkipReport(log=False)
-    assert [sample.key for sample in open_benchmark(pets).samples(report)] == ["good", "c"]
-    assert report.keys("no_image") == ("image",)
-    assert report.keys("no_label") == ("label",)
-    assert report.keys("several_labels") == ("two", "lines", "commas")
-    assert report.keys("bad_label") == ("high", "low", "empty", "long", "word")
+    samples, report = read(pets)
+    assert [sample.key for sample in samples] == ["good", "c"]
+    expected = {"no_image": ("image",), "no_label": ("label",), "several_labels": ("two", "lines", "commas")}
+    expected["bad_label"] = ("high", "low", "empty", "long", "word")
+    assert {reason: report.keys(reason) for reason in report.counts} == expected
     assert (report.num_read, report.num_skipped) == (2, 10)
 
 
 def test_keys_that_come_again(pets):
-    one = {"a.png": IMAGE, "a.cls": b"1"}
+    def write(number, *members):
+        write_raw(pets / "test" / f"{number}.tar", members)
+
+    a, b = [("a.png", IMAGE), ("a.cls", b"1")], ("b.png", IMAGE)
     # A tar file may hold a name twice; the same key, with another one between, is another sample to a reader.
-    write_raw(
-        pets / "test" / "0.tar", [*one.items(), ("b.png", IMAGE), ("b.cls", b"0"), ("a.png", IMAGE), ("a.cls", b"2")]
-    )
+    write(0, *a, b, ("b.cls", b"0"), a[0], ("a.cls", b"2"))
     # Of another shard, the same content is a copy, and other content under a key that each shard counts anew is not.
-    write_raw(pets / "test" / "1.tar", (one | {"b.png": IMAGE, "b.cls": b"2"}).items())
-    report = SkipReport(log=False)
-    samples = list(open_benchmark(pets).samples(report))
+    write(1, *a, b, ("b.cls", b"2"))
+    samples, report = read(pets)
     assert [(sample.key, sample.label) for sample in samples] == [("a", 1), ("b", 0), ("b", 2)]
     duplicates = [(skip.key, skip.shard[-5:]) for skip in report.named["duplicate_key"]]
     assert duplicates == [("a", "0.tar"), ("a", "1.tar")]
     assert (report.num_read, report.num_skipped) == (3, 2)
-    write_raw(pets / "test" / "1.tar", [("c.png", IMAGE), ("c.png", IMAGE), ("c.cls", b"0")])
-    report = SkipReport(log=False)
-    assert len(list(open_benchmark(pets).samples(report))) == 2
-    assert report.keys("duplicate_member") == ("c",)
+    write(1, ("c.png", IMAGE), ("c.png", IMAGE), ("c.cls", b"0"))
+    samples, report = read(pets)
+    assert (len(samples), report.keys("duplicate_member")) == (2, ("c",))
 
 
-class TestLostShards:
-    def read(self, root, **options):
-        report = SkipReport(log=False)
-        return [sample.key for sample in open_benchmark(root, **options).samples(report)], report
+def test_missing_shards(pets):
+    (pets / "test" / "0.tar").unlink()
+    with fails(ValueError, "1", "2", "vtab-pets", "/0.tar"):
+        read(pets)
+    samples, report = read(pets, allow_missing=True)
+    assert [sample.key for sample in samples] == ["c"]
+    assert report.counts == {"missing_shard": 1}
+    assert report.named["missing_shard"][0].shard.endswith("0.tar")
+    (pets / NUMBERS).write_text("9")
+    with fails(ValueError, "8", "9", "vtab-pets", "/5.tar and 3 more"):
+        read(pets)
 
-    def test_missing(self, pets):
-        (pets / "test" / "0.tar").unlink()
-        with fails(ValueError, "1", "2", "vtab-pets", "/0.tar"):
-            self.read(pets)
-        keys, report = self.read(pets, allow_missing=True)
-        assert keys == ["c"]
-        assert report.counts == {"missing_shard": 1}
-        assert report.named["missing_shard"][0].shard.endswith("0.tar")
-        (pets / "test" / "nshards.txt").write_text("9")
-        with fails(ValueError, "8", "9", "vtab-pets", "/5.tar and 3 more"):
-            self.read(pets)
 
-    @pytest.mark.parametrize(("within", "reason"), [("b.png", "truncated_shard"), ("a.png", "unreadable_shard")])
-    def test_broken_off(self, pets, within, reason):
-        path = pets / "test" / "0.tar"
-        with tarfile.open(path) as tar:
-            end = tar.getmember(within).offset_data + (50 if within == "b.png" else -1)
-        path.write_bytes(path.read_bytes()[:end])
-        with fails(ValueError, "vtab-pets", "0.tar", reason, "after"):
-            self.read(pets)
-        keys, report = self.read(pets, allow_missing=True)
-        assert keys == (["a", "c"] if within == "b.png" else ["c"])
-        assert report.counts[reason] == 1
+CUTS = [("b.png", 50, "truncated_shard", ["a", "c"]), ("a.png", -1, "unreadable_shard", ["c"])]
 
-    def test_of_a_store(self, pets):
-        with web_server() as site:
-            for path in pets.rglob("*.*"):
-                site.files[f"/{path.relative_to(pets.parent)}"] = path.read_bytes()
-            del site.files["/wds_vtab-pets_test/test/1.tar"]
-            root = f"{site.url}/wds_vtab-pets_test"
-            with fails(ValueError, "vtab-pets", "http", "1.tar", "unreadable_shard"):
-                self.read(root)
-            keys, report = self.read(root, allow_missing=True)
-        assert keys == ["a", "b"]
-        assert report.counts == {"unreadable_shard": 1}
+
+@pytest.mark.parametrize(("within", "cut", "reason", "left"), CUTS)
+def test_shards_that_break_off(pets, within, cut, reason, left):
+    path = pets / "test" / "0.tar"
+    with tarfile.open(path) as tar:
+        end = tar.getmember(within).offset_data + cut
+    path.write_bytes(path.read_bytes()[:end])
+    with fails(ValueError, "vtab-pets", "0.tar", reason, "after"):
+        read(pets)
+    samples, report = read(pets, allow_missing=True)
+    assert ([sample.key for sample in samples], report.counts[reason]) == (left, 1)
 
 
 def test_a_template_may_be_the_name_alone(pets):
-    (pets / "zeroshot_classification_templates.txt").write_text("{c}\n")
-    (pets / "classnames.txt").write_text("cat\ndog\n{c} {}\n", encoding="utf-8-sig")
+    (pets / TEMPLATES).write_text("{c}\n")
+    (pets / CLASSES).write_text("cat\ndog\n{c} {}\n", encoding="utf-8-sig")
     benchmark = open_benchmark(pets)
     assert benchmark.templates == ("{}",)
     assert fill_templates(benchmark.class_names, benchmark.templates) == ["cat", "dog", "{c} {}"]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "word"),
-    [
-        ("test/nshards.txt", None, ""),
-        ("test/nshards.txt", "two", "'two'"),
-        ("test/nshards.txt", "0", "'0'"),
-        ("test/nshards.txt", "1", "1"),
-        ("classnames.txt", None, ""),
-        ("classnames.txt", "", ""),
-        ("classnames.txt", "cat\n\ndog", "line 2"),
-        ("zeroshot_classification_templates.txt", "a {c}\n\n", "line 2"),
-        ("zeroshot_classification_templates.txt", "{c} {c}", "'{c} {c}'"),
-        ("zeroshot_classification_templates.txt", "{} {c}", "'{} {c}'"),
-        ("zeroshot_classification_templates.txt", "", ""),
-        ("dataset_type.txt", "detection", "'detection'"),
-    ],
-)
+MALFORMED = [
+    (NUMBERS, None, ""),
+    (NUMBERS, "two", "'two'"),
+    (NUMBERS, "0", "'0'"),
+    (NUMBERS, "1", "1"),
+    (CLASSES, None, ""),
+    (CLASSES, "", ""),
+    (CLASSES, "cat\n\ndog", "line 2"),
+    (TEMPLATES, "a {c}\n\n", "line 2"),
+    (TEMPLATES, "{c} {c}", "'{c} {c}'"),
+    (TEMPLATES, "{} {c}", "'{} {c}'"),
+    (TEMPLATES, "", ""),
+    ("dataset_type.txt", "detection", "'detection'"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "word"), MALFORMED)
 def test_malformed_descriptions(pets, name, content, word):
     (pets / name).unlink(missing_ok=True)
     if content is not None:

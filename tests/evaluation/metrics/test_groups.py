@@ -59,33 +59,33 @@ def test_values_say_what_an_image_changes():
         assert change == pytest.approx(float(found[image]) - f1, abs=2e-3)
 
 
-@pytest.mark.parametrize(
-    ("similarity", "associated", "score"),
-    [
-        ([0.9, 0.8, 0.1, 0.2], [1, 1, 0, 0], 1.0),
-        ([0.9, 0.1, 0.8, 0.2], [1, 1, 0, 0], 1 / 3),
-        ([0.1, 0.2, 0.8, 0.9], [1, 1, 0, 0], 0.0),
-        ([0.1, 0.2, 0.8, 0.9], [1, 1, 1, 1], 1.0),
-    ],
-)
+ASSOCIATIONS = [
+    ([0.9, 0.8, 0.1, 0.2], [1, 1, 0, 0], 1.0),
+    ([0.9, 0.1, 0.8, 0.2], [1, 1, 0, 0], 1 / 3),
+    ([0.1, 0.2, 0.8, 0.9], [1, 1, 0, 0], 0.0),
+    ([0.1, 0.2, 0.8, 0.9], [1, 1, 1, 1], 1.0),
+]
+
+
+@pytest.mark.parametrize(("similarity", "associated", "score"), ASSOCIATIONS)
 def test_associations_by_hand(similarity, associated, score):
     assert association_score(torch.tensor(similarity), torch.tensor(associated).bool()) == pytest.approx(score)
 
 
-@pytest.mark.parametrize(
-    ("function", "first", "second", "words"),
-    [
-        (group_accuracy, torch.ones(3), torch.zeros(2, dtype=torch.long), ["(3,)", "torch.int64", "(2,)"]),
-        (group_accuracy, torch.ones(3), torch.zeros(3), []),
-        (group_accuracy, torch.ones(2), torch.tensor([0, -1]), ["-1"]),
-        (group_accuracy, torch.ones(0), torch.zeros(0, dtype=torch.long), []),
-        (lambda *values: group_accuracy(*values, ignore=[4]), torch.ones(1), torch.tensor([4]), []),
-        (macro_f1, torch.zeros(2), torch.zeros(3), ["(2,)", "(3,)"]),
-        (macro_f1, torch.zeros(0), torch.zeros(0), []),
-        (association_score, torch.zeros(3), torch.zeros(3).bool(), ["(3,)", "0"]),
-        (association_score, torch.zeros(2), torch.ones(3).bool(), []),
-    ],
-)
+MISTAKES = [
+    (group_accuracy, torch.ones(3), torch.zeros(2, dtype=torch.long), ["(3,)", "torch.int64", "(2,)"]),
+    (group_accuracy, torch.ones(3), torch.zeros(3), []),
+    (group_accuracy, torch.ones(2), torch.tensor([0, -1]), ["-1"]),
+    (group_accuracy, torch.ones(0), torch.zeros(0, dtype=torch.long), []),
+    (lambda *values: group_accuracy(*values, ignore=[4]), torch.ones(1), torch.tensor([4]), []),
+    (macro_f1, torch.zeros(2), torch.zeros(3), ["(2,)", "(3,)"]),
+    (macro_f1, torch.zeros(0), torch.zeros(0), []),
+    (association_score, torch.zeros(3), torch.zeros(3).bool(), ["(3,)", "0"]),
+    (association_score, torch.zeros(2), torch.ones(3).bool(), []),
+]
+
+
+@pytest.mark.parametrize(("function", "first", "second", "words"), MISTAKES)
 def test_mistakes(function, first, second, words):
     with fails(ValueError, *words):
         function(first, second)

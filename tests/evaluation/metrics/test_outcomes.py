@@ -30,16 +30,13 @@ KEYS = tuple(f"{number:03d}" for number in range(300))
 
 @pytest.mark.parametrize("name", ["mine", "vtab-pets", "captions"])
 def test_their_mean_is_the_main_metric(name):
+    # Classes of very different sizes, and one without an image.
+    kind, classes, of_images = "classification", "abcde", {"labels": torch.tensor([0] * 40 + [1] * 15 + [2] * 4 + [3])}
     if name == "captions":
-        benchmark = Benchmark(name=name, kind="retrieval", class_names=(), templates=())
-        of_images = {"num_captions": torch.arange(60) % 3 + 1}
-    else:
-        benchmark = Benchmark(name=name, kind="classification", class_names=tuple("abcde"), templates=("{}",))
-        # Classes of very different sizes, and one without an image.
-        of_images = {"labels": torch.tensor([0] * 40 + [1] * 15 + [2] * 4 + [3])}
+        kind, classes, of_images = "retrieval", "", {"num_captions": torch.arange(60) % 3 + 1}
+    benchmark = Benchmark(name=name, kind=kind, class_names=tuple(classes), templates=("{}",) if classes else ())
     generator = torch.Generator().manual_seed(0)
-    texts = int(of_images["num_captions"].sum()) if name == "captions" else 5
-    image, text = (torch.randn(count, 8, generator=generator) for count in (60, texts))
+    image, text = (torch.randn(count, 8, generator=generator) for count in (60, len(classes) or 120))
     scored = score(benchmark, Features.of(keys=KEYS[:60], image=image, text=text, **of_images))
     outcomes = scored.outcomes
     assert float(outcomes.values.mean()) == pytest.approx(scored.main_metric, abs=1e-6)
@@ -80,10 +77,7 @@ def test_the_interval_of_macro_f1_holds_the_true_one_as_often_as_it_says():
         interval = macro_f1_of(drawn % 4, drawn // 4)
         held += interval.low <= truth <= interval.high
     assert 0.93 < held / 400 < 0.99
-
-
-def test_macro_f1_of_images_that_are_all_right_is_as_sure_as_the_classes_leave():
-    labels = torch.tensor([0] * 90 + [1] * 10)
+    labels = torch.tensor([0] * 90 + [1] * 10)  # images that are all right are as sure as the classes leave
     assert macro_f1_of(labels, labels) == proportion_interval(36, 36)
 
 

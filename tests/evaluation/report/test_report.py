@@ -14,8 +14,8 @@ from PIL import Image
 from mobileclip.evaluation.report import write_plots, write_report
 from mobileclip.evaluation.results import ModelResults, published_model
 from mobileclip.extras import install
-from tests.errors import fails
-from tests.evaluation.reports import NAME, TITLE, WHEN, written
+from tests.errors import fails, told
+from tests.evaluation.reports import NAME, TITLE, WHEN
 
 PUBLISHED = published_model("mobileclip_s0")
 
@@ -28,11 +28,8 @@ class Document(HTMLParser):
         self.elements, self._open, self._texts = [], [], []
         self.feed(path.read_text(encoding="utf-8"))
         self.close()
+        self.text = " ".join(" ".join(self._texts).split())
         assert self._open == [], "every element is closed"
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self._texts).split())
 
     def of(self, name):
         return [attributes for tag, attributes in self.elements if tag == name]
@@ -51,12 +48,6 @@ class Document(HTMLParser):
             self._texts.append(data)
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """A page with everything in it, and what it was made of."""
-    return written(tmp_path_factory.mktemp("report"))
-
-
 def test_a_page_is_well_formed_and_alone(report):
     document, source = Document(report[0]), report[0].read_text(encoding="utf-8")
     names = {name for name, _ in document.elements}
@@ -71,14 +62,10 @@ def test_a_page_is_well_formed_and_alone(report):
     assert style.count("{") == style.count("}")
     (policy,) = (one["content"] for one in document.of("meta") if "http-equiv" in one)
     assert policy.startswith("default-src 'none'")
-
-
-def test_nothing_in_a_name_or_caption_becomes_markup(report):
-    document, source = Document(report[0]), report[0].read_text(encoding="utf-8")
+    # Nothing in a name or caption becomes markup.
     for bad in ("<script", "<b>", "<small> machine", "<machine>", "<img src=x", "<i>", "\u202e"):
         assert bad not in source, bad
-    for said in (TITLE, NAME.partition("\u202e")[0], "a <small> machine"):
-        assert said in document.text
+    told(document.text, TITLE, NAME.partition("\u202e")[0], "a <small> machine")
 
 
 def test_every_image_is_inside_and_has_its_words(report):
@@ -104,21 +91,18 @@ def test_little_is_enough(tmp_path):
     assert write_plots(tmp_path, [ours]) == write_plots(tmp_path, [PUBLISHED]) == (), "a single model has no plot"
 
 
-@pytest.mark.parametrize(
-    ("models", "word"),
-    [
-        ([], ""),
-        ([PUBLISHED, PUBLISHED], "'mobileclip_s0'"),
-        ([attrs.evolve(PUBLISHED, reference="x")], "'x'"),
-        ([attrs.evolve(PUBLISHED, reference="mobileclip_s0")], "'mobileclip_s0'"),
-    ],
-)
+MISTAKES = [
+    ([], ""),
+    ([PUBLISHED, PUBLISHED], "'mobileclip_s0'"),
+    ([attrs.evolve(PUBLISHED, reference="x")], "'x'"),
+    ([attrs.evolve(PUBLISHED, reference="mobileclip_s0")], "'mobileclip_s0'"),
+]
+
+
+@pytest.mark.parametrize(("models", "word"), MISTAKES)
 def test_mistakes(tmp_path, models, word):
     with fails(ValueError, word):
         write_report(tmp_path / "report", models)
-
-
-def test_a_folder_that_is_not_there(tmp_path):
     with fails(FileNotFoundError):
         write_report(tmp_path / "nowhere" / "r.html", [PUBLISHED])
 

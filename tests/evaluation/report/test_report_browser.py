@@ -5,15 +5,8 @@ import pytest
 from PIL import Image
 
 from tests.browser import CHROMIUM, open_page
-from tests.evaluation.reports import written
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """A page with everything in it."""
-    return written(tmp_path_factory.mktemp("report"))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A model on a data set of the public layout, against the same metrics from embeddings that are made by hand."""
 
 import io
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from mobileclip.evaluation import evaluate_benchmark, open_benchmark
+from tests.contracts.tasks import check_task
 from tests.data.made_samples import write_layout, write_raw
 from tests.errors import fails
 from tests.evaluation.models import COLOURS, session_of
@@ -48,13 +50,18 @@ def test_classification(colours, batch_size):
 
 
 def test_the_suite_says_what_counts(colours):
-    pets = colours.rename(colours.parent / "wds_vtab-pets_test")
+    wildcam = colours.rename(colours.parent / "wds_wilds-iwildcam_test")
+    # No image is taken for the first class, all of it for the second; the third is found, and nothing else for it.
+    assert evaluate(wildcam).main_metric == pytest.approx((0 + 2 / 3 + 1) / 3)
+    pets = wildcam.rename(colours.parent / "wds_vtab-pets_test")
     result = evaluate(pets)
     assert (result.key, result.dataset) == ("vtab/pets", "Oxford-IIIT Pet")
     assert result.main_metric == pytest.approx(2 / 3)
-    wildcam = pets.rename(colours.parent / "wds_wilds-iwildcam_test")
-    # No image is taken for the first class, all of it for the second; the third is found, and nothing else for it.
-    assert evaluate(wildcam).main_metric == pytest.approx((0 + 2 / 3 + 1) / 3)
+    images = [encoded(colour) for colour in COLOURS.values()]
+    members = {f"{label}": {"png": image, "cls": b"%d" % label} for label, image in enumerate(images)}
+    write_raw(pets / "test" / "0.tar", members)
+    change = partial(write_raw, pets / "test" / "0.tar", {"0": members["0"]})
+    check_task("vtab/pets", colours.parent, session_of(batch_size=4), change=change)
 
 
 def test_broken_images_are_counted_and_named(colours, caplog):

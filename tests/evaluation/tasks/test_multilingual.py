@@ -103,14 +103,9 @@ def theirs(name, folder, monkeypatch, language):
     return retrieval.evaluate(scattering(), batches, tokenize, "cpu", amp=False, recall_k_list=[1, 5, 10])
 
 
-@pytest.fixture
-def session():
-    return session_of(scattering(), batch_size=8)
-
-
 @pytest.mark.parametrize("written", [xtd10, crossmodal3600])
-def test_each_language_has_the_numbers_of_clip_benchmark(written, session, tmp_path, monkeypatch):
-    folder, key = written(tmp_path), f"multilingual/{written.__name__}"
+def test_each_language_has_the_numbers_of_clip_benchmark(written, tmp_path, monkeypatch):
+    folder, key, session = written(tmp_path), f"multilingual/{written.__name__}", session_of(scattering(), batch_size=8)
     found = find_task(key, str(tmp_path)).open(TaskOptions()).evaluate(session)
     assert [part.key for part in found.parts] == [f"{key}/{language}" for language in LANGUAGES]
     for language, part in zip(LANGUAGES, found.parts, strict=True):
@@ -123,12 +118,12 @@ def test_each_language_has_the_numbers_of_clip_benchmark(written, session, tmp_p
     check_task(key, tmp_path, session, change=lambda: next(folder.rglob("*.jpg")).unlink())
 
 
-def test_missing_pictures_are_counted_and_missing_captions_refused(session, tmp_path):
+def test_missing_pictures_are_counted_and_missing_captions_refused(tmp_path):
     folder = xtd10(tmp_path)
     (folder / "images" / "003.jpg").unlink()
     write(folder, {"images/004.jpg": b"no picture"})
     task = find_task("multilingual/xtd10", str(tmp_path))
-    found = task.open(TaskOptions()).evaluate(session)
+    found = task.open(TaskOptions()).evaluate(session_of(scattering(), batch_size=8))
     assert (found.num_images, found.num_skipped) == (COUNT - 2, 2)
     assert found.report.counts == {"missing_image": 1, "image_not_an_image": 1}
     write(folder, {"MIC/test_1kcaptions_de.txt": "one alone"})

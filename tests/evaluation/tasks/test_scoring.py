@@ -61,24 +61,23 @@ def test_iwildcam_counts_macro_f1_of_the_classes_that_are_there():
     options = {"labels": np.unique(labels), "average": "macro"}
     assert metrics["F1-macro_all"] == pytest.approx(reference.f1_score(labels, predicted, **options))
     assert metrics["recall-macro_all"] == pytest.approx(reference.recall_score(labels, predicted, **options))
-    assert metrics["main_metric"] == metrics["F1-macro_all"]
-    assert metrics["acc_avg"] == metrics["acc1"]
+    assert (metrics["main_metric"], metrics["acc_avg"]) == (metrics["F1-macro_all"], metrics["acc1"])
     # Some images are taken for the class without any; as a class of its own it would have an F1 of 0.
     assert (predicted == NUM_CLASSES - 1).any()
     assert metrics["F1-macro_all"] > reference.f1_score(labels, predicted, average="macro")
 
 
-@pytest.mark.parametrize(
-    ("name", "field", "prefix", "worst"),
-    [
-        ("wilds-fmow", "region", "acc", "acc_worst_region"),
-        ("wilds-fmow", "year", "acc", "acc_worst_year"),
-        ("wilds-camelyon17", "slide", "acc", "acc_wg"),
-        ("dollar_street", "income_ds", "acc_top5", "acc_top5_wg"),
-        ("geode", "region", "acc", "acc_wg"),
-        ("fairness-geode", "region", "acc", "acc_wg"),
-    ],
-)
+WORST = [
+    ("wilds-fmow", "region", "acc", "acc_worst_region"),
+    ("wilds-fmow", "year", "acc", "acc_worst_year"),
+    ("wilds-camelyon17", "slide", "acc", "acc_wg"),
+    ("dollar_street", "income_ds", "acc_top5", "acc_top5_wg"),
+    ("geode", "region", "acc", "acc_wg"),
+    ("fairness-geode", "region", "acc", "acc_wg"),
+]
+
+
+@pytest.mark.parametrize(("name", "field", "prefix", "worst"), WORST)
 def test_the_worst_group(name, field, prefix, worst):
     entry = suite_entry(name)
     fields = FIELDS[entry.key]

@@ -5,10 +5,8 @@ import io
 import json
 import zipfile
 
-from PIL import Image
-
 from mobileclip.evaluation import TaskOptions, find_task
-from tests.evaluation.models import COLOURS, session_of
+from tests.evaluation.models import COLOURS, image_of, session_of
 from tests.evaluation.tasks.test_evaluate import encoded
 
 SHAREGPT4V = "share-captioner_coco_lcs_sam_1246k_1107.json"
@@ -53,11 +51,10 @@ def write(root, files):
     return root
 
 
-def halves(left, right, size=(20, 10)):
+def halves(left, right):
     """A picture of two colours side by side."""
-    picture = Image.new("RGB", size, tuple(int(255 * value) for value in COLOURS[left]))
-    picture.paste(tuple(int(255 * value) for value in COLOURS[right]), (size[0] // 2, 0, *size))
-    stream = io.BytesIO()
+    picture, stream = image_of(left, 20), io.BytesIO()
+    picture.paste(image_of(right, 20), (10, 0))
     picture.save(stream, "PNG")
     return stream.getvalue()
 
@@ -120,10 +117,8 @@ def zipped(files):
 def instances_table(instances):
     """The table of (cue, candidates, associations), as it is published."""
     stream = io.StringIO(newline="")
-    writer = csv.writer(stream)
-    writer.writerow(("", "candidates", "cue", "associations", "score_fool_the_ai", "ID"))
-    for number, (cue, candidates, associations) in enumerate(instances):
-        writer.writerow((number, json.dumps(candidates), cue, json.dumps(associations), 67, 100 + number))
+    rows = [(100 + place, json.dumps(one[1]), one[0], json.dumps(one[2]), 67) for place, one in enumerate(instances)]
+    csv.writer(stream).writerows([("ID", "candidates", "cue", "associations", "score_fool_the_ai"), *rows])
     return stream.getvalue()
 
 
@@ -148,9 +143,7 @@ def write_all(data):
         ("3.jpg", "blue and green", "green and blue"),  # one text to the model: wrong
     )
     cases = [{"filename": file, "caption": true, "negative_caption": false} for file, true, false in crepe]
-    pictures = {
-        f"val2017/{number}.jpg": encoded(COLOURS[name], size=(20, 20)) for number, name in enumerate(COLOURS, 1)
-    }
+    pictures = {f"val2017/{number}.jpg": encoded(colour) for number, colour in enumerate(COLOURS.values(), 1)}
     write(data / "sugarcrepe", {"swap_att.json": dict(zip("01234", cases, strict=True)), **pictures})
     ground = (  # all right; all wrong; and one picture twice with one text twice, which nothing can tell apart
         ("red", "blue", "ex_0_img_0", "ex_0_img_1"),
