@@ -54,6 +54,7 @@ from mobileclip.inputs import DECODES
 from tests.build.canary import CANARY, CANARY_EVENT, PickledCanary
 from tests.build.image_files import encoded, noise, raw, turned_notes
 from tests.build.tokenizer_parts import replace, several
+from tests.build.torch_files import torch_bytes
 from tests.data.made_samples import make_sample, write_raw
 from tests.data.tokenizer_files import KINDS as TOKENIZERS
 from tests.encoders.small import SMALL, randomised
@@ -182,12 +183,6 @@ def table(suffix, folder, data):
 # Files as they should be.
 
 
-def saved(value, **options):
-    stream = io.BytesIO()
-    torch.save(value, stream, **options)
-    return stream.getvalue()
-
-
 @cache
 def checkpoints():
     """The small model as a file of each format."""
@@ -197,7 +192,7 @@ def checkpoints():
         save_model(model, Path(folder) / "m.pt", layout="official")
         state = torch.load(Path(folder) / "m.pt", weights_only=True)
         files = [(Path(folder) / name).read_bytes() for name in ("m.safetensors", "m.pt")]
-    stream = saved(state, _use_new_zipfile_serialization=False)
+    stream = torch_bytes(state, archive=False)
     return {"safetensors": files[0], "archive": files[1], "stream": stream}
 
 
@@ -300,8 +295,8 @@ def twice(end):
 
 TEXT = struct.pack("<I", len(CANARY)) + CANARY.encode()
 PICKLES = {
-    "code": lambda: saved({"image_emb": PickledCanary()}),
-    "code in a stream": lambda: saved({"image_emb": PickledCanary()}, _use_new_zipfile_serialization=False),
+    "code": lambda: torch_bytes({"image_emb": PickledCanary()}),
+    "code in a stream": lambda: torch_bytes({"image_emb": PickledCanary()}, archive=False),
     "code alone": lambda: pickle.dumps({"image_emb": PickledCanary()}),
     "eval": lambda: pickled(b"\x80\x02c__builtin__\neval\nX" + TEXT + b"\x85R."),
     "os.system": lambda: pickled(b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R."),
@@ -319,7 +314,7 @@ PICKLES = {
     "a shape of 2^62": lambda: tensor(b"K\x00\x8a\x08" + struct.pack("<q", 1 << 61) + b"\x85K\x01\x85"),
     "steps past the end": lambda: tensor(b"K\x00K\x10\x85K\x63\x85"),
     "more than there is": lambda: tensor(b"K\x00M\x00\x10\x85K\x01\x85"),
-    "3.6 GB of one number": lambda: saved({"image_emb": torch.zeros(1).expand(30_000, 30_000)}),
+    "3.6 GB of one number": lambda: torch_bytes({"image_emb": torch.zeros(1).expand(30_000, 30_000)}),
     "deflated": lambda: zipped({"a/data.pkl": bytes(2**27), "a/data/0": bytes(2**20)}),
 }
 

@@ -32,6 +32,7 @@ from mobileclip.encoders import (
 )
 from mobileclip.inputs import MAX_TOKENIZER_BYTES as MOST
 from mobileclip.tensor_files import CheckpointCode, read_tensors
+from tests.build.torch_files import torch_bytes
 from tests.data.tokenizer_files import bert
 from tests.encoders.small import COCA_VIT, IMAGE, SMALL, TEXT, VIT, randomised
 from tests.errors import fails
@@ -56,16 +57,10 @@ def built(spec, form="training"):
     return randomised(spec) if form == "training" else reparameterize(built(spec))
 
 
-def pickled(value, *, archive=True):
-    buffer = io.BytesIO()
-    torch.save(value, buffer, _use_new_zipfile_serialization=archive)
-    return buffer.getvalue()
-
-
 WEIGHTS = {"weight": torch.arange(12.0).reshape(3, 4), "count": torch.tensor(7)}
 FILES = {
-    "archive": pickled(WEIGHTS),
-    "stream": pickled(WEIGHTS, archive=False),
+    "archive": torch_bytes(WEIGHTS),
+    "stream": torch_bytes(WEIGHTS, archive=False),
     "safetensors": safetensors_bytes(WEIGHTS),
 }
 SHARED = torch.arange(1000.0)
@@ -76,7 +71,7 @@ def reads(content):
     """A call that reads the tensors of a file; what is no bytes is written by torch."""
 
     def call(folder):
-        (folder / "m.pt").write_bytes(content if isinstance(content, bytes) else pickled(content))
+        (folder / "m.pt").write_bytes(content if isinstance(content, bytes) else torch_bytes(content))
         read_tensors(folder / "m.pt")
 
     return call

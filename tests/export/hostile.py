@@ -1,6 +1,5 @@
 """Exported programs that run something when PyTorch reads them: each is made of a sound one by one change."""
 
-import io
 import json
 import pickle
 import zipfile
@@ -8,6 +7,7 @@ import zipfile
 import torch
 
 from tests.build.canary import CANARY, PickledCanary
+from tests.build.torch_files import torch_bytes
 
 MODEL = "models/model.json"
 # The evil program under a name, behind the sound one: of two names that match, PyTorch reads the last.
@@ -20,9 +20,7 @@ PROGRAMS = (
 
 def changes(sound):
     """Return, by what they are, the members of the archive that differ from those of a sound program."""
-    stream = io.BytesIO()
-    torch.save(PickledCanary(), stream)
-    pickled, program = stream.getvalue(), json.loads(sound[MODEL])
+    pickled, program = torch_bytes(PickledCanary()), json.loads(sound[MODEL])
     value = next(iter(program["graph_module"]["graph"]["tensor_values"].values()))
     value["sizes"][0] = {"as_expr": {"expr_str": CANARY, "hint": None}}
     weights = json.loads(sound["data/weights/model_weights_config.json"])

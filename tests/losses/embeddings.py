@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -35,15 +37,18 @@ SPECS: dict[str, LossSpec] = {
 }
 
 
+def unit_rows(batch: int, width: int, *, generator: torch.Generator) -> Tensor:
+    """Return random rows of length 1, (batch, width), in float64."""
+    return F.normalize(torch.randn(batch, width, generator=generator, dtype=torch.float64), dim=1)
+
+
 def random_batch(
     spec: LossSpec, batch: int, *, dim: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64, syn: bool = True
 ) -> dict[str, Tensor]:
     """Return what a loss is called with, except the logit scale; the student's embeddings want gradients."""
     generator = torch.Generator().manual_seed(seed)
 
-    def unit(width: int) -> Tensor:
-        return F.normalize(torch.randn(batch, width, generator=generator, dtype=torch.float64), dim=1)
-
+    unit = partial(unit_rows, batch, generator=generator)
     names = STUDENT if syn else STUDENT[:2]
     inputs = {name: unit(dim).to(dtype).requires_grad_() for name in names}
     for name in names:

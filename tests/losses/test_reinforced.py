@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mobileclip.losses import (
     ContrastiveLoss,
@@ -20,6 +20,7 @@ from mobileclip.losses import (
     teacher_targets,
 )
 from tests.errors import fails
+from tests.losses.embeddings import unit_rows
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 
@@ -51,9 +52,7 @@ def build(case: dict) -> ReinforcedLoss:
 def random_inputs(batch: int, dim: int, teacher_dims: tuple[int, ...], seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
 
-    def unit(width: int) -> Tensor:
-        return F.normalize(torch.randn(batch, width, generator=generator, dtype=torch.float64), dim=1)
-
+    unit = partial(unit_rows, batch, generator=generator)
     inputs = {name: unit(dim) for name in STUDENT}
     for name in STUDENT:
         inputs[f"teacher_{name}"] = torch.cat([unit(width) for width in teacher_dims], dim=1)

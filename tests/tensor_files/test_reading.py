@@ -1,6 +1,5 @@
 """Files of tensors: what torch writes comes back to the bit in both of its formats, and damage is one kind of error."""
 
-import io
 from collections import OrderedDict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +11,7 @@ from safetensors.torch import save
 from torch import nn
 
 from mobileclip.tensor_files import CheckpointError, check_sha256, file_sha256, read_tensors
+from tests.build.torch_files import torch_bytes
 from tests.errors import fails
 
 TENSORS = {
@@ -25,12 +25,6 @@ TENSORS = {
     "bytes": torch.arange(5, dtype=torch.uint8),
     "empty": torch.zeros(0, 3),
 }
-
-
-def written(value, *, archive=True):
-    buffer = io.BytesIO()
-    torch.save(value, buffer, _use_new_zipfile_serialization=archive)
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -48,7 +42,7 @@ def reading(tmp_path):
 @pytest.mark.parametrize("archive", [True, False], ids=["archive", "stream"])
 @pytest.mark.parametrize("nested", [dict, OrderedDict, lambda tensors: {"state_dict": tensors, "epoch": 1, "lr": 0.5}])
 def test_what_torch_writes_comes_back(nested, archive, reading):
-    found = reading(written(nested(TENSORS), archive=archive))
+    found = reading(torch_bytes(nested(TENSORS), archive=archive))
     assert found.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
         assert found[name].dtype == tensor.dtype
@@ -58,7 +52,7 @@ def test_what_torch_writes_comes_back(nested, archive, reading):
 @pytest.mark.parametrize("archive", [True, False], ids=["archive", "stream"])
 def test_a_modules_state_comes_back(archive, reading):
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    found = reading(written(module.state_dict(), archive=archive))
+    found = reading(torch_bytes(module.state_dict(), archive=archive))
     for name, tensor in module.state_dict().items():
         assert torch.equal(found[name], tensor)
 
@@ -68,7 +62,7 @@ COUNTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.
 
 
 @pytest.mark.parametrize("dtype", [*WEIGHTS, *COUNTS], ids=str)
-@pytest.mark.parametrize("write", [save, written, lambda value: written(value, archive=False)])
+@pytest.mark.parametrize("write", [save, torch_bytes, lambda value: torch_bytes(value, archive=False)])
 def test_every_type_of_weights_comes_back(dtype, write, reading):
     tensor = torch.arange(3).to(dtype)
     found = reading(write({"a": tensor}))["a"]
@@ -80,7 +74,7 @@ def test_tied_weights_are_read_where_they_are():
     # Two names of one storage are twice its size, and no more is allowed.
     tied = torch.rand(1000)
     for count, fits in ((2, True), (5, False)):
-        outcome = _outcome(written({f"t{index}": tied for index in range(count)}))
+        outcome = _outcome(torch_bytes({f"t{index}": tied for index in range(count)}))
         assert isinstance(outcome, dict) == fits
 
 
@@ -96,7 +90,7 @@ def _outcome(data):
 
 def test_a_digest_is_held_against_the_file(tmp_path):
     path = tmp_path / "file"
-    path.write_bytes(written(TENSORS))
+    path.write_bytes(torch_bytes(TENSORS))
     digest = file_sha256(path)
     check_sha256(path, digest)
     assert read_tensors(path, sha256=digest)[0].keys() == TENSORS.keys()
@@ -109,8 +103,8 @@ def test_weights_are_taken_out_of_what_training_scripts_keep_them_in(archive, re
     names = ("ema", "model_ema", "state_dict_ema", "state_dict", "model_state_dict", "model", "module", "params")
     for place, name in enumerate(names):
         others = {other: {"b": torch.zeros(1)} for other in names[place + 1 :]}
-        assert reading(written({"epoch": 1, **others, name: {"a": torch.ones(1)}}, archive=archive)).keys() == {"a"}
-    assert reading(written({"model": {"module": {"state_dict": {"a": torch.ones(1)}}}})).keys() == {"a"}
+        assert reading(torch_bytes({"epoch": 1, **others, name: {"a": torch.ones(1)}}, archive=archive)).keys() == {"a"}
+    assert reading(torch_bytes({"model": {"module": {"state_dict": {"a": torch.ones(1)}}}})).keys() == {"a"}
 
 
 @settings(max_examples=250, deadline=None)
@@ -135,4 +129,4 @@ def test_any_bytes_are_refused_or_read(data, start):
 
 
 SMALL = {name: TENSORS[name].contiguous() for name in ("weight", "half", "count")}
-FILES = {"archive": written(SMALL), "stream": written(SMALL, archive=False), "safetensors": save(SMALL)}
+FILES = {"archive": torch_bytes(SMALL), "stream": torch_bytes(SMALL, archive=False), "safetensors": save(SMALL)}

@@ -21,17 +21,12 @@ from mobileclip.collections.web.guard import MOST_IMAGE_BYTES, Uploads
 from mobileclip.collections.web.served import Thumbnails, image_of
 from mobileclip.encoders.checkpoints import PACKAGED
 from tests.collections.pictures import add, draw, draw_all, pack
-from tests.collections.web.served import make_index, running
+from tests.collections.web.served import running
 from tests.datasets.made_videos import film, scene
 from tests.waiting import wait_for
 
 ADDRESS = "http://127.0.0.1:8000"
 BYTES = {"Content-Type": "application/octet-stream"}
-
-
-@pytest.fixture(scope="module")
-def collection(tmp_path_factory, telling_file):
-    return make_index(tmp_path_factory.mktemp("served"), telling_file)
 
 
 def client_of(collection, **options):

@@ -41,11 +41,6 @@ CODES = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowUp": 38, "ArrowRigh
 
 
 @pytest.fixture(scope="module")
-def collection(tmp_path_factory, telling_file):
-    return make_index(tmp_path_factory.mktemp("served"), telling_file)
-
-
-@pytest.fixture(scope="module")
 def address(collection):
     with running(collection) as found:
         yield found

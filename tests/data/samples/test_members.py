@@ -28,6 +28,7 @@ from mobileclip.data import (
 from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.data.samples.compact import CompactRecord, write_record
 from mobileclip.data.samples.members import parse_reinforced_sample, parse_sample, parse_stored_sample, sample_members
+from tests.build.torch_files import torch_bytes
 from tests.data.made_samples import assert_same, golden_members, make_sample
 
 
@@ -38,9 +39,7 @@ def npz(**arrays: np.ndarray) -> bytes:
 
 
 def pth(value: object, times: int = 1) -> bytes:
-    stream = io.BytesIO()
-    torch.save(value, stream)
-    data = stream.getvalue()
+    data = torch_bytes(value)
     for _ in range(times):
         data = gzip.compress(data)
     return data

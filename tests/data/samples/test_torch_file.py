@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import pickle
 import struct
 import tracemalloc
@@ -17,6 +16,7 @@ from hypothesis import given, settings, strategies as st
 from mobileclip.data import BadSampleError, read_embeddings
 from mobileclip.data.samples.readers import TorchRows, described_tensors, write_pth_gz
 from mobileclip.tensor_files import CheckpointError
+from tests.build.torch_files import torch_bytes
 from tests.errors import fails
 
 LIMIT = 2**20
@@ -26,12 +26,6 @@ ARRAYS = {
     "text_emb": RNG.standard_normal((3, 24)).astype(np.float32),
 }
 TENSORS = {name: torch.from_numpy(array) for name, array in ARRAYS.items()}
-
-
-def saved(value: object, **options: object) -> bytes:
-    stream = io.BytesIO()
-    torch.save(value, stream, **options)
-    return stream.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -51,7 +45,7 @@ def saved(value: object, **options: object) -> bytes:
     ],
 )
 def test_rows_in_any_order(is_direct, value):
-    rows = TorchRows(saved(value)) if is_direct else read_embeddings("a.pth.gz", saved(value), limit=LIMIT)
+    rows = TorchRows(torch_bytes(value)) if is_direct else read_embeddings("a.pth.gz", torch_bytes(value), limit=LIMIT)
     assert rows.shapes == {name: tuple(tensor.shape) for name, tensor in value.items()}
     for name, tensor in reversed(value.items()):
         for index in reversed(range(len(tensor))):
@@ -65,14 +59,14 @@ def test_rows_in_any_order(is_direct, value):
 )
 def test_other_tensors_are_refused(value):
     with fails(BadSampleError, "bad_embedding", "a.pth.gz"):
-        read_embeddings("a.pth.gz", saved(value), limit=LIMIT)
+        read_embeddings("a.pth.gz", torch_bytes(value), limit=LIMIT)
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        *(saved(value) for value in ([1, 2], {"image_emb": "text"}, {1: torch.zeros(1, 2)}, torch.zeros(2, 2))),
-        saved({"image_emb": torch.zeros(1, 2)}, pickle_protocol=pickle.HIGHEST_PROTOCOL),
+        *(torch_bytes(value) for value in ([1, 2], {"image_emb": "text"}, {1: torch.zeros(1, 2)}, torch.zeros(2, 2))),
+        torch_bytes({"image_emb": torch.zeros(1, 2)}, pickle_protocol=pickle.HIGHEST_PROTOCOL),
     ],
     ids=["list", "text", "number", "tensor", "other protocol"],
 )
@@ -85,7 +79,7 @@ def test_no_dictionary_of_tensors(data):
 @given(st.data())
 def test_damaged_descriptions(data):
     """Whatever the bytes, the file is read or refused, and what is read has the shape that it says."""
-    damaged = bytearray(saved(TENSORS))
+    damaged = bytearray(torch_bytes(TENSORS))
     start = damaged.index(b"data.pkl")
     for _ in range(data.draw(st.integers(1, 3))):
         damaged[data.draw(st.integers(start, start + 300))] = data.draw(st.integers(0, 255))
@@ -103,7 +97,7 @@ def test_damaged_descriptions(data):
 )
 def test_a_number_that_is_none(said, instead):
     """The dictionary itself, once more, where a number is expected."""
-    data = saved({"image_emb": torch.zeros(6, 4)})
+    data = torch_bytes({"image_emb": torch.zeros(6, 4)})
     assert data.count(said) == 1
     with fails(CheckpointError):
         TorchRows(data.replace(said, instead))
@@ -120,7 +114,7 @@ def test_a_number_that_is_none(said, instead):
     ],
 )
 def test_however_it_is_compressed(compress):
-    rows = read_embeddings("a.pth.gz", compress(saved(TENSORS)), limit=LIMIT)
+    rows = read_embeddings("a.pth.gz", compress(torch_bytes(TENSORS)), limit=LIMIT)
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(rows.row(name, 2), array[2])
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mobileclip.data.samples.readers import NpzRows, TorchRows
+from tests.build.torch_files import torch_bytes
 from tests.errors import fails
 
 LIMIT = 2**20
@@ -80,9 +81,7 @@ def test_what_is_refused(data):
 
 
 def torch_file():
-    stream = io.BytesIO()
-    torch.save({"image_emb": torch.arange(8.0).reshape(4, 2), "text_emb": torch.ones(3, 2)}, stream)
-    return stream.getvalue()
+    return torch_bytes({"image_emb": torch.arange(8.0).reshape(4, 2), "text_emb": torch.ones(3, 2)})
 
 
 def directory_entry(data, name):
