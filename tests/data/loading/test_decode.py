@@ -25,7 +25,7 @@ from mobileclip.data import (
 from mobileclip.data.images.jpeg import decode_jpeg, read_jpeg
 from mobileclip.data.loading.examples import SourceImage
 from mobileclip.inputs import DECODES
-from tests.build.image_files import encoded as file_of
+from tests.build.image_files import encoded as file_of, resized_frame
 from tests.errors import fails
 
 PICTURES = sorted((Path(__file__).parents[2] / "golden" / "augment" / "images").glob("*.png"))
@@ -77,7 +77,7 @@ class TestHeader:
         assert frame.above(10) == (frame.data, frame.height)
 
     def test_what_is_no_frame(self):
-        for data in (of_form("png"), b"", of_form("jpeg")[:30]):
+        for data in (of_form("png"), b"", of_form("jpeg")[:30], resized_frame(of_form("jpeg"), 0, 10)):
             assert read_jpeg(data) is None
         two = encoded(picture(), "MPO", save_all=True, append_images=[picture(1)])
         assert not any(read_jpeg(data).is_plain for data in (of_form("cmyk"), two))
