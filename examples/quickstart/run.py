@@ -57,7 +57,7 @@ def run(spec: QuickstartSpec) -> Results:
     finished = spec.output / _RESULTS
     if finished.exists():
         results = from_json(finished.read_text(encoding="utf-8"), Results)
-        say("This run is done already. For a new one, delete its folder or give --output.")
+        say("This run is finished. For a new run, delete the output folder or set --output.")
     else:
         results = _steps(spec)
         write_text(finished, to_json(results, indent=1))
@@ -70,9 +70,9 @@ def run(spec: QuickstartSpec) -> Results:
 def _steps(spec: QuickstartSpec) -> Results:
     clock = Clock()
     with clock("data", done=(spec.output / "data" / "datacard.json").exists()):
-        dataset = of_teachers = build_dataset(spec.data, spec.output / "data")
-        if spec.teacher_data is not None:
-            of_teachers = build_dataset(spec.teacher_data, spec.output / "teacher_data")
+        downloads = spec.output / "download"
+        dataset = build_dataset(spec.data, spec.output / "data", downloads=downloads)
+        of_teachers = build_dataset(spec.teacher_data, spec.output / "teacher_data", downloads=downloads)
     with clock("teachers", done=(spec.output / "teachers" / "teachers.json").exists()):
         teachers = build_teachers(spec.teachers, of_teachers, spec.output / "teachers")
     with clock("reinforcement"):
@@ -117,7 +117,7 @@ def _steps(spec: QuickstartSpec) -> Results:
 
 def _index(folder: Path, model: Path, shards: list[Path]) -> None:
     """Index the images that training never saw, for searching."""
-    shutil.rmtree(folder, ignore_errors=True)  # an earlier run's is of its own student
+    shutil.rmtree(folder, ignore_errors=True)  # an index of an earlier run belongs to another student
     collection = Collection.create(folder, ModelSource(checkpoint=str(model)))
     collection.add(*shards, options=IndexOptions(show_progress=False))
 
@@ -135,7 +135,7 @@ def _claim(spec: QuickstartSpec) -> None:
 
 
 def _command() -> str:
-    """Return the name of this environment's command, or its path if the shell finds no command or another."""
+    """Return `mobileclip` if the shell finds this environment's command, otherwise the command's path."""
     own = Path(sys.executable).parent / "mobileclip"
     found = shutil.which("mobileclip")
     return "mobileclip" if found is not None and Path(found) == own else os.path.relpath(own)

@@ -27,7 +27,7 @@ class Row:
     Args:
         title: description of the training data, for the table.
         synthetic_captions: whether every image has a synthetic caption in addition to the real caption.
-        teachers: whether it learns only from the teachers' embeddings of images and captions.
+        teachers: whether the student learns only from the teachers' embeddings of images and captions.
     """
 
     title: str
@@ -55,26 +55,24 @@ class QuickstartSpec:
         concept_share: fraction of the concepts to use; in the same time, a model learns fewer concepts better.
         teacher_share: fraction of the concepts for training the teachers, at least `concept_share`. With 1, the
             teachers learn the names and drawings of all concepts except the test images, which are held out by the same
-            families.
-        num_augmentations: augmentations stored per picture.
+            families. With `concept_share`, they learn from the students' images.
+        num_augmentations: number of stored augmentations per image.
         num_epochs: number of passes over the training images.
         views: strength of the stored augmentations: `weak` keeps nearly the whole image, which the teachers still
             recognise; `strong` is the published policy with larger crops, whose views the teachers hardly recognise.
         num_seeds: number of seeds for repeating all trainings, with mean and spread in the report.
         seed: seed of the first trainings; further trainings use the next numbers.
         data_seed: seed of the choice of concepts and of held-out images, and of the real captions.
-        batch_size: pictures per step.
+        batch_size: number of images per step.
         learning_rate: peak learning rate of the cosine schedule.
     """
 
     output: Path = Path("outputs/quickstart")
     full: bool = False
     concept_share: float = attrs.field(default=0.25, validator=[validators.gt(0), validators.le(1)])
-    teacher_share: float | None = attrs.field(
-        default=None, validator=validators.optional([validators.gt(0), validators.le(1)])
-    )
+    teacher_share: float = attrs.field(default=1.0, validator=[validators.gt(0), validators.le(1)])
     num_augmentations: int = attrs.field(default=4, validator=validators.gt(0))
-    num_epochs: int = attrs.field(default=30, validator=validators.gt(0))
+    num_epochs: int = attrs.field(default=60, validator=validators.gt(0))
     views: Literal["weak", "strong"] = attrs.field(default="weak", validator=validators.in_(("weak", "strong")))
     num_seeds: int = attrs.field(default=1, validator=validators.gt(0))
     seed: int = attrs.field(default=0, validator=validators.ge(0))
@@ -83,7 +81,7 @@ class QuickstartSpec:
     learning_rate: float = attrs.field(default=3e-3, validator=validators.gt(0))
 
     def __attrs_post_init__(self) -> None:
-        if self.teacher_share is not None and self.teacher_share < self.resolved.concept_share:
+        if self.teacher_share < self.resolved.concept_share:
             raise ValueError(
                 f"teacher_share is {self.teacher_share}, but must be at least concept_share, "
                 f"{self.resolved.concept_share}, so that the teachers learn all concepts of the student"
@@ -102,9 +100,9 @@ class QuickstartSpec:
         return EmojiDataSpec(concept_share=self.concept_share, seed=self.data_seed)
 
     @property
-    def teacher_data(self) -> EmojiDataSpec | None:
-        """The data set for training the teachers; None for the student's data set."""
-        return None if self.teacher_share is None else attrs.evolve(self.data, concept_share=self.teacher_share)
+    def teacher_data(self) -> EmojiDataSpec:
+        """The data set for training the teachers."""
+        return attrs.evolve(self.data, concept_share=self.teacher_share)
 
     @property
     def teachers(self) -> EmojiTeacherSpec:
@@ -145,7 +143,7 @@ class QuickstartSpec:
 
 
 def loss_of(row: Row, teachers: TeacherEnsemble) -> LossSpec:
-    """Return what a row minimises."""
+    """Return the loss of a row of the table."""
     if not row.teachers:
         return ContrastiveLossSpec()
     return ReinforcedLossSpec(teacher_dims=teachers.dims, teacher_logit_scales=teachers.logit_scales)

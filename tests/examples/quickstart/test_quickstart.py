@@ -39,7 +39,7 @@ def test_no_test_picture_or_held_out_concept_is_in_training(tmp_path):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     output = tmp_path_factory.mktemp("quickstart") / "out"
-    write_packages(output / "data" / "download" / "node_modules")
+    write_packages(output / "download" / "node_modules")
     small = {"num_augmentations": 2, "num_epochs": 2, "num_seeds": 2, "batch_size": 16}
     spec = attrs.evolve(quickstart(), output=output, concept_share=1.0, **small)
     return spec, run(spec)
