@@ -1,7 +1,7 @@
 """mobileclip: fast image-text models from composable blocks, and reinforced training for these models.
 
-This package exports only the most used names; import everything else from the subpackages. Names and subpackages are
-imported on first use: code that does not need PyTorch does not import it.
+This package exports only the most used names; import everything else from the subpackages. The package imports names
+and subpackages on first use, so `import mobileclip` does not import PyTorch.
 """
 
 from importlib import import_module

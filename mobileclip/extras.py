@@ -12,11 +12,11 @@ from importlib import metadata
 
 DISTRIBUTION = "open-mobileclip"
 IS_REGISTERED = False
-"""Whether PyPI has the package. Until then, install hints name the dependencies of an extra, since anybody could
-register the name. Update this line and the pages for a release."""
+"""Whether PyPI has the package. If not, install hints name the dependencies of an extra, since anybody could register
+the name on PyPI. Update this line and the pages for a release."""
 REPOSITORY = ""
-"""The URL of the public repository, such as `https://github.com/OWNER/NAME`; empty until there is one. The build uses
-this URL to make the README's relative links absolute. A release fails while the URL is empty."""
+"""The URL of the public repository, such as `https://github.com/OWNER/NAME`; empty until the repository is public. The
+build makes the README's relative links absolute with this URL. A release fails while the URL is empty."""
 _CLONE = "in a clone of mobileclip's repository"
 UPDATE = f"pip install -U {DISTRIBUTION}" if IS_REGISTERED else f"git pull && pip install . {_CLONE}"
 VERSION = "0.1.0"

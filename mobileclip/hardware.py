@@ -40,14 +40,14 @@ def pick_device(name: str | torch.device = AUTO, *, local_rank: int = 0) -> torc
         reason = re.split(r"\. |\n", str(error))[0]
         there = ", ".join(dict.fromkeys((*all_devices(), "cpu")))
         raise ValueError(
-            f"the device {str(name)!r} is not available ({reason}); available: {there}. Leave it out for the best "
-            "device, or pass `--device cpu`"
+            f"the device {str(name)!r} is not available ({reason}); available: {there}. Omit the device to use the "
+            "best device, or pass `--device cpu`"
         ) from None
     return device
 
 
 def all_devices() -> tuple[str, ...]:
-    """Return the names of all devices of the best kind: every CUDA GPU, else Apple's, else the CPU."""
+    """Return the names of all devices of the best kind: every CUDA GPU, else Apple's GPU, else the CPU."""
     import torch
 
     if torch.cuda.is_available():
@@ -83,7 +83,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 WidePrecision = Literal["float32", "bfloat16"]
 WIDE_PRECISIONS: tuple[WidePrecision, ...] = get_args(WidePrecision)
-"""Precisions in which PyTorch runs models and teachers; both have the range of float32."""
+"""Precisions for running models and teachers in PyTorch, with the range of float32."""
 
 TrainingPrecision = Literal[WidePrecision, "float16"]
 TRAINING_PRECISIONS: tuple[TrainingPrecision, ...] = get_args(TrainingPrecision)
@@ -100,12 +100,12 @@ StoredPrecision = Literal["bfloat16", "int8"]
 def dtype_of(precision: Precision | TrainingPrecision) -> torch.dtype:
     """Return the dtype of a floating-point precision: float32, float16 or bfloat16.
 
-    Casting weights to bfloat16 is as accurate as autocast and halves their memory: with ViT-B/32, both are within 8e-5
-    (1 - cosine) of float32. The cast pays off on GPUs and on processors with bfloat16 instructions; with only AVX2,
-    float32 is five times as fast.
+    Casting weights to bfloat16 halves their memory and is as accurate as autocast: with ViT-B/32, the embeddings of
+    either method are within 8e-5 (1 - cosine) of float32. The cast is faster on GPUs and on processors with bfloat16
+    instructions; with only AVX2, float32 is five times as fast.
 
     Raises:
-        KeyError: if the precision is not one of these three.
+        KeyError: if the precision is not float32, float16 or bfloat16.
     """
     import torch
 

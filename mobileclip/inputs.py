@@ -1,7 +1,7 @@
 """Input contracts of pretrained models: preprocessing settings that are saved with the weights.
 
-Wrong preprocessing does not raise an error; it only gives wrong rankings. Therefore specs contain the contract, the
-image transform and the tokenizer follow it, and checkpoints and exports store it.
+Wrong preprocessing does not raise an error; it only gives wrong rankings. Therefore specs, checkpoints and exports
+contain the input contracts, and the image transform and the tokenizer apply them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from mobileclip.strict import NOT_IN_JSON, strict
 
 Interpolation = Literal["bilinear", "bicubic"]
 Fit = Literal["crop", "stretch"]
-"""How to make an image square: crop its centre, or stretch the whole image."""
+"""Ways to make an image square: crop its centre, or stretch the whole image."""
 Decode = Literal["exact", "fast"]
-"""How to decode a JPEG: at its full resolution, or only at the resolution that is needed."""
+"""Ways to decode a JPEG: at full resolution, or faster, at the resolution that the image transform needs."""
 DECODES: tuple[Decode, ...] = ("exact", "fast")
 Color = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
@@ -71,14 +71,14 @@ class ImageInput:
     Args:
         size: side of the square input, in pixels.
         interpolation: filter of the (antialiased) resize.
-        mean: mean per channel, for pixels in [0, 1], at most 1000; zero subtracts nothing. The number of values is the
-            number of channels. Three channels are red, green and blue; the caller defines the meaning of other
+        mean: mean per channel, for pixels in [0, 1], from -1000 to 1000; 0 subtracts nothing. The number of values is
+            the number of channels. Three channels are red, green and blue; the caller defines the meaning of other
             channels.
-        std: standard deviation per channel, for pixels in [0, 1], from 1e-6 to 1000; one does not scale.
+        std: standard deviation per channel, for pixels in [0, 1], from 1e-6 to 1000; 1 does not scale.
         background: colour behind transparent pixels: `white`, `black` or `#rrggbb`; or `hidden`, which drops the
             transparency, so that transparent pixels show their stored colour, mostly black. The published models were
             trained with `hidden`.
-        fit: how to make an image square: `crop` keeps its centre; `stretch` keeps the whole image, as SigLIP does.
+        fit: method to make an image square: `crop` keeps its centre; `stretch` keeps the whole image, as SigLIP does.
 
     Examples:
         >>> ImageInput(size=256).background  # pixels in [0, 1], nothing subtracted
@@ -109,7 +109,7 @@ class ImageInput:
         return len(self.mean)
 
     def of_channels(self, channels: int) -> ImageInput:
-        """Return the contract for a number of channels: mean and std are averaged for one, and repeated for more."""
+        """Return the contract for `channels` channels, with mean and std averaged for one channel, else repeated."""
         if not 1 <= channels <= MAX_CHANNELS:
             raise ValueError(f"the number of image channels must be 1 to {MAX_CHANNELS}, not {channels}")
         if channels == self.channels:
@@ -132,7 +132,7 @@ class ImageInput:
         if self.channels != 3:
             raise ValueError(
                 f"{what} red, green and blue, but this model's images have {self.channels} channels; pass tensors "
-                "(batch, channels, size, size) to the model, normalised by its mean and std"
+                "(batch, channels, size, size) to the model, normalised by the model's mean and std"
             )
 
     @property
@@ -157,16 +157,16 @@ def _is_sha256(_: object, attribute: attrs.Attribute[str], value: str) -> None:
 class TokenizerFile:
     """A tokenizer other than CLIP's: a `tokenizer.json` of Hugging Face `tokenizers`, identified by its SHA-256.
 
-    JSON holds only the SHA-256, so that specs stay small. Our checkpoints store the text in their metadata, because
-    people copy weights files: a second file next to the weights is soon lost, or mixed up with another model's file.
-    Two contracts with the same SHA-256 are equal, with or without the text.
+    JSON holds only the SHA-256, so that specs stay small. This library's checkpoints store the text in their metadata,
+    because users copy weights files, and soon lose a second file next to the weights. Two contracts with the same
+    SHA-256 are equal, with or without the text.
 
     Args:
         sha256: SHA-256 of the file, in hexadecimal.
-        start_id: id of the token at the start of every text; None if the tokenizer has no such token.
+        start_id: id of the token at the start of every text; None if the tokenizer has no start token.
         end_id: id of the token at the end of every text; towers pool at the first position with this id.
-        repair: whether to first repair mojibake and unescape HTML entities, as open_clip does.
-        content: text of the file; None if only the SHA-256 is known, which suffices for everything except tokenization.
+        repair: whether to repair mojibake and unescape HTML entities before tokenization, as open_clip does.
+        content: text of the file; None if only the SHA-256 is known. Only tokenization needs the text.
 
     Raises:
         ValueError: if the text does not match the SHA-256, or is larger than 32 MiB.
@@ -183,7 +183,7 @@ class TokenizerFile:
         if self.content is None:
             return
         if len(self.content) > MAX_TOKENIZER_BYTES:
-            raise ValueError(f"a tokenizer.json may have at most {MAX_TOKENIZER_BYTES:,} bytes, but this one has more")
+            raise ValueError(f"the tokenizer.json has more than {MAX_TOKENIZER_BYTES:,} bytes, which is the maximum")
         found = tokenizer_sha256(self.content)
         if found != self.sha256:
             raise ValueError(
@@ -209,7 +209,7 @@ class TextInput:
             token.
         vocab_size: number of ids; CLIP's two highest ids are the start and the end token.
         pad_id: id of the padding.
-        tokenizer: tokenizer other than CLIP's, from `mobileclip.data.read_text_input`; None for CLIP's.
+        tokenizer: tokenizer other than CLIP's, from `mobileclip.data.read_text_input`; None for CLIP's tokenizer.
 
     Examples:
         >>> TextInput().start_id, TextInput().end_id, TextInput().context_length
@@ -226,11 +226,11 @@ class TextInput:
         named = {"pad_id": self.pad_id, "start_id": self.start_id, "end_id": self.end_id}
         for name, index in named.items():
             if index is not None and index >= self.vocab_size:
-                raise ValueError(f"{name}={index} is not one of the {self.vocab_size} ids of vocab_size")
+                raise ValueError(f"{name}={index} must be less than vocab_size={self.vocab_size}")
 
     @property
     def start_id(self) -> int | None:
-        """Id of the start-of-text token; None if the tokenizer has no such token."""
+        """Id of the start-of-text token; None if the tokenizer has no start token."""
         return self.vocab_size - 2 if self.tokenizer is None else self.tokenizer.start_id
 
     @property
@@ -240,5 +240,5 @@ class TextInput:
 
     @property
     def pooled_id(self) -> int | None:
-        """Id of the token at which towers pool, at its first position; None for a text's highest id (CLIP)."""
+        """Id of the token to pool at, in its first position; None to pool at a text's highest id, as CLIP does."""
         return None if self.tokenizer is None else self.tokenizer.end_id

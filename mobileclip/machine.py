@@ -1,7 +1,7 @@
 """Errors of the machine, such as a full disk or memory, which would also occur with any other sample or file.
 
-Code that catches every `Exception` of a sample, a file or a unit first calls `raise_machine_fault`. This function
-raises a `ResourceExhaustedError` in place of such an error, which therefore ends the run.
+Code that catches every `Exception` of a sample, file or unit first calls `raise_machine_fault`, which raises a
+`ResourceExhaustedError` for errors of the machine, so that they end the run.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class MachineFault:
     """An exhausted resource of the machine: disk, memory, open files or processes.
 
     Args:
-        kind: kind of the resource.
+        kind: exhausted resource: `disk`, `shared_memory`, `memory`, `files` (open files) or `processes`.
         said: message of the original error.
     """
 
@@ -62,7 +62,7 @@ class MachineFault:
 
     @property
     def may_pass(self) -> bool:
-        """Whether a retry may succeed: the system frees memory and files, but a disk does not empty itself."""
+        """Whether a retry may succeed: other processes may free memory and files, but a disk stays full."""
         return self.kind in ("memory", "files", "processes")
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ class MachineFault:
 
 
 class ResourceExhaustedError(OSError):
-    """The machine has run out of memory, disk space or files; the one-line message names the resource and a remedy."""
+    """Raised if the machine runs out of memory, disk space, open files or processes; the message suggests a remedy."""
 
     fault: MachineFault | None = None
 
@@ -97,11 +97,11 @@ def machine_fault(error: BaseException) -> MachineFault | None:
 
 
 def raise_machine_fault(error: BaseException, doing: str = "") -> None:
-    """Raise if the machine caused an error; otherwise return, so that the caller can count the error.
+    """Raise if the machine caused an error; otherwise return, so that the caller can handle the error.
 
     Args:
         error: caught exception.
-        doing: description of the action that failed, to append to the message; empty for none.
+        doing: description of the failed action, which the function appends to the message; empty for no description.
 
     Raises:
         ResourceExhaustedError: if the machine caused the error.
@@ -119,11 +119,11 @@ def raise_machine_fault(error: BaseException, doing: str = "") -> None:
 
 
 def machine_line(error: BaseException, kept: str) -> str | None:
-    """Return a command's last line if the machine caused an error; None for other errors.
+    """Return a command's error message if the machine caused an error; None for other errors.
 
     Args:
         error: any exception; a message that already has a remedy stays unchanged.
-        kept: text about the command's saved state and how to resume, appended if the disk is full.
+        kept: description of the saved state and of the way to resume, appended if the disk is full.
     """
     fault = machine_fault(error)
     if fault is None:

@@ -56,8 +56,8 @@ def portable_error(error: Exception) -> Exception:
 def this_process() -> ProcessPlace:
     """Return the position of this process, from torchrun's variables, a joined process group, or SLURM's variables.
 
-    The sources are tried in this order. SLURM's variables count only in a step of `srun`: a batch script itself is one
-    process.
+    torchrun's variables take precedence over a process group, and a process group over SLURM's variables. SLURM's
+    variables count only in a step of `srun`, since a batch script itself is one process.
 
     Raises:
         ValueError: if a variable of the launcher is not a number, or SLURM's list of nodes is invalid.
@@ -105,7 +105,7 @@ def first_host(nodes: str) -> str:
         nodes: list of nodes, such as `node[003-007,009],other12`.
 
     Raises:
-        ValueError: if `nodes` is not such a list.
+        ValueError: if `nodes` is not a list in SLURM's notation.
 
     Examples:
         >>> first_host("node[003-007,009],other12")

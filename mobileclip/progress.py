@@ -31,7 +31,7 @@ _FEWEST_BURSTS = 3
 class Pace:
     """Estimates the time per step from the second half of the job so far, since jobs begin by loading and compiling.
 
-    Results come in bursts. The time is measured between the ends of two bursts; the current burst has no end yet.
+    Results come in bursts, so the class measures the time between the ends of two finished bursts.
 
     Args:
         now: start time of the job, in seconds of any clock; later times use the same clock.
@@ -107,7 +107,7 @@ class Progress:
         self._task = self._bar.add_task(title, total=total, completed=done, state="")
 
     def expect(self, total: int) -> None:
-        """Set the total number of steps if it becomes known during the job."""
+        """Set the total number of steps, for a job that starts with an unknown total."""
         self.total = total
         self._bar.update(self._task, total=total)
 
@@ -116,7 +116,7 @@ class Progress:
 
         Args:
             steps: number of finished steps.
-            count: number of units in these steps, if a step is not one unit.
+            count: number of units in the finished steps; None for one unit per step.
             detail: further text to show, such as the loss.
         """
         self.done += steps
@@ -135,7 +135,7 @@ class Progress:
 
     @property
     def state(self) -> str:
-        """Speed and, once it can be estimated, remaining time, as text."""
+        """Speed and, after enough measurements, remaining time, as text."""
         elapsed = max(time.monotonic() - self._started, 1e-9)
         speed = f"{self._count / elapsed:,.1f} {self.unit}/s"
         seconds_left = None if self.total is None else self._pace.seconds(self.total - self.done)
@@ -152,7 +152,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as text: minutes and seconds, with hours if there are any."""
+    """Return a time as text: `M:SS`, or `H:MM:SS` from one hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -161,14 +161,14 @@ def duration(seconds: float) -> str:
 def track(
     items: Iterable[Item], *, total: int, title: str, unit: str = "samples", shown: bool = True
 ) -> Iterator[Item]:
-    """Yield items and show their number, speed and remaining time on standard error.
+    """Yield items, and show the number of items, the speed and the remaining time on standard error.
 
     Args:
         items: items to yield.
         total: number of items.
         title: description of the job, for the bar.
         unit: name of the items, in the plural.
-        shown: whether to print anything.
+        shown: whether to show the progress.
     """
     with Progress(title, total=total, unit=unit, console=console(shown=shown)) as progress:
         for item in items:

@@ -1,4 +1,4 @@
-"""Registries of names for the command line, JSON and checkpoint metadata; Python code passes values instead."""
+"""Registries of names for the command line, JSON and checkpoint metadata; Python code passes objects instead."""
 
 from __future__ import annotations
 
@@ -29,17 +29,16 @@ class Registry(Mapping[str, T], Generic[T]):
 
     A package adds a value with the decorator `registry.register(name)`, with `registry.add(name, value)`, or, without
     an import, through an entry point in the group `mobileclip.<kind>` whose object is the value. A single module adds
-    values through `--import MODULE` or the environment variable `MOBILECLIP_IMPORT`. The registry looks these up when
-    it does not find a name, never at import, and imports only the package that provides the name. When it lists all
-    names, it skips entry points that cannot be imported or whose name is taken, with a warning that names the
-    distribution.
+    values through `--import MODULE` or the environment variable `MOBILECLIP_IMPORT`. The registry imports such modules
+    when a name is unknown, and then only the package that provides the name. When listing all names, the registry
+    skips entry points that cannot be imported or whose name is taken, with a warning that names the distribution.
 
     Args:
         kind: kind of the values, singular with underscores, such as `image_encoder`, for messages and the entry-point
             group.
         home: library module that registers the library's own values, if it is outside the registry's package; imported
             only when a name is not found, like third-party modules.
-        listed: the command that lists the names; empty if there is no such command.
+        listed: command that lists the names; empty for no command.
     """
 
     def __init__(self, kind: str, *, home: str | None = None, listed: str = "") -> None:
@@ -51,7 +50,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     @property
     def label(self) -> str:
-        """The kind, as text for messages."""
+        """The kind with spaces instead of underscores, for messages."""
         return self.kind.replace("_", " ")
 
     def add(self, name: str, value: T, *, replace: bool = False) -> None:
@@ -89,7 +88,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """Return the value with the exact name `name`.
 
         Raises:
-            KeyError: if there is no such value; `resolve` raises an error with a message for users instead.
+            KeyError: if no value has this name; the error of `resolve` suggests similar names.
             ValueError: if the package that provides the value cannot be imported.
         """
         if name not in self._values:
@@ -99,7 +98,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return self._values[name]
 
     def resolve(self, name: str) -> T:
-        """Return the value for a user's spelling of a name, in any case and with any dashes, or for an alias.
+        """Return the value for a name or an alias, ignoring case, dashes and underscores.
 
         Raises:
             ValueError: if the name is unknown; the message lists the nearest names.
@@ -107,10 +106,10 @@ class Registry(Mapping[str, T], Generic[T]):
         return self[self.named(name)]
 
     def named(self, name: str) -> str:
-        """Return the registered name for a user's spelling of a name, or for an alias.
+        """Return the registered name for a name or an alias, ignoring case, dashes and underscores.
 
         Raises:
-            ValueError: if there is no such name; the message lists the nearest names.
+            ValueError: if no registered name or alias matches; the message lists the nearest names.
         """
         if name in self:
             return name
@@ -126,7 +125,7 @@ class Registry(Mapping[str, T], Generic[T]):
         hint = nearest(name, self, otherwise="no similar name exists" if self.listed else None)
         end = "" if hint.endswith("?") else "."
         others = f"; `{self.listed}` lists all others" if self.listed else ""
-        return f"unknown {self.label} {name!r}; {hint}{end} To use your own, pass `{IMPORT} MODULE`{others}"
+        return f"unknown {self.label} {name!r}; {hint}{end} To add a name, pass `{IMPORT} MODULE`{others}"
 
     def __iter__(self) -> Iterator[str]:
         self._import_modules()
@@ -163,7 +162,7 @@ class Registry(Mapping[str, T], Generic[T]):
         try:
             self._load(plugin)
         except ValueError as error:
-            warnings.warn(f"{error}; it is left out", stacklevel=3)
+            warnings.warn(f"{error}; the registry skips this entry point", stacklevel=3)
 
     def _import_modules(self) -> None:
         if self.home is not None:
@@ -194,7 +193,7 @@ def with_parts(arguments: Sequence[str]) -> list[str]:
     Child processes import the modules as well when they look up an unknown name.
 
     Raises:
-        ValueError: if the module's name is missing, or no such module exists.
+        ValueError: if the module's name is missing, or the module does not exist.
     """
     modules, rest = taken(IMPORT, arguments)
     for module in modules:
@@ -208,7 +207,7 @@ def with_parts(arguments: Sequence[str]) -> list[str]:
 
 
 def has_others(*kinds: str) -> bool:
-    """Return whether packages or modules outside the library may register values of one of these kinds."""
+    """Return whether packages or modules outside the library may register values of one of `kinds`."""
     return bool(os.environ.get(MODULES)) or any(_offered(kind) for kind in kinds)
 
 

@@ -37,8 +37,8 @@ def register_spec_base(base: type, members: Registry[Any], *, own: tuple[type, .
         base: class in the annotation of the fields.
         members: registry of concrete attrs subclasses of `base`, or of such classes with arguments in a
             `functools.partial`. In JSON, the name of a partial stands for its arguments, which other keys override.
-        own: classes that JSON stores without a `kind`. If there are any, fields may also hold unregistered classes,
-            with the `kind` `MODULE:CLASS`, which can be read back once the module has been imported.
+        own: classes that JSON stores without a `kind`. If not empty, fields may also hold instances of unregistered
+            classes, with the `kind` `MODULE:CLASS`; import the module before reading the JSON.
     """
     _spec_bases[base] = members, own
     _converter.cache_clear()
@@ -48,9 +48,9 @@ def to_json(spec: Any, *, unstructure_as: type | None = None, indent: int | None
     """Return `spec`, an attrs instance, as JSON text.
 
     Args:
-        spec: the spec.
-        unstructure_as: base class, passed to `register_spec_base`, with which the text will be read; the text then
-            contains the `kind` of the spec. None if the text will be read with the spec's own class.
+        spec: spec to serialize.
+        unstructure_as: base class from `register_spec_base`, if `from_json` will read the text as this base class; the
+            text then contains the spec's `kind`. None if `from_json` will read the text as the spec's own class.
         indent: spaces per level; None for one line.
 
     Raises:
@@ -63,7 +63,7 @@ def to_json(spec: Any, *, unstructure_as: type | None = None, indent: int | None
 def from_json(text: str, cls: type[T]) -> T:
     """Return the spec of class `cls` that `to_json` wrote.
 
-    The function does not convert values: an integer is not a string or a boolean, and a tuple must have its declared
+    The function does not convert values, for example integers to strings or booleans; a tuple must have the annotated
     length.
 
     Raises:
@@ -73,7 +73,7 @@ def from_json(text: str, cls: type[T]) -> T:
     try:
         value = parse_json(text)
     except ValueError as error:
-        raise ValueError(f"this is not valid JSON for a {cls.__name__}: {error}") from None
+        raise ValueError(f"the text is not valid JSON for a {cls.__name__}: {error}") from None
     return from_value(value, cls)
 
 
@@ -88,7 +88,7 @@ def from_value(value: Any, cls: type[T]) -> T:
         reasons = transform_error(error, path=cls.__name__, format_exception=_explain)
         more = f"; and {len(reasons) - _MAX_REASONS} more" if len(reasons) > _MAX_REASONS else ""
         raise ValueError(
-            f"this JSON is not a valid {cls.__name__}: {'; '.join(reasons[:_MAX_REASONS])}{more}"
+            f"the JSON is not a valid {cls.__name__}: {'; '.join(reasons[:_MAX_REASONS])}{more}"
         ) from error
 
 
@@ -262,8 +262,8 @@ def _kind_of(cls: type, members: Registry[Any], *, is_named_by_module: bool) -> 
     kind = f"{cls.__module__}:{cls.__qualname__}"
     if _found(kind) is not cls:
         raise ValueError(
-            f"{cls.__name__} is not an attrs class at the top level of a module, so JSON cannot name it; move it "
-            "there, or register it"
+            f"{cls.__name__} is not an attrs class at the top level of a module, so JSON cannot name the class; move "
+            "the class to the top level, or register the class"
         )
     return kind
 

@@ -25,10 +25,10 @@ _SHOWN = 80
 
 
 def strict(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
-    """Let a class check its fields' values against their annotations: `@attrs.frozen(field_transformer=strict)`.
+    """Check field values against annotations, for classes with `@attrs.frozen(field_transformer=strict)`.
 
-    The class checks numbers, booleans, strings, literals and tuples of these before the fields' own validators run; it
-    does not check other annotations. A value of the wrong type raises a ValueError that names the field.
+    The check covers fields annotated as numbers, booleans, strings, literals, and unions or tuples of these types, and
+    runs before the fields' own validators. A value of the wrong type raises a ValueError that names the field.
     """
     del cls
     return [
@@ -180,13 +180,13 @@ def parse_json(text: str | bytes, *, max_characters: int = MAX_CHARACTERS) -> An
             number that is NaN, infinite or longer than 40 digits.
     """
     if len(text) > max_characters:
-        raise ValueError(f"it has {len(text):,} characters, but the maximum is {max_characters:,}")
+        raise ValueError(f"the JSON has {len(text):,} characters, but the maximum is {max_characters:,}")
     try:
         return json.loads(
             text, object_pairs_hook=_object, parse_constant=_no_number, parse_int=_short_integer, parse_float=_finite
         )
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError("the JSON is nested too deeply") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,15 +2,15 @@ r"""Shorten the text tower of MobileCLIP-S0 to 16 or 32 tokens, from the caption
 
 Command:   python recipes/distil_text_s0.py tokens_16 --data 'DataCompDR-12M/{00000000..00001023}.tar'
 Try it:    python recipes/distil_text_s0.py tokens_16 --tiny
-Hardware:  one GPU: a step of 8,192 texts takes 16 GiB at 16 tokens and 29 at 32; on 8 of them 3 and 4 GiB each
-Time:      estimates: 1.3 A100 hours to store the embeddings of 77 million captions, 79 GB, and 2.6 (16 tokens) or 5.3
-           (32) for 30,000 training steps, at the speed of ViT-B/16; a small tower uses less of a GPU. Not run here
-Result:    not published; SAM3-LiteText's students with 16 and 32 tokens were distilled for a different model
-Source:    MobileCLIP (arXiv 2311.17049) for the weights and, in table 4d, the hours
+Hardware:  one GPU: a step of 8,192 texts takes 16 GiB (16 tokens) or 29 GiB (32); on 8 GPUs, 3 or 4 GiB per GPU
+Time:      estimates at the GPU utilisation of ViT-B/16, which a small tower does not reach: 1.3 A100 hours to store the
+           embeddings of 77 million captions (79 GB), and 2.6 hours (16 tokens) or 5.3 hours (32) for 30,000 steps
+Result:    not published; the published students of SAM3-LiteText with 16 and 32 tokens are for a different model
+Source:    MobileCLIP (arXiv 2311.17049) for the weights, and table 4d for the hours
 
 Rows:
-    tokens_16  Read texts of 16 tokens
-    tokens_32  Read texts of 32 tokens
+    tokens_16  Train with texts of 16 tokens
+    tokens_32  Train with texts of 32 tokens
 """
 
 from mobileclip.recipes import run_recipe

@@ -5,13 +5,13 @@ Command:   python recipes/finetune.py -m mobileclip_s2.pt --data flowers/ --rete
 Try it:    python recipes/finetune.py --tiny
 Hardware:  a GPU for the published models; two CPU cores for the tiny model
 Time:      --tiny takes 17 s on one core
-Result:    outputs/finetune: report.md, tradeoff.png, finetuned.safetensors, and its average with the original,
-           interpolated.safetensors
+Result:    outputs/finetune: report.md, tradeoff.png, finetuned.safetensors, and interpolated.safetensors, the average
+           of the original and the fine-tuned model
 Source:    Wortsman et al., "Robust fine-tuning of zero-shot models" (arXiv 2109.01903)
 
-Batch norms stay as after pretraining, and the loss shares its targets among images of the same class. The recipe tests
-both models, and interpolations between them, on the new task and on the old tasks. docs/finetuning.md explains each
-choice.
+By default, batch norms stay frozen; all images of a class share the targets of the loss. The recipe tests the original
+model, the fine-tuned model and interpolations of the two models on the new task and on the old tasks.
+docs/finetuning.md explains each choice.
 """
 
 from mobileclip.recipes import run_recipe

@@ -2,9 +2,9 @@ r"""Fine-tune a captioner on a small set of captions: MSCOCO, DOCCI, DCI, or you
 
 Command:   python recipes/finetune_coca.py context_77 --initial-weights coca.safetensors --data captions.jsonl
 Try it:    python recipes/finetune_coca.py context_77 --tiny
-Hardware:  one GPU: a step of 128 pairs in micro-batches of 32 takes 20 GiB (77 positions), 23 (128) or 29 (256)
+Hardware:  one GPU: a step of 128 pairs in micro-batches of 32 takes 20 GiB (77 positions), 23 GiB (128) or 29 GiB (256)
 Time:      estimates: 51 (77 positions), 58 (128) or 76 (256) A100 hours for 12 million pairs, at the speed of ViT-B/16
-Result:    published as mobileclip2_coca_dfn2b_s13b_recap-coco-30k_s12m_context77, 128 and 256; not trained here
+Result:    published as mobileclip2_coca_dfn2b_s13b_recap-coco-30k_s12m_context{77,128,256}; not trained here
 Source:    MobileCLIP2 (arXiv 2508.20691) for samples seen and contexts; open_clip's fine-tuning of CoCa on MSCOCO for
            the captioning loss without the contrastive loss, the batch size and the learning rate
 

@@ -3,7 +3,7 @@
 Command:   python recipes/reinforce_datacompdr12m.py --data DataComp-12M --output DataCompDR-12M
 Try it:    python recipes/reinforce_datacompdr12m.py --tiny
 Hardware:  one process per GPU, or `--engine ray` for a cluster
-Time:      `--dry-run` measures the first shard and extrapolates; docs/reinforcing.md explains
+Time:      `--dry-run` measures the first shard and extrapolates; see docs/reinforcing.md
 Result:    shards for the release's loader, and reinforcement.json; `mobileclip data check` checks the shards
 Source:    MobileCLIP (arXiv 2311.17049), section 4
 """

@@ -2,13 +2,13 @@
 
 The captioner was trained on DFN-2B and tuned on MSCOCO; the released training script uses this captioner's captions.
 Other captioners are published as apple/mobileclip2_coca_dfn2b_s13b_*. Pass one or more captioners with
---captioner-weights; with several, each captioner writes a caption set named after its file. The paper tuned
-the teachers' logit scales; for other teachers, `mobileclip data tune-scale` finds a starting point.
+--captioner-weights; each of several captioners writes a caption set with the name of the captioner's file. The paper
+tuned the teachers' logit scales; for other teachers, `mobileclip data tune-scale` finds a starting point.
 
 Command:   python recipes/reinforce_dfndr2b.py --data DFN-2B --output DFNDR-2B
 Try it:    python recipes/reinforce_dfndr2b.py --tiny
 Hardware:  one process per GPU, or `--engine ray` for a cluster
-Time:      `--dry-run` measures the first shard and extrapolates; docs/reinforcing.md explains
+Time:      `--dry-run` measures the first shard and extrapolates; see docs/reinforcing.md
 Result:    shards for the release's loader, and reinforcement.json; `mobileclip data check` checks the shards
 Source:    MobileCLIP2 (arXiv 2508.20691), section 3
 """

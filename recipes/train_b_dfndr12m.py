@@ -1,7 +1,7 @@
-r"""Train MobileCLIP2-B on DFNDR-12M: on all its data, or as in a row of MobileCLIP2's ablations.
+r"""Train MobileCLIP2-B on DFNDR-12M: on all captions, or with the options of one of MobileCLIP2's ablations.
 
-The flag `--data.caption-sets '^syn_text_NAME$'` selects a different caption set. The rows with a context need data that
-was reinforced with the published captioners, whose caption sets are named after their files.
+The flag `--data.caption-sets '^syn_text_NAME$'` selects a different caption set. The rows `context_...` need data
+reinforced with the published captioners, in caption sets with the names of the captioners' files.
 
 Command:   torchrun --nproc-per-node 8 \
                recipes/train_b_dfndr12m.py all_sets \
@@ -12,15 +12,15 @@ Hardware:  8 GPUs, each with 4 micro-batches of 256 in 21 GiB; 8 GiB with --reco
            works
 Time:      246 million samples seen; the papers give no training time
 Result:    not published
-Source:    MobileCLIP2 (arXiv 2508.20691), and the released run_dfndr12m.sh; run_dfndr2b.sh for the set of captions
+Source:    MobileCLIP2 (arXiv 2508.20691), and the released run_dfndr12m.sh; run_dfndr2b.sh for the caption set
 
 Rows:
     all_sets         Distil from real captions and from synthetic captions of every set
     mscoco38k        Distil from synthetic captions of one captioner, tuned on MSCOCO
     real             Distil from real captions alone
-    context_77       Distil from captioners of 77 positions
-    context_128      Distil from captioners of 128 positions
-    context_256      Distil from captioners of 256 positions
+    context_77       Distil from captions by captioners with 77 text positions
+    context_128      Distil from captions by captioners with 128 text positions
+    context_256      Distil from captions by captioners with 256 text positions
     captions_1       Distil from 1 of 5 captions of every set
     captions_2       Distil from 2 of 5 captions of every set
     teacher_l14      Distil from DFN2B-CLIP-ViT-L-14 alone

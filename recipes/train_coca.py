@@ -3,7 +3,7 @@ r"""Train the captioner of MobileCLIP2, a CoCa with ViT-L/14, on image-text pair
 Command:   torchrun --nproc-per-node 8 recipes/train_coca.py context_77 \
                --data 'DFN-2B/{00000000..00099999}.tar'
 Try it:    python recipes/train_coca.py context_77 --tiny
-Hardware:  8 GPUs, each with 176 micro-batches of 64 in 36 GiB; 41 with texts of 128 positions, 53 with 256; any number
+Hardware:  8 GPUs, each with 176 micro-batches of 64 in 36 GiB (77 positions), 41 GiB (128) or 53 GiB (256). Any number
            of processes that divides the batch of 90,112 works
 Time:      13 billion pairs seen; estimates: 55,000 (77 positions), 62,700 (128) or 82,200 (256) A100 hours, at the
            speed of ViT-B/16

@@ -1,4 +1,4 @@
-r"""Train MCi0, MCi1 or MCi2 as a classifier on ImageNet-1k: a row of table 11.
+r"""Train MCi0, MCi1 or MCi2 as a classifier on ImageNet-1k, as in MobileCLIP's table 11.
 
 Command:   torchrun --nproc-per-node 8 recipes/train_imagenet_mci.py mci0 \
                --data imagenet/train --validation imagenet/val
@@ -11,9 +11,9 @@ Source:    MobileCLIP (arXiv 2311.17049), table 11; FastViT (arXiv 2303.14189) a
            path rate of FastViT's model of the nearest size
 
 Rows:
-    mci0  Classify with MCi0, 11.8M parameters folded: 82.2
-    mci1  Classify with MCi1, 21.9M: 83.8
-    mci2  Classify with MCi2, 36.3M: 84.5
+    mci0  Train MCi0, 11.8M parameters when folded: 82.2
+    mci1  Train MCi1, 21.9M parameters when folded: 83.8
+    mci2  Train MCi2, 36.3M parameters when folded: 84.5
 """
 
 from mobileclip import specs

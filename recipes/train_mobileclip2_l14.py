@@ -4,8 +4,8 @@ Command:   torchrun --nproc-per-node 8 \
                recipes/train_mobileclip2_l14.py \
                --data 'DFNDR-2B/{FIRST..LAST}.tar'
 Try it:    python recipes/train_mobileclip2_l14.py --tiny
-Hardware:  8 GPUs, each with 16 micro-batches of 512 in 31 GiB with recomputation, 25 % more compute; 124 GiB without;
-           the release's script uses 128 GPUs with 512 samples each. Any number of processes that divides the batch of
+Hardware:  8 GPUs, each with 16 micro-batches of 512 in 31 GiB with recomputation (25 % more compute), 124 GiB without.
+           The release's script uses 128 GPUs with 512 samples each. Any number of processes that divides the batch of
            65,536 works
 Time:      13 billion samples seen; the papers give no training time
 Result:    81.9 % zero-shot top-1 on ImageNet-1k and 67.8 on average over 38 data sets, as published

@@ -5,8 +5,8 @@ Command:   torchrun --nproc-per-node 8 \
                --data 'joined/{00..64}/{00000000..00000999}.tar' \
                --data 'joined/65/{00000000..00000535}.tar'
 Try it:    python recipes/train_s2.py --tiny
-Hardware:  8 GPUs, each with 16 micro-batches of 512 in 27 GiB with recomputation, 25 % more compute; 108 GiB without;
-           the release trained B on 128 GPUs with 512 samples each. Any number of processes that divides the batch of
+Hardware:  8 GPUs, each with 16 micro-batches of 512 in 27 GiB with recomputation (25 % more compute), 108 GiB without.
+           The release trained B on 128 GPUs with 512 samples each. Any number of processes that divides the batch of
            65,536 works
 Time:      13 billion samples seen. The paper gives 1.3 h per 12.8M samples for ViT-B/16 on 8 A100
 Result:    74.4 % zero-shot top-1 on ImageNet-1k and 63.7 on average over 38 data sets, as published

@@ -1,4 +1,4 @@
-r"""Train ViT-B/16 on DataCompDR-12M: a row of table 2 or 3a, including plain CLIP.
+r"""Train ViT-B/16 on DataCompDR-12M like a row of MobileCLIP's table 2 or 3a, including plain CLIP.
 
 Command:   torchrun --nproc-per-node 8 \
                recipes/train_vit_b16_12m.py ensemble \

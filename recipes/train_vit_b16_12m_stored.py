@@ -1,4 +1,4 @@
-r"""Train ViT-B/16 on fewer augmentations or captions of DataCompDR-12M: a row of table 4a or 4b.
+r"""Train ViT-B/16 on fewer augmentations or captions of DataCompDR-12M, as in MobileCLIP's table 4a or 4b.
 
 Command:   torchrun --nproc-per-node 8 \
                recipes/train_vit_b16_12m_stored.py augmentations_5 \

@@ -1,4 +1,4 @@
-r"""Train ViT-B/16 with a small text encoder on DataCompDR-12M: a row of table 5.
+r"""Train ViT-B/16 with a small text encoder on DataCompDR-12M, as in MobileCLIP's table 5.
 
 Command:   torchrun --nproc-per-node 8 \
                recipes/train_vit_b16_12m_text.py mct_4 \
@@ -12,11 +12,11 @@ Result:    zero-shot top-1 on ImageNet-1k as published, next to each row; the ro
 Source:    MobileCLIP (arXiv 2311.17049), table 5
 
 Rows:
-    mct_6  Read texts with 6 attention layers between two RepMixers: 60.9
-    mct_4  Read texts with 4 attention layers between two RepMixers: 60.8
-    mct_2  Read texts with 2 attention layers between two RepMixers: 60.2
-    mct_1  Read texts with 1 attention layer between two RepMixers: 60.0
-    mct_0  Read texts with 0 attention layers between two RepMixers: 57.9
+    mct_6  Encode texts with 6 attention layers between two RepMixers: 60.9
+    mct_4  Encode texts with 4 attention layers between two RepMixers: 60.8
+    mct_2  Encode texts with 2 attention layers between two RepMixers: 60.2
+    mct_1  Encode texts with 1 attention layer between two RepMixers: 60.0
+    mct_0  Encode texts with 0 attention layers between two RepMixers: 57.9
 """
 
 from mobileclip.encoders import MCtSpec

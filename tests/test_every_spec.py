@@ -77,7 +77,7 @@ class Mutable:
     [
         (Odd(names=("a",)), None, "Odd.names is ('a', 'a', 'a'), not ('a', 'a'), after a JSON round trip"),
         (Odd(anything={"a": (1,)}), None, "Odd.anything['a'] is [1] (list), not (1,) (tuple), after a JSON round trip"),
-        (Mutable(), None, "Mutable has no hash, so it is not a value"),
+        (Mutable(), None, "Mutable is not hashable"),
         (3, None, "int is not an attrs class"),
         (Fine(), LossSpec, "Fine cannot be written to JSON as a LossSpec: Fine is not a registered loss"),
     ],

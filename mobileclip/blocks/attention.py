@@ -25,7 +25,7 @@ class AttentionBackend(Protocol):
     """A function that computes attended values from queries, keys and values.
 
     Shape:
-        all `(batch, heads, tokens, head_dim)`.
+        query, key, value and result: `(batch, heads, tokens, head_dim)`.
 
     Examples:
         >>> attend: AttentionBackend = attention_backends["sdpa"]
@@ -40,27 +40,24 @@ class AttentionBackend(Protocol):
 
 
 class SelectableAttention(nn.Module):
-    """A module with a selectable attention backend, for `set_attention_backend`."""
+    """Base class of attention modules, with a backend that `set_attention_backend` can change."""
 
     backend: AttentionBackend
 
 
 attention_backends: Registry[AttentionBackend] = Registry("attention_backend")
-"""Attention kernels by name.
-
-Third parties add theirs here or by an entry point in `mobileclip.attention_backend`.
-"""
+"""Attention backends by name; third parties add theirs here or by an entry point in `mobileclip.attention_backend`."""
 
 
 @attention_backends.register("sdpa")
 def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
-    """Attend with PyTorch's fused kernel, the default."""
+    """Attend with PyTorch's `scaled_dot_product_attention`; the default."""
     return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
 
 
 @attention_backends.register("reference")
 def reference_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
-    """Attend by the explicit formula, in at least float32; slow, but a reference for the other backends."""
+    """Attend by the explicit formula, in at least float32; slow, as a reference for other backends."""
     wide, device = torch.promote_types(query.dtype, torch.float32), query.device
     # Autocast would cast both products back to low precision.
     casts = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
@@ -111,7 +108,7 @@ class Attention(SelectableAttention):
         num_heads: number of heads; divides `dim`.
         qkv_bias: whether queries, keys and values have a bias.
         causal: whether each token attends only to itself and earlier tokens.
-        backend: name of the attention kernel in `attention_backends`.
+        backend: name of the attention backend, see `attention_backends`.
 
     Raises:
         ValueError: if `num_heads` does not divide `dim`, or the backend is unknown.
@@ -135,7 +132,7 @@ class Attention(SelectableAttention):
         self.project = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the attended `x`."""
+        """Return the attention output for the tokens `x`."""
         qkv = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
         attended = self.backend(qkv[0], qkv[1], qkv[2], causal=self.causal)
         y: Tensor = self.project(rearrange(attended, "b h n d -> b n (h d)"))
@@ -143,12 +140,12 @@ class Attention(SelectableAttention):
 
     @torch.no_grad()
     def scaled(self, scale: Tensor) -> Self:
-        """Return the attention equal to `scale * self(x)`, per channel."""
+        """Return a module equal to `scale * self(x)`, with one scale per channel."""
         return with_children(self, {"project": scale_output(self.project, scale)})
 
     @torch.no_grad()
     def shifted(self, scale: Tensor, shift: Tensor) -> Self:
-        """Return the attention equal to `self(scale * x + shift)`, per channel."""
+        """Return a module equal to `self(scale * x + shift)`, with one scale and shift per channel."""
         return with_children(self, {"qkv": shift_input(self.qkv, scale, shift)})
 
 
@@ -158,7 +155,7 @@ class Attention2d(Attention):
     Shape:
         `(batch, dim, height, width)` in and out.
 
-    The arguments and errors are the same as for `Attention`.
+    See `Attention` for the arguments and errors.
 
     Examples:
         >>> Attention2d(64, num_heads=2, qkv_bias=False)(torch.rand(1, 64, 4, 6)).shape
@@ -166,7 +163,7 @@ class Attention2d(Attention):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the attended feature map."""
+        """Return the attention output for the positions of the feature map `x`."""
         height = x.shape[2]
         y = super().forward(rearrange(x, "b c h w -> b (h w) c"))
         return rearrange(y, "b (h w) c -> b c h w", h=height)
@@ -205,7 +202,7 @@ class CrossAttention(SelectableAttention):
         dim: width of the tokens.
         num_heads: number of heads; divides `dim`.
         context_dim: width of the context; `dim` by default.
-        backend: name of the attention kernel, see `attention_backends`.
+        backend: name of the attention backend, see `attention_backends`.
 
     Raises:
         ValueError: if `num_heads` does not divide `dim`, or the backend is unknown.
@@ -229,15 +226,15 @@ class CrossAttention(SelectableAttention):
         self.project = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Return the attention of tokens `x` to the context."""
+        """Return the attention output for tokens `x` and the context."""
         return self.attend(x, *self.keys_and_values(context))
 
     def keys_and_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values of a context, `(batch, heads, positions, head_dim)` each."""
+        """Return the keys and values of a context, each `(batch, heads, positions, head_dim)`."""
         return self._heads(self.key(context)), self._heads(self.value(context))
 
     def attend(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Return the attention of tokens `x` to the given keys and values."""
+        """Return the attention output for tokens `x` and the given keys and values."""
         attended = self.backend(self._heads(self.query(x)), key, value, causal=False)
         y: Tensor = self.project(rearrange(attended, "b h n d -> b n (h d)"))
         return y
@@ -247,7 +244,7 @@ class CrossAttention(SelectableAttention):
 
 
 class CrossAttentionLayer(nn.Module):
-    """Attention to a context, then feed-forward, each on normalised input with a residual.
+    """Attention to a context, then a feed-forward network, each on normalised input with a residual.
 
     `x = x + attention(attention_norm(x), context_norm(context))`, `y = x + ffn(ffn_norm(x))`.
 
@@ -318,7 +315,7 @@ class AttentionPooler(nn.Module):
         nn.init.normal_(self.queries)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return each query's attention to `x`."""
+        """Return the attention output of each query for the sequence `x`."""
         query = self.query_norm(self.queries).expand(x.shape[0], -1, -1)
         y: Tensor = self.attention(query, self.context_norm(x))
         return y
@@ -355,7 +352,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Attention, then feed-forward, each on normalised input with a residual.
+    """Self-attention, then a feed-forward network, each on normalised input with a residual.
 
     `x = x + drop_path(attention(attention_norm(x)))`, `y = x + drop_path(ffn(ffn_norm(x)))`.
 
@@ -368,9 +365,9 @@ class TransformerLayer(nn.Module):
         num_heads: number of heads of the default mixer; divides `dim`.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
         causal: whether the default mixer is causal.
-        norm: class or factory of both norms.
+        norm: class or factory of the norms before attention and feed-forward network.
         activation: class or factory of the feed-forward network's activation.
-        drop_path: probability of dropping a branch per sample in training.
+        drop_path: probability of dropping each residual branch per sample in training.
 
     Source: MobileCLIP section 3.1; Radford et al., "Learning Transferable Visual Models", section 2.4.
 

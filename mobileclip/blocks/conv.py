@@ -1,4 +1,4 @@
-"""Convolutions: with norms, in branches that fold into one convolution, between stages, and in stems."""
+"""Convolution blocks: with norms, with foldable branches, for downsampling, and for stems."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def odd_sides(kernel_size: KernelSize) -> tuple[int, int]:
     """Return the height and width of a kernel with odd sides.
 
     Raises:
-        ValueError: if a side is even: such a kernel would shift its output relative to the residual or the other
-            branch.
+        ValueError: if a side is even, since an even kernel would shift the output relative to the residual or to the
+            other branches.
     """
     height, width = sides(kernel_size)
     if height % 2 == 0 or width % 2 == 0:
@@ -115,13 +115,13 @@ def kernel_and_bias(branch: nn.Module, *, stride: int, groups: int) -> tuple[Ten
         kernel `(out_dim, dim / groups, height, width)`, bias `(out_dim,)`, in the dtype of `widened`.
 
     Args:
-        branch: a `ConvNorm`, or the convolution that it folds to.
+        branch: a `ConvNorm`, or a folded `ConvNorm`.
         stride: stride of all branches.
         groups: number of groups of all branches.
 
     Raises:
-        ValueError: if `branch` is neither of these, or its stride, groups, padding or dilation differ from those of
-            the other branches.
+        ValueError: if `branch` is neither a `ConvNorm` nor a convolution, or has another stride, number of groups,
+            padding or dilation than the other branches.
     """
     conv = branch.conv if isinstance(branch, ConvNorm) else branch
     if not isinstance(conv, nn.Conv2d):
@@ -132,7 +132,7 @@ def kernel_and_bias(branch: nn.Module, *, stride: int, groups: int) -> tuple[Ten
     if found != expected:
         names = ("stride", "groups", "padding", "dilation", "padding_mode")
         other = [f"{name}={own}" for name, own, same in zip(names, found, expected, strict=True) if own != same]
-        raise ValueError(f"a branch has {', '.join(other)}, so its kernel cannot be added to the others")
+        raise ValueError(f"a branch has {', '.join(other)}, so its kernel cannot be added to the other kernels")
     if isinstance(branch, ConvNorm):
         return fuse_conv_bn(conv, branch.norm)
     return widened(conv.weight), widened(conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias)
@@ -256,7 +256,7 @@ class MobileOneBlock(Reparameterizable):
         """Return the kernel and bias of the convolution that equals the sum of the branches.
 
         Shape:
-            kernel `(out_dim, dim / groups, height, width)`, bias `(out_dim,)`, in the dtype of the algebra.
+            kernel `(out_dim, dim / groups, height, width)`, bias `(out_dim,)`, in the dtype of `widened`.
         """
         branches = [*self.branches, *([] if self.scale is None else [self.scale])]
         read = [kernel_and_bias(branch, stride=self.stride, groups=self.groups) for branch in branches]
@@ -285,13 +285,13 @@ class LargeKernelConv(Reparameterizable):
         dim: number of input channels and of groups.
         out_dim: number of output channels, a multiple of `dim`.
         kernel_size: height and width of the large kernel, both odd, or one number for both.
-        small_kernel_size: height and width of the small kernel, in the same form.
+        small_kernel_size: height and width of the small kernel, both odd, or one number for both.
         stride: stride of both convolutions, in both directions.
         squeeze_excite: whether to gate channels after the sum, with a bottleneck of 1/4.
         activation: class or factory of the activation; None for no activation.
 
     Raises:
-        ValueError: if a kernel side is even, the small kernel is larger than the large one, or `out_dim` is not a
+        ValueError: if a kernel side is even, the small kernel is larger than the large kernel, or `out_dim` is not a
             multiple of `dim`.
 
     Folding: to one convolution with a bias, followed by the unchanged gate and activation.
@@ -321,7 +321,7 @@ class LargeKernelConv(Reparameterizable):
         out_dim = out_dim or dim
         large, small = odd_sides(kernel_size), odd_sides(small_kernel_size)
         if small[0] > large[0] or small[1] > large[1]:
-            raise ValueError(f"the small kernel {small} does not fit into the large one {large}")
+            raise ValueError(f"the small kernel {small} does not fit into the large kernel {large}")
         if out_dim % dim:
             raise ValueError(f"out_dim={out_dim} is not a multiple of dim={dim}, the number of groups")
         self.dim = dim
@@ -332,7 +332,7 @@ class LargeKernelConv(Reparameterizable):
         self.activation = activation_or_none(activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the activated, gated sum of both kernels over `x`."""
+        """Return the activated, gated sum of the large and the small convolution of `x`."""
         y: Tensor = self.activation(self.squeeze_excite(self.large(x) + self.small(x)))
         return y
 
@@ -473,7 +473,7 @@ class ChannelLayerNorm(nn.LayerNorm):
 
     Args:
         dim: number of channels.
-        eps: added to the variance.
+        eps: number added to the variance for numerical stability.
 
     Source: MobileCLIP2, MCi3 and MCi4.
 

@@ -106,8 +106,8 @@ class RepMixer(Reparameterizable):
 
     Args:
         dim: number of channels.
-        kernel_size: height and width of the neighbourhood, both odd, or one number for both.
-        layer_scale: initial value of `gamma`.
+        kernel_size: height and width of the kernel, both odd, or one number for both.
+        layer_scale: initial value of the scale `gamma`.
 
     Folding: to one depthwise convolution with a bias.
     Source: Vasu et al., "FastViT", section 3.2.1; MobileCLIP section 3.1.
@@ -131,7 +131,7 @@ class RepMixer(Reparameterizable):
         self.layer_scale = LayerScale(dim, initial=layer_scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x` mixed over its neighbourhoods."""
+        """Return the mixed feature map."""
         y: Tensor = x + self.layer_scale(self.mixer(x) - self.norm(x))
         return y
 
@@ -158,7 +158,7 @@ class TextRepMixer(nn.Module):
     Args:
         dim: width of the tokens.
         kernel_size: number of tokens to mix, an odd number.
-        layer_scale: initial value of `gamma`.
+        layer_scale: initial value of the layer scale.
 
     Folding: to one depthwise convolution with a bias.
     Source: MobileCLIP section 3.1 and Figure 3.

@@ -20,10 +20,10 @@ class BlockSequence(nn.Sequential):
     """A sequence of blocks of equal width: `y = block_n(... block_1(x))`.
 
     Activation checkpointing, `fully_shard` and exports look for this class to handle a model block by block. If
-    `recomputes` is set, each block stores only its input in training, and the backward pass recomputes the block.
+    `recomputes` is true, each block stores only its input in training, and the backward pass computes the block again.
 
     Shape:
-        the same as for the blocks.
+        input and output as for the blocks.
 
     Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", for recomputation.
 
@@ -50,7 +50,7 @@ class ActivationCheckpointing:
     """Mixin with `set_grad_checkpointing`, the interface of timm and open_clip."""
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:  # noqa: FBT001, FBT002 - timm's and open_clip's
-        """Switch activation checkpointing on or off: blocks store only inputs, and the backward pass recomputes."""
+        """Switch activation checkpointing of the model on or off; see `recompute`."""
         assert isinstance(self, nn.Module)
         recompute(self, enable)
 
@@ -60,7 +60,7 @@ def recompute(model: Module, enable: bool = True) -> Module:  # noqa: FBT001, FB
 
     Args:
         model: any module, which the function changes in place.
-        enable: False disables checkpointing.
+        enable: whether to enable activation checkpointing.
 
     Returns:
         The model.
@@ -72,7 +72,7 @@ def recompute(model: Module, enable: bool = True) -> Module:  # noqa: FBT001, FB
     if not sequences:
         raise ValueError(
             f"{type(model).__name__} has no BlockSequence to recompute block by block; "
-            "put its repeated blocks into mobileclip.blocks.BlockSequence, or train it with smaller micro-batches"
+            "put the repeated blocks into mobileclip.blocks.BlockSequence, or train with smaller micro-batches"
         )
     for sequence in sequences:
         sequence.recomputes = enable
@@ -80,7 +80,7 @@ def recompute(model: Module, enable: bool = True) -> Module:  # noqa: FBT001, FB
 
 
 def recomputed(function: Callable[..., Made], module: nn.Module, *inputs: object) -> Made:
-    """Return `function(*inputs)`, which the backward pass computes again instead of storing intermediate results.
+    """Return `function(*inputs)` without storing intermediate results; the backward pass calls `function` again.
 
     Recomputation does not update the running statistics of batch norms.
 

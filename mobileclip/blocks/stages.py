@@ -26,7 +26,8 @@ class RepMixerBlock(Reparameterizable):
         layer_scale: initial value of the layer scales.
         drop_path: probability of dropping the feed-forward branch per sample in training.
 
-    Folding: the network's last projection absorbs the layer scale; mixer and network fold themselves.
+    Folding: the last projection of the feed-forward network absorbs the layer scale; the mixer and the network fold
+        themselves.
     Source: Vasu et al., "FastViT"; MobileCLIP section 3.1.
 
     Examples:
@@ -84,7 +85,7 @@ class TextRepMixerBlock(RepMixerBlock):
 
     Args:
         dim: width of the tokens.
-        mixer: token mixer from `(batch, dim, 1, length)` to the same shape; a RepMixer by default.
+        mixer: token mixer with input and output `(batch, dim, 1, length)`; a RepMixer by default.
         kernel_size: number of tokens in the kernels of the default mixer and the feed-forward network, odd.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
         layer_scale: initial value of the layer scales.
@@ -126,7 +127,7 @@ class TextRepMixerBlock(RepMixerBlock):
 
 
 class AttentionBlock(Reparameterizable):
-    """Self-attention, then a ConvFFN, both with a scaled residual.
+    """Self-attention, then a ConvFFN, each with a scaled residual.
 
     `x = x + drop_path(gamma_1 * attention(norm(x)))`, `y = x + drop_path(gamma_2 * ffn(x))`.
 
@@ -138,9 +139,9 @@ class AttentionBlock(Reparameterizable):
         mixer: token mixer from feature map to feature map; an `Attention2d` by default.
         head_dim: channels per head of the default mixer; divides `dim`.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
-        norm: class or factory of the first norm: `nn.BatchNorm2d` (MCi0-2, reparameterizable), or `ChannelLayerNorm`
-            (MCi3-4).
-        layer_scale: initial value of both layer scales.
+        norm: class or factory of the norm before attention: `nn.BatchNorm2d` (MCi0-2, foldable), or
+            `ChannelLayerNorm` (MCi3-4, not foldable).
+        layer_scale: initial value of the layer scales of attention and ConvFFN.
         drop_path: probability of dropping each branch per sample in training.
 
     Raises:
@@ -218,7 +219,7 @@ class ConvPoolHead(nn.Module):
 
     Args:
         dim: number of input channels.
-        embedding_dim: width of the embedding; None for no projection, which returns the mean, of width
+        embedding_dim: width of the embedding; None to omit the projection and return the mean, of width
             `expansion * dim`.
         expansion: factor by which the convolution widens the features.
         bias: whether the projection has a bias. The papers' models have no bias; open_clip's layout allows one.
@@ -244,7 +245,7 @@ class ConvPoolHead(nn.Module):
         return y
 
     def local(self, x: Tensor) -> Tensor:
-        """Return an embedding per position, `project(conv(x))`; their mean is the embedding of the feature map.
+        """Return one embedding per position, `project(conv(x))`; the mean over positions is the embedding of `x`.
 
         Shape:
             `(batch, dim, height, width)` to `(batch, embedding_dim, height', width')`.
@@ -290,7 +291,7 @@ class EndTokenPool(TextPool):
         features `(batch, tokens, dim)` and ids `(batch, tokens)` to `(batch, dim)`.
 
     Args:
-        end_id: see `TextPool`.
+        end_id: id of the end token; None for the highest id of each text. See `TextPool`.
 
     Examples:
         >>> ids = torch.tensor([[7, 3, 9, 0], [7, 9, 0, 0]])
@@ -315,7 +316,7 @@ class MeanTokenPool(TextPool):
         features `(batch, tokens, dim)` and ids `(batch, tokens)` to `(batch, dim)`.
 
     Args:
-        end_id: see `TextPool`.
+        end_id: id of the end token; None for the highest id of each text. See `TextPool`.
 
     Examples:
         >>> features = torch.tensor([[[2.0], [4.0], [9.0]]])
@@ -324,6 +325,6 @@ class MeanTokenPool(TextPool):
     """
 
     def forward(self, features: Tensor, ids: Tensor) -> Tensor:
-        """Return the mean of each text's features."""
+        """Return the mean of each text's features, up to and including the end token."""
         inside = self.inside(ids).to(features.dtype)[..., None]
         return (features * inside).sum(dim=1) / inside.sum(dim=1)

@@ -1,6 +1,6 @@
-"""The console command: commands by name, and their common flags.
+"""Defines the console command `mobileclip`.
 
-Each module reads the flags of its commands; other subpackages do the work.
+Each module of this package defines the flags of some commands; other subpackages do the work.
 """
 
 from __future__ import annotations

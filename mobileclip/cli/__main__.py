@@ -1,4 +1,4 @@
-"""`python -m mobileclip.cli`, the console command without its script."""
+"""Runs the console command as `python -m mobileclip.cli`."""
 
 from mobileclip.cli import main
 

@@ -1,4 +1,4 @@
-"""Arguments of several commands: models, outputs and workers, and checks of paths and numbers."""
+"""Defines the flags that several commands share, and checks paths and numbers."""
 
 from __future__ import annotations
 
@@ -84,21 +84,21 @@ def require_file(path: str | Path, expected: str) -> None:
 
 
 def require_checkpoint(source: str) -> None:
-    """Raise if a local checkpoint (a file, or a folder with one) does not exist; do not check the hub.
+    """Raise if a local checkpoint (a file, or a folder with a checkpoint) does not exist; do not check the hub.
 
     Args:
         source: a file, a folder, or `hf-hub:owner/name`.
 
     Raises:
         OSError: if the file or folder does not exist.
-        ValueError: if the folder has no file of weights, or several files.
+        ValueError: if the folder has no weights file, or several weights files.
     """
     from mobileclip.encoders.checkpoints import PREFIX, packaged
     from mobileclip.encoders.checkpoints.hub import local_checkpoint
     from mobileclip.encoders.checkpoints.loading import source_of
 
     if not source.startswith(PREFIX) and source_of(source) is None and packaged(source) is None:
-        expected = "a checkpoint, a folder with one, or hf-hub:OWNER/NAME"
+        expected = "a checkpoint, a folder with a checkpoint, or hf-hub:OWNER/NAME"
         require_exists(source, expected)
         require_file(local_checkpoint(source), expected)
 
@@ -108,7 +108,7 @@ def require_at_least(least: int, **numbers: float | None) -> None:
 
     Args:
         least: minimum of each number.
-        numbers: values by option name, with underscores; None for a missing option.
+        numbers: values by flag name, with underscores; None for a missing flag.
 
     Raises:
         ValueError: if a number is below the minimum.
@@ -124,15 +124,15 @@ def without_repeats(paths: Iterable[Path]) -> list[Path]:
 
 
 def outputs(given: Sequence[Path], *kinds: Collection[str], overwrite: bool) -> list[Path | None]:
-    """Return the output file of each kind, after checking that it can be written.
+    """Return the output file of each kind, or None for a kind without a file; check that each file can be written.
 
     Args:
         given: the values of `--output`.
-        kinds: file name extensions of each kind; empty for any name.
+        kinds: file name extensions of each kind, such as `.html`; empty for any extension.
         overwrite: whether to replace existing files.
 
     Raises:
-        ValueError, OSError: if a name has an unknown suffix, two names have the same kind, or a file cannot be written.
+        ValueError, OSError: if a file has an unknown suffix, two files have the same kind, or a file cannot be written.
     """
     found: list[Path | None] = [None] * len(kinds)
     for path in given:
@@ -155,7 +155,7 @@ def require_page(path: Path | None, *, overwrite: bool) -> None:
         overwrite: whether to replace an existing file.
 
     Raises:
-        ValueError, OSError: if the page cannot be written.
+        ValueError, OSError: if the name does not end with `.html`, or the page cannot be written.
     """
     if path is not None:
         require_output(path, overwrite=overwrite, suffixes=(".html",))
@@ -163,16 +163,17 @@ def require_page(path: Path | None, *, overwrite: bool) -> None:
 
 @attrs.frozen(kw_only=True)
 class ModelFlags:
-    """Flags that choose a command's model and the device that it runs on.
+    """Flags that choose a command's model and its device.
 
     Args:
         model: a name, a checkpoint in any known layout, a folder with a checkpoint or an export, hf-hub:OWNER/NAME,
             open_clip:MODEL/TAG, transformers:OWNER/NAME, or NAME=FILE for a file that does not state its model. For
-            a bare name, the command downloads the published weights once. The default is mobileclip_s0; an existing
-            index uses the model that it stores.
-        image_size: side of the input images in pixels, if it differs from the model's; a ViT interpolates its position
-            embeddings.
-        context_length: token ids per text, if fewer than the model's; see load_model in mobileclip.encoders.
+            a bare name, the command downloads the published weights once. The default is mobileclip_s0, or the stored
+            model of an existing index.
+        image_size: side of the input images in pixels, instead of the model's default; a ViT then interpolates its
+            position embeddings.
+        context_length: number of token ids per text, at most the model's default; see load_model in
+            mobileclip.encoders.
         device: cuda, cuda:1, mps or cpu; auto takes the first available device. For an export: cpu, or a device of its
             runtime.
         trust: open an export from another machine in a runtime that does not validate files (all targets except ONNX).
@@ -200,7 +201,7 @@ class ModelFlags:
         """Check that the model exists, and return the result of a loading function.
 
         Args:
-            load: a loading function of `mobileclip.inference.loading`.
+            load: a function like `mobileclip.load`, called with the values of the flags.
 
         Raises:
             ValueError, FileNotFoundError: if the model or the device does not exist.
@@ -223,12 +224,12 @@ def split(text: str) -> tuple[str, str | None]:
 
 
 def report_skipped(skipped: Sequence[str], num_images: int, *, called: str = "images") -> None:
-    """Log the first hundred skipped images with their reasons.
+    """Print the first hundred skipped images with their reasons, on standard error.
 
     Args:
         skipped: a message per skipped image.
         num_images: total number of images.
-        called: noun for the images, in the message.
+        called: noun for the images in the printed text.
     """
     if skipped:
         say(f"left out {len(skipped):,} of {num_images:,} {called}:", error=True)
@@ -243,7 +244,7 @@ def say_first(lines: Sequence[str], *, most: int = 10) -> None:
 
 
 def report_left_out(skips: Sequence[Skip]) -> None:
-    """Log the number of skipped files of folders, by reason and kind of file."""
+    """Print the number of skipped files of folders, by reason and kind of file, on standard error."""
     from mobileclip.data.images.files import describe_left_out
 
     if skips:
@@ -259,13 +260,12 @@ class Sharing:
     Args:
         num_workers: number of processes, or maximum number of Ray actors; the number does not affect the result.
         engine: local for processes on this machine, ray for a cluster; all machines of the cluster need the same paths.
-        ray_address: Ray only: the cluster to join, such as auto; by default, the command starts a cluster on this
-            machine.
-        shard_seconds: time limit per shard; with several processes, a new process replaces a process that exceeds the
-            limit.
-        tries: attempts per shard if its store, disk or process fails.
-        pause_seconds: pause before the second try.
-        pause_growth: factor between consecutive pauses.
+        ray_address: address of the Ray cluster to join, such as auto; by default, Ray starts a cluster on this machine.
+        shard_seconds: maximum seconds without progress on a shard; with several processes, a new process then replaces
+            the stuck process.
+        tries: maximum number of attempts per shard, if the storage or the process fails.
+        pause_seconds: seconds to wait before the second attempt.
+        pause_growth: factor by which the pause grows before each further attempt.
     """
 
     num_workers: Annotated[int, Workers] = 1

@@ -1,4 +1,4 @@
-"""`mobileclip search | dedup | serve | tag | concept`: search an index of images, tag it, and define concepts."""
+"""`mobileclip search | dedup | serve | tag | concept`: commands that search and tag an index of images."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ def search(
     compare only scores of one query.
 
     Args:
-        query: a text; @"my bike" in the text refers to a concept, see mobileclip concept.
-        index_name: the folder of an index, or the images' folder of an index in the user's cache; by default the newest
-            index in the cache.
+        query: a search text; @"my bike" in the text refers to a concept, see mobileclip concept.
+        index_name: an index folder, or an image folder with an index in the user's cache; by default the newest index
+            in the cache.
         image: an example image, with or without a text; repeatable.
         without: a text that results should not match; repeatable.
-        where: a condition: a column, a comparison and a value; repeatable; all conditions must hold. Columns are path,
+        where: a column, a comparison and a value; repeatable; results meet all conditions. Columns are path,
             part, size, width, height, camera, taken, latitude, longitude, time and sha256; comparisons are =, !=, <,
             <=, >, >= and ~ (contains). Words of mobileclip tag are also columns: tag=dog, tag:dog>=0.99.
         k: maximum number of results.
@@ -86,9 +86,9 @@ def search(
             attribution, not segmentation.
         output: an HTML page of the results, including the images.
         overwrite: replace an existing page.
-        device: see mobileclip index.
+        device: cuda, cuda:1, mps or cpu; auto takes the first available device.
         trust: open an export from another machine; see mobileclip classify.
-        text_model: a text tower to replace the model's text tower, with the same embedding space; see mobileclip
+        text_model: a text tower of the same embedding space, instead of the model's text tower; see mobileclip
             classify. The command does not encode images again.
         as_json: print a JSON list of objects with path, score and metadata.
     """
@@ -105,9 +105,7 @@ def search(
     require_page(output, overwrite=overwrite)
     _require_drawn(output, is_one_query=query is not None or bool(image), explain=explain)
     if thumbnails and (as_json or not can_show_images()):
-        raise ValueError(
-            "--thumbnails needs a terminal with colours and excludes --json; --output PAGE.html writes a file"
-        )
+        raise ValueError("--thumbnails needs a terminal with colours, without --json; --output PAGE.html writes a file")
     collection = open_index(index_name, device, trust=trust, text_model=text_model)
     find = partial(collection.search, image=image, without=without, where=conditions, k=k, all_frames=all_frames)
     show = partial(_show, thumbnails=thumbnails, as_json=as_json)
@@ -120,9 +118,7 @@ def search(
             _draw(output, " and ".join((*texts, *image)), matches, _maps(asked, matches) if explain else None)
         return
     if sys.stdin.isatty():
-        say(
-            f"{len(collection):,} images in {collection.path}; type one query per line, and end with Ctrl-D", error=True
-        )
+        say(f"{len(collection):,} images in {collection.path}; type one query per line, Ctrl-D to end", error=True)
     for line in filter(str.strip, sys.stdin):
         show(find((line.strip(),)))
 
@@ -148,14 +144,15 @@ def dedup(
     command reads an existing index. The command skips frames of videos.
 
     The list has a line of JSON for every near-duplicate of a better image: keep, duplicate and similarity. The best
-    copy has the most pixels; ties go to the sharpest image, then to the largest file. Both files must be unchanged
-    since indexing. The command lists images of nearly one colour separately, because their similarity is meaningless.
+    copy has the most pixels; ties go to the sharpest image, then to the largest file. The list omits files that have
+    changed since indexing. The command prints images of nearly one colour separately, because their similarity is
+    meaningless.
 
     Args:
         inputs: image files, folders and tar shards; see mobileclip index.
-        index_name: see mobileclip index.
+        index_name: an index folder; see mobileclip index.
         model: model of a new index.
-        num_workers: processes that decode; see mobileclip index.
+        num_workers: number of processes that decode images; see mobileclip index.
         threshold: minimum cosine similarity of near duplicates.
         output: the list, duplicates.jsonl by default, and optionally an HTML page of the groups.
         overwrite: replace existing files.
@@ -186,7 +183,7 @@ def dedup(
         say(f"left out {groups.num_left_out:,} images that are missing or have changed since indexing", error=True)
     if groups.blank:
         say(
-            f"{len(groups.blank):,} images of one colour are not listed, since their similarity is meaningless:",
+            f"the list omits {len(groups.blank):,} images of one colour, since their similarity is meaningless:",
             error=True,
         )
         say_first([printable(match.name, limit=_LONGEST_NAME) for match in groups.blank])
@@ -203,22 +200,22 @@ def serve(
     trust: Rare[bool] = False,
     text_model: TextModel = None,
 ) -> None:
-    """Serve an index to browsers on this machine, with search by text and image, and near duplicates.
+    """Serve a web page on this machine, to search an index by text or image and to view near duplicates.
 
     mobileclip serve
 
     mobileclip serve --index photos.index --port 0
 
     The server accepts only connections from this machine. The server does not change images, and writes only concepts
-    to the index. The next search includes changes by mobileclip index.
+    to the index. After mobileclip index, the next search uses the updated index.
 
     Args:
-        index_name: the folder of an index, or the images' folder of an index in the user's cache; by default the newest
-            index in the cache.
+        index_name: an index folder, or an image folder with an index in the user's cache; by default the newest index
+            in the cache.
         port: port on 127.0.0.1; 0 takes a free port.
-        device: see mobileclip index.
+        device: cuda, cuda:1, mps or cpu; auto takes the first available device.
         trust: open an export from another machine; see mobileclip classify.
-        text_model: a text tower to replace the model's text tower; see mobileclip search.
+        text_model: a text tower of the same embedding space, instead of the model's text tower; see mobileclip search.
     """
     from mobileclip.extras import needed
 
@@ -257,7 +254,7 @@ def _require_drawn(output: Path | None, *, is_one_query: bool, explain: bool) ->
 def _maps(
     explained: Callable[[Match], NDArray[np.float32]], matches: Sequence[Match]
 ) -> list[NDArray[np.float32] | None]:
-    """Return each location's share of the score per image; None for an unreadable image."""
+    """Return a map per image, with each location's share of the score; None for an unreadable image."""
     from mobileclip.data.images.limits import ImageError
 
     def of(match: Match) -> NDArray[np.float32] | None:
@@ -285,22 +282,22 @@ def tag(
     device: Device = "auto",
     trust: Rare[bool] = False,
 ) -> None:
-    """Tag the images of an index with your own words, as columns for search filters.
+    """Tag the images of an index with your own words, to filter searches.
 
     mobileclip tag --index photos.index --vocabulary words.txt --template "a photo of a {}"
     mobileclip search "a beach" --where 'tag=dog' --where 'tag:red bicycle>=0.99'
 
     An image's score for a word is its percentile rank within the index, from 0 to 1; unlike cosines, scores of
     different words are comparable. The 5 % of the images with the highest score get the word as a tag (--share), even
-    if no image shows the word. The command reads no images. Images indexed later get tags too; the same command without
+    if no image shows the word. The command reads no images. Images indexed later get tags too; mobileclip tag without
     --vocabulary calibrates the words again.
 
     Args:
-        index_name: see mobileclip search.
+        index_name: an index folder; see mobileclip search.
         vocabulary: a UTF-8 text file with a word or phrase per line; these words replace the earlier words.
-        template: prompt template, such as "a photo of a {}"; by default the word alone.
-        share: fraction of the images that get each word as a tag; 0.05 by default.
-        device: see mobileclip index.
+        template: prompt template, such as "a photo of a {}"; by default the earlier template, or the word alone.
+        share: fraction of the images that get each word as a tag; by default the earlier fraction, or 0.05.
+        device: cuda, cuda:1, mps or cpu; auto takes the first available device.
         trust: open an export from another machine; see mobileclip classify.
     """
     from mobileclip.inference.embedding import read_texts
@@ -326,7 +323,7 @@ def add(
     device: Device = "auto",
     trust: Rare[bool] = False,
 ) -> None:
-    """Define a concept by a text and examples, for `@"my bike"` in a search.
+    """Define a concept by a text and example images, for `@"my bike"` in a search.
 
     mobileclip concept add "my bike" --positive a.jpg --negative c.jpg --text "a bicycle" --index photos.index
     mobileclip search '@"my bike" in snow' --index photos.index
@@ -337,12 +334,12 @@ def add(
 
     Args:
         name: the concept's name, without quotation marks; an existing concept keeps its earlier examples.
-        index_name: see mobileclip search.
+        index_name: an index folder; see mobileclip search.
         positive: an image of the concept; repeatable.
         negative: a similar image without the concept; repeatable.
-        unlabel: an example to remove, as printed by mobileclip concept show; the file need not exist.
-        text: description of the concept; by default its name.
-        device: see mobileclip index.
+        unlabel: an example to remove, as printed by mobileclip concept show; repeatable; the file need not exist.
+        text: description of the concept; by default the earlier description, or the name of a new concept.
+        device: cuda, cuda:1, mps or cpu; auto takes the first available device.
         trust: open an export from another machine; see mobileclip classify.
     """
     for path in (*positive, *negative):
@@ -362,7 +359,7 @@ def list_concepts(*, index_name: IndexName = None, as_json: Annotated[bool, arg(
     mobileclip concept ls --index photos.index
 
     Args:
-        index_name: see mobileclip search.
+        index_name: an index folder; see mobileclip search.
         as_json: print a JSON list of objects.
     """
     from mobileclip.collections import Collection
@@ -381,7 +378,7 @@ def show(name: Name, /, *, index_name: IndexName = None) -> None:
 
     Args:
         name: name of the concept.
-        index_name: see mobileclip search.
+        index_name: an index folder; see mobileclip search.
     """
     from mobileclip.collections import Collection
 
@@ -400,7 +397,7 @@ def remove(name: Name, /, *, index_name: IndexName = None) -> None:
 
     Args:
         name: name of the concept.
-        index_name: see mobileclip search.
+        index_name: an index folder; see mobileclip search.
     """
     from mobileclip.collections import Collection
 
@@ -412,5 +409,5 @@ def _told(concept: Concept) -> str:
     """Return a one-line description of a concept."""
     num_yes = sum(one.is_positive for one in concept.examples)
     num_no = len(concept.examples) - num_yes
-    used = "which help" if concept.uses_examples else "search uses only the text"
+    used = "search uses the examples" if concept.uses_examples else "search uses only the text"
     return f'@"{printable(concept.name)}"  {printable(concept.text)}  {num_yes:,} yes, {num_no:,} no: {used}'

@@ -55,7 +55,7 @@ class Command:
         place: the command's function, `module:name` in this package. Its arguments become flags, and its
             docstring becomes the help.
         example: an example command line, starting with the command's name.
-        summary: a short description.
+        summary: short description for the list of commands.
     """
 
     place: str
@@ -95,8 +95,8 @@ class Commands:
     Args:
         description: purpose of the group.
         groups: commands and further groups by name, under headings.
-        example: see `Command`; empty for the program.
-        summary: see `Command`.
+        example: see `Command`; empty for the top-level group.
+        summary: see `Command`; empty for the top-level group.
     """
 
     description: str
@@ -170,12 +170,12 @@ def _chosen_among(group: Commands) -> Any:
 
 _GROUPS = {
     "concept": (
-        "Define concepts of your own in an index of images, by texts and examples.",
+        "Define your own concepts in an index of images, by texts and example images.",
         """
 commands
-  collections:add            add "my bike" --positive a.jpg  a concept with examples
+  collections:add            add "my bike" --positive a.jpg  add a concept with examples
   collections:list_concepts  ls                         list an index's concepts
-  collections:show           show "my bike"             a concept's text and examples
+  collections:show           show "my bike"             print a concept's text and examples
   collections:remove         rm "my bike"               remove a concept
 """,
     ),
@@ -191,40 +191,40 @@ commands
         "Train a tokenizer on your own texts.",
         """
 commands
-  training:train_tokenizer  train german.txt -o tokenizer.json  train from files of texts
+  training:train_tokenizer  train german.txt -o tokenizer.json  train on text files
 """,
     ),
     "recipes": (
-        "List the published recipes, or copy one to change it.",
+        "List the published recipes, or copy a recipe to edit.",
         """
 commands
-  training:list_recipes  ls                       the published recipes
-  training:copy          cp train_s2 -o my_s2.py  copy one to change it
+  training:list_recipes  ls                       list the published recipes
+  training:copy          cp train_s2 -o my_s2.py  copy a recipe to edit
 """,
     ),
     "data": (
         "Inspect data sets, join published data sets with images, and select samples.",
         """
 look
-  data:inspect       inspect shard.tar -o a.html            a sample and its views
-  data:count         count 'shards/{000..127}.tar'          number of samples, stored in sizes.json
+  data:inspect       inspect shard.tar -o a.html            print a sample and its augmentations
+  data:count         count 'shards/{000..127}.tar'          write sample counts to sizes.json
   data:check         check DataCompDR-12M                   check shards against their card
 join
-  data:urls          urls DataComp-12M -o urls.parquet      the URLs to download
+  data:urls          urls DataComp-12M -o urls.parquet      write the URLs for img2dataset
   data:join          join DataCompDR-12M images -o joined/  put images into shards
 choose
-  data:score         score DataCompDR-12M -o scores         similarity of captions and images
-  data:filter_       filter scores -o kept.npy              samples with the best captions
-  data:dedup         dedup scores -o kept.npy               samples without near duplicates
-  data:tune_scale    tune-scale held_out.tar                a logit scale per teacher
+  data:score         score DataCompDR-12M -o scores         compare captions with their images
+  data:filter_       filter scores -o kept.npy              select samples with the best captions
+  data:dedup         dedup scores -o kept.npy               select samples without near duplicates
+  data:tune_scale    tune-scale held_out.tar                find a logit scale per teacher
 """,
     ),
     "hub": (
         "Write models in a form that open_clip and timm load, and push them to the hub.",
         """
 commands
-  hub:save  save s2.safetensors -o s2/ --license mit  a folder to publish
-  hub:push  push s2.safetensors me/s2 --license mit   publish it
+  hub:save  save s2.safetensors -o s2/ --license mit  write a folder for the hub
+  hub:push  push s2.safetensors me/s2 --license mit   push a model to the hub
 """,
     ),
 }
@@ -252,26 +252,26 @@ COMMANDS = _listed(
     """,
     """
 use a model
-  models:classify       classify photo.jpg "a cat" "a dog"             the best text for an image
-  models:embed          embed photos/ -o photos.npz                    embeddings as a NumPy archive
-  export:export         export s2.pt -o s2_onnx                        for phones, browsers, servers
-  models:list_models    list                                           models and towers known by name
-  models:info           info mobileclip_s2                             spec, form and size of a model
+  models:classify       classify photo.jpg "a cat" "a dog"             find the best text for an image
+  models:embed          embed photos/ -o photos.npz                    write embeddings as a NumPy archive
+  export:export         export s2.pt -o s2_onnx                        export for phones, browsers, servers
+  models:list_models    list                                           list the named models and towers
+  models:info           info mobileclip_s2                             print spec, form and size of a model
 search images
-  indexing:index        index photos/                                  make images ready for search
+  indexing:index        index photos/                                  create or update a search index
   collections:search    search "a red bicycle"                         find images by text or image
-  collections:dedup     dedup photos/                                  near-duplicate images
+  collections:dedup     dedup photos/                                  list near-duplicate images
   collections:serve     serve                                          search in a browser
-  indexing:merge        merge a.index b.index -o c.index               join indexes of one model
+  indexing:merge        merge a.index b.index -o c.index               merge indexes with the same model
   indexing:upgrade      upgrade --to mobileclip_s2                     move an index to another model
   collections:tag       tag --vocabulary words.txt                     tag images with words
   concept               concept add "my bike"                          define concepts by examples
 measure
-  eval                  eval s2.pt my_classes/                         accuracy and retrieval on data
+  eval                  eval s2.pt my_classes/                         evaluate models on data sets
   export:verify         verify s2_onnx                                 compare an export with its model
   models:check_weights  check-weights mobileclip_s0                    compare with published outputs
 train
-  training:train        train s2 --tiny                                train by a recipe
+  training:train        train s2 --tiny                                train with a recipe
   training:reinforce    reinforce datacompdr12m --tiny                 add captions and embeddings
   training:finetune     finetune --tiny                                train on your own images
   tokenizer             tokenizer train german.txt -o t.json           train a tokenizer on your texts
@@ -279,8 +279,8 @@ train
   training:runs         runs outputs/a outputs/b                       compare training runs
 files and shells
   data                  data inspect shard.tar -o a.html               inspect, join and filter data
-  models:convert        convert s2.pt -o s2.safetensors                weights in another layout
-  hub                   hub save s2.safetensors -o s2/                 folders for open_clip and timm
-  commands:completion   completion                                     completion for bash and zsh
+  models:convert        convert s2.pt -o s2.safetensors                convert weights to another layout
+  hub                   hub save s2.safetensors -o s2/                 publish models on the hub
+  commands:completion   completion                                     print a shell completion script
 """,
 )

@@ -93,9 +93,9 @@ def urls(
 
     mobileclip data urls 'DataComp-12M/{00000000..00001023}.tar' -o urls.parquet -j 8
 
-    The table has the columns url, caption, uid and sha256, if the data has these. The command reads the values from
-    url.txt, txt and json in shards, and from columns in tables. mobileclip data join matches by uid and verifies by
-    sha256.
+    The table has the columns url, caption, uid and sha256, if the data has these values. The command reads the values
+    from url.txt, txt and json in shards, and from columns in tables. mobileclip data join matches samples by uid and
+    verifies images by sha256.
 
     The command counts truncated shards and samples without a URL, and writes all other samples.
 
@@ -135,9 +135,9 @@ def inspect(
 
     mobileclip data inspect joined/00000000.tar --key 000000000012 --output sample.html
 
-    The command prints captions, augmentations in words, shapes and norms of the teachers' embeddings, and the
-    similarities between image and captions by each teacher. The teachers' dims come from reinforcement.json in the
-    shard's folder. The page shows the image with its crops, every stored augmentation replayed, and the captions.
+    The command prints captions, augmentations in words, shapes and norms of the teachers' embeddings, and each
+    teacher's similarities between image and captions. The teachers' embedding sizes come from reinforcement.json in the
+    shard's folder. The page shows the image with its crops, the result of every stored augmentation, and the captions.
 
     Args:
         shard: path or URL of a tar shard: reinforced or plain image-text, with or without images.
@@ -164,14 +164,14 @@ def count(
     sharing: Annotated[Sharing, arg(name="")] = Sharing(),  # noqa: B008  frozen
     overwrite: bool = False,
 ) -> None:
-    """Count the samples of shards, and write the numbers to sizes.json in their folder.
+    """Count the samples of shards, and write the numbers to sizes.json in the shards' folder.
 
     mobileclip data count 'DataCompDR-1B/{00..64}/{00000000..00000999}.tar' -j 16
 
     Training with sampling `epoch` reads sizes.json. The command reads only headers on a local disk, but whole shards
-    over a network. A stopped command resumes.
+    over a network. After an interruption, the same command resumes.
 
-    The command names and skips truncated and unreadable shards.
+    The command skips truncated and unreadable shards, and prints their number.
 
     Args:
         shards: tar files: paths, URLs or brace patterns.
@@ -210,8 +210,8 @@ def check(
 
     mobileclip data check DataCompDR-1B --num-shards 100 --num-rows 500 -j 16
 
-    For a large data set, check only random shards and random samples of each shard. The command always checks that all
-    files exist with the right size.
+    For a large data set, --num-shards and --num-rows limit the check to random shards and random samples of each shard.
+    The command always checks that all files exist with the right size.
 
     The exit status is 1 if a check fails.
 
@@ -261,7 +261,7 @@ def require_shards(patterns: str | Sequence[str], what: str) -> None:
 
 
 def _require_output_directory(output: str) -> None:
-    """Raise if the path cannot be a directory, or has tar files that are not from a join."""
+    """Raise if the path cannot be a directory, or has tar files that `mobileclip data join` did not write."""
     if is_remote(output):
         return
     from mobileclip.datasets.joining.report import LEDGER
@@ -285,11 +285,11 @@ def score(
 
     mobileclip data score 'DataCompDR-12M/{00000000..00001023}.tar' -o scores -j 16 --keep-vectors
 
-    The command reads stored teacher embeddings once; shards need no images. For each sample, FOLDER stores the uid,
-    the key, and three cosine similarities per teacher: for the real caption, the mean over the synthetic captions, and
-    for the best synthetic caption. A stopped command resumes, and skips shards with scores.
+    The command reads stored teacher embeddings once; shards need no images. For each sample, FOLDER stores the uid, the
+    key, and three cosine similarities per teacher: for the real caption, for the synthetic captions (mean), and for the
+    best synthetic caption. After an interruption, the same command resumes and skips shards with scores.
 
-    The command names truncated shards; the next run tries them again.
+    The command reports truncated shards; the next run tries truncated shards again.
 
     Args:
         shards: reinforced tar files: paths, URLs or brace patterns.
@@ -337,11 +337,11 @@ def filter_(
     Args:
         scores: folder that `mobileclip data score` wrote.
         output: the list of uids, and optionally an HTML page with the distribution of similarities and example samples.
-        share: fraction of the samples to keep, those with the highest similarity.
-        threshold: minimum cosine similarity of kept samples, instead of a share.
+        share: fraction of the samples to keep, by highest similarity.
+        threshold: minimum cosine similarity of kept samples, instead of --share.
         caption: the caption to compare: real, synthetic (mean over synthetic captions), or best (best synthetic
             caption).
-        teacher: a teacher's name; mean averages all teachers.
+        teacher: name of the teacher that scores the samples; mean averages all teachers.
         overwrite: replace existing files.
     """
     from mobileclip.datasets.curation.filtering import FilterSpec, filter_samples, write_filter_page
@@ -436,20 +436,20 @@ def tune_scale(
     batch_size: Rare[int] = 1024,
     seed: Rare[int] = 0,
 ) -> None:
-    """Find the logit scale of each teacher with the lowest contrastive loss on held-out pairs.
+    """Find each teacher's logit scale with the lowest contrastive loss on held-out pairs.
 
     mobileclip data tune-scale 'held-out/{000..007}.tar'
 
     The command reads stored teacher embeddings. The command prints the loss at every second scale, the best scale with
-    its 95 % interval, and the flag for training. MobileCLIP2 tunes its teachers' scales to 70 and 60; the best scale
-    for held-out pairs is only a starting point for tuning.
+    its 95 % interval, and the flag for training. MobileCLIP2 tunes the logit scales of its two teachers to 70 and 60;
+    the best scale for held-out pairs is only a starting point for tuning.
 
     Args:
         shards: held-out reinforced tar files: paths, URLs or brace patterns.
         caption: real for the first real caption, synthetic for a synthetic caption.
         num_pairs: maximum number of pairs to read, from the start of the shards.
-        batch_size: pairs per similarity matrix.
-        seed: random seed for each image's stored augmentation, and for the interval.
+        batch_size: number of pairs per similarity matrix.
+        seed: random seed for the choice of each image's stored augmentation, and for the interval.
     """
     from rich.table import Column, Table
     from rich.text import Text

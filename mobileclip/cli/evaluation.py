@@ -41,16 +41,15 @@ def evaluate(
     tar shards, a folder in the public layout, or a key such as vtab/pets. The prefix probe: fits a linear probe on a
     data set with classes. Without DATA, the command evaluates a suite of data sets.
 
-    The command saves each result as soon as it is computed; after an interruption, the same command resumes with the
-    stored embeddings. At the end, the command lists the data sets that failed. mobileclip eval report has its own
-    --help.
+    The command saves each result immediately; after an interruption, the same command resumes with the stored
+    embeddings. At the end, the command lists the data sets that failed. mobileclip eval report has its own --help.
 
     Args:
-        models: one or several models, and the data sets to evaluate.
+        models: one or several models, then the data sets to evaluate the models on.
         spec: data sets and options of the evaluation.
         compare_published: published models to add to the table, such as mobileclip_s1; the table always includes
             the published results of models evaluated by name.
-        report: write report.html with plots as PNG files; also measure the latency for one image and one text.
+        report: write report.html, with plots as PNG files, and measure the latency for one image and one text.
     """
     from mobileclip.evaluation.run import divided, evaluate_and_print
 
@@ -70,8 +69,8 @@ def report(
     RESULTS.jsonl has a line for each data set: {"key": "vtab/pets", "dataset": "Oxford-IIIT Pet", "metrics":
     {"main_metric": 0.9}}. Without the file, the command prints published results only.
 
-    A star marks a difference larger than the noise: two standard errors of the difference between two accuracies on
-    this number of images. Worst-group metrics and macro F1 have more noise.
+    A star marks a difference larger than the noise, two standard errors of the difference between two accuracies on the
+    data set's number of images. Worst-group metrics and macro F1 have more noise.
 
     Args:
         results: your results, one line of JSON per data set.

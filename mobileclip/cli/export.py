@@ -47,14 +47,15 @@ def export(
     mobileclip export mobileclip_s0.pt --for iphone -o s0_iphone
 
     The command runs each file in its runtime on real images and captions, and compares the embeddings with the
-    float32 model's. If a check fails, the exit status is 1, and the command keeps the folder with its report. If this
-    machine lacks the runtime (such as Core ML without a Mac), the report states that the command did not run the file.
+    embeddings of the float32 model. If a check fails, the exit status is 1, and the command keeps the folder with its
+    report. If this machine lacks the runtime (such as Core ML without a Mac), the report states that the command did
+    not run the file.
 
     Args:
         model: a name such as mobileclip_s0 (the command downloads its weights once), a file of weights in any known
             layout, a folder with one, hf-hub:OWNER/NAME, or NAME=FILE for a file that does not state its model.
         spec: options of the export.
-        data: a data set for the checks, as for mobileclip eval; by default packaged images.
+        data: a data set for the checks, as for mobileclip eval; by default images in the package.
         max_images: maximum number of images of the data set; the folder stores their inputs for mobileclip verify.
         calibration: a data set to calibrate int8 ranges (its first hundred images); by default, crops of the images for
             the checks.
@@ -116,13 +117,13 @@ def verify(
     output: Annotated[Path, arg(metavar="FOLDER")] = Path("outputs/verification"),
     rows: Rare[OmitArgPrefixes[RowOptions]] = RowOptions(),  # noqa: B008  frozen
 ) -> None:
-    """Run an export in its runtime, and compare its embeddings with the model's.
+    """Run an export in its runtime, and compare the embeddings with the embeddings of the original model.
 
     mobileclip verify s0_onnx
 
     mobileclip verify s0_onnx --data wds_imagenetv2_test -m mobileclip_s0.pt
 
-    With --data, the command also evaluates the export and the model on a data set, and compares them image by image.
+    With --data, the command also evaluates export and model on a data set, and compares the results image by image.
     The exit status is 1 if an acceptance check fails or the export is significantly worse, and 2 if files are missing
     or changed, or this machine cannot run the export.
 
@@ -132,7 +133,7 @@ def verify(
             author of the files can then run any code on this machine. ONNX files with unknown operators also need this
             flag.
         data: a data set, as for mobileclip eval.
-        model: the exported checkpoint, as for mobileclip export.
+        model: the checkpoint that was exported, as for mobileclip export; needed with --data.
         output: folder for results and embeddings on the data set; the command reuses stored embeddings.
         rows: column names of .jsonl files and tables.
     """

@@ -42,8 +42,8 @@ def save(
     mobileclip hub save s2.safetensors -o s2 --license mit --repository me/s2
 
     open_clip loads a dual encoder in training form, and timm loads an image tower or a classifier, if these libraries
-    have the architecture; this library loads the same file. The card names the libraries that load the folder, and
-    states why other libraries cannot.
+    have the architecture; mobileclip loads the same file. The card lists the libraries that load the folder, and gives
+    a reason for each library that does not.
 
     Args:
         source: a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
@@ -53,8 +53,8 @@ def save(
         repository: owner and name on the hub, for the card's examples.
         base_model: owner and name of the original model on the hub; by default the source, if it is on the hub.
         results: results.jsonl from mobileclip eval, for the card.
-        tower: write only this tower.
-        fold: reparameterize; the result loads only in this library, and cannot be trained.
+        tower: write only the image or the text tower; by default the whole model.
+        fold: reparameterize the model; the result loads only in mobileclip, and cannot be trained.
         overwrite: replace the output of an earlier hub save.
     """
     from mobileclip.interop import save_pretrained
@@ -87,7 +87,7 @@ def push(
     mobileclip hub push s2.safetensors me/s2 --license mit --private
 
     The command creates a missing repository or branch. Log in with hf auth login, or set HF_TOKEN. To push a folder
-    whose card you have edited: hf upload OWNER/NAME FOLDER.
+    with an edited card, run hf upload OWNER/NAME FOLDER.
 
     Args:
         source: a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
@@ -96,12 +96,12 @@ def push(
             Apple's weights and models trained from them.
         base_model: owner and name of the original model on the hub; by default the source, if it is on the hub.
         results: results.jsonl from mobileclip eval, for the card.
-        tower: push only this tower.
-        fold: reparameterize; the result loads only in this library, and cannot be trained.
+        tower: push only the image or the text tower; by default the whole model.
+        fold: reparameterize the model; the result loads only in mobileclip, and cannot be trained.
         private: create a private repository; raise an error if the repository exists and is public.
         revision: the branch; by default main.
         message: the commit message.
-        overwrite: replace an existing model and card on the branch; the git history keeps both.
+        overwrite: replace an existing model and card on the branch; the git history keeps the earlier files.
     """
     from mobileclip.interop import push_to_hub
 
@@ -143,7 +143,7 @@ def _measured(path: Path | None) -> list[DatasetResult]:
 
 
 def _base(source: str, given: str | None, repository: str | None) -> str | None:
-    """Return the original model: the flag's value, or the source if it is a hub repository other than the target."""
+    """Return the value of `--base-model`, or the source if the source is a hub repository other than the target."""
     from mobileclip.encoders.checkpoints import PREFIX
     from mobileclip.encoders.checkpoints.hub import parsed
 

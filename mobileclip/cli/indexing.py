@@ -69,28 +69,27 @@ def index(
     images, and retries them after their files change.
 
     Args:
-        inputs: image and video files, tar shards, and folders of these. The command skips and counts hidden files,
-            links to folders or out of the folder, and other file types. By default the inputs of the index.
-        index_name: the folder of the index, or the images' folder of an index in the user's cache; by default an index
-            in the cache for these inputs, or without inputs the newest index there. A new index in the cache reuses the
-            embeddings of a moved folder's index.
+        inputs: image and video files, tar shards, and folders of these files; by default the inputs of the index. The
+            command skips and counts hidden files, links to folders or out of the folder, and other file types.
+        index_name: an index folder, or an image folder with an index in the user's cache; by default the cached index
+            of these inputs, or without inputs the newest cached index. For image folders that have moved, a new cached
+            index reuses the embeddings of the earlier index.
         model: the model and its device.
-        batch_size: images per batch.
-        num_workers: number of processes that decode images; by default one per core, at most sixteen. With an engine,
-            number of processes or actors, each with its own model.
+        batch_size: number of images per batch.
+        num_workers: number of processes that decode images; by default one per core, at most sixteen. With --engine
+            local or ray, number of processes or actors, each with its own model.
         engine: inline runs one model in this process; local runs one model per process (on the GPUs in turn); ray runs
             one model per actor of a cluster, whose machines all need the same paths.
-        ray_address: Ray only: the cluster to join, such as auto; by default, the command starts a cluster on this
-            machine.
-        gpus_per_worker: Ray only: number of GPUs per actor; with a fraction, several actors share a GPU.
+        ray_address: address of the Ray cluster to join, such as auto; by default, Ray starts a cluster on this machine.
+        gpus_per_worker: number of GPUs per Ray actor; with a fraction, several actors share a GPU.
         status: print the state and progress of the engine that writes to the index, and exit.
         forget: remove this folder from the index, and exit; the files stay on disk. Without this flag, the index keeps
-            but hides the images of a missing or empty folder, since its disk may be unmounted.
-        decode: fast decodes a JPEG at reduced size (cosine of 0.9999 with the exact embedding); exact decodes it at
-            full size.
-        video_frames: seconds encodes a frame every --video-seconds; scenes samples one frame per second, and encodes a
-            frame whose colours differ from the last encoded frame. Indexed videos keep their frames.
-        video_seconds: seconds between frames.
+            but hides the images of a missing or empty folder, since the disk may be unmounted.
+        decode: fast decodes a JPEG at reduced size (cosine of 0.9999 with the exact embedding); exact decodes at full
+            size.
+        video_frames: seconds encodes a frame every --video-seconds; scenes samples one frame per second, and encodes
+            only frames with other colours than the last encoded frame. Indexed videos keep their frames.
+        video_seconds: seconds between encoded frames, with --video-frames seconds.
         precision: lowest precision of the image tower on a CPU. For hundreds of new images (thousands for int8, which
             needs OpenVINO), the command tests whether a lower precision is faster and accurate enough. For int8, the
             command calibrates on some images; other images must have the same neighbours as in float32.
@@ -111,7 +110,7 @@ def index(
         return
     if forget:
         if inputs:
-            raise ValueError("--forget removes folders from an index and stops; omit all other inputs")
+            raise ValueError("--forget only removes folders from an index; omit all other inputs")
         count = Collection.open(folder).forget(*forget)
         say(f"removed {count:,} images of {', '.join(forget)}; the index is {folder}")
         return
@@ -146,13 +145,13 @@ def merge(
     mobileclip merge photos.index -o photos.parquet
 
     The command compares images by the digest of their content. If two different images have the same path, the merged
-    index keeps both until mobileclip index updates the path. The command merges concepts with equal name and text, and
-    tags with equal settings; if texts or settings differ, the command copies nothing. The other indexes stay
-    unchanged. The merge is one transaction: after an interruption, run the same command again.
+    index keeps both images until mobileclip index updates the path. The command merges concepts with equal name and
+    text, and tags with equal settings; if texts or settings differ, the command copies nothing. The merged indexes stay
+    unchanged. The merge is one transaction; after an interruption, run the same command again.
 
     Args:
         others: indexes to merge, all with the same model; see --index of mobileclip search.
-        output: the merged index, new or existing; or, for a single index, a *.parquet table for other programs and for
+        output: a new or existing index; or, for a single input index, a *.parquet table for other programs and for
             mobileclip merge.
     """
     from mobileclip.collections import Collection, is_index
@@ -280,7 +279,7 @@ def _take_along(folder: Path, found: Scan, source: ModelSource) -> None:
         _require_index_or_room(folder)
         Collection.create_merged(folder, Collection(before), show_progress=False)
         gone = ", ".join(printable(one, limit=_LONGEST_NAME) for one in before.inputs[:_MOST_NAMED])
-        say(f"the images were in {gone} before; their embeddings in {before.folder} are reused")
+        say(f"the images were in {gone} before; the new index reuses the embeddings in {before.folder}")
 
 
 def _require_index_or_room(folder: Path) -> None:
@@ -291,13 +290,13 @@ def _require_index_or_room(folder: Path) -> None:
 
 
 def open_index(name: Path | None, device: str, *, trust: bool, text_model: str | None = None) -> Collection:
-    """Open an index for reading, with the device and trust of its model.
+    """Open an index for reading, and choose the device of its model.
 
     Args:
-        name: see `find_index`.
+        name: folder of an index, or image folder; see `find_index`.
         device: value of `--device`.
-        trust: see `Collection`.
-        text_model: see `Collection`; a local path or a model on the hub.
+        trust: whether to open an exported model from another machine, see `Collection`.
+        text_model: local path or hub address of a text tower, see `Collection`; None for the model's text tower.
     """
     from mobileclip.collections import Collection
     from mobileclip.inference.loading import device_for
@@ -342,17 +341,17 @@ def upgrade(
     batch_size: Rare[int] = 32,
     num_workers: Annotated[int | None, Workers] = None,
 ) -> None:
-    """Migrate an index to another model; searches use the old model until all images are encoded.
+    """Encode the images of an index with another model; searches use the old model until all images are encoded.
 
     mobileclip upgrade --to mobileclip_s2 --index photos.index
 
     Args:
         to: the new model; see --model of mobileclip index.
-        index_name: see mobileclip search.
-        device: device of the new model; see mobileclip index.
+        index_name: an index folder; see mobileclip search.
+        device: cuda, cuda:1, mps or cpu; auto takes the first available device.
         trust: open an export from another machine; see mobileclip classify.
-        batch_size: images per batch.
-        num_workers: processes that decode images.
+        batch_size: number of images per batch.
+        num_workers: number of processes that decode images; by default one per core, at most sixteen.
     """
     from mobileclip.collections import IndexOptions
 

@@ -1,4 +1,4 @@
-"""`mobileclip classify | embed | convert | list | info | check-weights`: commands of a model."""
+"""`mobileclip classify | embed | convert | list | info | check-weights`: commands that use or inspect a model."""
 
 from __future__ import annotations
 
@@ -62,9 +62,10 @@ def classify(
         inputs: image files, then labels. The first argument is an image; all further files before the first label are
             also images. The command refuses a label that is a file or has the extension of an image.
         model: the model and its device.
-        text_model: a text tower of the model's embedding space for the labels, such as another language's from
-            mobileclip train distil_text: a file, or a folder with one.
-        template: prompt template, such as "a photo of a {}"; repeatable. A label has the mean embedding of its prompts.
+        text_model: file or folder of a text tower for the labels, in the model's embedding space, such as a tower for
+            another language from mobileclip train distil_text.
+        template: prompt template, such as "a photo of a {}"; repeatable. The embedding of a label is the mean over the
+            label's prompts.
         decode: exact decodes a JPEG at full size; fast at reduced size, in half the time or less.
         as_json: print a JSON object of probabilities by label; with several images, by image and label.
     """
@@ -140,18 +141,18 @@ def embed(
 
     mobileclip embed photos/ more/cat.jpg --texts captions.txt -m mobileclip_s2.pt
 
-    The archive contains image_embedding (images, dim) with image_path, text_embedding (texts, dim) with text, and in
-    model the identity of the weights. The command never mixes embeddings of two models. The command names, counts and
-    skips unreadable images.
+    The archive contains the arrays image_embedding (images, dim), image_path, text_embedding (texts, dim) and text, and
+    the identity of the weights as model. The command never mixes embeddings of two models. The command skips unreadable
+    images, and prints their names and number.
 
     Args:
-        inputs: image files, and folders of these. The command skips and counts hidden files, links to folders or out of
-            the folder, and files without the extension of an image.
+        inputs: image files, and folders of images. The command skips and counts hidden files, links to folders or out
+            of the folder, and files without the extension of an image.
         texts: a UTF-8 file with one text per line.
         output: the archive to write, *.npz.
         model: the model and its device.
-        batch_size: images or texts per batch.
-        num_workers: processes that decode images.
+        batch_size: number of images or texts per batch.
+        num_workers: number of processes that decode images.
         precision: lowest precision of the image tower on a CPU. For hundreds of images, the command selects the fastest
             accurate backend; see mobileclip index. An export has its own precision.
         decode: exact decodes a JPEG at full size; fast at reduced size, in half the time or less; see mobileclip index.
@@ -246,21 +247,22 @@ def convert(
 
     mobileclip convert mobileclip_s2.pt --to transformers -o s2_transformers
 
-    The converted file names the embedding space of its source, so text towers distilled from the source also work with
-    the converted image tower.
+    The converted file stores the identity of the source's embedding space, so text towers distilled from the source
+    also work with the converted image tower.
 
     Args:
         source: a checkpoint in any known layout, a folder with one, hf-hub:OWNER/NAME, or a model of another package;
             NAME=FILE for a file that does not state its model.
         output: the file to write, or for transformers the folder; mobileclip's own layout is *.safetensors.
-        to: the layout of mobileclip, Apple's code, open_clip, open_clip's CoCa, timm (without text towers), or
-            transformers (a folder, also for sentence-transformers).
-        tower: write only this tower.
+        to: layout of the output: mobileclip, official (Apple's code), open_clip, open_clip_coca, timm (without text
+            towers), or transformers (a folder, also for sentence-transformers).
+        tower: write only the image or the text tower; by default the whole model.
         fold: reparameterize branches, norms and scales; the result cannot be trained.
-        image_size: side of the input images in pixels, if it differs from the model's; a ViT interpolates its position
-            embeddings.
-        context_length: token ids per text, if fewer than the model's; see load_model in mobileclip.encoders.
-        precision: precision of the weights; folding happens before the cast.
+        image_size: side of the input images in pixels, instead of the model's default; a ViT then interpolates its
+            position embeddings.
+        context_length: number of token ids per text, at most the model's default; see load_model in
+            mobileclip.encoders.
+        precision: dtype of the output weights; folding happens before the cast.
         overwrite: replace an existing file.
     """
     import torch
@@ -320,8 +322,8 @@ def listed_rows() -> list[dict[str, str | None]]:
 def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
     """List all named models and towers.
 
-    Each pair of numbers is for the image tower and the text tower. GMACs are for one image and one text, with folded
-    towers.
+    Each pair of numbers is for the image tower and the text tower. GMACs (billions of multiply-accumulates) are for one
+    image and one text, with folded towers.
 
     Args:
         as_json: print one JSON object per model instead of a table.
@@ -383,7 +385,7 @@ def check_weights(
     Args:
         model: name of the model, or NAME=FILE for other weights.
         known: a JSON file of known outputs, in the format of mobileclip/inference/known_outputs/outputs.json.
-        image: an image that the known outputs refer to and the package lacks, recognised by its digest; repeatable.
+        image: an image of the known outputs that the package lacks, identified by digest; repeatable.
         output: the record to write, *.json.
         overwrite: replace an existing record.
     """

@@ -24,7 +24,7 @@ Texts = Annotated[Positional[tuple[str, ...]], arg(metavar="TEXTS...")]
 
 
 def train(recipe: Recipe, /) -> None:
-    """Train by a recipe; `mobileclip recipes ls` lists the recipes, `mobileclip train NAME --help` a recipe's flags.
+    """Train with a recipe; `mobileclip recipes ls` lists the recipes, `mobileclip train NAME --help` a recipe's flags.
 
     mobileclip train s2 --tiny
 
@@ -38,7 +38,7 @@ def train(recipe: Recipe, /) -> None:
 
 
 def reinforce(recipe: Recipe, /) -> None:
-    """Reinforce a data set by a recipe: add synthetic captions and teacher embeddings to its pairs.
+    """Reinforce a data set with a recipe: add synthetic captions and teacher embeddings to its pairs.
 
     mobileclip reinforce datacompdr12m --tiny
 
@@ -90,7 +90,7 @@ def list_recipes() -> None:
 
     table = Table(box=None)
     table.add_column("command", no_wrap=True)
-    table.add_column("what it does", overflow="fold")
+    table.add_column("title", overflow="fold")
     for name, file in recipe_files().items():
         table.add_row(_command(name), header_of(file).title)
     print_table(table)
@@ -193,7 +193,7 @@ def train_tokenizer(
         vocab_size: maximum number of tokens, including special tokens.
         kind: bpe merges the most frequent pairs of bytes (deterministic); unigram keeps the most probable subwords,
             like sentencepiece.
-        text_column: name of the texts' column in tables.
+        text_column: name of the text column in tables.
         lowercase: convert all texts to lower case.
         overwrite: replace an existing file.
     """

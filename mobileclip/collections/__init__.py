@@ -1,6 +1,6 @@
-"""Creates, updates and searches an index of images in a folder.
+"""Creates, updates and searches image indexes.
 
-This package is an application of the library: only `mobileclip.cli` imports it.
+This package is an application of the library; only `mobileclip.cli` imports this package.
 """
 
 from mobileclip.collections.collection import Collection

@@ -1,4 +1,4 @@
-"""`Collection`: a searchable index of images in a folder."""
+"""Defines `Collection`, a searchable image index."""
 
 from __future__ import annotations
 
@@ -54,25 +54,25 @@ from mobileclip.terminal import console
 
 
 class Collection:
-    """A searchable index of images, stored in a folder.
+    """A searchable image index, stored in a folder.
 
     The collection reads the index on first use, and again after `refresh`. Only one job at a time can write to an
-    index, but any number can read the index.
+    index, but any number of jobs can read the index.
 
     Args:
-        store: store with the rows of the index.
+        store: SQLite storage of the index.
         clip: model of the index; None to load the model on first use.
-        device: device of the model.
+        device: PyTorch device of the model, such as `cpu` or `cuda:0`.
         trust: whether to open an exported model from another machine, see `mobileclip.load`. The index does not store
             this option.
-        text_model: text tower to replace the model's text tower, with the same embedding space, see `mobileclip.load`.
-            The index does not store this option.
+        text_model: text tower of the same embedding space, to use instead of the model's text tower, see
+            `mobileclip.load`; None for the model's text tower. The index does not store this option.
 
-    The attribute `graph_sizes` has the number of images above which search uses a graph; set this attribute before the
-    first search.
+    Above `graph_sizes.exact` images, search uses a neighbour graph. Set the attribute `graph_sizes` before the first
+    search.
 
     Examples:
-        The tests skip this example, as they have no photographs.
+        The test suite skips this example, which needs an index of photographs.
 
         >>> photos = Collection.open("photos.index")  # doctest: +SKIP
         >>> photos.search("a red bicycle in snow", without="people", where=["width>1000"])[0].path  # doctest: +SKIP
@@ -104,17 +104,18 @@ class Collection:
         trust: bool = False,
         text_model: str | Path | None = None,
     ) -> Collection:
-        """Open the collection of an index, of a folder of images, or of a Parquet file written by `export`.
+        """Open an index by its folder, by its image folder, or as a Parquet file written by `export`.
 
         Args:
-            path: see `find_index`; a Parquet file is read-only.
-            device: device of the model.
-            trust: see the class.
-            text_model: see the class.
+            path: index folder, indexed image folder, or Parquet file (read-only); None for the newest index in the
+                cache, see `find_index`.
+            device: device of the model, see `Collection`.
+            trust: see `Collection`.
+            text_model: see `Collection`.
 
         Raises:
             FileNotFoundError: if the index does not exist.
-            ValueError: if the index is damaged.
+            ValueError: if the index is damaged, or the Parquet file has no index rows.
         """
         is_file = path is not None and Path(path).suffix == SUFFIX and Path(path).is_file()
         store = open_rows(Path(path)) if path is not None and is_file else Store.open(find_index(path))
@@ -126,9 +127,9 @@ class Collection:
 
         Args:
             path: path of an empty or new folder.
-            source: name or checkpoint of the model; the index stores absolute paths.
-            device: device of the model.
-            trust: see the class.
+            source: name or checkpoint of the model; the index stores the absolute path of a local checkpoint.
+            device: device of the model, see `Collection`.
+            trust: see `Collection`.
 
         Raises:
             FileExistsError: if the folder is not empty.
@@ -162,7 +163,7 @@ class Collection:
             show_progress: whether to show progress.
 
         Raises:
-            ValueError: see `merge`.
+            ValueError: if the models differ, or concepts or tags conflict, see `merge`.
             OSError: if a collection cannot be read, or the new collection cannot be written.
         """
         for other in others[1:]:
@@ -178,7 +179,7 @@ class Collection:
 
     @property
     def clip(self) -> ImageTextModel:
-        """The model of the index, with the chosen text tower.
+        """The model of the index, with the text tower `text_model` if given.
 
         Raises:
             ValueError: if the model's source now contains different weights, or the text tower has a different
@@ -196,7 +197,7 @@ class Collection:
 
         Args:
             identity: identity of the model.
-            there: source of the model, for the message.
+            there: description of the model's source, for the error message.
 
         Raises:
             ValueError: if the models differ.
@@ -204,7 +205,7 @@ class Collection:
         self.store.about.identity.require_same(identity, here=f"the index {self.path}", there=there)
 
     def require_source(self, source: ModelSource) -> None:
-        """Raise an error if a model's name differs from the index's, without reading or downloading weights.
+        """Check by name, without reading or downloading weights, that a model can be the model of the index.
 
         Args:
             source: the requested model.
@@ -226,7 +227,7 @@ class Collection:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The snapshot of the index at the time of reading."""
+        """The cached snapshot of the index, read on first access."""
         if self._snapshot is None:
             self._snapshot = take_snapshot(self.store)
             self._graph = open_graph(self.path, self._snapshot, self.graph_sizes)
@@ -244,16 +245,16 @@ class Collection:
         Raises:
             ValueError, OSError: if the index or the model cannot be read.
         """
-        assert self.snapshot is not None, "the index is read"
-        assert self.clip is not None, "its model is loaded"
+        assert self.snapshot is not None, "the property reads the index"
+        assert self.clip is not None, "the property loads the model"
 
     def refresh(self) -> None:
-        """Read the index again on the next use."""
+        """Discard the cached snapshot, so that the next use reads the index again."""
         self.store = attrs.evolve(self.store) if self.store.exported else Store.open(self.path)
         self._snapshot = self._graph = None
 
     def reopened(self) -> Collection:
-        """Open the current index in the folder, and reuse the loaded model if it is still the same.
+        """Return a new collection of the folder's current index, and share the loaded model if the model is the same.
 
         Raises:
             FileNotFoundError, ValueError: see `Collection.open`.
@@ -265,7 +266,7 @@ class Collection:
         return other
 
     def described(self) -> dict[str, object]:
-        """Return the metadata of the index, for JSON."""
+        """Return the path, number of images and model of the index, for JSON."""
         return {"index": str(self.path), "pictures": len(self), "model": str(self.store.about.model)}
 
     def add(
@@ -276,17 +277,17 @@ class Collection:
     ) -> IndexReport:
         """Update the index with images, folders and shards, and return a report.
 
-        The update encodes new and changed images, recognises moved images by content, and removes deleted images of
-        the inputs. It keeps the images of a missing or empty folder. After an interruption, the same call resumes
-        the update.
+        The update encodes new and changed images, recognises moved images by content, and removes images that were
+        deleted from the inputs. The update keeps the images of a missing or empty folder. After an interruption, the
+        same call resumes the update.
 
         Args:
             inputs: images, folders with images, and tar shards, see `scan`.
             options: indexing options.
-            engine: engine that runs the workers, which need the same paths; None for this process.
+            engine: engine that runs the workers, on machines with the same file paths; None to encode in this process.
 
         Raises:
-            ValueError: if another job writes to the index, there are no images, or no worker can start.
+            ValueError: if another job writes to the index, an input has no images, or no worker can start.
             OSError: if an input does not exist, or the index cannot be written.
         """
         return self.add_found(scan([str(one) for one in inputs]), options, engine)
@@ -300,7 +301,7 @@ class Collection:
         """Update the index with the files of a scan; see `add`.
 
         Args:
-            found: the scan.
+            found: result of `scan`.
             options: indexing options.
             engine: see `add`.
 
@@ -314,11 +315,11 @@ class Collection:
         """Remove folders or files from the index, and return the number of removed images. The files stay on disk.
 
         Args:
-            folders: inputs of the index, or parent folders of inputs; they need not exist.
+            folders: inputs of the index, or parent folders of inputs; the folders need not exist.
 
         Raises:
-            ValueError: if the index has no images of a folder, or a folder is part of a larger input, so that the next
-                update would find its images again.
+            ValueError: if the index has no images of a folder, or the next update would index the folder again as part
+                of a larger input.
             OSError: if the index cannot be written.
         """
         paths = [os.path.abspath(one) for one in folders]  # noqa: PTH100 - links stay links
@@ -327,7 +328,7 @@ class Collection:
 
     @contextmanager
     def _changing(self, *, show_progress: bool) -> Iterator[None]:
-        """Lock the index for writing; afterwards discard the cached state if the index changed."""
+        """Lock the index for writing; on exit, discard the cached snapshot and graph if the index changed."""
         with self.store.writing():
             before = self.store.token
             if self._snapshot is not None and self._snapshot.token != before:
@@ -347,8 +348,8 @@ class Collection:
     def merge(self, *others: Collection, show_progress: bool = True) -> MergeReport:
         """Merge other indexes with the same model into this index, in one transaction; return a report.
 
-        The merge compares images by digest, see `merge_stores`. It merges concepts with equal names and texts, merges
-        tags with equal settings, and calibrates the tags on all images.
+        The merge compares images by digest, see `merge_stores`. The merge also combines concepts with equal names and
+        texts, combines tags with equal settings, and calibrates the tags on all images.
 
         Args:
             others: collections to merge, which stay unchanged.
@@ -356,7 +357,7 @@ class Collection:
 
         Raises:
             ValueError: if one of `others` has a different model, is this index, is damaged, or changes during the
-                merge, or if concepts or tags conflict. In these cases, the merge copies nothing.
+                merge, or if concepts or tags conflict. After an error, the merge has copied nothing.
             OSError: if one of `others` cannot be read, or this index cannot be written.
         """
         for other in others:
@@ -391,16 +392,18 @@ class Collection:
         share: float | None = None,
         show_progress: bool = True,
     ) -> TagWords:
-        """Set the tag words of the index, which replace earlier words, and return the new words.
+        """Replace the tag words of the index, and return the new words.
 
-        Conditions can use the words: `tag=WORD` selects the images with the highest scores, and `tag:WORD>=0.99`
-        selects by score, the percentile rank within the collection; see `TagWords`. Images added later get tags by the
-        same calibration.
+        In conditions, `tag=WORD` selects the images with the word's highest scores, and `tag:WORD>=0.99` selects images
+        by score, the percentile rank within the collection; see `TagWords`. Images added later get tags by the same
+        calibration.
 
         Args:
             words: words or phrases; None to calibrate the current words of the index again.
-            template: prompt template, such as `a photo of a {}`; the earlier template by default, or only the word.
-            share: fraction of the images that get each word as a tag; the earlier fraction by default, or 0.05.
+            template: prompt template, such as `a photo of a {}`; None for the template of the earlier words, or for the
+                word alone if the index has no words.
+            share: fraction of the images, between 0 and 1, that get each word as a tag; None for the earlier fraction,
+                or for 0.05 if the index has no words.
             show_progress: whether to show progress.
 
         Raises:
@@ -433,11 +436,11 @@ class Collection:
         *,
         options: IndexOptions = IndexOptions(),  # noqa: B008  frozen
     ) -> dict[str, str]:
-        """Change the model of the index, and return the problems of unreadable images by path.
+        """Encode all images with another model, switch the index to this model, and return problems by image path.
 
         Searches use the old model until all images are encoded; then the index switches to the new model in one
-        transaction. After an interruption, the same call resumes. If images cannot be read, the index keeps the old
-        model; update the index first.
+        transaction. After an interruption, the same call resumes. If any image cannot be read, the index keeps the old
+        model; update the index with `add`, and then upgrade again.
 
         Args:
             source: name or checkpoint of the new model.
@@ -479,7 +482,7 @@ class Collection:
         )
         problems: dict[str, str] = {}
         shown = console(shown=options.show_progress)
-        with Progress("encoding again", total=len(rows), unit="images", console=shown) as bar:
+        with Progress("re-encoding", total=len(rows), unit="images", console=shown) as bar:
             for some in _portions(read, options):
                 problems |= {one.row["path"]: one.problem for one in some if one.problem is not None}
                 self.store.keep_upgraded((one.row["id"], one.embedding) for one in some if one.embedding is not None)
@@ -499,15 +502,15 @@ class Collection:
     ) -> Matches:
         """Return the images nearest to a query, nearest first.
 
-        The query embedding is the mean of texts and images, minus half of the exclusions. Search is exact up to two
-        million images; see `Matches.is_exact`.
+        The query embedding is the mean of the text and image embeddings, minus half of the mean embedding of `without`.
+        By default, search is exact up to two million images; see `Matches.is_exact`.
 
         Args:
             text: one or several texts; `@"my bike"` in a text names a concept.
-            image: example images, as paths or encoded bytes.
-            like: ids of example images of the index, see `Match.id`.
-            without: texts to exclude.
-            where: conditions on columns, see `Condition`; all must hold.
+            image: one or several example images, as paths or encoded bytes.
+            like: ids of indexed images to use as examples, see `Match.id`.
+            without: one or several texts to exclude.
+            where: conditions on columns, see `Condition`; results meet all conditions.
             k: maximum number of results.
             all_frames: whether to return several frames of a video, instead of the nearest frame only.
 
@@ -532,12 +535,12 @@ class Collection:
                 self.refresh()
 
     def newest(self, *, where: Sequence[Condition | str] = (), k: int = 10, all_frames: bool = False) -> Matches:
-        """Return the images that meet conditions, newest first; see `newest_matches`.
+        """Return the images that meet all conditions, newest first; see `newest_matches`.
 
         Args:
-            where: conditions on columns; all must hold.
+            where: conditions on columns, see `Condition`; none selects all images.
             k: maximum number of images.
-            all_frames: see `search`.
+            all_frames: whether to return several frames of a video, instead of only one.
 
         Raises:
             ValueError: if a condition is invalid, or `k` is below 1.
@@ -557,17 +560,18 @@ class Collection:
     ) -> NDArray[np.float32]:
         """Return the share of each image location in a match's score; the shares sum to the score.
 
-        The map is an attribution, not a segmentation; see `ImageTextModel.explain`. The function reads the image again.
+        The result is an attribution map, not a segmentation; see `ImageTextModel.explain`. The method reads the image
+        file again.
 
         Shape:
             result: `(rows, columns)`, for the centre crop that the model receives.
 
         Args:
             match: match of the image to explain.
-            text: see `search`.
-            image: see `search`.
-            like: see `search`.
-            without: see `search`.
+            text: texts of the query, see `search`.
+            image: example images of the query, see `search`.
+            like: ids of example images, see `search`.
+            without: texts to exclude, see `search`.
 
         Raises:
             ValueError: if the model does not support explanations (a ViT, for example), the query is empty, or the
@@ -576,7 +580,7 @@ class Collection:
         """
         direction, taught = self._asked(text, image, like, without)
         if taught.concepts:
-            raise ValueError("search compares a concept's examples with entire images; omit concepts that use examples")
+            raise ValueError("a concept's examples have no map over image locations; omit concepts that use examples")
         query = direction(lambda: self.clip, known=_known(self.snapshot, like))
         return similarity_map(self.clip, match, query, reduced=self.store.about.decode == "fast")
 
@@ -623,13 +627,13 @@ class Collection:
         Args:
             output: path of the file. `*.npz` is an archive like the output of `mobileclip embed`. `*.safetensors` also
                 has small copies of the images, for the page in `examples/web`, see `write_web_file`. `*.parquet` has
-                all rows, including rows of missing files, for other programs, `open` and `merge`.
+                all rows, including rows of missing files, as input of other programs, `open` and `merge`.
             overwrite: whether to replace an existing file.
             show_progress: whether to show progress.
 
         Raises:
             ValueError: if there are no images, all files are missing, or the suffix is unknown.
-            OSError: if the file exists, or cannot be written.
+            OSError: if the file exists and `overwrite` is false, or the file cannot be written.
         """
         path = Path(output)
         if path.suffix == WEB_SUFFIX:
@@ -645,14 +649,14 @@ class Collection:
 
 
 def _loaded(source: ModelSource, device: str, *, trust: bool) -> tuple[ImageTextModel, IndexMetadata]:
-    """Load a model, and return it with the metadata of an index for this model."""
+    """Load a model, and return the model with the metadata of a new index."""
     kept = source.in_full()
     clip, identity = kept.load(device, trust=trust)
     return clip, IndexMetadata(**attrs.asdict(identity), dim=clip.model.spec.image.embedding_dim, model=kept)
 
 
 def _portions(read: Iterable[Reencoded], options: IndexOptions) -> Iterator[list[Reencoded]]:
-    """Yield images in lists, each limited by a number of images or seconds."""
+    """Yield lists of images, limited by the number of images and the seconds per list."""
     some: list[Reencoded] = []
     begun = time.monotonic()
     for one in read:

@@ -1,4 +1,4 @@
-"""Stores the concepts of an index, each a text and example images, and computes scores with examples.
+"""Stores the concepts of an index, and scores images by a concept's text and example images.
 
     score(x) = cos(x, text) + alpha * (sum_yes exp(-beta (1 - cos(x, yes))) - sum_no exp(-beta (1 - cos(x, no))))
 
@@ -29,7 +29,8 @@ from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 
 Key = tuple[str, float | None]
-"""Identity of an image, independent of its path: the hash of the content, and the time of a video frame."""
+"""Identity of an image, independent of its path: SHA-256 of the content, and time of a video frame in seconds or None
+for an image."""
 
 MOST_EXAMPLES = 200
 """Maximum number of examples of a concept."""
@@ -53,7 +54,7 @@ class Example:
 
     @property
     def key(self) -> Key:
-        """Key of the example."""
+        """Identity of the example's image, see `Key`."""
         return self.sha256, self.time
 
     @property
@@ -73,19 +74,19 @@ class _Known:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Concept:
-    """A named concept of a user: a text with examples.
+    """A user-defined concept: a text with example images.
 
     Shape:
         vectors: `(examples, dim)`, float16.
 
     Args:
         name: name of the concept, `@"name"` in a query.
-        text: description of the concept, which determines the score without examples.
-        about: identity of the embedding space.
+        text: description of the concept; without examples, only this text determines the score.
+        about: metadata of the index, including the model that computed `vectors`.
         uses_examples: whether the examples add to the score, see `examples_help`.
         examples: positive and negative examples.
         vectors: embeddings of the examples, of unit length.
-        pictures: small encoded copy of each example, for other models, or None.
+        pictures: small encoded copy of each example, for encoding by another model; None for an unreadable image.
     """
 
     name: str
@@ -101,11 +102,11 @@ class Concept:
         return self.vectors[[one.is_positive == is_positive for one in self.examples]].astype(np.float32)
 
     def is_same(self, other: Concept) -> bool:
-        """Return whether two concepts are equal and have the same embedding space."""
+        """Return whether two concepts have equal texts, examples and embedding spaces."""
         return self.about == other.about and self.examples == other.examples and self.text == other.text
 
     def chosen(self, kept: Sequence[bool]) -> Concept:
-        """Return the concept with the examples to keep, given one boolean per example."""
+        """Return the concept with a subset of its examples, selected by one boolean per example."""
         places = [place for place, is_kept in enumerate(kept) if is_kept]
         return attrs.evolve(
             self,
@@ -115,7 +116,7 @@ class Concept:
         )
 
     def described(self) -> dict[str, object]:
-        """Return the data of the concept, for JSON."""
+        """Return the name, text and example names of the concept, for JSON."""
         names = {word: [one.name for one in self.examples if one.is_positive == kind] for word, kind in _KINDS.items()}
         return {"name": self.name, "text": self.text, "uses_examples": self.uses_examples, **names}
 
@@ -176,8 +177,8 @@ def _found(db: sqlite3.Connection, folder: Path, name: str | None) -> Iterator[C
             vectors = vectors.reshape(len(rows), told.about.dim)
         except (ValueError, TypeError) as error:
             raise ValueError(
-                f"{folder / INDEX} is damaged, or of another version of this library: the concept {found!r}: {error}; "
-                f"remove it: `mobileclip concept rm '{found}' --index {folder}`"
+                f"{folder / INDEX} is damaged, or of another version of this library (concept {found!r}: {error}); "
+                f"remove the concept: `mobileclip concept rm '{found}' --index {folder}`"
             ) from None
         yield Concept(
             name=found,
@@ -191,7 +192,7 @@ def _found(db: sqlite3.Connection, folder: Path, name: str | None) -> Iterator[C
 
 
 def places_of(snapshot: Snapshot, examples: Iterable[Example]) -> dict[Key, int]:
-    """Return the positions of examples in a snapshot, by key, without examples that the snapshot lacks."""
+    """Return the positions of examples in a snapshot, by key; skip examples that the snapshot lacks."""
     assert snapshot.store is not None, "only the snapshot of an index has examples"
     ids, found = snapshot.ids, ids_of(snapshot.store.folder, [one.key for one in examples])
     places = {key: int(np.searchsorted(ids, number)) for key, number in found.items()}
@@ -199,7 +200,7 @@ def places_of(snapshot: Snapshot, examples: Iterable[Example]) -> dict[Key, int]
 
 
 def ids_of(folder: Path, keys: Iterable[Key]) -> dict[Key, int]:
-    """Return the id of each key's row; of several rows with the same key, the first.
+    """Return the lowest row id for each key.
 
     Args:
         folder: folder of the index.
@@ -233,7 +234,7 @@ class Cache:
 
     Args:
         vectors: embeddings of unit length.
-        weights: weights of the examples, positive for wanted examples.
+        weights: weights of the examples; a positive weight raises the score.
     """
 
     vectors: Matrix
@@ -252,7 +253,7 @@ class Cache:
         return cls(vectors=np.concatenate([yes, no]), weights=weight * signs)
 
     def added(self, vectors: Vectors | Matrix) -> Matrix:
-        """Return the score that the examples add to each image.
+        """Return the term that the examples add to each image's score.
 
         Shape:
             vectors: `(images, dim)`; returns `(images,)`.
@@ -266,10 +267,10 @@ class Cache:
 
 @attrs.frozen(kw_only=True, eq=False)
 class QueryConcepts:
-    """The concepts of a query with useful examples, each with the weight of its text.
+    """The concepts of a query that use examples, with a weight per concept.
 
     Args:
-        concepts: concepts with their weights, which are negative for excluded concepts.
+        concepts: pairs of concept and weight; the weight of an excluded concept is negative.
     """
 
     concepts: tuple[tuple[Concept, float], ...]
@@ -278,19 +279,19 @@ class QueryConcepts:
     def of(
         cls, wanted: Sequence[Concept], without: Sequence[Concept], *, num_wanted: int, share: float
     ) -> QueryConcepts:
-        """Return the concepts of a query.
+        """Select the concepts that use examples, and compute the weight of each concept.
 
         Args:
             wanted: concepts to search for.
             without: concepts to exclude.
-            num_wanted: number of texts, images and concepts in the mean of the query.
-            share: weight of each excluded concept.
+            num_wanted: number of embeddings in the query's mean: texts, images and concepts.
+            share: absolute weight of each excluded concept.
         """
         weighed = [(one, 1 / num_wanted) for one in wanted] + [(one, -share) for one in without]
         return cls(concepts=tuple((one, weight) for one, weight in weighed if one.uses_examples))
 
     def cache(self) -> Cache | None:
-        """Return the cache of all examples; None without examples."""
+        """Return one cache of all concepts' examples; None if no concept uses examples."""
         caches = [
             Cache.of(one.of(is_positive=True), one.of(is_positive=False), weight=weight)
             for one, weight in self.concepts
@@ -312,7 +313,7 @@ def nearest_with_concepts(
         vectors: embeddings of the collection, of unit length.
         places: positions of the images to search; None for all images.
         query: query embedding, of shape (dim,).
-        cache: cache of the query's examples.
+        cache: embeddings and weights of the query's examples.
         k: maximum number of images.
     """
     places = np.arange(len(vectors)) if places is None else places
@@ -323,10 +324,10 @@ def nearest_with_concepts(
 
 
 def examples_help(vectors: Vectors, text: Matrix, yes: Matrix, no: Matrix, own: Sequence[int]) -> bool:
-    """Return whether examples rank held-out examples better than the text alone (leave-one-out).
+    """Return whether the examples rank held-out examples better than the text alone does (leave-one-out).
 
     The criterion is the mean log rank among the images of the collection. A single example helps if the text alone
-    ranks it below the first five.
+    ranks the example below the first five images.
 
     Args:
         vectors: embeddings of the collection, of shape (images, dim).
@@ -354,7 +355,7 @@ def examples_help(vectors: Vectors, text: Matrix, yes: Matrix, no: Matrix, own: 
 
 
 def named_concepts(text: str) -> tuple[str, list[str]]:
-    """Return the text of a query without its concepts, and the names of these concepts.
+    """Split a query into the text without concepts and the names of the concepts.
 
     Examples:
         >>> named_concepts('@"my bike" in snow')
@@ -364,5 +365,5 @@ def named_concepts(text: str) -> tuple[str, list[str]]:
 
 
 def _rank(scores: Matrix, score: float) -> int:
-    """Return the number of images with a higher score."""
+    """Return the number of images with a score above `score`."""
     return int(np.count_nonzero(scores > score))

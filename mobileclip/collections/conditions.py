@@ -1,4 +1,4 @@
-"""Parses conditions on image metadata, such as `width>1000`, and never evaluates them as code."""
+"""Parses and applies conditions on image metadata, such as `width>1000`, without evaluating code."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ class Condition:
     """A comparison of a column with a value. An image without a value in this column does not meet the condition.
 
     Args:
-        column: one of `NUMBERS` and `TEXTS`; `tag`, for `=` or `!=` a word; or `tag:WORD`, the score of a word from 0
-            to 1, see `TagWords`.
+        column: a name in `NUMBERS` or `TEXTS`; `tag`, to compare with a word by `=` or `!=`; or `tag:WORD`, the score
+            of a word from 0 to 1, see `TagWords`.
         comparison: `~` means "contains", ignoring case; all other comparisons of texts are exact. A date is a period:
-            `2024-06` means all of June. An image meets `=` if it was taken within the period, `<` before the period,
-            `>` after the period, `<=` before the end of the period, and `>=` after the start of the period.
-        value: value to compare with; for `taken`, a date as `YYYY-MM-DDTHH:MM:SS`, or a prefix of such a date.
+            `2024-06` means all of June. An image taken within the period meets `=`, `<=` and `>=`; an earlier image
+            meets `<` and `<=`, and a later image meets `>` and `>=`.
+        value: number or text to compare with; for `taken`, a date as `YYYY-MM-DDTHH:MM:SS`, or a prefix of this format.
 
     Raises:
-        ValueError: if the column or comparison is unknown, or the value does not fit the column.
+        ValueError: if the column is unknown, or does not support the comparison or the value.
     """
 
     column: str = attrs.field(validator=_is_column)
@@ -69,12 +69,12 @@ class Condition:
     value: str | float
 
     def __attrs_post_init__(self) -> None:
-        """Check that the value fits the column."""
+        """Check that the column supports the comparison and the value."""
         if isinstance(self.value, str) != (self.column in (*TEXTS, TAG)):
             kind = "a text" if self.column in (*TEXTS, TAG) else "a number"
             raise ValueError(f"{self.column} must be compared with {kind}, not with {self.value!r}")
         if self.column == TAG and self.comparison not in ("=", "!="):
-            raise ValueError(f"a tag is a yes-or-no value: {TAG}=WORD, {TAG}!=WORD, or {TAG}:WORD>=0.99 for its score")
+            raise ValueError(f"a tag has no order; write {TAG}=WORD, {TAG}!=WORD, or, for the score, {TAG}:WORD>=0.99")
         if self.comparison == "~" and self.column not in TEXTS:
             raise ValueError(
                 f"~ searches a text, but {self.column} is a number; use one of {', '.join(get_args(Comparison)[:-1])}"
@@ -126,7 +126,7 @@ def parse_condition(text: str) -> Condition:
     """Parse a condition such as `width>1000`.
 
     Raises:
-        ValueError: if the text is not a condition.
+        ValueError: if the text is not a known column, a comparison and a valid value.
 
     Examples:
         >>> parse_condition("width >= 1000").value
@@ -143,7 +143,7 @@ def parse_condition(text: str) -> Condition:
 
 
 def is_condition(text: str) -> bool:
-    """Return whether a text has the form of a condition."""
+    """Return whether a text is a valid condition."""
     try:
         parse_condition(text)
     except ValueError:
@@ -162,7 +162,7 @@ def _number(column: str, text: str) -> float:
 
 
 def _date(text: str) -> str:
-    """Return a date, or the start of a date, in the format of `taken`: `2024-6-1 9` as `2024-06-01T09`."""
+    """Convert a full or partial date to the format of `taken`, such as `2024-6-1 9` to `2024-06-01T09`."""
     match = _DATE.fullmatch(text.strip())
     parts = [part for part in match.groups() if part is not None] if match else []
     moment = "".join(f"{separator}{part:0>2}" for separator, part in zip(_SEPARATORS, parts, strict=False))
@@ -173,6 +173,6 @@ def _date(text: str) -> str:
     except ValueError:
         raise ValueError(
             f"{DATE} is a date, but '{storage.printable(text)}' is not; expected a date such as 2024, 2024-06, "
-            "2024-06-01 or 2024-06-01T12:30, or taken~TEXT for a text within it"
+            "2024-06-01 or 2024-06-01T12:30, or taken~TEXT to search for a text within the date"
         ) from None
     return moment

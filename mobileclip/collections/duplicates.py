@@ -1,4 +1,4 @@
-"""Finds groups of near duplicates by embeddings and proposes the best copy of each group; deletes nothing."""
+"""Groups near-duplicate images by their embeddings, and proposes the best copy of each group; deletes nothing."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class UnchangedImage:
 
     Args:
         place: position of the image in the snapshot.
-        match: the image.
-        is_blank: whether the image has nearly one colour.
-        sharpness: sharpness of the image, see `_sharpness`; 0 if no other copy has the same number of pixels.
+        match: metadata of the image.
+        is_blank: whether nearly all pixels of the image have the same colour.
+        sharpness: sharpness of the image, see `_sharpness`; 0 (not measured) if no other copy has as many pixels.
     """
 
     place: int
@@ -48,7 +48,7 @@ class UnchangedImage:
 
 
 def with_unchanged_files(snapshot: Snapshot, places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the positions of the images whose files exist with the indexed times and sizes."""
+    """Return the positions of the images whose files still have the indexed modification times and sizes."""
     stamps: dict[str, tuple[int, int] | None] = {}
     kept = []
     for place, row in zip(places.tolist(), snapshot.rows(places, ("path", "part", "size", "mtime_ns")), strict=True):
@@ -84,7 +84,7 @@ def read_unchanged(rows: Mapping[int, dict[str, Any]]) -> list[UnchangedImage]:
 
 
 def _sharpness(image: Image.Image) -> float:
-    """Return the variance of the Laplacian of the brightness, which is small for blurred edges."""
+    """Return the variance of the Laplacian of the brightness; blurred edges have a small variance."""
     if min(image.size) < 3:
         return 0.0
     grey = np.asarray(image.convert("L"), np.int16)
@@ -93,7 +93,7 @@ def _sharpness(image: Image.Image) -> float:
 
 
 def _spread(image: Image.Image) -> float:
-    """Return the spread of the pixels around their mean in a smaller copy, for the channel with the largest spread."""
+    """Shrink an image in place, and return the largest standard deviation among its colour channels."""
     image.thumbnail((_FLAT_SIDE, _FLAT_SIDE), Image.Resampling.BOX, reducing_gap=1.0)
     channels = np.asarray(image, np.float32).reshape(-1, 3).T.copy()
     return float(channels.std(axis=1).max())
@@ -103,7 +103,7 @@ THRESHOLD = 0.95
 """Minimum cosine similarity of near duplicates."""
 
 MOST_COMPARED = 200_000
-"""Maximum number of images for comparing all pairs; more would take hours, so a graph proposes neighbours instead."""
+"""Maximum number of images for comparing all pairs; above this number, a neighbour graph proposes the pairs."""
 
 _BLOCK = 2048
 # Maximum number of neighbours per image, as an image may have a million copies.
@@ -118,7 +118,7 @@ class DuplicateGroup:
     """A group of near-duplicate images: the best copy, and the other copies.
 
     Args:
-        best: copy to keep: the copy with the most pixels, then the highest sharpness, then the most bytes.
+        best: copy to keep, chosen by number of pixels, then by sharpness, then by file size.
         others: all other copies, with the similarity to the best copy as the score.
     """
 
@@ -155,7 +155,7 @@ class Duplicates(Sequence[DuplicateGroup]):
         return self.groups[place]
 
     def still_there(self) -> Duplicates:
-        """Return the groups without files that are now missing."""
+        """Return the duplicates without files that no longer exist."""
         there = Presence()
         groups = [
             attrs.evolve(group, others=tuple(one for one in group.others if one.path in there))
@@ -166,7 +166,7 @@ class Duplicates(Sequence[DuplicateGroup]):
 
 
 def require_threshold(threshold: float) -> None:
-    """Check a minimum cosine similarity of near duplicates.
+    """Check that a cosine similarity threshold is above 0 and at most 1.
 
     Raises:
         ValueError: if the threshold is not above 0 and at most 1.
@@ -184,16 +184,16 @@ def find_duplicates(
 ) -> Duplicates:
     """Return the groups of near duplicates, largest groups first.
 
-    Every image of a group is similar to the best image. The function reads all images of a group to check that
+    Every image of a group is similar to the group's best image. The function reads all images of a group to check that
     their content is unchanged. Without a graph, the function compares all images; with a graph, each image with its 64
-    nearest neighbours. It skips frames of videos, since frames of the same video are similar. Links to a file do not
-    count as copies, since deleting a link's target may delete the only copy.
+    nearest neighbours. The function skips video frames, since frames of the same video are similar. Links to a file do
+    not count as copies, since deleting a link's target may delete the only copy.
 
     Args:
         snapshot: snapshot of the collection.
-        graph: neighbour graph; None for exact search.
-        threshold: minimum cosine similarity of near duplicates. Identical copies have at least 0.999, since embeddings
-            are rounded.
+        graph: neighbour graph; None to compare all images.
+        threshold: minimum cosine similarity of near duplicates. Identical copies may have only 0.999, since the index
+            rounds embeddings to float16.
         show_progress: whether to show progress.
 
     Raises:
@@ -237,7 +237,7 @@ def _near(
 def _compared(
     vectors: Vectors, places: NDArray[np.int64], others: NDArray[np.int64], threshold: float
 ) -> list[NDArray[np.int64]]:
-    """Return the near duplicates of some images, among other images."""
+    """Return the near duplicates of each image in `places`, among the images in `others`."""
     wanted = torch.from_numpy(vectors[places]).float()
     rows, columns = [], []
     for start in range(0, len(others), _BLOCK):
@@ -274,7 +274,7 @@ def _groups(
 
 
 def _files_apart(rows: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Return one row per file; among several names of a file, prefer a name that is not a link."""
+    """Return one row per file; if a file has several paths, prefer a path that is not a link."""
     files: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for place, row in rows.items():
         file: tuple[object, ...] = (row["path"], row["part"])

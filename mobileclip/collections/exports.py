@@ -1,4 +1,4 @@
-"""Exports an index: rows as Parquet, or images and embeddings for a static page."""
+"""Exports an index as a Parquet file of rows, or as a file of images and embeddings for a static web page."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def write_rows(path: Path, rows: Iterable[Row], about: IndexMetadata, *, overwri
 
     Args:
         path: path of the file, `*.parquet`.
-        rows: rows of an index; a row without an embedding gets zeros.
+        rows: rows of an index; the file stores zeros in place of a missing embedding.
         about: metadata of the index.
         overwrite: whether to replace an existing file.
 
     Raises:
         ValueError: if the suffix is not `.parquet`.
-        OSError: if the file exists, or cannot be written.
+        OSError: if the file exists and `overwrite` is false, or the file cannot be written.
     """
     storage.require_output(path, overwrite=overwrite, suffixes=(SUFFIX,))
     pa, pq = arrow()
@@ -87,7 +87,7 @@ def open_rows(file: Path) -> Store:
     """Open a file written by `write_rows` as a temporary, read-only index.
 
     Raises:
-        ValueError: if the file does not hold rows of an index.
+        ValueError: if the file does not contain rows of an index.
         OSError: if the file cannot be read.
     """
     pa, pq = arrow()
@@ -95,7 +95,7 @@ def open_rows(file: Path) -> Store:
         about = from_json(pq.read_metadata(file).metadata[_ABOUT.encode()].decode(), IndexMetadata)
     except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{file} holds no rows of an index ({error!r}); expected a file written by Collection.export"
+            f"{file} does not contain rows of an index ({error!r}); expected a file written by Collection.export"
         ) from None
     folder = Path(tempfile.mkdtemp(prefix="mobileclip-"))
     store = Store.create(folder, about)
@@ -116,22 +116,22 @@ def _read_rows(path: Path, dim: int) -> Iterator[Row]:
             yield from _rows_of(batch, dim)
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         raise_machine_fault(error)
-        raise ValueError(f"{path} cannot be read: {str(error).strip()}; write it again: `mobileclip merge`") from None
+        raise ValueError(f"{path} cannot be read: {str(error).strip()}; rewrite the file: `mobileclip merge`") from None
 
 
 def _rows_of(batch: pa.RecordBatch, dim: int) -> Iterator[Row]:
     vectors = batch[_EMBEDDING].flatten().to_numpy(zero_copy_only=False).reshape(-1, dim).astype(np.float16)
     if len(vectors) != len(batch):
-        raise ValueError(f"its embeddings do not have {dim} dimensions")
+        raise ValueError(f"the embeddings do not have {dim} dimensions")
     for vector, row in zip(vectors, batch.select(COLUMNS).to_pylist(), strict=True):
         yield Row(embedding=vector if row["problem"] is None else None, **{**row, "id": None})
 
 
 WEB_SUFFIX = ".safetensors"
-"""Suffix of a file for the web page."""
+"""Suffix of a file for the web page of `examples/web`."""
 
 PROBES = ("a photo of a dog", "a street at night", "two people on a beach", "a diagram with text")
-"""Texts with stored embeddings, which reveal whether a page uses a different text tower."""
+"""Texts whose embeddings the file stores, so that a page can detect a different text tower."""
 
 _FACTS = ("part", "size", "width", "height", "camera", "taken", "time")
 _FORMAT = "mobileclip pictures 1"
@@ -149,9 +149,9 @@ def write_web_file(
 ) -> int:
     """Write the embeddings and small copies of all existing images for a web page; return the number of images.
 
-    The safetensors file holds `embedding`, float16; `names` and `facts`, JSON lists; `thumbnails`, concatenated WebP
-    files that end at `ends`; and `probes`, the embeddings of `PROBES`. Names are paths relative to the images' common
-    folder. `facts` has the columns that conditions can use, except for GPS positions. Unreadable images have empty
+    The safetensors file contains `embedding`, float16; `names` and `facts`, JSON lists; `thumbnails`, WebP files that
+    end at the offsets `ends`; and `probes`, the embeddings of `PROBES`. Names are paths relative to the images' common
+    folder. `facts` has all columns for conditions except GPS positions and SHA-256. Unreadable images have empty
     thumbnails. The function skips missing images.
 
     Args:
@@ -163,7 +163,7 @@ def write_web_file(
 
     Raises:
         ValueError: if there are no images, all files are missing, or the suffix is not `.safetensors`.
-        OSError: if the file exists, or cannot be written.
+        OSError: if the file exists and `overwrite` is false, or the file cannot be written.
     """
     from safetensors.numpy import save
 

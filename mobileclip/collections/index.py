@@ -42,16 +42,17 @@ class IndexReport:
 
     Args:
         num_encoded: number of encoded new or changed images.
-        num_known: number of new or changed files with known content, such as moved, copied and touched files.
+        num_known: number of images in new or changed files whose content was already in the index, such as moved,
+            copied and touched files.
         num_unchanged: number of unchanged images, which the update did not read again.
         num_removed: number of deleted or moved images.
-        num_unreadable: number of unchanged files that were already unreadable.
-        unreadable: message for each newly unreadable file.
+        num_unreadable: number of unchanged files that an earlier update could not read.
+        unreadable: message for each new or changed file that this update could not read.
         uninstalled: number of files that need a missing extra, by installation command; every run tries these files
             again.
         left_out: skipped files of the folders (hidden, or of other types), with reasons.
-        set_aside: files that failed in an engine; the next run tries these files again.
-        missing: number of kept images, by missing or empty folder or file.
+        set_aside: files that failed in a worker of an engine; the next run tries these files again.
+        missing: number of images kept in the index, by the missing or empty folder or missing file.
     """
 
     num_encoded: int
@@ -67,14 +68,14 @@ class IndexReport:
 
     @property
     def num_left_out(self) -> int:
-        """Number of unreadable, failed and missing files."""
+        """Number of newly unreadable files, failed files, and missing inputs or folders."""
         return len(self.unreadable) + len(self.set_aside) + len(self.missing)
 
     def __str__(self) -> str:
         """Return the report as one line."""
         parts = [f"{self.num_encoded:,} encoded"]
-        parts += [f"{self.num_known:,} recognised by their content"] if self.num_known else []
-        parts += [f"{self.num_unchanged:,} as before"] if self.num_unchanged else []
+        parts += [f"{self.num_known:,} recognised by content"] if self.num_known else []
+        parts += [f"{self.num_unchanged:,} unchanged"] if self.num_unchanged else []
         parts += [f"{self.num_removed:,} removed or moved away"] if self.num_removed else []
         unreadable = self.num_unreadable + len(self.unreadable)
         parts += [f"{unreadable:,} cannot be read"] if unreadable else []
@@ -86,16 +87,17 @@ class IndexReport:
 
 
 MARK = "reading"
-"""Name of an empty file that exists while a job reads in its own process and has not written any result yet."""
+"""Name of an empty marker file: a job that reads in its own process creates the file, and deletes it after the first
+write."""
 
 
 class FindingsWriter:
-    """Writes findings to an index and counts them.
+    """Collects and counts findings, and writes the findings to an index at intervals.
 
     Args:
         store: store of the index, locked by the caller.
         known: rows of the index, by file.
-        options: intervals of writes.
+        options: indexing options, for the intervals between writes.
     """
 
     def __init__(self, store: Store, known: KnownFiles, options: IndexOptions) -> None:
@@ -172,13 +174,13 @@ def units_of(
     num_workers: int,
     suspects: Collection[str] = (),
 ) -> list[IndexUnit]:
-    """Return files in groups: a few hundred images per group, or a single shard or video.
+    """Group files into units of at most 256 images, a single shard, or a single video.
 
     Args:
         tasks: files to group.
-        known_of: function that returns the hashes of known content for a file.
+        known_of: function that returns the indexed content that a file may have.
         num_workers: number of workers.
-        suspects: paths of images that failed earlier; each gets a separate unit.
+        suspects: paths of images that failed earlier; each of these images gets a separate unit.
     """
     pictures = [task for task in tasks if task.file.kind == "picture" and task.file.path not in suspects]
     share = -(-len(pictures) // (_GROUPS_A_WORKER * num_workers))
@@ -207,7 +209,7 @@ def _name(group: Sequence[FileTask]) -> str:
 
 @attrs.frozen(kw_only=True, eq=False)
 class IndexWork(Work[IndexUnit, Findings]):
-    """Reads and encodes files in workers. The paths of files and model must be valid on all machines.
+    """Reads and encodes files in workers; the paths of files and model must be valid on all machines.
 
     Args:
         source: arguments to load the model.
@@ -228,7 +230,7 @@ class IndexWork(Work[IndexUnit, Findings]):
     examples: tuple[FoundFile, ...]
 
     def open(self, place: Place) -> Worker[IndexUnit, Findings]:
-        """Load the model, with its fastest backend if the number of images is large enough.
+        """Load the model, and select its fastest backend if there are enough images.
 
         Raises:
             ValueError, OSError: if the model cannot be loaded, or is not the model of the index.
@@ -283,7 +285,7 @@ class FileEncoder:
 
         Args:
             files: files to read.
-            clip: the model.
+            clip: model of the index.
 
         Raises:
             LostProcessError: if a decoding process dies; the index keeps finished images.
@@ -370,7 +372,7 @@ class _Entering(Listener[IndexUnit, Findings]):
         self._writer, self._bar = writer, bar
 
     def advanced(self, count: int) -> None:
-        """Update the speed of reading images."""
+        """Update the images per second of the progress bar."""
         self._bar.advance(0, count=count)
 
     def finished(self, unit: IndexUnit, entry: Findings) -> None:
@@ -379,7 +381,7 @@ class _Entering(Listener[IndexUnit, Findings]):
         self._bar.advance(len(unit.tasks), count=0)
 
     def gave_up(self, unit: IndexUnit, aside: SetAside) -> None:  # noqa: ARG002 - as a `Listener` does
-        """Show the unit as failed."""
+        """Advance the progress bar past a failed unit."""
         self._bar.advance(len(unit.tasks), count=0)
 
 
@@ -405,8 +407,9 @@ def update(
 
     Args:
         store: store of the index.
-        clip: function that returns the index's model; called only if there are new images and no engine.
-        found: the scan.
+        clip: function that returns the index's model; `update` calls the function only to encode files without an
+            engine.
+        found: result of `scan`.
         options: indexing options.
         engine: engine that runs the workers; None to encode in this process.
         trust: whether workers may open an exported model from another machine, see `mobileclip.load`.
@@ -467,8 +470,8 @@ def forget(store: Store, folders: Sequence[str]) -> int:
         folders: absolute paths of folders, files or shards.
 
     Raises:
-        ValueError: if the index has no images of a folder, or a folder is part of a larger input, so that the next
-            update would find its images again.
+        ValueError: if the index has no images of a folder, or the next update would index the folder again as part of
+            a larger input.
         OSError: if the index cannot be written.
     """
     known, before, there = KnownFiles(store), store.inputs, Presence()
@@ -476,10 +479,10 @@ def forget(store: Store, folders: Sequence[str]) -> int:
         around = [one for one in before if one != folder and is_inside(folder, one)]
         if around and any(path in there for path in known.below(folder)):
             raise ValueError(
-                f"{folder} is part of the index's input {around[0]}, so the next update would find it again"
+                f"{folder} is part of the index's input {around[0]}, and the next update would index the images again"
             )
         if not known.below(folder) and not any(is_inside(one, folder) for one in before):
-            raise ValueError(f"the index has no images of {folder}; its inputs are {', '.join(before) or 'nothing'}")
+            raise ValueError(f"the index has no images of {folder}; the inputs are {', '.join(before) or 'nothing'}")
     inputs = [one for one in before if any(is_inside(one, folder) for folder in folders)]
     gone = list(dict.fromkeys(path for folder in folders for path in known.below(folder)))
     rows = [row for path in gone for row in known.rows(path)]
@@ -494,12 +497,12 @@ def _encode_apart_if_lost(
 ) -> tuple[SetAside, ...]:
     """Read and encode files in this process, and return the failed files.
 
-    A file may kill the process that reads it. If a decoding process dies, or an earlier job was killed before it wrote
-    any result, the function reads the remaining files in worker processes, to isolate such a file.
+    Reading a damaged file may kill the process. If a decoding process dies, or an earlier job was killed before its
+    first write, the function reads the remaining files in worker processes, to isolate the damaged file.
     """
     mark, suspects = encoder.writer.mark, encoder.suspects()
     if mark.exists():
-        logger.warning("the last run was killed before it wrote anything; worker processes now read the files")
+        logger.warning("the last run was killed before its first write; worker processes now read the files")
         suspects = {file.path for file in work}
     apart = [file for file in work if file.path in suspects]
     here = [file for file in work if file.path not in suspects]

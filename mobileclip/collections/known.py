@@ -1,4 +1,4 @@
-"""Looks up indexed files: rows, embeddings by content, and completely read files."""
+"""Looks up indexed files by path, and indexed images and videos by the hash of their content."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mobileclip.datasets import is_video_name
 
 @attrs.frozen(kw_only=True)
 class KnownRow:
-    """The fields of an index row that detect a changed file.
+    """The fields of an index row that are needed to detect a changed file.
 
     Args:
         id: id of the row in the index.
-        part: key of the sample, in a file with several samples.
+        part: key of the sample in its shard; None for other files.
         size: size of the image or video, in bytes.
         mtime_ns: modification time of the file, in nanoseconds since 1970.
         sha256: SHA-256 of the image or video.
@@ -88,12 +88,12 @@ class KnownFiles:
     def gone(self, found: Scan, recognised: Collection[str] = ()) -> tuple[list[str], dict[str, int]]:
         """Return the deleted files, and the number of kept images per missing folder.
 
-        The index keeps existing files, including hidden files and files of linked folders that were inputs. It also
-        keeps the files of a missing or empty folder (an unmounted disk, for example), unless the scan found the files
-        elsewhere.
+        The index keeps existing files, including hidden files and files of linked folders that were inputs. The index
+        also keeps the files of a missing or empty folder (an unmounted disk, for example), unless the update found the
+        same content in other files.
 
         Args:
-            found: the scan.
+            found: result of `scan`.
             recognised: hashes of content that the update found in other files.
 
         Returns:
@@ -141,11 +141,11 @@ class KnownFiles:
         )
 
     def content(self) -> KnownContent:
-        """Return all content with known embeddings."""
+        """Return the hashes of all content that has embeddings in the index."""
         return KnownContent(pictures=self._hashes_of_size, videos=self._video_of_hash)
 
     def content_like(self, file: FoundFile) -> KnownContent:
-        """Return known content that a file may have; for a shard, of its old version and of shards of equal size."""
+        """Return the indexed content with the size of a file; for a shard, also the content of its old version."""
         if file.kind == "picture":
             return KnownContent(pictures={file.size: self.content().of_size(file.size)})
         alike = self._finished_of_size.get(file.size, [])
@@ -159,7 +159,7 @@ class KnownFiles:
         return KnownContent(pictures=dict(hashes))
 
     def take_replaced(self, path: str, part: str | None) -> list[int]:
-        """Return the ids of the rows to replace for a file or sample; an empty list on further calls."""
+        """Return the ids of the rows to replace for a file or sample; further calls return an empty list."""
         if path not in self._rows:
             return []
         if path not in self._replaceable:
@@ -170,7 +170,7 @@ class KnownFiles:
         return self._replaceable[path].pop(part, [])
 
     def copies(self, recognised: Sequence[Recognised]) -> list[Row]:
-        """Return rows for images and videos whose content is already in the index."""
+        """Return new rows for images and videos whose content is already in the index."""
         wanted = [(one, number) for one in recognised for number in self._ids_of(one)]
         rows = {row.id: row for row in self._store.rows(list({number for _, number in wanted}))}
         return [

@@ -46,10 +46,10 @@ def default_index(inputs: Sequence[str]) -> Path:
 
 
 def find_index(name: str | Path | None = None) -> Path:
-    """Return the folder of the index with a name.
+    """Find an index by name, and return its folder.
 
     Args:
-        name: the folder of an index, an input of an index in the cache, or None for the newest index in the cache.
+        name: the folder of an index, or an input of an index in the cache; None for the newest index in the cache.
 
     Raises:
         FileNotFoundError: if the index does not exist.
@@ -57,12 +57,12 @@ def find_index(name: str | Path | None = None) -> Path:
     if name is not None and is_index(Path(name)):
         return Path(name)
     if name is not None and storage.cache_folder() is None:
-        raise FileNotFoundError(f"there is no index {storage.printable(name)}; make one: `mobileclip index FOLDER`")
+        raise FileNotFoundError(f"there is no index {storage.printable(name)}; create it: `mobileclip index FOLDER`")
     found = _by_age()
     if name is None:
         if not found:
             raise FileNotFoundError(
-                f"there is no index in {indexes_folder()}; pass --index, or make one: `mobileclip index FOLDER`"
+                f"there is no index in {indexes_folder()}; pass --index, or create an index: `mobileclip index FOLDER`"
             )
         return found[-1]
     own = default_index([str(name)])
@@ -74,17 +74,18 @@ def find_index(name: str | Path | None = None) -> Path:
             return store.folder
     shown = storage.printable(name)
     if not Path(name).exists():
-        raise FileNotFoundError(f"{shown} does not exist; give an index, or the folder of images of an index")
+        raise FileNotFoundError(f"{shown} does not exist; give the folder of an index, or an indexed image folder")
     raise FileNotFoundError(
-        f"{shown} is not an index, and {indexes_folder()} has no index of it; make one: `mobileclip index {shown}`"
+        f"{shown} is not an index, and {indexes_folder()} has no index of this folder; create an index: "
+        f"`mobileclip index {shown}`"
     )
 
 
 def moved_index(files: Iterable[tuple[str, int]], model: ModelSource | None) -> Store | None:
-    """Return the index in the cache for the images of a moved folder, if any.
+    """Find the cached index of a folder that has moved; return None if there is no such index.
 
     An index matches if all its inputs are missing, and at least half of its files exist in the new folder with equal
-    names and sizes. The function returns the largest matching index.
+    names and sizes. Of several matching indexes, the function returns the index with the most files in the new folder.
 
     Args:
         files: paths of the files in the new folder, with sizes in bytes.

@@ -1,4 +1,4 @@
-"""Merges indexes with the same model: rows, matched by the digest of their content, concepts, and tags."""
+"""Merges the rows, concepts and tags of indexes with the same model; compares images by digest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MergeReport:
     Args:
         num_copied: number of copied rows.
         num_replaced: number of replaced rows.
-        num_left: number of skipped rows, as their images are already known.
+        num_left: number of skipped rows, whose images another index already has.
     """
 
     num_copied: int = 0
@@ -34,13 +34,13 @@ class MergeReport:
     def __str__(self) -> str:
         """Return the report as one line."""
         parts = [f"{self.num_copied:,} rows copied"]
-        parts += [f"{self.num_replaced:,} older ones replaced"] if self.num_replaced else []
-        parts += [f"{self.num_left:,} known already"] if self.num_left else []
+        parts += [f"{self.num_replaced:,} older rows replaced"] if self.num_replaced else []
+        parts += [f"{self.num_left:,} duplicate rows skipped"] if self.num_left else []
         return ", ".join(parts)
 
 
 _Key = tuple[str, str | None, str | None]
-"""An image or video: path, part and digest; for an unreadable file, only path and part."""
+"""Key of an image or video: path, part, and SHA-256 (None for an unreadable file)."""
 
 
 @attrs.define(eq=False)
@@ -62,9 +62,10 @@ class _Held:
 def merge_stores(target: Store, sources: Sequence[Store], *, show_progress: bool = True) -> MergeReport:
     """Merge the rows of indexes into a target index, locked by the caller, in one transaction.
 
-    Images of two indexes are equal if their paths, parts and digests are equal. Among equal images, the latest rows
-    stay; for a video, preferably the rows of a complete read. Different images with the same path (from two machines,
-    for example) both stay. Rows of a readable file replace the row of an unreadable file.
+    Images of two indexes are equal if their paths, parts and digests are equal. Of equal images, the merge keeps the
+    latest rows; for a video, preferably the rows of a complete read. The merge keeps different images with the same
+    path, from two machines, for example. Rows of a readable file replace an older row of the same path that marks the
+    file as unreadable.
 
     Args:
         target: index to write to.
@@ -92,7 +93,7 @@ def merge_stores(target: Store, sources: Sequence[Store], *, show_progress: bool
                     bar.advance()
                 if bar.done != end:
                     raise ValueError(
-                        f"another job changed {store.folder} during the merge; run this again after that job"
+                        f"another job changed {store.folder} during the merge; merge again after that job has ended"
                     )
 
         finished = {one.path: one for store in sources for one in store.finished if one.path in paths[store.folder]}
@@ -108,7 +109,7 @@ def merge_stores(target: Store, sources: Sequence[Store], *, show_progress: bool
 
 
 def _kept(all_held: Sequence[Mapping[_Key, _Held]]) -> dict[_Key, _Held]:
-    """Return the rows to keep of each image or video: the rows with the greatest state, first index first."""
+    """Return the rows with the greatest state for each image or video; of equal states, the rows of the first index."""
     kept: dict[_Key, _Held] = {}
     for held in all_held:
         kept.update((key, one) for key, one in held.items() if key not in kept or one.state > kept[key].state)
@@ -138,7 +139,7 @@ class MergedConcepts:
 
     Args:
         concepts: concepts by name, each with the folder of its index.
-        words: tag words, with the folder of their index.
+        words: tag words, with the folder of their index; None if no index has tag words.
     """
 
     concepts: Mapping[str, tuple[Concept, Path]]
@@ -163,7 +164,8 @@ class MergedConcepts:
             other: concepts and tags of the other index, with the same model.
 
         Raises:
-            ValueError: if concepts or tags conflict.
+            ValueError: if concepts of the same name conflict, see `merge_concepts`, or the tags have different
+                settings or too many words.
         """
         shared = self.concepts.keys() & other.concepts.keys()
         both = {
@@ -176,10 +178,10 @@ class MergedConcepts:
         return MergedConcepts(concepts={**self.concepts, **other.concepts, **both}, words=words)
 
     def write_concepts(self, folder: Path) -> None:
-        """Write the concepts to an index, each atomically, merged with concurrent changes.
+        """Write the concepts to an index, with one transaction per concept, and merge changes by other processes.
 
         Raises:
-            ValueError: if a concurrent change conflicts with a concept.
+            ValueError: if a change by another process conflicts with a concept.
             OSError: if the concepts cannot be written.
         """
 
@@ -191,13 +193,13 @@ class MergedConcepts:
 
 
 def merge_concepts(one: Concept, here: Path, other: Concept, there: Path) -> Concept:
-    """Return a concept with the examples of two concepts; `uses_examples` is true if it is true for either.
+    """Return a concept with the examples of two concepts; the result uses examples if either concept does.
 
     Args:
-        one: a concept.
-        here: folder of the concept's index.
-        other: another concept with the same name.
-        there: folder of the other concept's index.
+        one: the first concept.
+        here: folder of the first concept's index, for error messages.
+        other: the second concept, with the same name.
+        there: folder of the second concept's index, for error messages.
 
     Raises:
         ValueError: if the texts or models differ, an image is a positive example of one concept and a negative example
@@ -214,8 +216,8 @@ def merge_concepts(one: Concept, here: Path, other: Concept, there: Path) -> Con
     if not one.about.identity.is_same(other.about.identity):
         raise ValueError(
             f"the concept {name!r} has the model {one.about.model} in {here} and {other.about.model} in {there}; "
-            f"convert both to the model of their index: "
-            f'`mobileclip concept show "{name}" --index {here}`, and the same in {there}'
+            f"convert both concepts to the models of their indexes: "
+            f'`mobileclip concept show "{name}" --index {here}`, and the same command with --index {there}'
         )
     own = {example.key: example for example in one.examples}
     for example in other.examples:
@@ -223,7 +225,7 @@ def merge_concepts(one: Concept, here: Path, other: Concept, there: Path) -> Con
             path = storage.printable(example.name)
             yes, no = (here, there) if own[example.key].is_positive else (there, here)
             raise ValueError(
-                f"{path} is a positive example of {name!r} in {yes} and a negative one in {no}; remove one of them: "
+                f"{path} is a positive example of {name!r} in {yes} but a negative example in {no}; remove an example: "
                 f'`mobileclip concept add "{name}" --unlabel {path} --index {there}`'
             )
     new = [place for place, example in enumerate(other.examples) if example.key not in own]
@@ -231,7 +233,7 @@ def merge_concepts(one: Concept, here: Path, other: Concept, there: Path) -> Con
     if len(examples) > MOST_EXAMPLES:
         raise ValueError(
             f"a concept has at most {MOST_EXAMPLES:,} examples, and {name!r} of {here} and {there} would have "
-            f'{len(examples):,}; remove some: `mobileclip concept add "{name}" --unlabel IMAGE --index {there}`'
+            f'{len(examples):,}; remove examples: `mobileclip concept add "{name}" --unlabel IMAGE --index {there}`'
         )
     vectors = np.concatenate([one.vectors, other.vectors[new]])
     pictures = (*one.pictures, *(other.pictures[place] for place in new))
@@ -240,7 +242,7 @@ def merge_concepts(one: Concept, here: Path, other: Concept, there: Path) -> Con
 
 
 def _joined_words(one: TagWords, here: Path, other: TagWords, there: Path) -> TagWords:
-    """Return the words of two indexes, with their earlier score distributions."""
+    """Return the tag words of two indexes, with their stored score distributions."""
     if (one.template, one.share) != (other.template, other.share):
         raise ValueError(
             f"the tags have the template '{storage.printable(one.template)}' and the share {one.share:g} in {here}, "
@@ -251,7 +253,7 @@ def _joined_words(one: TagWords, here: Path, other: TagWords, there: Path) -> Ta
     if not one.about.identity.is_same(other.about.identity):
         raise ValueError(
             f"the tags have the model {one.about.model} in {here} and {other.about.model} in {there}; "
-            f"write the tags with the earlier model again: `mobileclip tag --index {here}`, or the same with {there}"
+            f"update the tags of the outdated model: `mobileclip tag --index {here}`, or with --index {there}"
         )
     known = {word.casefold() for word in one.words}
     new = [place for place, word in enumerate(other.words) if word.casefold() not in known]

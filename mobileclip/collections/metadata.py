@@ -19,7 +19,7 @@ class ModelSource:
     """The arguments of `mobileclip.load` that select a model.
 
     Args:
-        model: `name` argument of `mobileclip.load`; None if the checkpoint determines the model.
+        model: `model` argument of `mobileclip.load`; None if the checkpoint determines the model.
         checkpoint: path or hub address of the weights; None for the published weights.
         image_size: side of the images in pixels; None for the model's default.
         context_length: number of token ids per text; None for the model's default.
@@ -43,7 +43,7 @@ class ModelSource:
         return attrs.evolve(self, checkpoint=_in_full(self.checkpoint), model=model)
 
     def known_spec(self) -> DualEncoderSpec | None:
-        """Return the spec of the model from its name, without reading or downloading weights.
+        """Return the spec of the model from its name, without reading weights; None if the name is not sufficient.
 
         Raises:
             ValueError, FileNotFoundError: if the model is unknown, see `mobileclip.load`.
@@ -60,7 +60,8 @@ class ModelSource:
         Args:
             device: device of the model.
             trust: whether to open an exported model that may run code on this machine, see `mobileclip.load`.
-            text_model: text tower to use in place of the model's text tower, see `mobileclip.load`.
+            text_model: text tower that replaces the model's text tower, see `mobileclip.load`; None to keep the
+                model's text tower.
 
         Raises:
             ValueError, FileNotFoundError, CheckpointError: if the model cannot be loaded, see `mobileclip.load`.
@@ -82,12 +83,12 @@ class ModelSource:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class FinishedFile:
-    """A completely read file with many images.
+    """A shard or video that an update has read completely.
 
     Args:
         path: path of the file.
-        num_bytes: number of bytes of the file when it was read.
-        mtime_ns: modification time of the file when it was read, in nanoseconds since 1970.
+        num_bytes: size of the file at the time of reading, in bytes.
+        mtime_ns: modification time of the file at the time of reading, in nanoseconds since 1970.
     """
 
     path: str
@@ -97,13 +98,13 @@ class FinishedFile:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class IndexMetadata:
-    """The metadata of an index: the model's embedding space.
+    """The metadata of an index: identity and source of the model, and JPEG decoding.
 
     Args:
-        weights_sha256: see `ModelIdentity`.
-        spec: see `ModelIdentity`.
-        version: see `ModelIdentity`.
-        dim: dim of the embeddings.
+        weights_sha256: SHA-256 of the model's stored weights, see `ModelIdentity`.
+        spec: spec of the model as JSON, see `ModelIdentity`.
+        version: version of the library, for information only.
+        dim: number of dimensions of the embeddings.
         model: arguments to load the model.
         decode: JPEG decoding at the last update, see `IndexOptions`.
 
@@ -127,7 +128,7 @@ class IndexMetadata:
         """Return whether the name of a model shows that a different model computed the embeddings.
 
         Args:
-            source: arguments to load the model; the function neither reads nor downloads its weights.
+            source: arguments to load the model; the function neither reads nor downloads weights.
 
         Raises:
             ValueError, FileNotFoundError: if the model is unknown, see `mobileclip.load`.

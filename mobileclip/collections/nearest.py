@@ -20,7 +20,7 @@ from mobileclip.terminal import console, get_logger
 logger = get_logger(__name__)
 
 GRAPH = "neighbours.usearch"
-"""File with the graph, in the folder of an index."""
+"""Name of the graph file in the folder of an index."""
 
 # Search compares all embeddings as float16, then the best k and this many more as float32.
 _SPARE = 32
@@ -32,16 +32,16 @@ _STALE = 0.2
 _COMPARED, _SAME = 64, 0.98
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Positions of images, nearest first, and their cosines."""
+"""Positions of images, nearest first, and the cosine similarity of each image."""
 
 
 @attrs.frozen(kw_only=True)
 class GraphSizes:
-    """The size above which search uses a graph, and the graph's settings.
+    """The settings of search by a neighbour graph.
 
     Args:
-        exact: maximum number of images for exact search.
-        added: number of images per batch of additions to the graph.
+        exact: maximum number of images for exact search; above this number, search uses a graph.
+        added: number of images to add to the graph per batch.
         candidates: minimum number of candidates from the graph per query.
     """
 
@@ -53,7 +53,7 @@ class GraphSizes:
 def exact_nearest(
     vectors: NDArray[np.float16], places: NDArray[np.int64] | None, query: NDArray[np.float32], k: int
 ) -> Found:
-    """Return the nearest images by exact search; ties in the order of the images.
+    """Return the nearest images by exact search; images with equal scores keep their order in the index.
 
     Shape:
         vectors: `(images, dim)`; places: `(candidates,)`; query: `(dim,)`.
@@ -95,7 +95,7 @@ class NeighbourGraph:
         return len(self._missing)
 
     def nearest(self, query: NDArray[np.float32], k: int) -> Found:
-        """Return the approximate result of `exact_nearest`."""
+        """Return the approximately nearest images, like `exact_nearest`."""
         return self.nearest_to_each(query[None], k, num_candidates=max(_CANDIDATES * k, self._least))[0]
 
     def nearest_to_each(self, queries: NDArray[np.float32], k: int, *, num_candidates: int) -> list[Found]:
@@ -123,7 +123,7 @@ class NeighbourGraph:
 
 
 def open_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes) -> NeighbourGraph | None:
-    """Open the graph of an index; None for exact search, or if the index has no graph."""
+    """Open the graph of an index; return None if search is exact, or if the index has no graph."""
     graph = _opened(folder / GRAPH, snapshot) if len(snapshot) > sizes.exact else None
     return None if graph is None else NeighbourGraph(graph, snapshot, sizes)
 
@@ -131,7 +131,7 @@ def open_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes) -> Neighbour
 def update_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bool = True) -> None:
     """Update the graph of an index, or remove the graph if search is exact.
 
-    An interrupted update keeps its additions.
+    An interrupted update saves the images added so far.
 
     Args:
         folder: folder of the index.
@@ -150,7 +150,7 @@ def update_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes, *, show_pr
         if graph is None or np.count_nonzero(~np.isin(_ids(graph), snapshot.ids)) > _STALE * len(snapshot):
             graph = _empty(snapshot)
     except ImportError as error:
-        logger.warning("every search compares all %d images: %s", len(snapshot), error)
+        logger.warning("every search compares the query with all %d images: %s", len(snapshot), error)
         return
     before = len(graph)
     try:
@@ -172,7 +172,7 @@ def _add(graph: Any, snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bo
     """Add the images that a graph lacks."""
     new = np.flatnonzero(~np.isin(snapshot.ids, _ids(graph)))
     shown = console(shown=show_progress and len(new) > 0)
-    with Progress("joining neighbours", total=len(new), unit="images", console=shown) as bar:
+    with Progress("building the graph", total=len(new), unit="images", console=shown) as bar:
         for start in range(0, len(new), sizes.added):
             some = new[start : start + sizes.added]
             # usearch loses rows if several threads add to the same graph.
@@ -184,7 +184,7 @@ def _save(graph: Any, path: Path) -> None:
     try:
         graph.save(str(path))
     except RuntimeError as error:  # the error has no details from the system
-        raise OSError(f"{path} cannot be written ({error}); if the disk is full, make room") from error
+        raise OSError(f"{path} cannot be written ({error}); if the disk is full, free some space") from error
 
 
 def remove_graph(folder: Path) -> None:
@@ -210,13 +210,13 @@ def _opened(file: Path, snapshot: Snapshot) -> Any | None:
         graph.load(str(file))
     except (RuntimeError, ValueError, OSError) as error:
         raise_machine_fault(error)
-        logger.warning("%s is not used; the next `mobileclip index` writes it again: %s", file, error)
+        logger.warning("search does not use the graph %s; the next `mobileclip index` rebuilds it: %s", file, error)
         return None
     return graph if _is_of(graph, snapshot) else None
 
 
 def _is_of(graph: Any, snapshot: Snapshot) -> bool:
-    """Return whether a graph has the embeddings of an index, not the embeddings of an earlier index in the folder."""
+    """Return whether a graph belongs to an index, and not to an earlier index in the same folder."""
     if graph.ndim != snapshot.vectors.shape[1]:
         return False
     ids = np.intersect1d(_ids(graph), snapshot.ids, assume_unique=True)

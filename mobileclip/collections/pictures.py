@@ -1,4 +1,4 @@
-"""Reads images of an index again, for display at small size or for encoding by another model."""
+"""Reads indexed images again, to make thumbnails or to encode the images with another model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def small_images(matches: Sequence[Match], side: int) -> Iterator[Image.Image | 
 
 
 def read_encoded(matches: Sequence[Match]) -> Iterator[bytes | None]:
-    """Yield encoded images; None for an unreadable image.
+    """Yield the encoded bytes of images; None for an unreadable image.
 
     Args:
         matches: matches of the images, without video frames; the function reads each shard once.
@@ -60,7 +60,7 @@ def read_encoded(matches: Sequence[Match]) -> Iterator[bytes | None]:
 
 
 def make_small(data: str | bytes, match: Match, side: int) -> Image.Image | None:
-    """Return an image at display size; None if it cannot be decoded.
+    """Return an image at display size; None if decoding fails.
 
     Args:
         data: encoded image, or path of its file.
@@ -81,8 +81,8 @@ def webp(picture: Image.Image, quality: int) -> bytes:
     """Return an image as WebP, without its metadata.
 
     Args:
-        picture: see `make_small`.
-        quality: quality from 0 to 100.
+        picture: image to encode; the function clears its metadata.
+        quality: WebP quality from 0 to 100.
     """
     picture.info.clear()
     stream = io.BytesIO()
@@ -106,7 +106,7 @@ def small_copy(data: bytes) -> bytes | None:
 
 
 def small_copy_of(match: Match) -> bytes | None:
-    """Return a small copy of an image of an index, see `small_copy`; None if the image can no longer be read."""
+    """Return a small copy of an indexed image, see `small_copy`; None if the image can no longer be read."""
     if match.time is not None:
         frame = make_small_frame(match, _COPY_SIDE)
         return None if frame is None else webp(frame, _COPY_QUALITY)
@@ -115,7 +115,7 @@ def small_copy_of(match: Match) -> bytes | None:
 
 
 def make_small_frame(match: Match, side: int) -> Image.Image | None:
-    """Return a video frame at display size; None if unreadable.
+    """Return a video frame at display size; None if the frame is unreadable.
 
     Args:
         match: match of the frame.
@@ -150,7 +150,7 @@ def _read_parts(matches: Sequence[Match]) -> dict[str, bytes]:
 
 
 Known = Mapping[str, Any]
-"""The row of an image, by column."""
+"""The row of an image, as values by column name."""
 COLUMNS = ("id", "path", "part", "size", "mtime_ns", "sha256", "time")
 """The columns needed to read an image again."""
 
@@ -161,8 +161,8 @@ class Reencoded:
 
     Args:
         row: row of the image.
-        embedding: new embedding, `(dim,)`, of unit length, or None.
-        problem: reason for a missing embedding: `gone` for a missing file, `changed` or `unreadable`; None otherwise.
+        embedding: new embedding, `(dim,)`, of unit length; None after a problem.
+        problem: `gone` for a missing file, `changed` or `unreadable`; None if the image has a new embedding.
     """
 
     row: Known
@@ -173,12 +173,12 @@ class Reencoded:
 def reencode(
     rows: Iterable[Known], clip: ImageTextModel, *, reduced: bool, batch_size: int = 32, num_workers: int = 1
 ) -> Iterator[Reencoded]:
-    """Yield images with their embeddings by another model, or with the reason for a missing embedding.
+    """Encode indexed images with another model, and yield each image with an embedding or a problem.
 
     Args:
         rows: rows of the images, with rows of the same shard together, so that the function reads each shard once.
         clip: model that encodes the images.
-        reduced: see `read_tower_image`.
+        reduced: whether to decode a JPEG at reduced size, see `read_tower_image`.
         batch_size: number of images per batch.
         num_workers: number of decoding processes; 1 decodes in this process.
 
@@ -197,7 +197,7 @@ def reencode(
 
 
 def _compared(one: Encoded[Known]) -> Reencoded:
-    """Return an image with its embedding; with a problem if the image is unreadable or has changed since indexing."""
+    """Return an image with its embedding, or with a problem if the image is unreadable or changed since indexing."""
     row, read = one.picture.key, one.read
     if isinstance(read, ImageError):
         return Reencoded(row=row, problem="gone" if read.reason == "missing_file" else "unreadable")
@@ -234,7 +234,7 @@ def _parts(shard: str, wanted: dict[str, Known], aside: list[Reencoded]) -> Iter
 
 
 def _change(path: Path, row: Known) -> Literal["gone", "changed"] | None:
-    """Return whether a video is missing or changed, by its size and time, as hashing may take minutes."""
+    """Check by size and modification time whether a video is gone or changed, since hashing may take minutes."""
     now = stamp_of(str(path))
     if now is None:
         return "gone"

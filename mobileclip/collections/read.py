@@ -1,4 +1,4 @@
-"""Reads and encodes files, one image at a time, without access to the index."""
+"""Reads and encodes image files, videos and shards, without access to the index."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ from mobileclip.strict import strict
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class IndexOptions:
-    """The settings of an index update: how to read images, and the interval of writes.
+    """The settings of an index update: decoding, encoding, and intervals between writes.
 
     Args:
         batch_size: number of images per batch.
         num_workers: number of decoding processes; 1 decodes in this process. With an engine, the engine's workers
             decode, and this setting has no effect.
         decode: `fast` to decode a JPEG at reduced size, see `read_tower_image`; `exact` for full size.
-        video_frames: see `look_at_video`.
-        video_seconds: see `look_at_video`.
-        precision: lowest precision of the image tower on a CPU, if `mobileclip.optimize` finds it accurate enough.
-        segment_rows: number of images between writes.
-        segment_seconds: number of seconds between writes.
+        video_frames: `seconds` or `scenes`, see `look_at_video`.
+        video_seconds: seconds between video frames, see `look_at_video`.
+        precision: lowest precision of the image tower on a CPU; applies only if `mobileclip.optimize` finds this
+            precision accurate enough.
+        segment_rows: number of images after which the update writes to the index.
+        segment_seconds: seconds after which the update writes to the index.
         show_progress: whether to show progress.
     """
 
@@ -57,7 +58,7 @@ class Recognised:
 
     Args:
         file: file with the image or video.
-        part: key of the sample, in a file with several samples.
+        part: key of the sample in its shard; None for other files.
         sha256: SHA-256 of the content.
     """
 
@@ -68,15 +69,15 @@ class Recognised:
 
 @attrs.define(kw_only=True, eq=False)
 class Findings:
-    """The results of reading files, from this or another process.
+    """The results of reading files.
 
     Args:
         rows: rows of encoded images and of unreadable files.
-        recognised: images and videos with existing embeddings.
-        gone: path and key of each sample that a completely read file no longer contains.
-        finished: completely read files with many images.
+        recognised: images and videos whose content the index already has.
+        gone: path and key of each sample that a completely read shard no longer contains.
+        finished: completely read shards and videos.
         unreadable: message for each unreadable file, with name and reason.
-        uninstalled: number of files that need a missing extra, by extra.
+        uninstalled: number of files that need a missing extra, by installation command.
         num_encoded: number of images among the rows.
         num_unchanged: number of samples already in the index.
     """
@@ -96,7 +97,7 @@ class Findings:
         return len(self.rows) + len(self.recognised)
 
     def add(self, other: Findings) -> None:
-        """Add the findings of another process."""
+        """Append other findings to these findings."""
         for field in ("rows", "recognised", "gone", "finished", "unreadable"):
             getattr(self, field).extend(getattr(other, field))
         self.uninstalled.update(other.uninstalled)
@@ -138,13 +139,13 @@ class KnownContent:
     videos: Collection[str] = ()
 
     def of_size(self, size: int) -> tuple[str, ...]:
-        """Return the known hashes of images with a number of bytes, up to a limit."""
+        """Return the known hashes of images with a size in bytes, at most 100 hashes."""
         return tuple(self.pictures.get(size, ())[:_MOST_HASHES])
 
 
 @attrs.frozen(kw_only=True)
 class _Wanted:
-    """A requested image: its file, and its part in a shard, or its time in a video with digest and metadata."""
+    """An image to read: a file, a sample of a shard, or a video frame with digest and metadata of the video."""
 
     file: FoundFile
     part: str | None = None
@@ -216,7 +217,7 @@ class FileReader:
             self.num_expected += self._asked[file.path] - estimated_images([file])
 
     def _images_of_shard(self, task: FileTask) -> Iterator[Picture[_Wanted]]:
-        """Yield the images of a shard, without images that an earlier interrupted job already wrote to the index."""
+        """Yield the images of a shard; skip images that an interrupted job already wrote to the index."""
         file = task.file
         skips = SkipReport(log=False)
         seen: set[str] = set()
@@ -270,7 +271,7 @@ class FileReader:
         return picture.key.time is None or self._scenes.is_new(picture.name, pixels)
 
     def _refuse(self, wanted: _Wanted, error: ImageError) -> bool:
-        """Record the reason why a file is unreadable, and return whether the reason holds until the file changes."""
+        """Record an unreadable file, and return whether the file stays unreadable until its content changes."""
         file = wanted.file
         if error.reason == "missing_file":
             return False  # removed after the scan

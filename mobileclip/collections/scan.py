@@ -22,7 +22,7 @@ class Presence:
         self._gone: dict[str, bool] = {}
 
     def __contains__(self, path: str) -> bool:
-        """Return whether a file exists; a file counts as existing unless the system reports it as missing."""
+        """Return whether a file exists; after errors other than a missing file, the file counts as existing."""
         folder = os.path.dirname(path)  # noqa: PTH120 - texts, of any number
         if folder not in self._gone:
             self._gone[folder] = not _is_there(folder, stat.S_ISDIR)
@@ -30,13 +30,13 @@ class Presence:
 
 
 class MissingFolders:
-    """Missing or empty folders, with one check per folder."""
+    """Finds missing or empty folders, with one check per folder."""
 
     def __init__(self) -> None:
         self._holds_something: dict[str, bool] = {}
 
     def around(self, path: str) -> str | None:
-        """Return the outermost missing or empty folder above a file; None if the file's folder has files."""
+        """Return the outermost missing or empty folder above a file; None if the file's folder is not empty."""
         found, folder = None, os.path.dirname(path)  # noqa: PTH120 - texts, of any number
         while not self._holds(folder) and folder != (parent := os.path.dirname(folder)):  # noqa: PTH120
             found, folder = folder, parent
@@ -55,7 +55,7 @@ class MissingFolders:
 
 
 def stamp_of(path: str) -> tuple[int, int] | None:
-    """Return a file's time and size, for detecting changes; None for a missing file."""
+    """Return a file's modification time in nanoseconds and size in bytes; None for a missing file."""
     try:
         status = Path(path).stat()
     except (OSError, ValueError):
@@ -64,7 +64,7 @@ def stamp_of(path: str) -> tuple[int, int] | None:
 
 
 def is_inside(path: str, folder: str) -> bool:
-    """Return whether a path is a folder or below the folder, comparing only the strings."""
+    """Return whether a path equals a folder or is below the folder; compare only the strings."""
     return path == folder or path.startswith(f"{folder.rstrip(os.sep)}{os.sep}")
 
 
@@ -77,7 +77,7 @@ def _is_there(path: str, is_kind: Callable[[int], bool]) -> bool:
         return True
 
 
-EXPECTED = "expected images, videos, folders with these, or tar shards on this machine, such as 'shards/{000..127}.tar'"
+EXPECTED = "expected images, videos, tar shards such as 'shards/{000..127}.tar', or folders of these files"
 _SHARD = ".tar"
 # Approximate number of bytes per encoded image: an image from the web, and ten seconds of a video.
 _BYTES_PER_IMAGE = {"shard": 2**16, "video": 2**23}
@@ -106,9 +106,9 @@ class Scan:
 
     Args:
         inputs: absolute paths of the inputs.
-        missing: missing inputs, or folders without images (an unmounted disk, for example).
+        missing: inputs that do not exist or are folders without images (an unmounted disk, for example).
         files: files by path, sorted.
-        left_out: skips for files of other types, or with names that an index cannot store.
+        left_out: skipped files: hidden files, other file types, and names that an index cannot store.
     """
 
     inputs: tuple[str, ...]
@@ -129,7 +129,7 @@ def estimated_images(files: Iterable[FoundFile]) -> int:
 def scan(inputs: Sequence[str], *, may_be_missing: bool = False) -> Scan:
     """Find the images, videos and shards in files, folders and patterns.
 
-    The scan searches folders recursively. It skips and counts hidden files, links to folders, and other file types.
+    The scan searches folders recursively, and skips and counts hidden files, links to folders, and other file types.
 
     Args:
         inputs: paths and brace patterns.
@@ -168,7 +168,7 @@ def scan(inputs: Sequence[str], *, may_be_missing: bool = False) -> Scan:
 
 def _expanded(given: str) -> list[str]:
     if not given.strip():
-        raise ValueError(f"a name is empty; {EXPECTED}")
+        raise ValueError(f"an input is empty; {EXPECTED}")
     if storage.is_remote(given) or given.startswith("pipe:"):
         raise ValueError(f"{storage.without_secrets(given)} is not on this machine; {EXPECTED}")
     paths = expand_shards(given) if "{" in given and not Path(given).exists() else (given,)
@@ -189,8 +189,8 @@ def _files_at(path: str) -> tuple[list[str], Sequence[Skip]]:
     if not names:
         raise ValueError(
             f"the folder {storage.printable(path)} holds no images ({', '.join(IMAGE_EXTENSIONS)}), no videos "
-            f"({', '.join(VIDEO_EXTENSIONS)}) and no tar shards; is its disk mounted? "
-            f"An index keeps the images of the folder{listed.said_left_out()}"
+            f"({', '.join(VIDEO_EXTENSIONS)}) and no tar shards; is the disk mounted? "
+            f"An existing index keeps the images of this folder{listed.said_left_out()}"
         )
     return names, listed.left_out(used=frozenset(others))
 
@@ -201,7 +201,7 @@ def _enter(path: str, found: dict[str, FoundFile], left_out: list[Skip]) -> None
         path.encode()
         status = os.stat(path)  # noqa: PTH116 - faster for very many files
     except UnicodeEncodeError:
-        detail, key = "its name is not UTF-8; rename it", os.fsencode(name).decode(errors="replace")
+        detail, key = "the file name is not UTF-8; rename the file", os.fsencode(name).decode(errors="replace")
         left_out.append(Skip(reason="name_not_utf8", key=key, shard=folder, detail=detail))
         return
     except FileNotFoundError:

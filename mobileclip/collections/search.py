@@ -1,6 +1,6 @@
 """Computes query embeddings, nearest images, and each image location's share of a score.
 
-Tests compare this ranking with the ranking in the browser, `examples/web/src/ranking.js`.
+A test compares this ranking with the ranking in the browser, `examples/web/src/ranking.js`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Vector = NDArray[np.float32]
 Picture = str | Path | bytes
 
 AWAY = 0.5
-"""Weight of the exclusions in a query, relative to the wanted inputs."""
+"""Weight of the mean excluded embedding in a query, relative to the mean wanted embedding."""
 # Factor for repeating a search with more results, if missing files or frames of few videos fill the first places.
 _MORE = 8
 
@@ -55,18 +55,19 @@ def query_direction(
     without: Sequence[str],
     reduced: bool,
 ) -> Vector:
-    """Return the query embedding: the mean of wanted inputs, minus half of the exclusions.
+    """Return the query embedding: the mean wanted embedding, minus half of the mean excluded embedding.
 
     Shape:
         (dim,), of length 1.
 
     Args:
-        clip: function that returns the model of the index; not called if all inputs are stored embeddings.
+        clip: function that returns the model of the index; `query_direction` calls the function only to encode texts
+            or images.
         texts: query texts.
         pictures: example images, as paths or encoded bytes.
-        known: embeddings of example images, of shape (dim,).
+        known: stored embeddings of indexed example images, each of shape (dim,).
         without: texts to exclude.
-        reduced: whether to decode images at reduced size, as for the index.
+        reduced: whether to decode a JPEG at reduced size, as for the index.
 
     Raises:
         ValueError: if the query is empty.
@@ -99,9 +100,9 @@ def nearest_matches(
         graph: neighbour graph; None for exact search. Search with conditions or examples is always exact.
         query: query embedding, of shape (dim,).
         k: maximum number of results.
-        where: conditions on columns; all must hold.
-        all_frames: whether to return several frames of a video.
-        cache: cache of the concepts' examples; None without examples.
+        where: conditions on columns, see `Condition`; results meet all conditions.
+        all_frames: whether to return several frames of a video, instead of the nearest frame only.
+        cache: embeddings and weights of the concepts' examples; None without examples.
 
     Raises:
         ValueError: if a condition is invalid, or all files of the index are missing.
@@ -133,9 +134,9 @@ def newest_matches(snapshot: Snapshot, k: int, *, where: Sequence[Condition | st
 
     Args:
         snapshot: snapshot of the index.
-        k: maximum number of images. All images have the score 0.
-        where: conditions on columns; all must hold.
-        all_frames: whether to return several frames of a video.
+        k: maximum number of images; the score of every image is 0.
+        where: conditions on columns, see `Condition`; results meet all conditions.
+        all_frames: whether to return several frames of a video, instead of only one.
 
     Raises:
         ValueError: if a condition is invalid, or all files of the index are missing.
@@ -162,12 +163,12 @@ def _of_texts(clip: Callable[[], ImageTextModel], texts: Sequence[str]) -> list[
 
 
 def embedding_of(clip: ImageTextModel, picture: Picture, *, reduced: bool) -> Vector:
-    """Return the embedding of an image, decoded as for the index.
+    """Return the embedding of an image, decoded like the images of the index.
 
     Args:
-        clip: the model of the index.
-        picture: path of the image, or encoded image.
-        reduced: see `query_direction`.
+        clip: model of the index.
+        picture: path of the image, or encoded bytes.
+        reduced: whether to decode a JPEG at reduced size.
 
     Raises:
         ImageError: if the image cannot be read.
@@ -188,8 +189,8 @@ def similarity_map(
         `(rows, columns)`, for the centre crop that the model receives.
 
     Args:
-        clip: the model of the index.
-        match: match of the image; the function reads the image again.
+        clip: model of the index.
+        match: match of the image; the function reads the image file again.
         direction: query embedding, of shape (dim,) and unit length.
         reduced: whether the index used decoding at reduced size.
 

@@ -1,4 +1,4 @@
-"""A read-only snapshot of an index, and search results."""
+"""Defines read-only snapshots of an index, and search results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Match:
     Args:
         id: permanent id of the image in its index.
         path: path of the image's file.
-        part: key of the sample, in a file with several samples.
+        part: key of the sample in its shard; None for other files.
         score: cosine similarity with the query, from -1 to 1.
         size: size of the encoded image or video, in bytes.
         width: width in pixels.
@@ -56,7 +56,7 @@ class Match:
         return self.path if self.part is None else f"{self.path}/{self.part}"
 
     def known(self) -> dict[str, Any]:
-        """Return the known metadata of the image, by name."""
+        """Return the fields that are not None, by name."""
         return {name: value for name, value in attrs.asdict(self).items() if value is not None}
 
 
@@ -100,7 +100,7 @@ def match_of(row: Mapping[str, Any], score: float) -> Match:
 def hidden_error(count: int) -> ValueError:
     """Return the error for a search in an index whose files are all missing."""
     return ValueError(
-        f"all {count:,} images are missing: mount their disk; or, if they have moved, update the index: "
+        f"the files of all {count:,} images are missing; mount the disk, or index the moved files: "
         "`mobileclip index NEW_FOLDER --index INDEX`"
     )
 
@@ -114,9 +114,9 @@ _MOST_TAGS = 5
 
 @attrs.frozen(kw_only=True, eq=False)
 class Snapshot:
-    """The images of an index.
+    """The images of an index at one point in time: ids and embeddings.
 
-    Rows never change: an image stays unchanged or is removed.
+    An update adds and removes rows of an index, but never changes a row.
 
     Shape:
         vectors: `(images, dim)`, float16; ids: `(images,)`, int64, ascending.
@@ -125,8 +125,8 @@ class Snapshot:
         ids: ids of the rows.
         vectors: embeddings of the images, of unit length.
         num_unreadable: number of unreadable files.
-        store: store of the rows.
-        token: token of the store at the time of reading.
+        store: store of the index, for reading rows; None for embeddings without an index.
+        token: token of the store at the time of the snapshot.
     """
 
     ids: NDArray[np.int64]
@@ -149,18 +149,18 @@ class Snapshot:
         place = int(np.searchsorted(self.ids, number))
         if place == len(self.ids) or self.ids[place] != number:
             raise ValueError(
-                f"the index has no image with the id {number}; search again, as the image may have been removed"
+                f"the index has no image with the id {number}; search again, since an update may have removed the image"
             )
         return place
 
     def rows(
         self, places: Sequence[int] | NDArray[np.int64], columns: Sequence[str] = COLUMNS
     ) -> list[dict[str, Any] | None]:
-        """Return some columns of the rows of images; None for a removed image.
+        """Return the rows of images as values by column; None for a removed image.
 
         Args:
             places: positions of the images.
-            columns: names of the columns.
+            columns: names of the columns to read.
         """
         assert self.store is not None, "only the snapshot of an index has rows"
         wanted = self.ids[np.asarray(places, np.int64)].tolist()
@@ -169,7 +169,7 @@ class Snapshot:
         return [dict(zip(columns, found[number], strict=True)) if number in found else None for number in wanted]
 
     def column(self, name: str) -> NDArray[Any]:
-        """Return a column's values for all images, see `column_array`. The values are cached.
+        """Return a column's values for all images, see `column_array`, and cache the values.
 
         Removed images have no value.
 
@@ -190,7 +190,7 @@ class Snapshot:
 
     @cached_property
     def words(self) -> TagWords | None:
-        """The tag words; None without words, or for words of a different model."""
+        """The tag words; None if the index has no tag words, or only tag words of a different model."""
         words = None if self.store is None else read_tag_words(self.store.folder)
         return words if words is None or self._is_of(words) else None
 
@@ -212,9 +212,9 @@ class Snapshot:
                 f"the index {folder} has no tags; add tags: `mobileclip tag --vocabulary FILE --index {folder}`"
             )
         raise ValueError(
-            f"the tags of the index {folder} have the model {other.about.model}, "
+            f"the tags of the index {folder} belong to the model {other.about.model}, "
             f"but the index now has the model {self.store.about.model}; "
-            f"write the tags again: `mobileclip tag --index {folder}`"
+            f"update the tags: `mobileclip tag --index {folder}`"
         )
 
     def tags(self, places: Sequence[int] | NDArray[np.int64]) -> list[tuple[str, ...]]:
@@ -251,7 +251,7 @@ class Snapshot:
 
 
 def take_snapshot(store: Store) -> Snapshot:
-    """Take a snapshot of an index, without later changes.
+    """Take a snapshot of an index; later writes do not change the snapshot.
 
     Raises:
         ValueError: if the index is damaged.

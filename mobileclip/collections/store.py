@@ -78,7 +78,7 @@ Loaded = tuple[str, NDArray[np.int64], NDArray[np.float16], int]
 
 
 class ReplacedIndexError(ValueError):
-    """Another index has replaced this index since it was read."""
+    """Raised if another index has replaced an index since the last read."""
 
 
 def _moment(text: str | None) -> str | None:
@@ -96,7 +96,7 @@ class Row:
     Args:
         id: id of the row in the index; None before writing.
         path: absolute path of the file.
-        part: key of the sample, in a file with several samples.
+        part: key of the sample in its shard; None for other files.
         size: size of the encoded image or video, in bytes.
         mtime_ns: modification time of the file, in nanoseconds since 1970.
         sha256: SHA-256 of the encoded image or video.
@@ -172,12 +172,12 @@ def write_transaction(folder: Path, *, renew: bool = True) -> Iterator[sqlite3.C
 
 @attrs.define(eq=False)
 class Store:
-    """The rows of an index.
+    """The SQLite file of an index.
 
     Args:
         folder: folder of the index.
         about: metadata of the index.
-        exported: exported file, if the index is a read-only copy of this file.
+        exported: Parquet file of which the index is a temporary, read-only copy; None for other indexes.
     """
 
     folder: Path
@@ -196,7 +196,7 @@ class Store:
         """
         if not is_index(folder):
             raise FileNotFoundError(
-                f"{folder} is not an index, as it has no {INDEX}; make one: `mobileclip index FOLDER --index {folder}`"
+                f"{folder} is not an index (no {INDEX}); create an index: `mobileclip index FOLDER --index {folder}`"
             )
         return cls(folder, _unchanged(folder, lambda db: _about(db, folder)))
 
@@ -209,7 +209,7 @@ class Store:
             OSError: if the index cannot be written.
         """
         if folder.exists() and storage.has_content(folder):
-            raise FileExistsError(f"{folder} is not empty; open its index, or choose another folder")
+            raise FileExistsError(f"{folder} is not empty; open the index in this folder, or choose another folder")
         with (
             storage.exclusive(folder),
             storage.atomic_file(folder / INDEX) as path,
@@ -230,7 +230,7 @@ class Store:
             OSError: if the index cannot be written.
         """
         if self.exported is not None:
-            raise OSError(f"{self.exported} is read-only; merge it into an index")
+            raise OSError(f"{self.exported} is read-only; merge the file into an index")
         with storage.exclusive(self.folder):
             self.about, self._is_held = Store.open(self.folder).about, True
             try:
@@ -246,7 +246,7 @@ class Store:
 
     @property
     def finished(self) -> tuple[FinishedFile, ...]:
-        """Completely read files with many images, which an update need not read again."""
+        """Completely read shards and videos, which an update need not read again."""
         with read_transaction(self.folder) as db:
             rows = db.execute("SELECT path, num_bytes, mtime_ns FROM finished ORDER BY rowid").fetchall()
         return tuple(FinishedFile(path=path, num_bytes=size, mtime_ns=time) for path, size, time in rows)
@@ -265,7 +265,7 @@ class Store:
     def values(
         self, *columns: str, ids: Sequence[int] | None = None, since: str | None = None
     ) -> list[tuple[Any, ...]]:
-        """Return columns of existing rows, in the order of ids.
+        """Return columns of existing rows, by ascending id.
 
         Args:
             columns: names of the columns.
@@ -284,7 +284,7 @@ class Store:
         """Yield rows with their embeddings, including rows that the current write job has marked as removed.
 
         Raises:
-            ValueError: if the dims of an embedding and the index differ.
+            ValueError: if the index is damaged: an embedding has a wrong number of dimensions.
         """
         ids = [number for (number,) in self.values("id")] if ids is None else ids
         names = (*(f"pictures.{one}" for one in COLUMNS), "embedding")
@@ -308,7 +308,7 @@ class Store:
 
         Raises:
             ValueError: if the index is damaged.
-            OSError: if the index cannot be read, or keeps changing.
+            OSError: if the index cannot be read, or another program keeps overwriting the file.
         """
         found = token, ids, vectors, _ = _unchanged(self.folder, self._loaded)
         path = self._arrays(token)
@@ -384,7 +384,7 @@ class Store:
             db.executemany("DELETE FROM inputs WHERE path = ?", ((path,) for path in inputs))
 
     def note_decode(self, decode: Decode) -> None:
-        """Store the decoding mode, for query images."""
+        """Store the JPEG decoding mode, so that searches decode query images in the same mode."""
         if decode != self.about.decode:
             self.about = attrs.evolve(self.about, decode=decode)
             with self._changing() as db:
@@ -421,7 +421,7 @@ class Store:
             db.executemany("INSERT OR REPLACE INTO upgraded VALUES (?, ?)", rows)
 
     def adopt_upgraded(self, about: IndexMetadata) -> None:
-        """Switch the index to the other model, in one transaction."""
+        """Switch the index to the other model and its embeddings, in one transaction."""
         with self._changing() as db:
             db.execute("DELETE FROM upgraded WHERE id NOT IN (SELECT id FROM embeddings)")
             db.execute("DROP TABLE embeddings")
@@ -464,9 +464,9 @@ def _named(error: sqlite3.Error, path: Path) -> Exception:
     """Convert an SQLite error to an error with the file's problem and a remedy."""
     text = str(error)
     if "is full" in text:
-        return OSError(errno.ENOSPC, f"{path} cannot be written: the disk is full; make room and run this again")
+        return OSError(errno.ENOSPC, f"{path} cannot be written: the disk is full; free some space and try again")
     if "locked" in text:
-        return OSError(f"{path} has been in use by another program for {_WAIT_SECONDS:g} s; run this again later")
+        return OSError(f"{path} has been in use by another program for {_WAIT_SECONDS:g} s; try again later")
     if path.with_name(f"{path.name}-journal").exists() and not os.access(path, os.W_OK):
         return OSError(
             f"a job that wrote to {path} was killed, and you have no write access to repair the index; ask a user with "
@@ -504,7 +504,7 @@ def _unchanged(folder: Path, read: Callable[[sqlite3.Connection], T]) -> T:
             if settled and stamp() == before:
                 raise
             time.sleep(_SETTLED_NS / 1e9)
-    raise OSError(f"{folder / INDEX} is being overwritten; run this again later")
+    raise OSError(f"another program is overwriting {folder / INDEX}; try again later")
 
 
 def _about(db: sqlite3.Connection, folder: Path) -> IndexMetadata:

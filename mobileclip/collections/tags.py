@@ -1,4 +1,4 @@
-"""Tags images with words whose scores are calibrated on the images of the index."""
+"""Tags images with words, and calibrates the scores of each word on the images of the index."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Vectors = NDArray[np.float16]
 MOST_WORDS = 10_000
 
 LEVELS = np.concatenate([np.linspace(0, 0.99, 100), np.linspace(0.991, 1, 10)])
-"""Quantiles of a word's cosines to store, finest for high scores, which decide about tags."""
+"""Levels of the quantiles that an index stores for a word's cosines; finest near 1, since high scores become tags."""
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -41,18 +41,17 @@ class _Known:
 
 @attrs.frozen(kw_only=True, eq=False)
 class TagWords:
-    """Words with their score distribution in an index, for calibrated scores of any image.
+    """Tag words, with the distribution of each word's cosines over the images of an index.
 
-    The score of an image is the percentile rank, within the collection, of the cosine between image and word: 0.99
-    means the best 1 %. Scores are comparable across images and words, but do not show whether an image contains the
-    word.
+    The score of an image for a word is the percentile rank of the image's cosine within the collection: 0.99 means the
+    best 1 %. Scores are comparable across images and words, but do not tell whether an image shows the word.
 
     Shape:
         vectors: `(words, dim)`, float16; levels: `(words, len(LEVELS))`, float32, ascending.
 
     Args:
-        about: identity of the embedding space.
-        template: prompt template of the words.
+        about: metadata of the index, including the model that computed `vectors`.
+        template: prompt template of the words, such as `a photo of a {}`.
         share: fraction of the images that get each word as a tag.
         words: unique words.
         vectors: embeddings of the words.
@@ -100,7 +99,7 @@ BLOCK = 8192
 
 
 def cosines(vectors: Vectors | NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the cosines between two sets of embeddings, and convert blocks to float32 for the computation.
+    """Return the cosines between two sets of embeddings, computed in float32 block by block.
 
     Shape:
         vectors: `(n, dim)`; others: `(m, dim)`; result: `(n, m)`.
@@ -112,7 +111,7 @@ def cosines(vectors: Vectors | NDArray[np.float32], others: NDArray[np.float32])
 
 
 def read_tag_words(folder: Path) -> TagWords | None:
-    """Read the tag words of an index, if any.
+    """Return the tag words of an index; None if the index has no tag words.
 
     Raises:
         ValueError: if the index is damaged, or comes from a later version of this library.
@@ -128,8 +127,8 @@ def read_tag_words(folder: Path) -> TagWords | None:
         levels = np.frombuffer(row[2], np.float32).reshape(len(known.words), len(LEVELS))
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{folder / INDEX} is damaged, or of another version of this library: its tags: {error}; "
-            f"write the tags again: `mobileclip tag --vocabulary WORDS.txt --index {folder}`"
+            f"{folder / INDEX} is damaged, or of another version of this library (tags: {error}); "
+            f"replace the tags: `mobileclip tag --vocabulary WORDS.txt --index {folder}`"
         ) from None
     return TagWords(vectors=vectors, levels=levels, **{one: getattr(known, one) for one in _NAMES})
 
@@ -171,7 +170,7 @@ def make_tag_words(
     share: float,
     show_progress: bool = True,
 ) -> TagWords:
-    """Encode words, compute their score distributions over a collection, and return both as tag words.
+    """Encode words, compute the distribution of each word's cosines over a collection, and return the tag words.
 
     Scores are percentile ranks of a word's cosines within the collection, see `TagWords`.
 
@@ -179,8 +178,8 @@ def make_tag_words(
         pictures: `(images, dim)`.
 
     Args:
-        given: words; the function skips empty words, and duplicates ignoring case.
-        clip: the model of the index.
+        given: words or phrases; the function skips empty words, and duplicates that differ only in case.
+        clip: model of the index.
         about: metadata of the index.
         pictures: embeddings of the collection's images, at least one.
         template: prompt template with one `{}`.

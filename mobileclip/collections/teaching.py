@@ -94,8 +94,8 @@ class Concepts(Mapping[str, Concept]):
     def __getitem__(self, name: str) -> Concept:
         """Return a concept in the embedding space of the index.
 
-        After an upgrade of the index to another model, the function converts the concept to this model. It keeps
-        examples that are in the index or have a small copy, and drops all other examples with a warning.
+        After an upgrade of the index to another model, the function converts the concept to the new model. The function
+        keeps examples that are in the index or have a small copy, and drops all other examples with a warning.
 
         Raises:
             KeyError: if the concept does not exist.
@@ -118,7 +118,7 @@ class Concepts(Mapping[str, Concept]):
             hint = (
                 nearest(normalize_name(name), others)
                 if others
-                else f'add it: `mobileclip concept add "{name}" --index {self._index.path}`'
+                else f'add the concept: `mobileclip concept add "{name}" --index {self._index.path}`'
             )
             raise ValueError(f"there is no concept {storage.printable(name)!r}; {hint}") from None
 
@@ -214,7 +214,7 @@ class Concepts(Mapping[str, Concept]):
         return len(behind)
 
     def _kept(self, concept: Concept) -> Concept:
-        """Return a concept in the embedding space of the index, and store the concept if it was converted."""
+        """Return a concept in the embedding space of the index; after a conversion, store the concept."""
         followed = self._followed(concept)
         if followed is not concept:
             try:
@@ -222,14 +222,14 @@ class Concepts(Mapping[str, Concept]):
                     self._index.path, concept.name, lambda now: followed if now and now.is_same(concept) else now
                 )
             except OSError as error:  # the index is read-only
-                logger.warning("a concept was converted to another model, but cannot be stored: %s", error)
+                logger.warning("the index cannot store a concept after its conversion to another model: %s", error)
         return followed
 
     def _example(self, number: int) -> Example:
         (row,) = self._index.snapshot.rows([self._index.snapshot.place(number)], ("path", "sha256", "time"))
         if row is None:
             raise ValueError(
-                f"the index has no image with the id {number}; search again, as the image may have been removed"
+                f"the index has no image with the id {number}; search again, since an update may have removed the image"
             )
         return Example(**row, is_positive=True)
 
@@ -286,7 +286,7 @@ class Concepts(Mapping[str, Concept]):
 
 
 def _decided(concept: Concept, snapshot: Snapshot, clip: ImageTextModel) -> Concept:
-    """Return a concept after deciding whether its examples help."""
+    """Return a concept with `uses_examples` set by `examples_help`."""
     text = clip.encode_text([concept.text], keep=True).numpy()[0]
     own = list(places_of(snapshot, concept.examples).values())
     yes, no = concept.of(is_positive=True), concept.of(is_positive=False)

@@ -1,4 +1,4 @@
-"""Inspects a video before indexing: camera metadata, digest, and frames to read."""
+"""Inspects a video before indexing: reads camera metadata and digest, and chooses the frames to read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mobileclip.machine import raise_machine_fault
 Frames = Literal["seconds", "scenes"]
 
 NEW_SCENE = 0.4
-"""Minimum distance between two frames of different scenes."""
+"""Minimum distance between the colour histograms of two frames of different scenes, from 0 to 1."""
 
 # Interval between the frames to compare for new scenes.
 _SCENE_SECONDS = 1.0
@@ -89,7 +89,7 @@ class SceneChooser:
         self._last: tuple[str, NDArray[np.float64]] | None = None
 
     def is_new(self, path: str, pixels: Pixels) -> bool:
-        """Return whether a frame shows a new scene; the first frame of a video does.
+        """Return whether a frame shows a new scene; the first frame of a video always shows a new scene.
 
         Args:
             path: path of the video, whose frames must come in order.

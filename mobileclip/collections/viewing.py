@@ -30,7 +30,8 @@ def write_matches(path: Path, title: str, matches: Sequence[Match], maps: Sequen
         path: the HTML file, replaced atomically.
         title: title of the page, such as the query.
         matches: search results; the page shows only the names of unreadable images.
-        maps: share of each image location in the scores, see `Collection.explain`; None for an image without a map.
+        maps: one map per match, see `Collection.explain`, or None for an image without a map; None for a page
+            without maps.
 
     Raises:
         OSError: if the file cannot be written.
@@ -49,12 +50,12 @@ def write_matches(path: Path, title: str, matches: Sequence[Match], maps: Sequen
 
 
 def scale_of(shares: Map) -> str:
-    """Describe the value of a map's strongest colour in words."""
+    """Describe in words the score difference that a map's strongest colour stands for."""
     return f"full colour: the location changes the score by {float(np.abs(shares).max()):.4f}"
 
 
 def overlay_map(picture: Image.Image, shares: Map) -> Image.Image:
-    """Overlay an image with its map: warm colours add to the score, cold colours subtract from the score.
+    """Overlay an image with its map: warm colours raise the score, cold colours lower the score.
 
     Args:
         picture: uncropped image; pixels outside the model's crop stay unchanged.
@@ -74,7 +75,7 @@ def overlay_map(picture: Image.Image, shares: Map) -> Image.Image:
 # Browsers are slow with pages of more groups.
 _MOST_GROUPS = 300
 _MOST_SHOWN = 24
-_EXPLAINED = "warm colours add to the score, cold colours subtract from it: attribution, not segmentation"
+_EXPLAINED = "warm colours raise the score, cold colours lower the score (attribution, not segmentation)"
 
 
 def write_list(path: Path, groups: Sequence[DuplicateGroup]) -> None:
@@ -106,10 +107,10 @@ def write_page(path: Path, groups: Duplicates, *, threshold: float) -> None:
         OSError: if the file cannot be written.
     """
     num_others = sum(len(group.others) for group in groups)
-    found = f"{num_others} images besides the best copies, with a cosine similarity of at least {threshold:g}."
-    notes = [f"{found} Nothing was deleted."]
+    found = f"{num_others} near duplicates of the best copies, with a cosine similarity of at least {threshold:g}."
+    notes = [f"{found} The command deleted nothing."]
     if len(groups) > _MOST_GROUPS:
-        notes.append(f"The first {_MOST_GROUPS} groups are shown; the list has all groups.")
+        notes.append(f"This page shows the first {_MOST_GROUPS} groups; the list has all groups.")
     title = f"{len(groups)} group{'' if len(groups) == 1 else 's'} of similar images"
     write_images(path, title, _sections(groups), notes=notes)
 
@@ -117,10 +118,10 @@ def write_page(path: Path, groups: Duplicates, *, threshold: float) -> None:
 def _sections(groups: Duplicates) -> Iterator[Section]:
     for number, group in enumerate(groups[:_MOST_GROUPS], 1):
         shown = [group.best, *islice(group.others, _MOST_SHOWN - 1)]
-        more = f", of which {len(shown)} are shown" if len(shown) <= len(group.others) else ""
+        more = f" ({len(shown)} shown)" if len(shown) <= len(group.others) else ""
         yield Section(title=f"{number}: {len(group.others) + 1} images{more}", pictures=list(_group(shown)))
     if groups.blank:
-        note = "Their similarity is meaningless, so no best copy is proposed."
+        note = "The similarity of one-colour images is meaningless, so the page proposes no best copy."
         names = (match.name for match in groups.blank[:_MOST_GROUPS])
         yield Section(title=f"{len(groups.blank)} images of nearly one colour", notes=(note, *names))
 

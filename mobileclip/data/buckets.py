@@ -1,7 +1,7 @@
 """Grouping of more records than fit into memory: records are split into bucket files, each small enough to load.
 
-Buckets make it possible to sort or compare a billion keys: every record is written once and read once, both
-sequentially. If all records fit into memory, nothing is written.
+Buckets make it possible to sort or compare a billion keys: `Buckets` writes and reads records sequentially, and keeps
+records in memory if all of them fit.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _SCRATCH = ".scratch"
 class Buckets(ExitStack):
     """Records grouped into buckets on disk, one file per bucket, so that each bucket fits into memory.
 
-    The end of the `with` block or `close` removes the files.
+    Leaving the `with` block or calling `close` removes the files.
 
     Args:
         dtype: dtype of a record.
         num_buckets: number of buckets, at least 1.
         folder: folder of the bucket files, created if missing; None uses the system's temporary directory.
-        held_bytes: maximum size of the records buffered in memory, in bytes; more records are written to disk.
+        held_bytes: maximum size of the records buffered in memory, in bytes; `add` writes further records to disk.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Buckets(ExitStack):
 
         Args:
             records: records to add.
-            bucket: bucket index of each record, from 0, or a single index for all records.
+            bucket: bucket index of each record, from 0 to `num_buckets - 1`, or a single index for all records.
         """
         places = np.broadcast_to(np.asarray(bucket, np.int32), len(records))
         self._held.append((places, np.asarray(records, self.dtype)))
@@ -67,7 +67,7 @@ class Buckets(ExitStack):
             self._write()
 
     def __iter__(self) -> Iterator[Records]:
-        """Yield the records of every bucket in turn, in the order in which they were added; a bucket may be empty."""
+        """Yield one array of records per bucket, in the order of the `add` calls; a bucket may be empty."""
         if self._scratch is not None:
             self._write()
             for number in range(self.num_buckets):
@@ -79,7 +79,7 @@ class Buckets(ExitStack):
             yield records[starts[number] : starts[number + 1]]
 
     def drain(self) -> Iterator[Records]:
-        """Yield the records of every bucket in turn, once: each bucket's file is removed after it was read."""
+        """Yield one array of records per bucket, once, and remove each bucket's file after reading."""
         for number, records in enumerate(self):
             if self._scratch is not None:
                 (self._scratch / str(number)).unlink(missing_ok=True)
@@ -110,7 +110,7 @@ class Buckets(ExitStack):
 
 
 def leading_bits(numbers: npt.NDArray[np.uint64], num_buckets: int) -> npt.NDArray[np.int64]:
-    """Return the bucket of each number: the leading bits, so that successive buckets hold ascending numbers.
+    """Return each number's bucket index, the leading bits, so that successive buckets hold ascending numbers.
 
     Args:
         numbers: 64-bit numbers that are evenly distributed, such as hashes.
@@ -122,7 +122,7 @@ def leading_bits(numbers: npt.NDArray[np.uint64], num_buckets: int) -> npt.NDArr
 
 
 def runs(ordered: Records) -> list[tuple[int, int, int]]:
-    """Return the distinct values of sorted numbers, each with the start and the end of its run.
+    """Return the distinct values of sorted numbers, each with the start and the exclusive end of its run.
 
     Args:
         ordered: integers in ascending order.
@@ -145,7 +145,7 @@ def num_buckets_for(num_records: int, itemsize: int, *, bucket_bytes: int = 2**2
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Yield an empty folder that is removed when the block ends, or by the next call if this process is killed.
+    """Yield an empty folder and remove it when the block ends; after a killed process, the next call removes it.
 
     Args:
         parent: parent folder, created if missing.

@@ -15,8 +15,8 @@ T = TypeVar("T")
 def seeded_rng(seed: int, *names: str | int) -> np.random.Generator:
     """Return a generator for one purpose: equal arguments give equal numbers on every machine.
 
-    The state is the SHA-256 hash of the arguments. Of numpy's methods, only `Generator.random` (53 bits from PCG64)
-    returns the same numbers in every version, so `random_index` and `uniform` use only this method.
+    The generator's seed is the SHA-256 hash of the arguments. Of numpy's methods, only `Generator.random` (53
+    bits from PCG64) returns the same numbers in every version, so `random_index` and `uniform` call no other method.
 
     Args:
         seed: the run's seed.
@@ -38,7 +38,7 @@ def derived_seed(seed: int, *names: str | int) -> int:
 
 
 def uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    """Return a number from `[low, high)`."""
+    """Return a uniformly distributed number from `[low, high)`."""
     return low + (high - low) * float(rng.random())
 
 
@@ -64,8 +64,8 @@ def shuffled(items: Iterable[T], buffer_size: int, rng: np.random.Generator) -> 
 def shuffled_at_once(items: Iterable[T], buffer_size: int, rng: np.random.Generator) -> Iterator[T]:
     """Shuffle like `shuffled`, but start immediately: the buffer grows by one item per yielded item.
 
-    The order is therefore not uniform: item `i` comes at position `i / 2` at the earliest, and earlier items come
-    earlier on average.
+    The order is not uniform: item `i` comes at position `i / 2` at the earliest, and earlier items come earlier on
+    average.
     """
     buffer: list[T] = []
     rest = iter(items)

@@ -1,4 +1,4 @@
-"""Skipped samples: counted by reason, listed by key and reported."""
+"""Records of skipped samples: counts by reason, keys and a report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 logger = get_logger(__name__)
 
 CONNECTION_FAILED = "connection_failed"
-"""Reason for data that may be intact although its store or disk failed: a retry may succeed."""
+"""Reason of a skip after a failed store or disk: the data may be intact, so a retry may succeed."""
 
 # Counts are complete; the numbers of named skips and log lines are limited.
 MAX_NAMED = 1000
@@ -36,10 +36,10 @@ def _text(value: object) -> str:
 
 
 class BadSampleError(ValueError):
-    """A sample, or a whole shard, cannot be used.
+    """Raised if a sample or a whole shard cannot be used.
 
     Args:
-        reason: short identifier by which skips are counted.
+        reason: short identifier of the problem, such as `bad_json`; `SkipReport` counts skips by reason.
         detail: human-readable description of the problem.
     """
 
@@ -61,7 +61,7 @@ class Skip:
     """One skipped sample or shard; the texts are printable and contain no secrets.
 
     Args:
-        reason: short identifier of the reason.
+        reason: short identifier of the problem, such as `bad_json`.
         key: the sample's key; empty for a whole shard or the rest of a shard.
         shard: path or URL of the shard.
         detail: human-readable description of the problem.
@@ -73,26 +73,25 @@ class Skip:
     detail: str = attrs.field(converter=_text)
 
     def error(self, message: str) -> Exception:
-        """Return the error for work that requires the sample: `StorageError` if a retry may succeed.
+        """Return an exception for the skip: `StorageError` if a retry may succeed, otherwise `ValueError`.
 
         Args:
-            message: message of the error.
+            message: complete message of the exception.
         """
         return StorageError(message) if self.reason == CONNECTION_FAILED else ValueError(message)
 
 
 def attempt(make: Callable[[], T], *, key: str, shard: str, on_skip: Callable[[Skip], None]) -> T | None:
-    """Return the result of `make` for a sample, or None after reporting why the sample is skipped.
+    """Return the result of `make` for a sample; if `make` raises, report a `Skip` and return None.
 
-    This is the last barrier around a sample: any exception that the sample causes, in any library, costs only this
-    sample. The reason is the reason of a BadSampleError, or the class name of any other exception. Faults of the
-    machine are not caught.
+    An exception from any library skips only the sample. The skip's reason is the reason of a `BadSampleError`, or the
+    class name of any other exception.
 
     Args:
-        make: function that makes the result; called once.
+        make: function that processes the sample; called once.
         key: the sample's key.
         shard: path or URL of the sample's shard.
-        on_skip: function that is called with the `Skip`.
+        on_skip: function that receives the `Skip`.
 
     Raises:
         ResourceExhaustedError: if the machine has run out of memory, open files or disk space.
@@ -111,10 +110,10 @@ def attempt(make: Callable[[], T], *, key: str, shard: str, on_skip: Callable[[S
 
 
 def made_or_skip(make: Callable[[], T], *, key: str, shard: str) -> T | Skip:
-    """Return the result of `make` for a sample, or the `Skip`; for callers that keep skips in order (see `attempt`).
+    """Return the result of `make` for a sample, or a `Skip` if `make` raises; see `attempt`.
 
     Args:
-        make: function that makes the result; called once; never returns None.
+        make: function that processes the sample; called once; never returns None.
         key: the sample's key.
         shard: path or URL of the sample's shard.
     """
@@ -129,10 +128,10 @@ class SkipReport:
 
     Args:
         num_read: number of samples that were used.
-        num_unwanted: number of samples that were ignored because they are not in the list of samples to use.
+        num_unwanted: number of samples that are not in the list of samples to use.
         counts: total number of skips by reason.
         named: first `MAX_NAMED` skips of every reason.
-        log: whether skips are also logged.
+        log: whether `add` also logs skips.
     """
 
     num_read: int = 0

@@ -30,7 +30,7 @@ _LOOK_SECONDS = 1.0
 
 
 class LostProcessError(ValueError):
-    """A process ended abruptly; its current item may be the cause."""
+    """Raised if a worker process ends abruptly; the worker's current item may be the cause."""
 
 
 class Mapper(Protocol):
@@ -45,12 +45,12 @@ def workers(num_workers: int, *, seconds: float = 3600.0) -> Iterator[Mapper]:
     """Yield a `Mapper` over worker processes, or over this process if `num_workers` is 1.
 
     Args:
-        num_workers: number of processes.
-        seconds: maximum time, in seconds, in which no process finishes an item.
+        num_workers: number of processes; 1 runs the calls in this process.
+        seconds: maximum time without a finished item, in seconds.
 
     Raises:
         ValueError: if no process finishes an item within `seconds`.
-        LostProcessError: if a process ends abruptly, such as when it is killed.
+        LostProcessError: if a worker process ends abruptly, for example because the system kills the process.
     """
     if num_workers == 1:
         yield lambda function, items, /, *, doing: map(function, items)  # noqa: ARG005 - as a `Mapper` is
@@ -66,14 +66,14 @@ def workers(num_workers: int, *, seconds: float = 3600.0) -> Iterator[Mapper]:
                 if not _is_done_in_time(first, [future for _, future in waiting], seconds):
                     raise ValueError(
                         f"none of {num_workers} processes finished anything in {seconds:g} s while {doing} "
-                        f"{printable(item)}: one may be stopped or stuck. Find the cause, and run this again"
+                        f"{printable(item)}: a process may be stopped or stuck. Find the cause, then run again"
                     )
                 try:
                     result = first.result()
                 except BrokenProcessPool:
                     raise LostProcessError(
-                        f"a process ended abruptly while {doing} {printable(item)} or a later item: it was killed, "
-                        "often because it used too much memory. Run this again with fewer processes"
+                        f"a process ended abruptly while {doing} {printable(item)} or a later item, "
+                        "often because it used too much memory. Run the command again with fewer processes"
                     ) from None
                 yield result
 
@@ -93,7 +93,7 @@ def submitted_ahead(
     Args:
         submit: function that starts a call in a thread or process and returns its future.
         items: items to process; iterated in the caller's thread.
-        ahead: maximum total weight of the started items; one item is always started, whatever its weight.
+        ahead: total weight of the started items from which no further item is started; at least one item is started.
         weigh: function that returns the weight of an item, such as the size of its result; by default, every item
             weighs 1.
     """
@@ -112,7 +112,7 @@ def submitted_ahead(
 
 
 def _is_done_in_time(first: Future[Any], futures: Collection[Future[Any]], seconds: float) -> bool:
-    """Wait for the first call; return False if none of the calls finishes for `seconds`."""
+    """Wait for the first call; return False if no call finishes for `seconds` seconds."""
     left, num_done = seconds, sum(future.done() for future in futures)
     while not first.done():
         if left <= 0:

@@ -44,13 +44,13 @@ def count_shards(
     engine: Engine | None = None,
     show_progress: bool = True,
 ) -> Counted:
-    """Count the samples of shards and write `sizes.json` into each of their folders.
+    """Count the samples of shards and write `sizes.json` into every folder of shards.
 
-    The function skips shards that already have a count, so a stopped job resumes. It does not count truncated shards,
-    and retries shards after a store error.
+    The function skips shards that already have a count, so a stopped job resumes. Truncated and unreadable shards get
+    no count; the next run reads these shards again.
 
     Args:
-        shards: paths, URLs or brace patterns.
+        shards: paths, URLs or brace patterns of the shards.
         again: whether to recount shards that already have a count.
         limits: size limits for reading samples.
         engine: engine that counts the shards; None for this process.

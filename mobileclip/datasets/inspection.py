@@ -29,7 +29,7 @@ from mobileclip.storage import atomic_write, printable
 from mobileclip.terminal import say
 
 SIDE = 416
-"""Longer side of a thumbnail, in pixels. Pages show it at half this size, so it is sharp on high-DPI screens."""
+"""Longer side of a thumbnail, in pixels. Pages show thumbnails at half size, which is sharp on high-DPI screens."""
 PAPER = (252, 251, 248)
 """Background colour of transparent images."""
 _QUALITY = 80
@@ -57,7 +57,8 @@ class Thumbnail:
     Args:
         picture: image of any size; None for text only.
         lines: lines of text below the image; the first line has the largest font.
-        name: file name below the lines. The page shortens a long name, with the full name as tooltip.
+        name: file name below the lines; empty for no name. The page shortens a long name, with the full name as
+            tooltip.
     """
 
     picture: Image.Image | None
@@ -67,7 +68,7 @@ class Thumbnail:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Section:
-    """A heading with images below it.
+    """A part of an HTML page: a heading with notes and images.
 
     Args:
         title: the heading; empty for no heading.
@@ -85,7 +86,7 @@ def load_shown(source: ImageSource, *, orient: bool = True, reduce: int = 1) -> 
 
     Args:
         source: see `load_image`.
-        orient: see `load_image`; False if stored crops will be drawn on the image, since they refer to the image
+        orient: see `load_image`. Use False to draw stored crops on the image, because crops refer to the image
             without EXIF rotation.
         reduce: see `load_image`.
 
@@ -96,10 +97,10 @@ def load_shown(source: ImageSource, *, orient: bool = True, reduce: int = 1) -> 
 
 
 def write_images(path: Path, title: str, sections: Iterable[Section], *, notes: Sequence[str] = ()) -> None:
-    """Write an HTML page of images, with escaped texts.
+    """Write an HTML page of images, with escaped text.
 
     Args:
-        path: the HTML file, replaced atomically. The function creates a missing folder.
+        path: path of the HTML file. The function replaces the file atomically, and creates a missing folder.
         title: title and first heading of the page.
         sections: sections of the page, consumed one at a time.
         notes: notes below the title, one paragraph each.
@@ -199,12 +200,12 @@ class Similarity:
 
 @attrs.frozen(kw_only=True)
 class Caption:
-    """A caption, with its similarity to the image by each teacher.
+    """A caption and its similarity to the image, for each teacher.
 
     Args:
         source: `real`, or the name of the set of synthetic captions.
         text: text of the caption.
-        similarities: similarity by every teacher; empty for plain shards.
+        similarities: similarities, one entry per teacher; empty for plain shards.
     """
 
     source: str
@@ -214,16 +215,16 @@ class Caption:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Inspection:
-    """A sample with the results of checks and the similarities of captions.
+    """A sample with the result of a replay check and the similarities of its captions.
 
     Args:
         shard: path or URL of the sample's shard.
         sample: the plain or reinforced sample.
         members: number of bytes of each member of the sample, by extension.
         image: decoded image; None for a missing or broken image.
-        problem: reason why the augmentations cannot be replayed; empty if they can.
-        card: reinforcement card in the shard's folder, if any.
-        teachers: name of every teacher, and its columns in the embeddings.
+        problem: reason why the augmentations cannot be replayed; empty if replay is possible.
+        card: reinforcement card in the shard's folder; None without a card.
+        teachers: name and embedding columns of every teacher.
         captions: all captions of the sample.
     """
 
@@ -284,7 +285,7 @@ def describe_crop(params: AugmentationParams, size: tuple[int, int] | None) -> s
 
     Args:
         params: the augmentation.
-        size: width and height of the image, if known.
+        size: width and height of the image in pixels; None to omit the share of the area.
     """
     top, left, height, width = params.crop
     share = f", {width * height / (size[0] * size[1]):.0%}" if size else ""
@@ -318,7 +319,7 @@ def write_inspection(path: Path, inspection: Inspection) -> None:
     """Write an HTML page of a sample: the image with its crops, all replayed augmentations, and the captions.
 
     Args:
-        path: the HTML file, replaced atomically.
+        path: path of the HTML file; the function replaces the file atomically.
         inspection: result of `inspect_sample`.
 
     Raises:
@@ -408,7 +409,7 @@ def _sections(inspection: Inspection, *, is_drawn: bool) -> Iterator[Section]:
 
 
 def _with_crops(image: Image.Image, augmentations: Sequence[AugmentationParams]) -> Thumbnail:
-    """Return a thumbnail of an image with outlined crops, and the image size below it."""
+    """Return a thumbnail of an image with outlined crops, and the image size as text."""
     shown, width = image.copy(), max(1, round(max(image.size) / 200))
     draw = ImageDraw.Draw(shown)
     for params in augmentations:

@@ -55,7 +55,7 @@ class ClassData:
     """Labelled images and the names of their classes.
 
     Args:
-        reader: reader of the samples; for folders, it adds the class number as the member `cls`.
+        reader: reader of the samples. A `FolderReader` adds the class number as the member `cls`.
         class_names: names of the classes, in the order of the class numbers; empty if unknown.
     """
 
@@ -65,7 +65,7 @@ class ClassData:
 
 @attrs.frozen(kw_only=True, eq=False)
 class LabelledSample:
-    """An encoded image and the number of its class.
+    """An encoded image and its class number.
 
     Args:
         key: key of the sample.
@@ -112,9 +112,9 @@ class LabelParser:
             return parse_label(members.get("cls"), self.num_classes)
         name = parse_object(members["json"], "json", limit=self.text_bytes).get("label")
         if name is None:
-            raise BadSampleError("no_label", "it has neither a .cls with its label nor a `label` in its .json")
+            raise BadSampleError("no_label", "the sample has neither a .cls nor a `label` in its .json")
         if not self._numbers:
-            raise BadSampleError("bad_label", "its `label` is a class name, but the pipeline has no class_names")
+            raise BadSampleError("bad_label", "`label` is a class name, but the pipeline has no class_names")
         if not isinstance(name, str) or name not in self._numbers:
             raise BadSampleError("bad_label", f"{str(name)[:80]!r} is not one of the {len(self._numbers)} classes")
         return self._numbers[name]
@@ -122,13 +122,13 @@ class LabelParser:
 
 @attrs.frozen(kw_only=True, eq=False)
 class FolderReader:
-    """Reads a folder of classes in parts, which replace shards.
+    """Reads a folder of labelled images in parts, which take the place of shards.
 
     Args:
         path: path of the folder.
-        parts: key, relative path and class number of the images of each part, by its name; as JSON, because one object
-            per image would take more memory in each worker.
-        left_out: skips for other files of the folder; the first part reports these skips.
+        parts: JSON with the key, relative path and class number of every image, by part name. JSON takes less memory
+            per worker than one object per image.
+        left_out: skips of unusable files in the folder; `read` reports the skips with the first part.
     """
 
     path: str
@@ -157,7 +157,7 @@ class FolderReader:
                 yield raw
 
     def sizes(self, limits: SampleLimits) -> tuple[int, ...]:
-        """Return the number of images of every part."""
+        """Return the number of images in every part."""
         del limits
         return tuple(len(json.loads(part)) for part in self.parts.values())
 
@@ -176,9 +176,9 @@ def open_class_data(data: Shards, cache: storage.FileCache | None = None) -> Cla
     from `ClassFolderSource`. For shards, class names come from an optional `classnames.txt` in the shards' folder.
 
     Args:
-        data: shards, as paths, URLs or brace patterns; a folder of shards, also in the public layout; or a folder with
-            one folder of images per class. `KIND:ARGUMENT` selects the kind.
-        cache: cache of remote shards; None for no cache.
+        data: shards, as paths, URLs or brace patterns; a folder of shards, including the public layout; or a folder
+            with one folder of images per class. `KIND:ARGUMENT` states the kind of source.
+        cache: local cache for remote shards; None for no cache.
 
     Raises:
         ValueError: if the path has no labelled images.
@@ -239,8 +239,8 @@ def _folder(item: FolderItem) -> str:
 class LabelledPipelineSpec(PipelineSpec):
     """The options of a pipeline for labelled images.
 
-    The pipeline applies a crop with RandAugment, a flip, then random erasing. Mixing images of a batch is part of the
-    training objective.
+    The pipeline applies a crop with RandAugment, a flip, then random erasing. The training objective mixes the images
+    of a batch.
 
     Args:
         shards: shards of images with a class number in `.cls` or a class name as `label` in `.json`; or a folder with
@@ -252,8 +252,8 @@ class LabelledPipelineSpec(PipelineSpec):
         erasing: options of random erasing; None for no erasing.
 
     Raises:
-        ValueError: if a number is out of its range, `augmentation` and `image` have different sizes, or the number
-            of `class_names` is not `num_classes`.
+        ValueError: if a number is out of range, `augmentation` and `image` have different sizes, or the number of
+            `class_names` is not `num_classes`.
 
     Source: FastViT (arXiv 2303.14189).
 
@@ -279,7 +279,7 @@ class LabelledPipelineSpec(PipelineSpec):
         """Return the pipeline.
 
         Args:
-            keep: selects samples, see `Pipeline`.
+            keep: function that selects samples, see `Pipeline`; None for no selection.
 
         Raises:
             ValueError: see `LabelledPipeline`.
@@ -293,10 +293,10 @@ class LabelledPipeline(Pipeline[LabelledBatch]):
 
     Args:
         spec: the options.
-        keep: selects samples, see `Pipeline`.
+        keep: function that selects samples, see `Pipeline`; None for no selection.
 
     Raises:
-        ValueError: if there are no data, or their class names differ from those of the spec in number, name or order.
+        ValueError: if there are no data, or the class names of the data and the spec differ in number, name or order.
     """
 
     spec: LabelledPipelineSpec
@@ -363,7 +363,7 @@ class LabelledMaker:
         return LabelledExample(key=sample.key, pixels=pixels, label=sample.label)
 
     def collate(self, examples: Sequence[LabelledExample]) -> LabelledBatch:
-        """Return a batch of several examples."""
+        """Return a batch of the examples."""
         return LabelledBatch(
             keys=tuple(example.key for example in examples),
             image=stack_pixels([example.pixels for example in examples]),

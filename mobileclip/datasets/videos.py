@@ -1,7 +1,7 @@
 """Reads single frames of video files by time, for a few formats, within limits, and without opening other files.
 
-PyAV contains FFmpeg, which supports about three hundred formats. Many of them are rare, and some are playlists, which
-make FFmpeg open other files and URLs. This module never reads audio, subtitle or data streams.
+PyAV contains FFmpeg, which supports about three hundred formats. Many formats are rare, and playlists make FFmpeg open
+other files and URLs. This module never reads audio, subtitle or data streams.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class VideoFormat:
         name: name of the FFmpeg demuxer; no other demuxer reads the file.
         extensions: file extensions, in lower case and without the dot.
         media_type: media type for playing the file in browsers.
-        start: pattern of the first bytes of files.
+        start: regular expression for the first bytes of a file.
     """
 
     name: str
@@ -85,7 +85,7 @@ def is_video_name(name: str) -> bool:
 
 
 MOST_SECONDS = 48 * 3600.0
-"""Maximum duration of a video, in seconds, as stated in the file."""
+"""Maximum duration that a video file may state, in seconds."""
 
 _MOST_HEADER_BYTES = 2**28
 # Maximum number of pixels to decode for one frame: about 15 minutes of 1080p without a keyframe.
@@ -106,12 +106,12 @@ class VideoFile:
 
     Args:
         path: path of the file.
-        limits: limits of the number of pixels of a frame.
+        limits: limits on the number of pixels per frame.
         name: name of the video, for messages.
 
     Raises:
-        ImageError: if the file is missing, not a video in a supported format, broken, or beyond a limit; with the
-            reason `missing_package` if PyAV is not installed.
+        ImageError: if the file is missing, not a video in a supported format, damaged or beyond a limit, or if PyAV is
+            not installed (reason `missing_package`).
     """
 
     def __init__(self, path: Path, limits: ImageLimits, name: str) -> None:
@@ -145,7 +145,7 @@ class VideoFile:
 
     @property
     def seconds(self) -> float:
-        """Duration of the video stream, in seconds, or of the file if the stream states none."""
+        """Duration of the video stream in seconds; if the stream states no duration, the duration of the file."""
         noted = _DURATION.match(self._stream.metadata.get("DURATION", ""))
         if noted is not None:
             return 3600 * int(noted[1]) + 60 * int(noted[2]) + float(noted[3])
@@ -155,7 +155,7 @@ class VideoFile:
 
     @property
     def notes(self) -> CameraNotes:
-        """Metadata from the camera, with the camera's local time if stated, otherwise UTC."""
+        """Metadata from the camera; `taken` is the camera's local time if stated, otherwise UTC."""
         noted = self._container.metadata
         taken = _TAKEN.match(noted.get("com.apple.quicktime.creationdate", noted.get("creation_time", "")))
         place = _PLACE.match(noted.get("com.apple.quicktime.location.ISO6709", noted.get("location", "")))
@@ -173,10 +173,10 @@ class VideoFile:
     def frame(self, seconds: float) -> Image.Image:
         """Return the frame displayed at a time, in RGB, upright, with square pixels.
 
-        Requesting frames in ascending order is the fastest.
+        Reading is fastest if the times ascend from call to call.
 
         Args:
-            seconds: time since the first frame, at least 0.
+            seconds: time since the first frame, in seconds, at least 0.
 
         Raises:
             ImageError: if the video has no frame at this time, or the frame cannot be decoded.
@@ -252,7 +252,7 @@ class VideoFile:
     def _picture(self, seconds: float) -> Image.Image:
         frame = self._shown
         if frame is None:
-            raise ImageError("truncated", f"{self._name} has no frame at {seconds:g} seconds; fetch it again")
+            raise ImageError("truncated", f"{self._name} has no frame at {seconds:g} seconds; fetch the video again")
         self._limits.check_pixels(frame.width, frame.height, self._name)
         shape = self._stream.sample_aspect_ratio
         width = round(frame.width * shape) if shape else frame.width
@@ -294,7 +294,7 @@ def _opened(opened: ExitStack, path: Path, name: str) -> Any:
 
 
 class _Bounded:
-    """A file with a limit on the bytes read, because FFmpeg may read all of a large file to find the header."""
+    """A file with a limit on the number of bytes read, because FFmpeg may read a whole file to find the header."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.seek, self.tell = file, file.seek, file.tell
@@ -303,7 +303,7 @@ class _Bounded:
     def read(self, size: int) -> bytes:
         self.remaining -= size
         if self.remaining < 0:
-            raise OSError(f"its header has more than {_MOST_HEADER_BYTES:,} bytes")
+            raise OSError(f"the header has more than {_MOST_HEADER_BYTES:,} bytes")
         return self._file.read(size)
 
 
@@ -319,7 +319,7 @@ def _broken(error: Exception, name: str) -> ImageError:
 
     # The rest of the error repeats the number and the path.
     said = error.strerror if isinstance(error, FFmpegError) else error
-    return ImageError("corrupt", f"{name} cannot be decoded ({said}); fetch it again")
+    return ImageError("corrupt", f"{name} cannot be decoded ({said}); fetch the video again")
 
 
 def _text(stored: str) -> str:

@@ -16,7 +16,8 @@ class ClassifierSpec:
     """An image classifier.
 
     With `image=specs.mci0().without_projection()`, the linear layer classifies pooled features, like timm's
-    `fastvit_mci0`. With a projection, it classifies image embeddings, so logits have at most rank `embedding_dim`.
+    `fastvit_mci0`. With a projection, the linear layer classifies image embeddings, so the rank of the logits is at
+    most `embedding_dim`.
 
     Args:
         image: spec of the image encoder.
@@ -79,8 +80,8 @@ class Classifier(nn.Module):
 
     Source: FastViT (arXiv 2303.14189); MobileCLIP Table 11.
 
-    Differs: in FastViT, the classifier contains the head's convolution and mean; here the image encoder contains both,
-        so that a classifier can use any image encoder.
+    Differs: FastViT's classifier contains the head's convolution and mean; in this library, the image encoder contains
+        the convolution and mean, so that a classifier can use any image encoder.
 
     Examples:
         >>> encoder = ViTSpec(width=16, depth=1, num_heads=2, embedding_dim=16).build()
@@ -110,7 +111,7 @@ class Classifier(nn.Module):
         """Return the logits of preprocessed images.
 
         Raises:
-            ValueError: if the images do not have the number of channels and the size in the spec.
+            ValueError: if the number of channels or the size of the images differs from the spec.
         """
         check_images(images, image_spec(self.image_encoder).input)
         logits: Tensor = self.head(self.image_encoder(images))

@@ -27,8 +27,8 @@ class DualEncoderSpec:
     Args:
         image: spec of the image tower.
         text: spec of the text tower, with the same `embedding_dim`.
-        max_logit_scale: maximum logit scale. Training clamps the parameter after each step, inference and exports clamp
-            on reading; a checkpoint's value takes precedence.
+        max_logit_scale: maximum logit scale. Training clamps the parameter after each step; inference and exports clamp
+            `exp(logit_scale)`. A maximum that the checkpoint stores takes precedence.
 
     Examples:
         >>> from mobileclip.serialization import from_json, to_json
@@ -51,7 +51,7 @@ class DualEncoderSpec:
 
     @property
     def num_blocks(self) -> int:
-        """Number of blocks of both towers."""
+        """Number of blocks of the image tower and the text tower together."""
         return self.image.num_blocks + self.text.num_blocks
 
     def with_channels(self, channels: int) -> DualEncoderSpec:
@@ -108,14 +108,14 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
 
     @property
     def similarity_scale(self) -> Tensor:
-        """The clamped logit scale for labels and exports, `min(exp(logit_scale), max_logit_scale)`."""
+        """The clamped logit scale for classification and exports, `min(exp(logit_scale), max_logit_scale)`."""
         return self.logit_scale.reshape(()).exp().clamp(max=self.max_logit_scale)
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the release's
         """Return the embeddings of preprocessed images, optionally of unit length.
 
         Raises:
-            ValueError: if the images do not have the number of channels and the size in the spec.
+            ValueError: if the number of channels or the size of the images differs from the spec.
         """
         check_images(image, image_spec(self.image_encoder).input)
         embedding: Tensor = self.image_encoder(image)
@@ -141,7 +141,7 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
         return images, texts, self.logit_scale.reshape(()).exp()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Accept a zero-dimensional logit scale too, as in files of the release, open_clip and this library."""
+        """Also accept a zero-dimensional logit scale, as in checkpoints of Apple, open_clip and this library."""
         name = f"{prefix}logit_scale"
         if name in state_dict and state_dict[name].ndim == 0:
             state_dict[name] = state_dict[name].reshape(1)

@@ -18,8 +18,7 @@ from mobileclip.strict import strict
 Spec = TypeVar("Spec", bound=attrs.AttrsInstance)
 
 TRAINING_ONLY = {"mobileclip.used": "in training alone"}
-"""Metadata of a field that affects an encoder's initialisation or training, but not the function of its trained
-weights."""
+"""Metadata of a spec field that affects initialisation or training, but not the outputs of trained weights."""
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -27,10 +26,10 @@ class ImageEncoderSpec(ABC):
     """Base class of image encoder specs, with the fields that all image encoders share.
 
     Args:
-        embedding_dim: width of the embedding.
-        input: contract of the input images: size, channels and normalisation.
-        projection_bias: whether the last projection has a bias. The papers' models have no bias; open_clip's
-            checkpoints may have one.
+        embedding_dim: size of each embedding vector.
+        input: preprocessing of the images: size, channels and normalisation.
+        projection_bias: whether the last projection has a bias, as in some open_clip checkpoints; MobileCLIP's
+            projections have no bias.
 
     Examples:
         >>> class MeanColourSpec(ImageEncoderSpec):
@@ -46,7 +45,7 @@ class ImageEncoderSpec(ABC):
 
     @property
     def num_blocks(self) -> int:
-        """Number of blocks. Each has at least one tensor, so loading refuses a checkpoint with fewer tensors."""
+        """Number of blocks; loading refuses a checkpoint with fewer tensors than blocks."""
         return 0
 
     @abstractmethod
@@ -56,12 +55,12 @@ class ImageEncoderSpec(ABC):
     def without_projection(self) -> ImageEncoderSpec:
         """Return the spec without the last projection, so that embeddings are the pooled features.
 
-        Tensor names stay the same, except that the projection's tensors are missing.
+        All other tensors keep their names.
 
         Raises:
-            ValueError: if the encoder has no form without the projection.
+            ValueError: if the spec does not support removing the projection.
         """
-        raise ValueError(f"{type(self).__name__} has no form without its last projection; use its embeddings")
+        raise ValueError(f"{type(self).__name__} does not support removing its last projection; use its embeddings")
 
     def with_channels(self, channels: int) -> ImageEncoderSpec:
         """Return the spec for a different number of channels, with mean and std from `ImageInput.of_channels`.
@@ -75,11 +74,11 @@ class ImageEncoderSpec(ABC):
         """Return the weights for a different image size; weights that do not depend on the size stay unchanged.
 
         Args:
-            weights: weights of an encoder of this spec, in training form or folded.
-            size: side of the images, in pixels; the spec must support this size.
+            weights: weights of an encoder of this spec, in training form or reparameterized.
+            size: height and width of the images, in pixels; the spec must support this size.
 
         Raises:
-            ValueError: if the spec does not support resizing, or the weights cannot be resized.
+            ValueError: if the spec supports only its own image size, or the position embeddings are not a square grid.
         """
         del weights
         raise ValueError(
@@ -92,8 +91,8 @@ class TextEncoderSpec(ABC):
     """Base class of text encoder specs, with the fields that all text encoders share.
 
     Args:
-        embedding_dim: width of the embedding.
-        input: contract of the input texts: context length, padding and tokenizer.
+        embedding_dim: size of each embedding vector.
+        input: preprocessing of the texts: context length, padding and tokenizer.
 
     Examples:
         >>> class BagOfWordsSpec(TextEncoderSpec):
@@ -108,7 +107,7 @@ class TextEncoderSpec(ABC):
 
     @property
     def num_blocks(self) -> int:
-        """Number of blocks. Each has at least one tensor, so loading refuses a checkpoint with fewer tensors."""
+        """Number of blocks; loading refuses a checkpoint with fewer tensors than blocks."""
         return 0
 
     @abstractmethod
@@ -119,11 +118,11 @@ class TextEncoderSpec(ABC):
         """Return the weights for a different context length; weights that do not depend on the length stay unchanged.
 
         Args:
-            weights: weights of an encoder of this spec, in training form or folded.
+            weights: weights of an encoder of this spec, in training form or reparameterized.
             context_length: number of ids per text.
 
         Raises:
-            ValueError: if the spec does not support resizing, or the weights cannot be resized.
+            ValueError: if the spec supports only its own context length, or has too few position embeddings.
         """
         del weights
         raise ValueError(
@@ -134,7 +133,7 @@ class TextEncoderSpec(ABC):
 
 @attrs.frozen(kw_only=True)
 class TokenMixerSpec(ABC):
-    """Base class of token mixer specs: how the blocks of one stage mix spatial positions.
+    """Base class of token mixer specs, which build the blocks of one stage.
 
     Examples:
         >>> class PoolingSpec(TokenMixerSpec):
@@ -146,7 +145,7 @@ class TokenMixerSpec(ABC):
 
     @abstractmethod
     def build_block(self, dim: int, *, hidden_dim: int, layer_scale: float, drop_path: float) -> nn.Module:
-        """Return one block of a stage, which maps a feature map to one of the same shape.
+        """Return one block of a stage, a module that keeps the shape of the feature map.
 
         Args:
             dim: channels of the stage.
@@ -161,7 +160,7 @@ class TokenMixerSpec(ABC):
         return False
 
     def build_position(self, dim: int) -> nn.Module | None:
-        """Return the positional encoding in front of the stage's blocks, if it has one."""
+        """Return the positional encoding before the stage's blocks; None for no positional encoding."""
         del dim
         return None
 
@@ -169,15 +168,18 @@ class TokenMixerSpec(ABC):
 image_encoder_families: Registry[type[ImageEncoderSpec]] = Registry("image_encoder_family")
 """Spec classes of image encoders, by their names in JSON.
 
-Add your own here, or by an entry point in the group `mobileclip.image_encoder_family`.
+Register your own classes here, or through the entry point group `mobileclip.image_encoder_family`.
 """
 text_encoder_families: Registry[type[TextEncoderSpec]] = Registry("text_encoder_family")
 """Spec classes of text encoders, by their names in JSON.
 
-Add your own here, or by an entry point in the group `mobileclip.text_encoder_family`.
+Register your own classes here, or through the entry point group `mobileclip.text_encoder_family`.
 """
 token_mixers: Registry[type[TokenMixerSpec]] = Registry("token_mixer")
-"""Spec classes of token mixers, by name; add your own here, or by an entry point in `mobileclip.token_mixer`."""
+"""Spec classes of token mixers, by their names in JSON.
+
+Register your own classes here, or through the entry point group `mobileclip.token_mixer`.
+"""
 
 register_spec_base(ImageEncoderSpec, image_encoder_families)
 register_spec_base(TextEncoderSpec, text_encoder_families)
@@ -185,7 +187,7 @@ register_spec_base(TokenMixerSpec, token_mixers)
 
 
 def as_trained(spec: Spec) -> Spec:
-    """Return a spec with default training-only fields; models with equal results compute the same function.
+    """Reset a spec's training-only fields to their defaults, so that equal results mean equal architectures.
 
     Args:
         spec: spec of a tower, or of a model with an image tower.
@@ -205,7 +207,7 @@ def check_unprojected(spec: ImageEncoderSpec, pooled_dim: int) -> None:
     """Check that the `embedding_dim` of an encoder without projection is the width of the pooled features.
 
     Raises:
-        ValueError: if `embedding_dim` differs from that width, or `projection_bias` is set.
+        ValueError: if `embedding_dim` differs from `pooled_dim`, or `projection_bias` is set.
     """
     if spec.embedding_dim != pooled_dim:
         raise ValueError(
@@ -243,5 +245,5 @@ def text_spec(encoder: nn.Module) -> TextEncoderSpec:
 def _without_spec(encoder: nn.Module, kind: type, says: str) -> str:
     return (
         f"{type(encoder).__name__} has no `.spec` of type {kind.__name__}, which defines {says}; "
-        "set one, so that inputs can be checked and checkpoints can be loaded again"
+        "set `.spec`, which input checks and checkpoints need"
     )

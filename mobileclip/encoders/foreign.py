@@ -1,6 +1,6 @@
 """Towers that open_clip or transformers builds, with the interface of this library's towers.
 
-Building a tower imports its package. Weights, forms and checkpoints work as for other models.
+Building a tower imports its package; loading and saving work as for other models.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from mobileclip.strict import strict
 
 
 class ForeignTower(nn.Module):
-    """A tower of another package; maps the inputs of its spec to embeddings `(batch, embedding_dim)`.
+    """A tower of another package: maps images or token ids to embeddings `(batch, embedding_dim)`.
 
     Args:
-        spec: spec of the tower.
-        tower: maps inputs to an embedding, or to an output with `pooler_output`.
+        spec: spec that builds this tower, for checkpoints.
+        tower: module of the other package; returns embeddings, or an output with `pooler_output`.
         projection: layer after the tower; None for no projection.
 
     Examples:
@@ -44,7 +44,7 @@ class ForeignTower(nn.Module):
             module._non_persistent_buffers_set -= kept  # noqa: SLF001
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the embeddings, not normalised."""
+        """Return the unnormalised embeddings."""
         found: Any = self.tower(inputs)
         embedding: Tensor = found if isinstance(found, Tensor) else found.pooler_output
         return embedding if self.projection is None else self.projection(embedding)
@@ -56,7 +56,7 @@ class OpenClipImageSpec(ImageEncoderSpec):
     """An image tower of open_clip.
 
     Args:
-        config: the model's `vision_cfg` and `quick_gelu`, as JSON.
+        config: fields of the model's `vision_cfg`, and `quick_gelu`, as one JSON object.
 
     Examples:
         >>> from mobileclip.inputs import ImageInput
@@ -79,7 +79,7 @@ class OpenClipTextSpec(TextEncoderSpec):
     """A text tower of open_clip.
 
     Args:
-        config: the model's `text_cfg` and `quick_gelu`, as JSON.
+        config: fields of the model's `text_cfg`, and `quick_gelu`, as one JSON object.
 
     Examples:
         >>> from mobileclip.inputs import TextInput
@@ -102,7 +102,7 @@ class TransformersImageSpec(ImageEncoderSpec):
     """The image tower of a transformers dual encoder.
 
     Args:
-        config: the model's `model_type`, `projection_dim` and `vision_config`, as JSON.
+        config: the model's `model_type`, `projection_dim` and `vision_config`, as one JSON object.
 
     Examples:
         >>> from mobileclip.inputs import ImageInput
@@ -128,7 +128,7 @@ class TransformersTextSpec(TextEncoderSpec):
     """The text tower of a transformers dual encoder.
 
     Args:
-        config: the model's `model_type`, `projection_dim` and `text_config`, as JSON.
+        config: the model's `model_type`, `projection_dim` and `text_config`, as one JSON object.
 
     Examples:
         >>> from mobileclip.inputs import TextInput

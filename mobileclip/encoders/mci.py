@@ -44,7 +44,7 @@ class RepMixerSpec(TokenMixerSpec):
     """A stage of RepMixer blocks.
 
     Args:
-        kernel_size: side of the mixer's kernel, odd.
+        kernel_size: side of the mixer's square kernel, an odd number.
 
     Examples:
         >>> block = RepMixerSpec(kernel_size=5).build_block(8, hidden_dim=24, layer_scale=1e-5, drop_path=0.0)
@@ -68,8 +68,8 @@ class AttentionSpec(TokenMixerSpec):
 
     Args:
         head_dim: channels per head.
-        norm: the norm in front of the attention, `batch` (MCi0-2) or `layer` over channels (MCi3-4).
-        position_kernel_size: side of the positional encoding's kernel, odd.
+        norm: type of the norm before the attention, `batch` (MCi0-2) or `layer` over channels (MCi3-4).
+        position_kernel_size: side of the positional encoding's square kernel, an odd number.
 
     Examples:
         >>> block = AttentionSpec(head_dim=8).build_block(32, hidden_dim=96, layer_scale=1e-5, drop_path=0.0)
@@ -104,13 +104,13 @@ class AttentionSpec(TokenMixerSpec):
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class StageSpec:
-    """One resolution of an MCi encoder.
+    """One stage of an MCi encoder: blocks at one resolution.
 
     Args:
         dim: number of channels; a multiple of the previous stage's `dim`.
         depth: number of blocks.
         mixer: spec of the blocks' token mixer.
-        squeeze_excite: whether the downsampling in front of the stage gates its channels (squeeze-and-excitation).
+        squeeze_excite: whether the downsampling before the stage has squeeze-and-excitation.
 
     Examples:
         >>> StageSpec(dim=64, depth=2)
@@ -132,7 +132,7 @@ class MCiSpec(ImageEncoderSpec):
         stages: stages from the finest to the coarsest resolution; the first is at a quarter of the image's resolution.
         ffn_ratio: width of the feed-forward networks, as a multiple of the stage's width.
         stem_scale_branch: whether the stem's blocks have a scale branch.
-        downsample_activation: whether the downsampling's large kernels have a GELU.
+        downsample_activation: whether a GELU follows the large-kernel convolution of each downsampling.
         layer_scale: initial value of the layer scales.
         drop_path: drop probability of the last block's branches in training, growing linearly from 0 at the first
             block. MobileCLIP trains without drop path, FastViT's classifiers with it.
@@ -225,15 +225,15 @@ class MCiSpec(ImageEncoderSpec):
 
 
 class Stage(nn.Sequential):
-    """One resolution: optional downsampling and positional encoding, then the blocks.
+    """One stage: optional downsampling and positional encoding, then the blocks.
 
     Shape:
         `(batch, in_dim, height, width)` to `(batch, dim, height', width')`.
 
     Args:
-        blocks: modules that map a feature map to one of the same shape.
-        downsample: downsampling from the previous stage; None for none.
-        position: positional encoding of the feature map; None for none.
+        blocks: modules that keep the shape of the feature map.
+        downsample: downsampling from the previous stage; None for no downsampling.
+        position: positional encoding of the feature map; None for no encoding.
     """
 
     def __init__(
@@ -251,14 +251,14 @@ class MCi(ActivationCheckpointing, nn.Module):
 
     Args:
         stem: maps images to the first feature map.
-        stages: modules that map a feature map to the next, one per resolution.
+        stages: modules that run in sequence on the stem's feature map, one per resolution.
         head: maps the last feature map to embeddings.
         dims: output channels of each stage.
         strides: stride of each stage's feature map in pixels of the image.
-        spec: spec of the encoder, for checkpoints; None for a module built by hand.
+        spec: spec of the encoder, for checkpoints; None for an encoder that no spec describes.
 
     Raises:
-        ValueError: if the numbers of widths, strides and stages differ.
+        ValueError: if `stages`, `dims` and `strides` differ in length.
 
     Source: MobileCLIP section 3.1 and Table 9.
 
@@ -301,14 +301,13 @@ class MCi(ActivationCheckpointing, nn.Module):
     def features(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
         """Return the feature map after each requested stage: `maps[s] = stages[s](... stages[0](stem(images)))`.
 
-        The encoder does not compute later stages.
-
+        The encoder stops after the last requested stage.
         Shape:
             images `(batch, channels, height, width)` to `(batch, dims[s], height / strides[s], width / strides[s])`.
 
         Args:
             images: preprocessed images; the sides are multiples of the stages' strides.
-            stages: indices of stages, in the order of the result; all by default.
+            stages: indices of stages, in the order of the returned maps; None for all stages.
 
         Raises:
             ValueError: if a stage does not exist, or a side is not a multiple of a stride.
@@ -317,9 +316,9 @@ class MCi(ActivationCheckpointing, nn.Module):
         return outputs_of(self.stages, self.stem(images), chosen)
 
     def local_embeddings(self, images: Tensor) -> Tensor:
-        """Return the embedding of each location, `head.local(stages(stem(images)))`; their mean is the image embedding.
+        """Return the embedding of each location, `head.local(stages(stem(images)))`; the mean is the image embedding.
 
-        Due to the receptive field, each is the location's contribution to the image embedding, not a crop's embedding.
+        A local embedding depends on the location's whole receptive field, so it differs from the embedding of a crop.
 
         Shape:
             images `(batch, channels, height, width)` to `(batch, embedding_dim, height / strides[-1], width /
@@ -343,7 +342,7 @@ class MCi(ActivationCheckpointing, nn.Module):
         The result shares its parameters with this encoder, and its `forward` returns the last feature map.
 
         Args:
-            stages: indices of stages; all by default.
+            stages: indices of stages; None for all stages.
 
         Raises:
             ValueError: if a stage does not exist.

@@ -1,8 +1,8 @@
 """Specs of the published models. Each function returns a spec, registered under the function's name.
 
 Source: MobileCLIP section 3.1 and Table 9 (mci0-2, vit_b16, text_base, text_mct); MobileCLIP2 (mci3-4, vit_l14); Vasu
-et al., "FastViT", Table 1 (fastvit). Differs: FastViT's classifiers crop the central 90 % of an image; the input
-contract here resizes the whole image.
+et al., "FastViT", Table 1 (fastvit). Differs: FastViT's classifiers crop the central 90 % of an image; these specs
+resize the whole image.
 
 Examples:
     >>> mobileclip.specs.mobileclip_s2().image == mobileclip.specs.mci2()
@@ -25,72 +25,72 @@ from mobileclip.inputs import IMAGENET_MEAN, IMAGENET_STD, OPENAI_MEAN, OPENAI_S
 
 
 def mci0() -> MCiSpec:
-    """Return MobileCLIP-S0's image encoder."""
+    """Return the spec of MobileCLIP-S0's image encoder."""
     return _four_stages((64, 128, 256, 512), depths=(2, 6, 10, 2))
 
 
 def mci1() -> MCiSpec:
-    """Return MobileCLIP-S1's image encoder."""
+    """Return the spec of MobileCLIP-S1's image encoder."""
     return _four_stages((64, 128, 256, 512), depths=(4, 12, 20, 4))
 
 
 def mci2() -> MCiSpec:
-    """Return MobileCLIP-S2's image encoder."""
+    """Return the spec of MobileCLIP-S2's image encoder."""
     return _four_stages((80, 160, 320, 640), depths=(4, 12, 24, 4))
 
 
 def mci3() -> MCiSpec:
-    """Return MobileCLIP2-S3's image encoder."""
+    """Return the spec of MobileCLIP2-S3's image encoder."""
     return _five_stages((96, 192, 384, 768, 1536), depths=(2, 12, 24, 4, 2))
 
 
 def mci4() -> MCiSpec:
-    """Return MobileCLIP2-S4's image encoder."""
+    """Return the spec of MobileCLIP2-S4's image encoder."""
     return _five_stages((128, 256, 512, 1024, 2048), depths=(2, 12, 24, 4, 4))
 
 
 def fastvit_t8() -> MCiSpec:
-    """Return FastViT-T8 without its classifier; embeddings are the pooled features."""
+    """Return the spec of FastViT-T8 without its classifier; embeddings are the pooled features."""
     return _fastvit((48, 96, 192, 384), depths=(2, 2, 4, 2), ffn_ratio=3.0)
 
 
 def fastvit_t12() -> MCiSpec:
-    """Return FastViT-T12 without its classifier."""
+    """Return the spec of FastViT-T12 without its classifier."""
     return _fastvit((64, 128, 256, 512), depths=(2, 2, 6, 2), ffn_ratio=3.0)
 
 
 def fastvit_s12() -> MCiSpec:
-    """Return FastViT-S12 without its classifier."""
+    """Return the spec of FastViT-S12 without its classifier."""
     return _fastvit((64, 128, 256, 512), depths=(2, 2, 6, 2))
 
 
 def fastvit_sa12() -> MCiSpec:
-    """Return FastViT-SA12 without its classifier, with attention in the last stage."""
+    """Return the spec of FastViT-SA12 without its classifier, with attention in the last stage."""
     return _fastvit((64, 128, 256, 512), depths=(2, 2, 6, 2), attention=(AttentionSpec(),))
 
 
 def fastvit_sa24() -> MCiSpec:
-    """Return FastViT-SA24 without its classifier."""
+    """Return the spec of FastViT-SA24 without its classifier."""
     return _fastvit((64, 128, 256, 512), depths=(4, 4, 12, 4), attention=(AttentionSpec(),))
 
 
 def fastvit_sa36() -> MCiSpec:
-    """Return FastViT-SA36 without its classifier."""
+    """Return the spec of FastViT-SA36 without its classifier."""
     return _fastvit((64, 128, 256, 512), depths=(6, 6, 18, 6), attention=(AttentionSpec(),))
 
 
 def fastvit_ma36() -> MCiSpec:
-    """Return FastViT-MA36 without its classifier."""
+    """Return the spec of FastViT-MA36 without its classifier."""
     return _fastvit((76, 152, 304, 608), depths=(6, 6, 18, 6), attention=(AttentionSpec(),))
 
 
 def vit_b16() -> ViTSpec:
-    """Return MobileCLIP-B's image encoder: ViT-B/16 with a convolutional stem."""
+    """Return the spec of MobileCLIP-B's image encoder: ViT-B/16 with a convolutional stem."""
     return ViTSpec()
 
 
 def vit_l14() -> ViTSpec:
-    """Return MobileCLIP2-L-14's image encoder."""
+    """Return the spec of MobileCLIP2-L-14's image encoder."""
     return ViTSpec(
         width=1024,
         depth=24,
@@ -105,92 +105,92 @@ def vit_l14() -> ViTSpec:
 
 
 def text_base() -> TextTransformerSpec:
-    """Return the 12-layer text encoder of width 512."""
+    """Return the spec of the 12-layer text encoder of width 512."""
     return TextTransformerSpec()
 
 
 def text_base_768() -> TextTransformerSpec:
-    """Return the 12-layer text encoder of width 768 (S3, S4, L-14)."""
+    """Return the spec of the 12-layer text encoder of width 768 (S3, S4, L-14)."""
     return TextTransformerSpec(width=768, num_heads=12, embedding_dim=768)
 
 
 def text_mct() -> MCtSpec:
-    """Return MobileCLIP-S0's text encoder: four transformer layers between two Text-RepMixer blocks."""
+    """Return the spec of MobileCLIP-S0's text encoder: four transformer layers between two Text-RepMixer blocks."""
     return MCtSpec()
 
 
 def text_mct_768() -> MCtSpec:
-    """Return the Text-RepMixer encoder at width 768."""
+    """Return the spec of MobileCLIP-S0's text encoder at width 768."""
     return MCtSpec(width=768, num_heads=12, embedding_dim=768)
 
 
 def mobileclip_s0() -> DualEncoderSpec:
-    """Return MobileCLIP-S0."""
+    """Return the spec of MobileCLIP-S0."""
     return DualEncoderSpec(image=mci0(), text=text_mct())
 
 
 def mobileclip_s1() -> DualEncoderSpec:
-    """Return MobileCLIP-S1."""
+    """Return the spec of MobileCLIP-S1."""
     return DualEncoderSpec(image=mci1(), text=text_base())
 
 
 def mobileclip_s2() -> DualEncoderSpec:
-    """Return MobileCLIP-S2."""
+    """Return the spec of MobileCLIP-S2."""
     return DualEncoderSpec(image=mci2(), text=text_base())
 
 
 def mobileclip_b() -> DualEncoderSpec:
-    """Return MobileCLIP-B."""
+    """Return the spec of MobileCLIP-B."""
     return DualEncoderSpec(image=vit_b16(), text=TextTransformerSpec(causal=True))
 
 
 def mobileclip_blt() -> DualEncoderSpec:
-    """Return MobileCLIP-B (LT): the architecture of B, trained longer."""
+    """Return the spec of MobileCLIP-B (LT): MobileCLIP-B's architecture, trained longer."""
     return mobileclip_b()
 
 
 def mobileclip_s3() -> DualEncoderSpec:
-    """Return the S3 architecture, trained on DataCompDR-1B in the MobileCLIP2 release."""
+    """Return the spec of MobileCLIP-S3: the architecture of MobileCLIP2-S3, trained on DataCompDR-1B."""
     return DualEncoderSpec(image=mci3(), text=text_base_768())
 
 
 def mobileclip_s4() -> DualEncoderSpec:
-    """Return the S4 architecture, trained on DataCompDR-1B in the MobileCLIP2 release."""
+    """Return the spec of MobileCLIP-S4: the architecture of MobileCLIP2-S4, trained on DataCompDR-1B."""
     return DualEncoderSpec(image=mci4(), text=text_base_768())
 
 
 def mobileclip_l14() -> DualEncoderSpec:
-    """Return the ViT-L/14 architecture, trained on DataCompDR-1B in the MobileCLIP2 release."""
+    """Return the spec of MobileCLIP-L-14: the architecture of MobileCLIP2-L-14, trained on DataCompDR-1B."""
     return DualEncoderSpec(image=vit_l14(), text=text_base_768())
 
 
 def mobileclip2_s0() -> DualEncoderSpec:
-    """Return MobileCLIP2-S0, with the 12-layer text tower."""
+    """Return the spec of MobileCLIP2-S0: MobileCLIP-S0's image encoder and the 12-layer text encoder."""
     return DualEncoderSpec(image=mci0(), text=text_base())
 
 
 def mobileclip2_s2() -> DualEncoderSpec:
-    """Return MobileCLIP2-S2."""
+    """Return the spec of MobileCLIP2-S2."""
     return mobileclip_s2()
 
 
 def mobileclip2_b() -> DualEncoderSpec:
-    """Return MobileCLIP2-B, trained with timm's image tower: no padding in the stem, norm epsilon 1e-6."""
+    """Return the spec of MobileCLIP2-B, trained with timm's image tower: no padding in the stem, norm epsilon 1e-6."""
     return DualEncoderSpec(image=ViTSpec(stem_padding=0, norm_eps=1e-6), text=TextTransformerSpec(causal=True))
 
 
 def mobileclip2_s3() -> DualEncoderSpec:
-    """Return MobileCLIP2-S3."""
+    """Return the spec of MobileCLIP2-S3."""
     return mobileclip_s3()
 
 
 def mobileclip2_s4() -> DualEncoderSpec:
-    """Return MobileCLIP2-S4."""
+    """Return the spec of MobileCLIP2-S4."""
     return mobileclip_s4()
 
 
 def mobileclip2_l14() -> DualEncoderSpec:
-    """Return MobileCLIP2-L-14."""
+    """Return the spec of MobileCLIP2-L-14."""
     return mobileclip_l14()
 
 

@@ -37,7 +37,7 @@ class _LayersSpec(TextEncoderSpec):
         check_heads(self.width, self.num_heads)
 
     def weights_for_context(self, weights: Mapping[str, Tensor], context_length: int) -> dict[str, Tensor]:
-        """Return the weights with only the first positions; raise for a context longer than the model's."""
+        """Return the weights with only the first `context_length` position embeddings."""
         position = weights["position"]
         if context_length > len(position):
             raise ValueError(
@@ -56,7 +56,7 @@ class TextTransformerSpec(_LayersSpec):
         width: width of the tokens.
         num_heads: attention heads per layer; divides `width`.
         depth: number of layers; 0 with `pool="mean"` makes a bag of tokens.
-        pool: `end` pools the features at the end token, `mean` averages the text's tokens.
+        pool: `end` selects the features of the end token, `mean` averages the features of the text's tokens.
         causal: whether attention is causal (MobileCLIP-B); otherwise tokens also attend to padding.
 
     Source: MobileCLIP section 3.1, "Base".
@@ -90,7 +90,7 @@ class MCtSpec(_LayersSpec):
         num_heads: attention heads per layer; divides `width`.
         depth: number of transformer layers between the two RepMixer blocks.
         pool: see `TextTransformerSpec`.
-        kernel_size: size of the RepMixers' kernels in tokens, odd.
+        kernel_size: size of the RepMixers' kernels in tokens, an odd number.
         layer_scale: initial value of the RepMixers' layer scales.
 
     Source: MobileCLIP section 3.1 and Figure 3, "MCt".
@@ -108,7 +108,7 @@ class MCtSpec(_LayersSpec):
 
     @property
     def num_blocks(self) -> int:
-        """Number of layers, including the two RepMixers."""
+        """Number of layers, including the two Text-RepMixer blocks."""
         return self.depth + 2
 
     def build(self) -> TextEncoder:
@@ -156,15 +156,15 @@ class TextEncoder(ActivationCheckpointing, nn.Module):
     """A text encoder: `y = project(norm(pool(layers(embed(tokens)), tokens)))`.
 
     Shape:
-        ids `(batch, tokens)` to embeddings `(batch, embedding_dim)`, tokens at most `context_length`.
+        ids `(batch, tokens)` to embeddings `(batch, embedding_dim)`, with `tokens <= context_length`.
 
     Args:
         token_embedding: maps ids to vectors of the layers' width.
         layers: modules that map `(batch, tokens, width)` to the same shape.
         project: maps pooled features to embeddings.
-        context_length: number of positions.
+        context_length: maximum number of tokens per text.
         pool: maps the features of all tokens to one vector per text.
-        spec: spec of the encoder, for checkpoints; None for a module built by hand.
+        spec: spec of the encoder, for checkpoints; None for an encoder that no spec describes.
 
     Source: MobileCLIP section 3.1; Radford et al., "Learning Transferable Visual Models", section 2.4.
 
@@ -203,8 +203,8 @@ class TextEncoder(ActivationCheckpointing, nn.Module):
     def token_features(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of every token, and a mask of each text's tokens, up to and including the end token.
 
-        With `pool="end"`, the embedding is `project` of the features at the end token. With `pool="mean"`, the norm
-        applies to the mean, so `project` of the mean of these features is only approximately the embedding.
+        With `pool="end"`, `project` maps the end token's features to the embedding. With `pool="mean"`, the encoder
+        normalises after averaging, so `project` of the averaged features only approximates the embedding.
 
         Shape:
             ids `(batch, tokens)` to features `(batch, tokens, width)`, and a mask `(batch, tokens)` of booleans.
@@ -218,7 +218,7 @@ class TextEncoder(ActivationCheckpointing, nn.Module):
         return features, self.pool.inside(tokens)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Return the input of the first layer: token embeddings plus positions.
+        """Return the input of the first layer: token embeddings plus position embeddings.
 
         Shape:
             `(batch, tokens)` to `(batch, tokens, width)`.

@@ -19,10 +19,10 @@ from mobileclip.blocks import Attention
 from mobileclip.inputs import ImageInput, TextInput
 
 WIDTH = [validators.gt(0), validators.le(1 << 16)]
-"""Validators of a number of channels, of heads, or of a layer's width."""
+"""Validators of widths, and of numbers of channels or heads: from 1 to 65,536."""
 
 DEPTH = [validators.gt(0), validators.le(1 << 12)]
-"""Validators of a number of blocks."""
+"""Validators of numbers of blocks: from 1 to 4,096."""
 
 _MAX_KERNEL_SIZE = 1023
 
@@ -31,7 +31,7 @@ def check_images(images: Tensor, contract: ImageInput) -> None:
     """Raise unless `images` is `(batch, channels, size, size)`.
 
     Raises:
-        ValueError: if the shape differs; at a different size, some encoders would silently return other embeddings.
+        ValueError: if the shape differs; at other sizes, some encoders would silently return different embeddings.
     """
     expected = (contract.channels, contract.size, contract.size)
     if images.ndim != 4 or tuple(images.shape[1:]) != expected:
@@ -42,10 +42,10 @@ def check_images(images: Tensor, contract: ImageInput) -> None:
 
 
 def check_tokens(tokens: Tensor, contract: TextInput) -> None:
-    """Raise unless `tokens` is `(batch, context_length)` of integers.
+    """Raise unless `tokens` is an integer tensor `(batch, context_length)`.
 
     Raises:
-        ValueError: if the shape or dtype differs; the length matters, since padding affects the embedding.
+        ValueError: if the shape or dtype differs; a different amount of padding would change the embeddings.
     """
     if tokens.ndim != 2 or tokens.shape[1] != contract.context_length or tokens.is_floating_point():
         raise ValueError(
@@ -87,16 +87,16 @@ def initialize_linear(module: nn.Module) -> None:
 
 
 def initialize_as_open_clip(attentions: Iterable[Attention], free: Iterable[Tensor], *, width: int) -> None:
-    """Initialise a vision transformer like open_clip, where open_clip differs from PyTorch's initialisation.
+    """Initialise a vision transformer like open_clip.
 
-    The weights of queries, keys and values are uniform with standard deviation `(2 / (width + 3 width)) ** 0.5`; these
-    biases and the bias of the attention output are zero. Class token, positions and projection are normal with standard
-    deviation `width ** -0.5`. Other layers keep PyTorch's initialisation: uniform with standard deviation
-    `(3 fan_in) ** -0.5`, for example 0.0104 for the output of the feed-forward networks of ViT-B/16.
+    The weights of queries, keys and values are uniform with standard deviation `(2 / (width + 3 width)) ** 0.5`; the
+    biases of all attention projections are zero. Class token, position embeddings and projection are normal with
+    standard deviation `width ** -0.5`. Other layers keep PyTorch's initialisation: uniform with standard deviation
+    `(3 fan_in) ** -0.5`, for example 0.0104 for the second linear layer of ViT-B/16's feed-forward networks.
 
     Args:
         attentions: attention modules of the layers.
-        free: class token, positions and projection.
+        free: class token, position embeddings and projection weight.
         width: width of the tokens.
 
     Source: open_clip's `VisionTransformer`, with PyTorch's `MultiheadAttention`, `Linear` and `Conv2d`.
@@ -162,13 +162,13 @@ def feature_encoder(encoder: nn.Module) -> SupportsFeatureMaps:
     """Return the encoder, typed as `SupportsFeatureMaps`.
 
     Raises:
-        ValueError: if the encoder does not have this interface.
+        ValueError: if the encoder does not implement `SupportsFeatureMaps`.
     """
     if not isinstance(encoder, SupportsFeatureMaps):
         raise ValueError(
             f"{type(encoder).__name__} returns no feature maps; an image encoder with feature maps has `dims`, "
-            "`strides` and "
-            "`embedding_and_features(images, stages)`, see mobileclip.encoders.towers.SupportsFeatureMaps"
+            "`strides` and `embedding_and_features(images, stages)`, see "
+            "mobileclip.encoders.towers.SupportsFeatureMaps"
         )
     return encoder
 
@@ -190,13 +190,13 @@ def local_encoder(encoder: nn.Module) -> SupportsLocalEmbeddings:
     """Return the encoder, typed as `SupportsLocalEmbeddings`.
 
     Raises:
-        ValueError: if the encoder does not have this interface.
+        ValueError: if the encoder does not implement `SupportsLocalEmbeddings`.
     """
     if not isinstance(encoder, SupportsLocalEmbeddings):
         raise ValueError(
             f"{type(encoder).__name__} cannot explain a score by location, because its embedding is not a mean "
-            "over locations; use a checkpoint with an MCi image tower, such as mobileclip_s2, without optimize(), "
-            "or an export with --features text-space; or compare crops of the image with encode_image"
+            "over locations; use an MCi checkpoint such as mobileclip_s2 without optimize(), use an export with "
+            "--features text-space, or compare crops of the image with encode_image"
         )
     return encoder
 
@@ -205,7 +205,7 @@ def chosen_stages(images: Tensor, stages: Sequence[int] | None, *, strides: Sequ
     """Return the indices of the requested stages.
 
     Args:
-        images: inputs of the encoder.
+        images: preprocessed images, the encoder's input.
         stages: indices of stages; None for all.
         strides: strides of every stage, in pixels of the image.
 

@@ -40,14 +40,14 @@ class ViTSpec(ImageEncoderSpec):
     """A vision transformer.
 
     Args:
-        input: contract of the input images; the size is a multiple of `patch_size`.
+        input: preprocessing of the images; the size is a multiple of `patch_size`.
         width: width of the tokens.
         depth: number of layers.
         num_heads: attention heads per layer; divides `width`.
         patch_size: side of a patch, in pixels; 16 for the convolutional stem.
         stem: `convolutional` (MobileCLIP-B) or `patch`, one convolution (ViT-L/14).
-        stem_padding: padding of the convolutional stem: 1 in Apple's code, 0 in timm (MobileCLIP2-B). With the other
-            padding, the same weights give different embeddings.
+        stem_padding: padding of the convolutional stem: 1 in Apple's code, 0 in timm (MobileCLIP2-B). Weights need the
+            padding that they were trained with.
         class_position: whether the class token has a position embedding.
         norm_before: whether there is a norm before the first layer.
         norm_eps: epsilon of the layer norms.
@@ -55,8 +55,7 @@ class ViTSpec(ImageEncoderSpec):
             `embedding_dim` equals `width`.
         drop_path: drop probability of the last layer's branches in training, growing linearly from 0 at the first
             layer. ViT-L/14 trains with 0.1, MobileCLIP-B without drop path.
-        initialization: `timm` (MobileCLIP-B and ViT-L/14), or `open_clip` for open_clip's vision transformer (plain
-            ViT-B/16).
+        initialization: weight initialisation, `timm` (MobileCLIP-B and ViT-L/14) or `open_clip` (plain ViT-B/16).
 
     Source: MobileCLIP section 3.1 (ViT-B/16 with a convolutional stem); MobileCLIP2 (ViT-L/14).
 
@@ -165,7 +164,7 @@ class ViT(ActivationCheckpointing, nn.Module):
         class_position: whether the class token has a position embedding.
         norm_before: norm before the first layer, or an identity.
         norm: norm after the last layer.
-        spec: spec of the encoder, for checkpoints; None for a module built by hand.
+        spec: spec of the encoder, for checkpoints; None for an encoder that no spec describes.
 
     Source: MobileCLIP section 3.1; Dosovitskiy et al., "An Image is Worth 16x16 Words".
 
@@ -212,7 +211,7 @@ class ViT(ActivationCheckpointing, nn.Module):
         return y
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Return the input of the first layer: class token and patches, with positions.
+        """Return the input of the first layer: class token and patch tokens, with position embeddings.
 
         Shape:
             `(batch, channels, height, width)` to `(batch, 1 + num_patches, width)`.
@@ -229,7 +228,7 @@ class ViT(ActivationCheckpointing, nn.Module):
         return y
 
     def features(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
-        """Return the unnormalised patch tokens after each requested layer, as feature maps.
+        """Return the patch tokens after each requested layer, before the final norm, as feature maps.
 
         Shape:
             images `(batch, channels, height, width)` to `(batch, width, height / patch_size, width / patch_size)`.
@@ -241,11 +240,11 @@ class ViT(ActivationCheckpointing, nn.Module):
     def backbone(self, stages: Sequence[int] | None = None) -> ViT:
         """Return the encoder without projection and without the layers after the last requested layer.
 
-        The result shares its parameters with this encoder, and its `forward` returns the last layer's unnormalised
-        class token.
+        The result shares its parameters with this encoder, and its `forward` returns the class token of the last layer,
+        before the final norm.
 
         Args:
-            stages: indices of layers; all by default.
+            stages: indices of layers; None for all layers.
 
         Raises:
             ValueError: if a layer does not exist.
@@ -271,17 +270,17 @@ class ViT(ActivationCheckpointing, nn.Module):
         return rearrange(tokens[:, 1:], "b (h w) c -> b c h w", h=images.shape[2] // self.patch_size)
 
     def layer_tokens(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
-        """Return the unnormalised tokens after each requested layer: the class token, then the patches row by row.
+        """Return the tokens after each requested layer, before the final norm: class token, then patches row by row.
 
-        `tokens[s] = layers[s](... layers[0](tokens(images)))`, with interpolated positions for images of a different
-        size. The encoder does not compute later layers.
+        `tokens[s] = layers[s](... layers[0](tokens(images)))`, with interpolated position embeddings for images of a
+        different size. The encoder stops after the last requested layer.
 
         Shape:
             images `(batch, channels, height, width)` to `(batch, 1 + num_patches, width)` for each layer.
 
         Args:
             images: preprocessed images; the sides are multiples of `patch_size`.
-            stages: indices of layers, in the order of the result; all by default.
+            stages: indices of layers, in the order of the result; None for all layers.
 
         Raises:
             ValueError: if a layer does not exist, or a side is not a multiple of `patch_size`.

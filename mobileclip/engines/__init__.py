@@ -1,6 +1,6 @@
 """Runs units of work in this process, in several processes, or on a Ray cluster, with retries and resuming.
 
-The caller defines the work. New engines belong in this package.
+The caller defines the work; see `Work`. New engines belong in this package.
 """
 
 import lazy_loader

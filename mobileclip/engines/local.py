@@ -38,15 +38,16 @@ _one_at_a_time = threading.Lock()
 class LocalEngine(PoolEngine):
     """An engine of processes on this machine.
 
-    A single worker runs in this process; several workers run in separate processes. The engine replaces a dead or stuck
-    worker, and counts a failed attempt for the worker's units.
+    A single worker runs in the calling process; several workers run in separate processes. The engine replaces a dead
+    or stuck worker, and counts a failed attempt for each unfinished unit of the worker.
 
     Args:
         num_workers: number of processes; None for one per CUDA device, or one without CUDA.
-        devices: devices of the workers, in turn; empty for all CUDA devices, or the best available device.
-        num_threads: number of threads per worker; None for the worker's share of the cores.
+        devices: devices for the workers, assigned in turn; empty for all CUDA devices, or without CUDA for the best
+            available device.
+        num_threads: number of CPU threads per worker; None for an equal share of the cores.
         apart: whether a single worker also runs in a separate process, so that no unit can kill the calling process.
-        progress_seconds: maximum time without progress, in seconds, before a worker counts as stuck; also applies to
+        progress_seconds: time without progress, in seconds, after which a worker counts as stuck; also the limit for
             loading.
         retries: limits for retrying failed units.
     """
@@ -57,7 +58,7 @@ class LocalEngine(PoolEngine):
     apart: bool = False
 
     def most_workers(self, num_units: int) -> int:
-        """Return the number of processes for a number of units; see `Engine`."""
+        """Return the number of worker processes for a number of units, at most one per unit; see `Engine`."""
         return max(1, min(self.num_workers or len(self._devices()), num_units))
 
     @contextmanager
@@ -66,7 +67,7 @@ class LocalEngine(PoolEngine):
         yield partial(_Process, store_limits())
 
     def assignments(self, work: Work[Any, Any], num_workers: int) -> Iterator[Assignment]:
-        """Yield the workers' assignments, on the devices in turn."""
+        """Yield one assignment per worker, with the devices in turn."""
         devices = self._devices()
         for number in range(num_workers):
             device = devices[number % len(devices)]

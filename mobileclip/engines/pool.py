@@ -1,7 +1,7 @@
-"""Engines run units of work in this process, or in a pool of workers with loaded resources.
+"""Engines that run units of work in this process, or in a pool of workers with loaded resources.
 
-`LocalEngine` and `RayEngine` start workers and connect to them. In both engines, a driver thread per worker
-sends units from a shared queue, and replaces a lost worker.
+`LocalEngine` and `RayEngine` start workers and open a channel to each worker. One thread per worker in the driver
+process sends units from a shared queue, and replaces a lost worker.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class Engine(ABC):
         """Process all units, in any order, and report each unit to the listener.
 
         Args:
-            work: defines how a worker processes a unit.
+            work: processing of a unit by a worker.
             units: units with unique names.
             listener: listener that receives the results.
 
         Raises:
-            ValueError: if a worker cannot load its resources, too many workers are lost, or a `FatalError` ends the
-                run. Results of finished units stay valid.
+            ValueError: if a worker cannot load the resources of the work, too many workers are lost, or a `FatalError`
+                ends the run. Results of finished units stay valid.
         """
 
     @abstractmethod
@@ -75,26 +75,28 @@ class Engine(ABC):
 
     @contextmanager
     def kept(self) -> Iterator[Engine]:
-        """Yield an engine with the same settings that keeps its processes for several kinds of work in sequence."""
+        """Yield an engine with equal settings that reuses its workers for several `run` calls in sequence."""
         yield self
 
 
 def default_num_threads(device: str, num_workers: int) -> int:
-    """Return the number of threads per worker: its share of the cores, or fewer if fewer can keep a GPU busy."""
+    """Return the number of threads per worker: an equal share of the cores, on a GPU limited to between 2 and 16."""
     share = max(1, num_cores() // num_workers)
     return share if device == "cpu" else max(2, min(16, share))
 
 
 class Overlap(Generic[UnitT, EntryT]):
-    """Context manager that processes units in order, and finishes one unit at a time in a second thread.
+    """A context manager that processes units in order, and finishes one unit at a time in a second thread.
 
-    While the second thread verifies and uploads one unit, the device works on the next unit. The exit of the context
-    waits for the last unit and raises its errors, even after a signal.
+    While the second thread verifies and uploads one unit, the device works on the next unit. On exit, the context
+    manager waits for the last unit; after a signal, the context manager also raises the error of the last unit's
+    callback.
 
     Args:
         worker: worker that processes the units.
-        on_finished: callback with a unit and its entry, in the thread that finished the unit.
-        on_failed: callback with a unit and its error, in any thread; an error in the callback ends the work.
+        on_finished: callback with a unit and the unit's entry, called in the second thread.
+        on_failed: callback with a unit and the unit's error, called in any thread; an error in the callback ends the
+            work.
     """
 
     def __init__(
@@ -116,10 +118,10 @@ class Overlap(Generic[UnitT, EntryT]):
             self.wait()
 
     def make(self, unit: UnitT, on_progress: OnProgress) -> None:
-        """Process a unit, wait for the previous unit, and let the second thread finish this unit.
+        """Process a unit, wait for the previous unit, and let the second thread finish the new unit.
 
         Raises:
-            Exception: error in `on_failed` or `on_finished` for this unit or the previous unit.
+            Exception: if `on_failed` or `on_finished` raised an error for this unit or the previous unit.
         """
         try:
             finish = self._worker(unit, on_progress)
@@ -134,7 +136,7 @@ class Overlap(Generic[UnitT, EntryT]):
         self._pending = self._pool.submit(self._finish, unit, finish)
 
     def wait(self) -> None:
-        """Wait for the last unit, and raise the error of its callback, if any."""
+        """Wait for the last unit, and raise the error of the unit's callback, if any."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -187,12 +189,12 @@ class InlineEngine(Engine):
 
 @attrs.frozen(kw_only=True, eq=False)
 class Assignment:
-    """Work for a worker. The worker receives an assignment, then units, then the next assignment.
+    """The first message to a worker for a kind of work; units follow, and then the next assignment.
 
     Args:
-        work: the work on the units.
-        place: device and number of threads.
-        torch_threads: number of torch threads per operation on a CPU.
+        work: processing of the units that follow.
+        place: device and number of CPU threads of the worker.
+        torch_threads: number of PyTorch's intra-op threads, for a worker on a CPU.
     """
 
     work: Work[Any, Any]
@@ -203,16 +205,16 @@ class Assignment:
 Message = tuple[str, str, Any]
 """A message from a worker: a kind, the name of a unit, and a value.
 
-The kinds are `ready`, with the worker's location; `steps`, with the number of steps; `made`; `finished`, with the
-entry; `failed`, with the failure; and `fatal`, with the reason for ending the run.
+The kinds, and their values, are `ready` (location of the worker), `steps` (number of steps), `made` (no value; the
+device is free), `finished` (entry of the unit), `failed` (failure of the unit) and `fatal` (reason for ending the run).
 """
 
 
 class LostWorkerError(Exception):
-    """A worker process or actor died.
+    """Raised if a worker process or actor died or made no progress.
 
     Args:
-        how: how the worker was lost, a predicate such as `made no progress for 60 s`.
+        how: kind of the loss, as a predicate such as `made no progress for 60 s`.
         with_machine: whether the whole machine was lost.
     """
 
@@ -222,7 +224,7 @@ class LostWorkerError(Exception):
 
 
 class Channel(ABC):
-    """The connection to one worker; creating the channel starts the worker."""
+    """The connection of the driver to one worker; creating a channel starts a worker."""
 
     @abstractmethod
     def send(self, message: Any) -> None:
@@ -230,7 +232,7 @@ class Channel(ABC):
 
     @abstractmethod
     def receive(self, seconds: float) -> Message | None:
-        """Return the worker's next message; None after a timeout.
+        """Return the worker's next message; None if no message arrives within a number of seconds.
 
         Raises:
             LostWorkerError: if the worker died.
@@ -238,22 +240,22 @@ class Channel(ABC):
 
     @abstractmethod
     def end(self) -> None:
-        """End the worker immediately; may be called from any thread, and several times."""
+        """End the worker immediately; callable from any thread, and several times."""
 
 
 @attrs.define(kw_only=True, eq=False)
 class _Member:
-    """The driver's state of a worker.
+    """The state of one worker in the driver.
 
     Args:
-        number: number of the worker.
+        number: number of the worker, from 0, for messages.
         channel: channel to the worker.
         device: device of the worker.
-        num_loading: number of assignments whose resources are not loaded yet; messages belong to the first of these
-            assignments.
+        num_loading: number of sent assignments with resources that the worker has not loaded yet; while above zero, all
+            messages except `ready` and `fatal` belong to earlier work.
         where: location of the worker, for messages; empty before the start.
-        is_free: whether the worker can take another unit.
-        units: units of the worker, by name; the last unit is in progress or waits.
+        is_free: whether the device of the worker is free for another unit.
+        units: unfinished units of the worker, by name; at most two.
     """
 
     number: int
@@ -271,21 +273,21 @@ class _Member:
 
 @attrs.frozen(kw_only=True)
 class PoolEngine(Engine):
-    """Base class of engines with a pool of workers."""
+    """Base class of engines with a pool of workers, such as processes or Ray actors."""
 
     progress_seconds: float = attrs.field(default=3600.0, validator=validators.gt(0))
     retries: Retries = attrs.field(factory=Retries)
 
     @abstractmethod
     def channels(self) -> AbstractContextManager[Callable[[], Channel]]:
-        """Return a context that yields a function for starting workers."""
+        """Return a context manager that yields a function; each call starts a worker."""
 
     @abstractmethod
     def assignments(self, work: Work[Any, Any], num_workers: int) -> Iterator[Assignment]:
-        """Yield the workers' assignments."""
+        """Yield one assignment per worker, for `num_workers` workers."""
 
     def alone(self, num_units: int) -> Engine | None:  # noqa: ARG002 - most engines always use a pool
-        """Return an engine without a pool for a number of units; None to use the pool."""
+        """Return an engine that processes a number of units without a pool; None to use the pool."""
         return None
 
     def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
@@ -295,7 +297,7 @@ class PoolEngine(Engine):
 
     @contextmanager
     def kept(self) -> Iterator[Engine]:
-        """Yield an engine that keeps its workers from one kind of work to the next; see `Engine`."""
+        """Yield an engine that reuses its workers for several `run` calls; see `Engine`."""
         with ExitStack() as opened:
             pool = _Pool(self, lambda: opened.enter_context(self.channels()))
             try:
@@ -305,11 +307,12 @@ class PoolEngine(Engine):
 
 
 class _Pool(Engine):
-    """An engine that reuses its workers from one kind of work to the next.
+    """An engine that reuses its workers for several `run` calls.
 
     Args:
-        engine: engine with the settings.
-        open_channels: returns the function that starts workers; called when the first worker is needed.
+        engine: engine with the settings of the pool.
+        open_channels: function that returns a function for starting workers; the pool calls `open_channels` only once,
+            before starting the first worker.
     """
 
     def __init__(self, engine: PoolEngine, open_channels: Callable[[], Callable[[], Channel]]) -> None:
@@ -321,7 +324,7 @@ class _Pool(Engine):
         return self._engine.most_workers(num_units)
 
     def dismiss(self) -> None:
-        """End idle workers."""
+        """End all idle workers."""
         self._end(self._idle)
 
     def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
@@ -372,7 +375,7 @@ class _Pool(Engine):
                 member = None
 
     def _member(self, assignment: Assignment, members: set[_Member]) -> _Member:
-        """Return an idle worker with the assignment's device, or a new worker."""
+        """Send an assignment to an idle worker with the assignment's device, or to a new worker; return the worker."""
         device = assignment.place.device
         with self._lock:
             idle = [one for one in self._idle if one.device == device]
@@ -389,10 +392,10 @@ class _Pool(Engine):
         return member
 
     def _give(self, queue: TaskQueue[Any, Any], member: _Member, members: set[_Member]) -> None:
-        """Send units to a worker until no unit is left for it, or the work ends.
+        """Send units to a worker until no unit is left for the worker, or the work ends.
 
         Raises:
-            LostWorkerError: if the worker died, or makes no progress.
+            LostWorkerError: if the worker died, or made no progress for `progress_seconds`.
             FatalError: if the worker reports a fatal error.
         """
         units, seconds, heard = member.units, self._engine.progress_seconds, time.monotonic()
@@ -445,13 +448,13 @@ def _note(queue: TaskQueue[Any, Any], member: _Member, kind: str, name: str, val
 
 
 def serve(receive: Callable[[], Any], send: Callable[[Message], None], where: str, stores: StoreLimits) -> None:
-    """Process units in a worker until the driver exits.
+    """Receive and process assignments and units in a worker until the driver exits.
 
     Args:
         receive: function that returns the next assignment or unit.
-        send: function that sends a message; called from any thread, one call at a time.
+        send: function that sends a message to the driver, called from any thread, one call at a time.
         where: location of the worker, for messages.
-        stores: timeouts of object stores, as in the driver.
+        stores: timeouts of object stores, copied from the driver.
     """
     lock = threading.Lock()
 
@@ -486,14 +489,14 @@ def serve(receive: Callable[[], Any], send: Callable[[Message], None], where: st
 
 
 class OrderedResults(ResultCallback[UnitT, EntryT]):
-    """Context manager that passes results on in the order of the units.
+    """A context manager that passes the results of units to a callback in the order of the units.
 
-    Results out of order wait on disk, in the temporary directory, since many units may finish during the retries of
-    another unit.
+    Early results wait on disk, in a temporary directory, because many units may finish during the retries of another
+    unit.
 
     Args:
-        units: units in the order of results.
-        take: callback with a unit, and its entry or the reason of its failure.
+        units: all units, in the order in which `take` receives the results.
+        take: callback with a unit and the unit's entry, or with a unit and a `SetAside` if the unit failed.
     """
 
     def __init__(self, units: Sequence[UnitT], take: Callable[[UnitT, EntryT | SetAside], None]) -> None:

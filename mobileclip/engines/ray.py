@@ -1,4 +1,4 @@
-"""Runs units in actors on a Ray cluster.
+"""An engine that runs units in actors on a Ray cluster.
 
 Source: Ray Core's actors and fault tolerance, docs.ray.io.
 """
@@ -31,21 +31,21 @@ _ID = 8
 
 @attrs.frozen(kw_only=True)
 class RayEngine(PoolEngine):
-    """An engine of actors on a Ray cluster, by default on a new local cluster.
+    """An engine with actors on a Ray cluster, by default on a new local cluster.
 
     All machines need access to source and output. The engine replaces a dead or stuck actor, and counts a failed
-    attempt for the actor's units. A lost machine, such as a preempted machine, does not count as a failed attempt:
-    other actors get its units, including finished units whose entries were lost. Actors without resources wait until
-    the cluster grows.
+    attempt for each unfinished unit of the actor. The loss of a machine, for example by preemption, does not count as a
+    failed attempt: other actors get the units of the machine, including finished units if their entries were lost. An
+    actor waits until the cluster has enough free cores and GPUs.
 
     Args:
-        address: address of the cluster, such as `auto` or `ray://head:10001`; None for this process's cluster, or for a
-            new cluster on this machine.
+        address: address of the cluster, such as `auto` or `ray://head:10001`; None for the cluster to which this
+            process is connected, or else a new cluster on this machine.
         max_workers: maximum number of actors.
-        cpus_per_worker: number of cores and decoding threads per actor.
+        cpus_per_worker: number of cores, and of CPU threads, per actor.
         gpus_per_worker: number of GPUs per actor; with a fraction, several actors share a GPU.
-        progress_seconds: maximum time without progress, in seconds, before an actor counts as stuck; also the timeout
-            for starting the first actor.
+        progress_seconds: time without progress, in seconds, after which an actor counts as stuck; also the timeout for
+            starting the first actor.
         retries: limits for retrying failed units.
     """
 
@@ -55,7 +55,7 @@ class RayEngine(PoolEngine):
     gpus_per_worker: float = attrs.field(default=0.0, validator=validators.ge(0))
 
     def most_workers(self, num_units: int) -> int:
-        """Return the number of actors for a number of units; see `Engine`."""
+        """Return the number of actors for a number of units, at most one per unit; see `Engine`."""
         return min(self.max_workers, max(1, num_units))
 
     @contextmanager
@@ -79,7 +79,7 @@ class RayEngine(PoolEngine):
                 ray.shutdown()
 
     def assignments(self, work: Work[Any, Any], num_workers: int) -> Iterator[Assignment]:
-        """Yield the actors' assignments."""
+        """Yield one assignment per actor."""
         place = Place(device=AUTO, num_threads=self.cpus_per_worker)
         for _ in range(num_workers):
             yield Assignment(work=work, place=place, torch_threads=self.cpus_per_worker)
@@ -87,7 +87,7 @@ class RayEngine(PoolEngine):
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Restore the command's SIGTERM handler after `ray.init`, whose handler would end the process."""
+    """Restore this process's SIGTERM handler after `ray.init`, which installs a handler that ends the process."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     if before is not None and threading.current_thread() is threading.main_thread():
@@ -95,7 +95,7 @@ def _own_signals() -> Iterator[None]:
 
 
 class _Actor:
-    """A worker in a Ray process."""
+    """A Ray actor that runs a worker in a thread."""
 
     def __init__(self, stores: StoreLimits) -> None:
         import ray
@@ -110,7 +110,7 @@ class _Actor:
         self._received.put(message)
 
     def hear(self) -> list[Message]:
-        """Wait for messages and return all of them."""
+        """Wait for a message of the worker, and return all messages that have arrived."""
         said = [self._said.get()]
         while not self._said.empty():
             said.append(self._said.get())
@@ -118,7 +118,7 @@ class _Actor:
 
 
 class _Calls(Channel):
-    """The channel to an actor."""
+    """A channel to a worker in a Ray actor."""
 
     def __init__(self, ray: Any, actor: Any) -> None:
         self._ray, self._actor, self._where = ray, actor, ""

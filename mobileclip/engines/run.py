@@ -1,7 +1,7 @@
-"""Manages a run in an output folder or URL: the driver's lock, the status file, and the list of failed units.
+"""Manages a run with an output folder or URL: lock, status file, and list of failed units.
 
-For a local output, a file lock prevents a second driver. Object stores have no locks: two runs with the same output in
-a store do the work twice.
+For a local output, a file lock prevents a second run at the same time. Object stores have no locks: two runs with the
+same output in a store do the work twice.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from mobileclip.terminal import get_logger
 logger = get_logger(__name__)
 
 RUN = "run"
-"""Folder in an output with the files of a run."""
+"""Name of the folder with the files of a run, in the output."""
 STATUS = f"{RUN}/status.json"
-"""File in an output with the status of the last run."""
+"""Path of the file with the status of the last run, in the output."""
 SET_ASIDE = "set_aside.jsonl"
-"""File in an output with one line per failed unit."""
+"""Name of the file with one line per failed unit, in the output."""
 
 _RUNNING = "running"
 # A run writes the file four times a minute.
@@ -46,7 +46,7 @@ class RunningUnit:
     """A unit in progress.
 
     Args:
-        worker: name of the worker.
+        worker: name of the worker, such as `worker 0 (process 4711)`.
         unit: name of the unit.
         seconds: time since the worker got the unit, in seconds.
     """
@@ -58,24 +58,24 @@ class RunningUnit:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Status:
-    """The progress of a run; the text warns if a running run has not reported for two minutes.
+    """The progress of a run; as text, with a warning if the status of an unfinished run is older than two minutes.
 
     Args:
         state: `running`, `finished`, or `ended` early.
-        began: start of the run, by the clock of its machine.
-        written: time of writing this status, by the same clock.
+        began: start of the run in UTC, by the clock of the run's machine.
+        written: time of writing the status in UTC, by the clock of the run's machine.
         num_units: number of units of the current or last work; 0 for work without units.
         num_done_before: number of units finished by earlier runs.
         num_done: number of units finished by this run.
-        num_failed: number of failed attempts in the run.
-        num_set_aside: number of failed units in the run.
+        num_failed: number of failed attempts with units in the run.
+        num_set_aside: number of units in the run that failed all attempts.
         units_per_hour: speed over the second half of the finished units; 0 if unknown.
-        seconds_left: remaining time at this speed, in seconds; None if unknown, or at the end.
+        seconds_left: remaining time of the current work at this speed, in seconds; None if unknown, or at the end.
         under_way: units in progress.
-        doing: the current or last work, such as `indexing`.
-        doing_began: start of this work, by the same clock.
-        then: kinds of work that follow.
-        reason: reason for an early end, or empty.
+        doing: kind of the current or last work, such as `indexing`.
+        doing_began: start of the current or last work in UTC, by the clock of the run's machine.
+        then: kinds of work that follow the current work.
+        reason: reason for an early end of the run; empty otherwise.
         called: noun for the units, such as `shards`.
     """
 
@@ -127,7 +127,7 @@ class Status:
 
 
 def read_status(output: storage.AnyPath) -> Status:
-    """Read the status of an output's last run.
+    """Read the status of the last run with an output.
 
     Args:
         output: folder or URL.
@@ -152,13 +152,13 @@ def read_status(output: storage.AnyPath) -> Status:
 
 
 def read_set_aside(output: storage.AnyPath) -> tuple[SetAside, ...]:
-    """Read the list of failed units of an output's last run.
+    """Read the list of failed units of the last run with an output; empty without a list.
 
     Args:
         output: folder or URL.
 
     Raises:
-        ValueError: if the list is damaged.
+        ValueError: if the list of failed units is damaged.
     """
     path = storage.join(output, SET_ASIDE)
     content = storage.read_if_exists(path, limit=_MAX_LIST_BYTES) or b""
@@ -169,11 +169,11 @@ def read_set_aside(output: storage.AnyPath) -> tuple[SetAside, ...]:
 
 
 def write_set_aside(output: storage.AnyPath, units: Iterable[SetAside]) -> None:
-    """Write the list of failed units, or remove the file if the list is empty.
+    """Write the list of failed units to an output, or remove the file if the list is empty.
 
     Args:
         output: existing folder or URL.
-        units: failed units.
+        units: units that failed all attempts, with reasons.
 
     Raises:
         OSError: if the file cannot be written or removed.
@@ -186,10 +186,10 @@ def write_set_aside(output: storage.AnyPath, units: Iterable[SetAside]) -> None:
 
 
 class Run(Listener[Any, Any]):
-    """A run in an output, locked by one driver; create it with `held`.
+    """A run with an output that the run's process has locked; `held` creates and closes a run.
 
-    A run may do several kinds of work in sequence, with one list of failed units. The run receives the results of
-    units, and passes the results to the listener of the work.
+    A run may do several kinds of work in sequence, with one list of failed units. The run receives the results of units
+    from the engine, and passes the results to the listener of the work.
     """
 
     def __init__(self, output: str, engine: Engine, earlier: Iterable[SetAside]) -> None:
@@ -204,7 +204,7 @@ class Run(Listener[Any, Any]):
 
     @property
     def set_aside(self) -> tuple[SetAside, ...]:
-        """The failed units so far."""
+        """Units that have failed all attempts so far."""
         return tuple(self._asides)
 
     def begin(
@@ -216,13 +216,13 @@ class Run(Listener[Any, Any]):
         then: Sequence[str] = (),
         called: str = "shards",
     ) -> None:
-        """Start a kind of work, and write the status.
+        """Start a kind of work, and write the status file.
 
         Args:
-            doing: the kind of work, such as `indexing`.
+            doing: kind of the work, such as `indexing`.
             num_units: number of units; 0 for work without units.
             num_done_before: number of units finished by earlier runs.
-            then: kinds of work that follow.
+            then: kinds of work that follow the current work.
             called: noun for the units, such as `shards`.
         """
         about = {"doing": doing, "doing_began": _time_now(), "then": tuple(then), "called": called}
@@ -237,12 +237,12 @@ class Run(Listener[Any, Any]):
         """Process units; units that failed in the last run come last.
 
         Args:
-            work: defines how a worker processes a unit.
+            work: processing of a unit by a worker.
             units: all or some of the unfinished units of the current work.
             listener: listener that receives the results.
 
         Raises:
-            ValueError: see `Engine.run`.
+            ValueError: if the run ends early, see `Engine.run`.
         """
         if units:
             self._listener: Listener[Any, Any] = listener
@@ -250,7 +250,7 @@ class Run(Listener[Any, Any]):
         write_set_aside(self._output, self._asides)
 
     def refuse(self, name: str, reason: str) -> None:
-        """Mark a unit, such as a missing one, as failed without an attempt.
+        """Mark a unit, for example a missing input file, as failed without an attempt.
 
         Args:
             name: name of the unit.
@@ -259,7 +259,7 @@ class Run(Listener[Any, Any]):
         self._asides.append(SetAside(unit=name, reason=reason, tries=1))
 
     def end(self, reason: str) -> None:
-        """End the run early, and write the reason to the status.
+        """Record the reason for ending the run early; the last status of the run contains the reason.
 
         Args:
             reason: reason for the early end.
@@ -267,7 +267,7 @@ class Run(Listener[Any, Any]):
         self._note(reason=reason)
 
     def begun(self, unit: NamedUnit, worker: str) -> None:
-        """Record the worker of a unit."""
+        """Record the start of a unit in a worker."""
         with self._lock:
             self._under_way[unit.name] = (worker, time.monotonic())
         self._listener.begun(unit, worker)
@@ -277,30 +277,30 @@ class Run(Listener[Any, Any]):
         self._listener.advanced(count)
 
     def finished(self, unit: NamedUnit, entry: object) -> None:
-        """Count a unit after the listener has recorded its entry."""
+        """Pass a finished unit to the listener, and then count the unit."""
         self._listener.finished(unit, entry)
         self._give_back(unit, num_done=1)
         self._pace.advance(1, time.monotonic())
 
     def failed(self, unit: NamedUnit, reason: str, pause_seconds: float) -> None:
-        """Record and log the failed attempt."""
+        """Count and log a failed attempt with a unit."""
         logger.warning("%s failed; retrying in %.0f s: %s", unit.name, pause_seconds, reason)
         self._give_back(unit, num_failed=1)
         self._listener.failed(unit, reason, pause_seconds)
 
     def lost(self, unit: NamedUnit, reason: str) -> None:
-        """Record the loss."""
+        """Record that the machine of a unit was lost."""
         self._give_back(unit)
         self._listener.lost(unit, reason)
 
     def divided(self, unit: NamedUnit, reason: str, parts: Sequence[NamedUnit]) -> None:
-        """Record and log the division."""
+        """Count and log a failed unit that was split into smaller units."""
         logger.warning("%s failed again; retrying in %d parts: %s", unit.name, len(parts), reason)
         self._give_back(unit, num_failed=1, num_units=len(parts) - 1)
         self._listener.divided(unit, reason, parts)
 
     def gave_up(self, unit: NamedUnit, aside: SetAside) -> None:
-        """Record and log the failed unit."""
+        """Record and log a unit that failed all attempts."""
         tries = "one try" if aside.tries == 1 else f"{aside.tries} tries"
         logger.warning("%s is set aside after %s: %s", unit.name, tries, aside.reason)
         self._asides.append(aside)
@@ -308,7 +308,7 @@ class Run(Listener[Any, Any]):
         self._listener.gave_up(unit, aside)
 
     def write(self, state: str) -> None:
-        """Write the status; a write error is logged and does not end the run."""
+        """Write the status file; log a write error without ending the run."""
         with self._lock:
             now, status, a_unit = time.monotonic(), self._status, self._pace.seconds(1)
             num_over = status.num_done_before + status.num_done + len(self._asides) - self._num_aside_before
@@ -333,7 +333,7 @@ class Run(Listener[Any, Any]):
             logger.warning("%s could not be written: %s", path, error)
 
     def close(self) -> None:
-        """Write the final status of the run."""
+        """Write the final status of the run, `finished` or `ended`."""
         self.write("ended" if self._status.reason else "finished")
 
     def _give_back(self, unit: NamedUnit, **counts: int) -> None:
@@ -350,17 +350,17 @@ class Run(Listener[Any, Any]):
 def held(
     output: str, engine: Engine | None = None, *, renewal_seconds: float = 15.0, is_held: bool = False
 ) -> Iterator[Run]:
-    """Lock an output for a run with a status file; a second run with the same local output raises an error.
+    """Lock an output, and yield a run with a status file; a second run with the same local output raises an error.
 
     Args:
         output: folder or URL of the output.
-        engine: engine that processes the units; None for this process.
+        engine: engine that processes the units; None for the CPU in this process.
         renewal_seconds: interval between status updates, in seconds.
-        is_held: whether the caller already has the lock, see `exclusive` of `mobileclip.storage`.
+        is_held: whether the caller has already locked the output, see `mobileclip.storage.exclusive`.
 
     Raises:
-        ValueError: if another driver has the lock, or the last run's list of failed units is damaged.
-        OSError: if the lock or the list cannot be read.
+        ValueError: if another process has locked the output, or the last run's list of failed units is damaged.
+        OSError: if the lock or the list of failed units is not accessible.
     """
     with ExitStack() as stack:
         if not is_held and not storage.is_remote(output):
@@ -390,7 +390,7 @@ def _time_now() -> str:
 
 
 def _seconds_since(text: str) -> float:
-    """Return the seconds since a time, by the clock of this machine; 0 for an invalid time."""
+    """Return the seconds since a time in UTC, by the clock of this machine; 0 for an invalid time."""
     with suppress(ValueError):
         then = datetime.strptime(text, _TIME).replace(tzinfo=timezone.utc)
         return (datetime.now(timezone.utc) - then).total_seconds()

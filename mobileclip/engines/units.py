@@ -1,4 +1,4 @@
-"""Defines units of work, the work on a unit, the queue of units, and retries of failed units."""
+"""Defines units of work, the processing of a unit, the queue of units, and retries of failed units."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MOST_LOST, _MOST_LOST_PER_WORKER = 30, 10
 _TRIES_WHOLE = 2
 
 OnProgress = Callable[[int], None]
-"""Callback with the number of steps since the last call, such as samples."""
+"""Callback with the number of steps, such as samples, since the last call."""
 
 
 class NamedUnit(Protocol):
@@ -37,7 +37,7 @@ class NamedUnit(Protocol):
 
     @property
     def name(self) -> str:
-        """The name, unique in a run."""
+        """Name of the unit, unique in a run."""
 
 
 UnitT = TypeVar("UnitT", bound=NamedUnit)
@@ -47,7 +47,7 @@ EntryT_co = TypeVar("EntryT_co", covariant=True)
 
 
 class FatalError(ValueError):
-    """An error that retries cannot fix, such as a full disk; it ends the run."""
+    """An error that ends the run because retries cannot succeed, such as a full disk."""
 
 
 @attrs.frozen(kw_only=True)
@@ -64,29 +64,30 @@ class Place:
 
 
 class Worker(Protocol[UnitT_contra, EntryT_co]):
-    """Processes units with resources that are loaded once."""
+    """A callable that processes units with resources that `Work.open` loaded once."""
 
     def __call__(self, unit: UnitT_contra, on_progress: OnProgress, /) -> Callable[[], EntryT_co]:
         """Process a unit, and return a function that finishes the unit and returns its entry.
 
-        The caller runs the returned function in another thread, while the worker processes the next unit. Start work on
-        the device in the call, without waiting for its end; read results back and upload in the returned function.
+        The caller runs the returned function in another thread, while the worker processes the next unit. The call
+        starts the computation on the device without waiting for the end; the returned function copies results from the
+        device and uploads the results.
 
         Raises:
             FatalError: if a retry cannot succeed for any unit, such as on a full disk; the run ends.
             ValueError: if the input of the unit is broken, so a retry cannot succeed. The unit fails immediately.
-            OSError: if a file is missing or not accessible; the unit fails immediately. Transient errors (see
-                `is_transient` in `mobileclip.storage`) lead to a retry.
+            OSError: if a file is missing or not accessible; the unit fails immediately. A transient error (see
+                `is_transient` in `mobileclip.storage`) leads to a retry.
             Exception: any other error, which leads to a retry.
         """
 
 
 class Work(ABC, Generic[UnitT, EntryT]):
-    """The processing of units, picklable so that any process can run the work."""
+    """Base class of work, which loads resources and processes units; instances must be picklable."""
 
     @abstractmethod
     def open(self, place: Place) -> Worker[UnitT, EntryT]:
-        """Load the resources and return a worker.
+        """Load the resources on a device, and return a worker.
 
         Raises:
             ValueError: if the resources cannot be loaded; the run ends.
@@ -95,20 +96,21 @@ class Work(ABC, Generic[UnitT, EntryT]):
     def split(self, unit: UnitT) -> Sequence[UnitT]:  # noqa: ARG002 - units of most kinds of work have no parts
         """Split a failing unit into smaller units with unique names; return no units by default.
 
-        Then only the smaller unit that contains the cause fails.
+        After splitting, only the smaller unit that contains the cause of the failure fails again.
 
         Args:
-            unit: unit that failed twice, or whose error a retry cannot fix.
+            unit: unit that failed twice, or failed with an error that a retry cannot fix.
         """
         return ()
 
 
 @attrs.frozen(kw_only=True)
 class FunctionWork(Work[UnitT, EntryT]):
-    """Work by a plain function of a unit, without resources and without finishing in another thread.
+    """Work that calls a plain function for each unit, without resources and without a second thread.
 
     Args:
-        function: module-level function, which other processes can import, or a `functools.partial` of one.
+        function: function from a unit to its entry; a module-level function, which other processes can import, or a
+            `functools.partial` of a module-level function.
     """
 
     function: Callable[[UnitT], EntryT]
@@ -128,7 +130,7 @@ class SetAside:
 
     Args:
         unit: name of the unit.
-        reason: reason of the last failure.
+        reason: reason of the last failure, in one line.
         tries: number of failed attempts.
     """
 
@@ -160,10 +162,10 @@ class Failure:
     """The reason why an attempt with a unit failed.
 
     Args:
-        reason: reason in one line.
+        reason: message of the error, in one line.
         is_transient: whether a retry may succeed; otherwise the unit fails immediately.
-        is_machines: whether the machine is the cause (memory, for example). In this case, the last failed attempt ends
-            the run.
+        is_machines: whether the machine is the cause, for example because memory is full. A failure with this cause in
+            the last attempt ends the run.
     """
 
     reason: str
@@ -172,13 +174,13 @@ class Failure:
 
 
 def reason_of(error: Exception) -> str:
-    """Return an error's message in one line, with the class of an internal error."""
+    """Return the message of an error in one line; for an internal error, with the class name in front."""
     text = " ".join(without_secrets(error).split())
     return text if text and isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {text}"
 
 
 def fatal_of(error: Exception) -> str:
-    """Return a worker's fatal error in one line, and log an internal error with its traceback."""
+    """Return the message of a worker's fatal error in one line, and log the traceback of an internal error."""
     if (fault := machine_fault(error)) is not None:
         return f"{fault}; {_RUN_AGAIN}"
     if not isinstance(error, (ValueError, OSError, ImportError)):
@@ -187,7 +189,7 @@ def fatal_of(error: Exception) -> str:
 
 
 def failure_of(unit: NamedUnit, error: Exception) -> Failure:
-    """Return a unit's failure with the decision about a retry, and log an internal error with its traceback.
+    """Return a unit's failure with the decision about a retry, and log the traceback of an internal error.
 
     Raises:
         FatalError: if the error is a `FatalError`, or the machine's disk or shared memory is full.
@@ -207,7 +209,7 @@ def failure_of(unit: NamedUnit, error: Exception) -> Failure:
 
 
 class Listener(Generic[UnitT, EntryT]):
-    """Callbacks for finished and failed units, one at a time in any thread; an error in a callback ends the run."""
+    """Callbacks for the events of units, called one at a time, in any thread; an error in a callback ends the run."""
 
     def begun(self, unit: UnitT, worker: str) -> None:
         """Handle the start of a unit in a worker."""
@@ -219,42 +221,42 @@ class Listener(Generic[UnitT, EntryT]):
         """Handle a finished unit and its entry."""
 
     def failed(self, unit: UnitT, reason: str, pause_seconds: float) -> None:
-        """Handle a failed attempt, which is followed by a pause and a retry."""
+        """Handle a failed attempt; a retry follows after a pause."""
 
     def lost(self, unit: UnitT, reason: str) -> None:
-        """Handle the loss of a unit's machine; another worker gets the unit, without counting an attempt."""
+        """Handle the loss of a unit's machine; another worker gets the unit, without a failed attempt."""
 
     def divided(self, unit: UnitT, reason: str, parts: Sequence[UnitT]) -> None:
-        """Handle a unit that failed again, which smaller units replace."""
+        """Handle a unit that failed and was split into smaller units."""
 
     def gave_up(self, unit: UnitT, aside: SetAside) -> None:
-        """Handle a unit that failed all attempts, or whose error a retry cannot fix."""
+        """Handle a unit that failed all attempts, or failed with an error that a retry cannot fix."""
 
 
 class ResultCallback(Listener[UnitT, EntryT]):
-    """Calls one function for every finished or failed unit, in order of completion.
+    """A listener that calls one function for every finished or failed unit, in order of completion.
 
     Args:
-        take: callback with a unit, and its entry or the reason of its failure.
+        take: callback with a unit and the unit's entry, or with a unit and a `SetAside` if the unit failed.
     """
 
     def __init__(self, take: Callable[[UnitT, EntryT | SetAside], None]) -> None:
         self._take = take
 
     def finished(self, unit: UnitT, entry: EntryT) -> None:
-        """Pass the unit and its entry to `take`."""
+        """Pass a finished unit and the unit's entry to `take`."""
         self._take(unit, entry)
 
     def gave_up(self, unit: UnitT, aside: SetAside) -> None:
-        """Pass the unit and the reason of its failure to `take`."""
+        """Pass a failed unit and the reason of the failure to `take`."""
         self._take(unit, aside)
 
 
 class TaskQueue(Generic[UnitT, EntryT]):
-    """A thread-safe queue of the waiting units and the units in progress.
+    """A thread-safe queue of waiting units, which also tracks the units in progress.
 
     Args:
-        units: units in the order of start.
+        units: units in the order in which workers start the units.
         retries: limits for retrying failed units.
         listener: listener that receives the results.
         split: function that returns smaller units for a failing unit, see `Work.split`.
@@ -289,13 +291,13 @@ class TaskQueue(Generic[UnitT, EntryT]):
             return self._is_closed or not (self._fresh or self._again or self._under_way)
 
     def close(self) -> None:
-        """Stop handing out units."""
+        """Close the queue, so that workers get no further units."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
 
     def wait(self) -> bool:
-        """Wait until a unit is available, and return True; return False once all units are over or the run ended."""
+        """Wait for an available unit and return True; return False once all units are over, or the run ended."""
         with self._changed:
             while not self.is_over:
                 seconds = 0.0 if self._fresh else self._again[0][0] - time.monotonic() if self._again else None
@@ -308,7 +310,7 @@ class TaskQueue(Generic[UnitT, EntryT]):
         """Return the next unit for a worker; None if no unit is available, or if the next unit needs an idle worker.
 
         Args:
-            worker: name of the worker.
+            worker: name of the worker, for the listener.
             is_idle: whether the worker has no other unit.
         """
         with self._changed:
@@ -327,11 +329,11 @@ class TaskQueue(Generic[UnitT, EntryT]):
             return unit
 
     def is_suspect(self, unit: UnitT) -> bool:
-        """Return whether a unit was lost with a worker, so its next attempt must run alone to find the cause."""
+        """Return whether a unit was lost with a worker; the next attempt must run alone to find the cause."""
         return unit.name in self._suspects
 
     def advance(self, num_steps: int) -> None:
-        """Report steps to the listener. An error in the listener ends the run, as the current unit did not cause it."""
+        """Report steps to the listener; an error in the listener ends the run, without a failed attempt of a unit."""
         with self._changed:
             try:
                 self._listener.advanced(num_steps)
@@ -348,10 +350,10 @@ class TaskQueue(Generic[UnitT, EntryT]):
             self._listener.finished(unit, entry)
 
     def fail(self, unit: UnitT, failure: Failure) -> None:
-        """Record a failed attempt.
+        """Record a failed attempt with a unit, and split, retry or give up the unit.
 
         Raises:
-            FatalError: if this was the last attempt and the machine is the cause.
+            FatalError: if the machine is the cause of the failure, and no attempt is left.
         """
         reason = failure.reason
         with self._changed:
@@ -381,9 +383,9 @@ class TaskQueue(Generic[UnitT, EntryT]):
         """Record a lost worker and its units, each of which may be the cause of the loss.
 
         Args:
-            units: units of the worker.
-            worker: name of the worker.
-            how: how the worker was lost, for messages.
+            units: unfinished units of the worker.
+            worker: name of the worker, for messages.
+            how: kind of the loss, as a predicate such as `made no progress for 60 s`.
             with_machine: whether the whole machine was lost, in which case no unit is the cause.
 
         Raises:

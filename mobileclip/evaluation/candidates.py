@@ -34,14 +34,14 @@ _ELSEWHERE = (PREFIX, "open_clip:", "transformers:")
 
 @attrs.frozen(kw_only=True, eq=False)
 class Candidate:
-    """A model with its own preprocessing, ready to be evaluated.
+    """A model with its own preprocessing, ready for evaluation.
 
     Args:
         name: name of the model in tables.
         clip: the folded model, on its device.
         weights_sha256: SHA-256 hash of the weights before folding.
         num_parameters: number of parameters of both towers, before folding.
-        published: name of the published model with the same architecture and preprocessing; None if unknown.
+        published: name of the published model with comparable results; None if no published results are comparable.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Candidate:
 
     @property
     def input(self) -> str:
-        """The input contracts of the towers, as JSON."""
+        """The input settings of the image and text towers, as JSON."""
         spec, others = self.clip.model.spec, [side.model.text_encoder for side in self.clip.text_sides[1:]]
         inputs = {"image": json.loads(to_json(spec.image.input)), "text": json.loads(to_json(spec.text.input))}
         if others:
@@ -61,7 +61,7 @@ class Candidate:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that embeddings depend on: the weights, the image reader and both input contracts."""
+        """Hash of everything that embeddings depend on: the weights, the image reader and `input`."""
         return hashlib.sha256(f"{READING} {self.weights_sha256} {self.input}".encode()).hexdigest()
 
     @property
@@ -78,13 +78,13 @@ class Candidate:
 
 @attrs.frozen(kw_only=True)
 class ModelArgument:
-    """A model argument of the command line, parsed.
+    """A parsed model argument of the command line.
 
     Args:
         label: name of the model in tables; None to derive the name from the argument.
-        model: a model name, `hf-hub:OWNER/NAME`, or `open_clip:` followed by an open_clip model; None if the file
-            states the model.
-        file: file of weights; None if the model name determines the weights.
+        model: a model name, `hf-hub:OWNER/NAME`, or `open_clip:` followed by an open_clip model; None if the weights
+            file states the model.
+        file: weights file; None if the model name determines the weights.
         text: the argument as typed, without the label.
     """
 
@@ -95,7 +95,7 @@ class ModelArgument:
 
     @property
     def name(self) -> str:
-        """The name in tables, without the parts that `open_candidate` appends."""
+        """Name of the model in tables, without the parts that `open_candidate` appends."""
         if self.label is not None:
             return self.label
         if self.file is not None:
@@ -115,8 +115,8 @@ class ModelArgument:
 def parse_model_argument(text: str) -> ModelArgument:
     """Parse a model argument: `MODEL`, `FILE` or `NAME=FILE`, each with an optional `LABEL=` prefix.
 
-    The text before the first `=` is a NAME if a registered model has that name; the NAME then states the model in the
-    file. Otherwise the text is a LABEL, the name of the model in tables.
+    The text before the first `=` is a NAME if it is the name of a registered model; FILE then holds weights of this
+    model. Otherwise, the text before `=` is a LABEL, the name of the model in tables.
 
     Raises:
         ValueError: if the part before or after the first `=` is empty.
@@ -142,7 +142,7 @@ def require_candidates(texts: Sequence[str]) -> None:
     Raises:
         ValueError: if a name is unknown, a name occurs twice, or a model needs open_clip and open_clip is not
             installed.
-        FileNotFoundError: if a file does not exist.
+        FileNotFoundError: if a weights file does not exist.
     """
     called: dict[str, str] = {}
     for text in texts:
@@ -176,20 +176,19 @@ def open_candidate(
             `open_clip:MODEL=FILE`, `open_clip:hf-hub:OWNER/NAME` or `transformers:OWNER/NAME`. An optional prefix
             `LABEL=` sets the name of the model in tables.
         device: device that runs the model, such as `cuda`; `auto` for the best available device.
-        precision: precision of the weights.
+        precision: dtype of the weights, `float32` or `bfloat16`.
         image_size: side of the images in pixels; None for the model's own size.
         context_length: number of token ids per text, at most the model's own; None for the model's own.
-        interpolation: filter for resizing images, appended to the name of the model in tables; None for the model's own
-            filter.
+        interpolation: filter for resizing images; None for the model's own filter. If set, the filter is part of the
+            name of the model in tables.
         trust: whether to open an export that could run code on this machine; see `mobileclip.load`.
-        text_model: text tower that replaces the model's own, appended to the name of the model in tables; see
-            `mobileclip.load`.
+        text_model: file or folder of a text tower that replaces the model's own, see `mobileclip.load`; None for the
+            model's own text tower. If set, the tower is part of the name of the model in tables.
 
     Raises:
-        ValueError: if the model is unknown, the model does not support the size, or the weights do not match the model;
-            see `mobileclip.load`. If the model needs open_clip and open_clip is not installed; the message explains how
-            to install open_clip.
-        FileNotFoundError: if the file does not exist.
+        ValueError: if the model is unknown, does not support the image size or context length, or needs open_clip and
+            open_clip is not installed, or if the weights do not match the model; see `mobileclip.load`.
+        FileNotFoundError: if the weights file does not exist.
     """
     one = parse_model_argument(text)
     place = candidate_device(text, device)
@@ -212,7 +211,7 @@ def open_candidate(
 
 
 def _name_of(tower: str | Path) -> str:
-    """Return the name of a text tower in tables: the name of its file, or of the training run's folder."""
+    """Return the name of a text tower in tables: the file name, or the folder name if the file is named `model`."""
     path = Path(tower)
     return path.parent.name or path.stem if path.stem == "model" else path.stem
 
@@ -263,7 +262,7 @@ def _of_clip(clip: Clip, *, name: str, published: str | None = None) -> Candidat
 
 
 def _folded(clip: Clip) -> Clip:
-    """Return a model in its fastest form for encoding; a folded copy if the model is not folded yet."""
+    """Return the model if it is folded or an export; otherwise return a folded copy in the fastest memory layout."""
     if isinstance(clip.model, ReadyDualEncoder) or is_folded(clip.model):
         return clip
     towers = tuple(reparameterize(side.model.text_encoder) for side in clip.text_sides[1:])

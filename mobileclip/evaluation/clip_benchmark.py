@@ -36,14 +36,14 @@ def load_mobileclip(
 
     Args:
         model_name: a model name for `mobileclip.load`, or `auto` to detect the model from the checkpoint.
-        pretrained: checkpoint file in any known layout, or `hf-hub:owner/name`.
+        pretrained: checkpoint file in any supported layout, or `hf-hub:owner/name`.
         cache_dir: must be None; the argument exists because CLIP_benchmark passes it.
-        device: device for the model.
+        device: device that runs the model.
 
     Raises:
-        ValueError: if the name is unknown, or `cache_dir` is not None.
+        ValueError: if the model name is unknown, or `cache_dir` is not None.
         CheckpointError: if the checkpoint does not match the model.
-        FileNotFoundError: if the file does not exist.
+        FileNotFoundError: if the checkpoint file does not exist.
     """
     from mobileclip.inference.loading import load
 
@@ -57,10 +57,10 @@ def load_mobileclip(
 
 
 def register() -> None:
-    """Register our models with CLIP_benchmark as `--model_type mobileclip`; repeated calls are allowed.
+    """Add this library's models to CLIP_benchmark as `--model_type mobileclip`; repeated calls are allowed.
 
-    Also patch CLIP_benchmark's accuracies: CLIP_benchmark 1.6.2 calls `float` on arrays with one element, and NumPy 2.4
-    and later raise an error for such calls.
+    Also replace `float` in CLIP_benchmark's accuracy code: CLIP_benchmark 1.6.2 calls `float` on arrays with one
+    element, and NumPy 2.4 and later then raise an error.
 
     Raises:
         ImportError: if CLIP_benchmark is not installed.
@@ -80,7 +80,7 @@ def _float(value: Any) -> float:
 
 
 def main() -> None:
-    """Run CLIP_benchmark's own command line with our models registered."""
+    """Run CLIP_benchmark's own command line with this library's models registered."""
     register()
     from clip_benchmark.cli import main as run
 

@@ -1,4 +1,4 @@
-"""Opens and reads evaluation data sets: all kinds that `mobileclip.datasets` reads, and the public layout."""
+"""Opens and reads evaluation data sets: all kinds that `mobileclip.datasets` reads, and CLIP_benchmark's layout."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FIELDS = {
     "fairness/geode": ("region", "country"),
 }
 
-# Metrics that report the worst group.
+# Metrics of the worst group.
 OVER_GROUPS = ("acc_worst_region", "acc_top5_wg", "acc_wg")
 
 
@@ -57,7 +57,7 @@ def metadata_fields(name: str) -> tuple[str, ...]:
 
 
 def needs_metadata(name: str) -> bool:
-    """Return whether the main metric of a data set is a worst-group metric, so that every image needs metadata."""
+    """Return whether the main metric of a data set is a worst-group metric, for which every image needs metadata."""
     entry = suite_entry(name)
     return entry is not None and entry.main_metric in OVER_GROUPS
 
@@ -65,10 +65,10 @@ def needs_metadata(name: str) -> bool:
 def parse_metadata(stored: bytes | None, fields: tuple[str, ...]) -> tuple[int, ...]:
     """Return the metadata numbers in a NumPy file.
 
-    Truncate fractions to whole numbers, as the public evaluation does before it forms groups.
+    Truncate fractions to whole numbers, as DataComp's evaluation code does before grouping images.
 
     Args:
-        stored: content of the file; None if the sample has no such file.
+        stored: content of the `.npy` file; None if the sample has no `.npy` file.
         fields: names of the numbers, at least one.
 
     Raises:
@@ -123,10 +123,10 @@ class Benchmark:
         kind: task of the data set, `classification` or `retrieval`.
         class_names: class names in the order of the labels; empty for retrieval.
         templates: prompts with one `{}` for the class name; empty for retrieval.
-        shards: paths or URLs of the shards; only in the public layout.
-        source: source of the samples; None in the public layout.
+        shards: paths or URLs of the shards in CLIP_benchmark's layout; empty for any other layout.
+        source: source of the samples; None for CLIP_benchmark's layout.
         allow_missing: whether to evaluate on the remaining images if a shard is missing, unreadable or truncated. The
-            number of lost images is unknown, so by default the evaluation refuses such a data set.
+            number of lost images is unknown, so by default the evaluation refuses the data set.
     """
 
     name: str
@@ -146,11 +146,11 @@ class Benchmark:
 
     @property
     def units(self) -> tuple[str, ...]:
-        """Fingerprints of the units of the source, in addition to the hashes of the source's files."""
+        """Fingerprints of the source's units, which complement the hashes of the files; empty without a source."""
         return () if self.source is None else tuple(unit.fingerprint() for unit in self.source.units())
 
     def num_samples(self) -> int | None:
-        """Return the number of samples, including unusable ones; None if counting would require reading the data.
+        """Return the number of samples, including unusable samples; None if counting would require reading the data.
 
         Raises:
             ValueError: if a shard on disk is missing or truncated.
@@ -168,8 +168,8 @@ class Benchmark:
         key and the same content.
 
         Args:
-            report: report of skipped samples. The reasons are those of `read_shard`, missing_shard, duplicate_key,
-                no_image, no_label, several_labels, bad_label and no_caption, and, for data sets with groups,
+            report: report of skipped samples. The reasons are missing_shard, duplicate_key, no_image, no_label,
+                several_labels, bad_label, no_caption, the reasons of `read_shard` and, for data sets with groups,
                 no_metadata and bad_metadata.
 
         Raises:
@@ -208,7 +208,7 @@ class Benchmark:
                     yield converted
 
     def _shards_there(self, report: SkipReport) -> tuple[str, ...]:
-        """Return the shards that exist on disk and all remote shards; a missing remote shard fails when opened."""
+        """Return the shards that exist on disk and all remote shards; opening a missing remote shard fails later."""
         missing = [shard for shard in self.shards if not (storage.is_remote(shard) or storage.exists(shard))]
         if missing and not self.allow_missing:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -245,7 +245,7 @@ class Benchmark:
 
 
 def require_different_names(names: Iterable[str]) -> None:
-    """Raise an error if two data sets have the same name, since their results would be confused.
+    """Raise an error if two data sets have the same name.
 
     Args:
         names: names or keys of the data sets.
@@ -268,17 +268,16 @@ def open_benchmark(
 
     Args:
         path: path of a data set: a folder of classes, a folder of captioned images, JSON lines, shards, or a folder in
-            the public layout (see `open_data_set`); or the URL of a data set in the public layout, which may be its
-            page on the Hugging Face hub, such as
-            `https://huggingface.co/datasets/djghosh/wds_vtab-pets_test/tree/main`.
-        split: name of the folder with the shards, in the public layout.
-        allow_missing: see `Benchmark`.
+            CLIP_benchmark's layout (see `open_data_set`); or the URL of a data set in CLIP_benchmark's layout, such as
+            the page `https://huggingface.co/datasets/djghosh/wds_vtab-pets_test/tree/main` of the Hugging Face hub.
+        split: name of the folder with the shards, in CLIP_benchmark's layout.
+        allow_missing: whether to evaluate on the remaining images if a shard is missing; see `Benchmark`.
         rows: options for reading rows of `.jsonl` files and tables.
 
     Raises:
-        ValueError: if the path is not a data set; the message lists the found and the expected files. In the public
-            layout: if the file of class names or of templates is missing or malformed, or if there are more shards than
-            `nshards.txt` states.
+        ValueError: if the path is not a data set; the message lists the found and the expected files. In
+            CLIP_benchmark's layout: if the file of class names or of templates is missing or malformed, or if there are
+            more shards than `nshards.txt` states.
         OSError: if a store is unreachable.
     """
     text = os.fspath(path)
@@ -306,17 +305,17 @@ def open_benchmark(
 
 
 def benchmark_name(path: str) -> str:
-    """Return the name of the data set at a path; a user's own data set gets a different name from those in the suite.
+    """Return the name of the data set at a path; a suite name without CLIP_benchmark's layout gets the suffix ` (own)`.
 
     Args:
-        path: path as in `open_benchmark`; no file is read.
+        path: path or URL of a data set, as in `open_benchmark`; the function reads no file.
     """
     name = name_of(path)
     return name if _is_layout(path) or suite_entry(name) is None else f"{name} (own)"
 
 
 def _is_layout(text: str) -> bool:
-    """Return whether a path is in the public layout; a URL that does not end with a file name counts as such."""
+    """Return whether a path is in CLIP_benchmark's layout; assume so for a URL that names neither shards nor a list."""
     if storage.is_remote(text):
         name = storage.file_name(text.rstrip("/")).lower()
         return not (".tar" in name or name.endswith(LISTS) or "{" in text)

@@ -40,7 +40,7 @@ _SUFFIX, _CHECKSUM, _HEADER = ".safetensors", "sha256", "header"
 
 @attrs.frozen(kw_only=True, eq=False)
 class Features:
-    """A model's embeddings of a task's data, with other tensors that scoring needs; a cache file holds the same fields.
+    """A model's embeddings of a task's data, with the other tensors that scoring needs.
 
     `Features.of` defines the tensors of zero-shot tasks and linear probes; other tasks define their own tensors.
 
@@ -86,7 +86,7 @@ class Features:
             report: number of samples read, and skipped samples by reason; None for an empty report.
 
         Raises:
-            ValueError: if the shapes or types are inconsistent.
+            ValueError: if a tensor has an unexpected shape or dtype, or the tensors have different numbers of images.
         """
         given = {"image": image, "text": text, "labels": labels, "num_captions": num_captions, "metadata": metadata}
         tensors = {name: value for name, value in given.items() if value is not None}
@@ -95,36 +95,36 @@ class Features:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Keys of the samples, in order."""
+        """Names of the samples, in order."""
         return tuple(self.header["keys"])
 
     @property
     def image(self) -> Tensor:
-        """Embeddings of the images."""
+        """Image embeddings, float32, not normalised."""
         return self.tensors["image"]
 
     @property
     def text(self) -> Tensor:
-        """Embeddings of the texts."""
+        """Text embeddings, float32, not normalised."""
         return self.tensors["text"]
 
     @property
     def labels(self) -> Tensor | None:
-        """Index of each image's class."""
+        """Class index of each image; None for retrieval."""
         return self.tensors.get("labels")
 
     @property
     def num_captions(self) -> Tensor | None:
-        """Number of captions of each image."""
+        """Number of captions of each image; None for classification."""
         return self.tensors.get("num_captions")
 
     @property
     def metadata(self) -> Tensor | None:
-        """Integers that identify the groups of each image."""
+        """Integers that identify the groups of each image; None without groups."""
         return self.tensors.get("metadata")
 
     def with_tensors(self, **tensors: Tensor) -> Features:
-        """Return a copy of the features with these tensors added; a tensor of the same name is replaced."""
+        """Return a copy of the features with added or replaced tensors, given by name."""
         return attrs.evolve(self, tensors={**self.tensors, **tensors})
 
 
@@ -149,7 +149,7 @@ def _require_fitting(num_keys: int, tensors: Mapping[str, Tensor]) -> None:
 
 
 def num_images(benchmark: Benchmark) -> int:
-    """Return the approximate number of images, or 0 if counting would require reading them."""
+    """Return the approximate number of images, or 0 if counting would require reading the data."""
     try:
         count = benchmark.num_samples()
     except ValueError:  # the reader reports a damaged shard later
@@ -164,7 +164,7 @@ def num_images(benchmark: Benchmark) -> int:
 MOST_ON_CPU, MOST_ON_GPU = 64, 1024
 # The batch itself, the images that threads decode ahead, and each image's file and pixels before resizing.
 _COPIES = 8
-# The rest is for other processes on the machine and for memory that the allocator cannot use.
+# Share of the free memory for a batch; other processes and the allocator's overhead need the rest.
 _SHARE = 0.5
 
 
@@ -174,7 +174,7 @@ def find_batch_size(clip: ImageTextModel) -> int:
     On a GPU, double the batch size until a batch no longer fits.
 
     Args:
-        clip: the model on its device.
+        clip: the model, on the device that encodes the images.
     """
     image_size = clip.image_input.size
     if clip.device.type != "cuda":
@@ -183,12 +183,12 @@ def find_batch_size(clip: ImageTextModel) -> int:
 
 
 def fitting(free: int | None, bytes_each: int, *, most: int) -> int:
-    """Return the largest power of two, from 1 to `most`, for which that many items fit into half of the free memory.
+    """Return the largest number of items, a power of two up to `most`, that fits into half of the free memory.
 
     Args:
         free: free memory in bytes; None if unknown.
         bytes_each: memory per item, in bytes.
-        most: maximum of the result, a power of two.
+        most: largest number of items to return, a power of two.
     """
     size = most
     while size > 1 and free is not None and size * bytes_each > _SHARE * free:
@@ -235,11 +235,11 @@ _TEXT = "a photo of two people who walk along an old harbour"
 def measure_latency(clip: ImageTextModel) -> Latency:
     """Measure the median latency of one image and of one text at batch size 1, with the model as evaluated.
 
-    The measurement takes a few seconds. The latency is reliable only if no other process computes at the same time; the
-    returned load shows whether one did.
+    The measurement takes a few seconds. The latency is reliable only if no other process uses the machine; a high
+    `load` in the result reveals other processes.
 
     Args:
-        clip: the model on its device.
+        clip: the model, on the device to measure.
     """
     load = os.getloadavg()[0]
     side, like = clip.image_input.size, clip.model.logit_scale
@@ -284,16 +284,16 @@ _NOT_A_NAME = re.compile(r"[^\w.+-]+")
 
 @attrs.frozen(kw_only=True)
 class FeatureCache:
-    """Cache of features, keyed by a hash of the weights, the image reader, the input contracts and the data.
+    """Cache of features, keyed by a hash of the weights, the image reader, the input settings and the data.
 
     A data set takes 4 bytes times the embedding dim for each image and for each caption or prompt. The 38 data sets
-    together take about 1.4 GB per model with 512 dims.
+    of the suite take about 1.4 GB per model with 512 dims.
 
     Args:
-        folder: folder of the cache, created if missing. The features of a damaged cache file are computed again. If a
-            file cannot be written, the cache only logs a warning.
+        folder: folder of the cache, created if missing. The cache treats a damaged file as missing. If a file cannot be
+            written, the cache only logs a warning.
         weights_sha256: SHA-256 hash of the model's weights.
-        model: the candidate's fingerprint.
+        model: fingerprint of the model, see `Candidate.fingerprint`.
     """
 
     folder: Path = attrs.field(converter=Path)
@@ -302,7 +302,7 @@ class FeatureCache:
 
     @classmethod
     def of(cls, candidate: Candidate, folder: Path | str) -> FeatureCache:
-        """Return the cache of a model."""
+        """Return the cache for a candidate's features in a folder."""
         return cls(folder=Path(folder), weights_sha256=candidate.weights_sha256, model=candidate.fingerprint)
 
     def read(self, name: str, content: str) -> Features | None:
@@ -330,7 +330,7 @@ class FeatureCache:
 
 
 def _read_kept(path: Path) -> tuple[dict[str, Tensor], str] | None:
-    """Return the tensors and the header that `_write_kept` stored in a file, or None if missing or damaged.
+    """Return the tensors and header that `_write_kept` stored, or None if the file is missing or damaged.
 
     Do not memory-map the file, since a faulty disk would then crash the process.
     """
@@ -341,7 +341,7 @@ def _read_kept(path: Path) -> tuple[dict[str, Tensor], str] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        logger.warning("%s cannot be read; its features are computed again: %s", path, error)
+        logger.warning("%s cannot be read; the features in the file are computed again: %s", path, error)
         return None
     try:
         described = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
@@ -352,7 +352,7 @@ def _read_kept(path: Path) -> tuple[dict[str, Tensor], str] | None:
     except Exception as error:  # noqa: BLE001 - for any error, the cache computes the features again
         raise_machine_fault(error)
         wrong = error
-    logger.warning("%s is damaged; its features are computed again: %s", path, wrong)
+    logger.warning("%s is damaged; the features in the file are computed again: %s", path, wrong)
     return None
 
 
@@ -360,7 +360,7 @@ def _write_kept(path: Path, tensors: Mapping[str, Tensor], header: str) -> None:
     """Write a file for `_read_kept`; log a warning if the file cannot be written.
 
     Args:
-        path: path of the file; its folder is created if missing, and the file is written atomically.
+        path: path of the file, written atomically; the function creates missing folders.
         tensors: tensors by name.
         header: text stored with the tensors.
     """
@@ -404,7 +404,7 @@ _FEW_TEXTS = 256
 
 
 class Keyed(Protocol):
-    """Interface of an object with a key."""
+    """Interface of an object with a `key`."""
 
     @property
     def key(self) -> str:
@@ -422,7 +422,7 @@ def _as_clip(model: DualEncoder | ImageTextModel) -> ImageTextModel:
 
 @attrs.define(eq=False)
 class Session:
-    """Encodes the data of several tasks with one model, and each text only once. Embeddings are not normalised.
+    """Encodes the data of several tasks with one model; the embeddings are not normalised.
 
     Args:
         clip: the model. A `DualEncoder` in any mode is also accepted; the session then uses a folded copy.
@@ -454,9 +454,9 @@ class Session:
             candidate: the model.
             batch_size: number of images or texts per batch; by default as many as fit into memory, see
                 `find_batch_size`.
-            num_threads: see the class.
-            show_progress: see the class.
-            cache: folder of the cache for embeddings of data sets.
+            num_threads: number of threads that decode images; see `Session`.
+            show_progress: whether to show a progress bar.
+            cache: folder of the cache for embeddings of data sets; None to cache nothing.
         """
         return cls(
             candidate.clip,
@@ -472,8 +472,8 @@ class Session:
         Args:
             name: name of the data, used in the name of the cache file.
             content: function that returns a hash of everything that the features depend on except the model, or None to
-                disable the cache. Data that only scoring needs are not hashed.
-            make: function that returns the features, encoded by `clip`.
+                disable the cache. The hash excludes data that only scoring needs.
+            make: function that computes the features with the given session.
 
         Raises:
             ValueError: if the data change during the evaluation, or no sample is usable.
@@ -493,7 +493,7 @@ class Session:
         return features
 
     def pictures(self, benchmark: Benchmark) -> Features:
-        """Return the embeddings of a data set's images and, for retrieval, of the captions; see `kept`.
+        """Return a data set's image embeddings and, for retrieval, caption embeddings, cached as in `kept`.
 
         Raises:
             ValueError: if no image is usable, or the data set changes during the evaluation.
@@ -525,7 +525,7 @@ class Session:
         )
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Return the embeddings of texts, in order; see `kept`.
+        """Return the embeddings of texts, in order, cached as in `kept`.
 
         Shape:
             result: `(texts, dim)`.
@@ -537,7 +537,7 @@ class Session:
         return self.kept("texts", lambda: hash_of(list(texts)), made).text
 
     def features(self, benchmark: Benchmark) -> tuple[Features, SkipReport]:
-        """Return a data set's embeddings of images and of prompts or captions, and the report of skipped samples.
+        """Return the image and text embeddings of a data set, and the report of skipped samples.
 
         Raises:
             ValueError: if no image is usable, or the data set changes during the evaluation.
@@ -558,7 +558,7 @@ class Session:
         title: str,
         total: int | None = None,
     ) -> tuple[list[Kept], Tensor]:
-        """Return the `keep` values of the items with usable images, in order, and the embeddings.
+        """Return the `keep` values and the embeddings of the items with usable images, in order.
 
         Shape:
             embeddings: `(usable items, dim)`; `(0,)` if no item is usable.
@@ -568,10 +568,10 @@ class Session:
             content: function that returns the encoded image of an item, called in several threads. If the function
                 raises `BadSampleError`, the item is skipped.
             keep: function that returns the value that represents an item in the result, without the image.
-            report: report that receives the key of every skipped item. The caller has already counted each item as
-                read.
+            report: report that receives the key of every skipped item. The caller must already count every item in
+                `num_read`.
             title: title of the progress bar, and name of the data in the report.
-            total: number of items, if known.
+            total: number of items; None if unknown.
         """
         kept: list[Kept] = []
         rows: list[Tensor] = []
@@ -616,10 +616,10 @@ class Session:
 
         Args:
             texts: texts to encode, at least one.
-            show_progress: whether to show a progress bar if there are many texts; by default as for images.
+            show_progress: whether to show a progress bar for more than 256 texts; None for the setting of the session.
 
         Raises:
-            ValueError: if there are no texts.
+            ValueError: if `texts` is empty.
         """
         if not texts:
             raise ValueError("there are no texts to embed")
@@ -633,17 +633,17 @@ class Session:
         )
 
     def embed_classes(self, class_names: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
-        """Return one unit-length embedding per class name: the ensemble over `templates`.
+        """Return one unit-length embedding per class name, averaged over the prompts from `templates`.
 
         Shape:
             result: `(classes, dim)`.
 
         Args:
             class_names: class names in the order of the labels.
-            templates: see `fill_templates`.
+            templates: prompts with one `{}` for the class name, see `fill_templates`.
 
         Raises:
-            ValueError: see `fill_templates`.
+            ValueError: if there is no class name or no template, or a template has no `{}`.
         """
         text = self.encode_texts(fill_templates(class_names, templates))
         return ensemble_prompts(text.reshape(len(class_names), len(templates), -1))

@@ -46,13 +46,13 @@ def evaluation_hook(
     """Return a callback for `mobileclip.training.train` that evaluates an image-text model.
 
     The callback returns every metric of every data set as `NAME/METRIC`, such as `vtab-pets/acc1` or
-    `flickr30k/mean_recall@1`, and the number of skipped samples as `NAME/num_skipped`. Each call decodes the images and
-    encodes the prompts again. The callback restores the model's weights and modes and torch's random state: the weights
-    of a run with the callback are bit-identical to the weights of a run without it.
+    `flickr30k/mean_recall@1`, and the number of skipped samples as `NAME/num_skipped`. Each call of the
+    callback decodes the images and encodes the prompts again. The callback restores the model's weights and modes and
+    torch's random state, so that runs with and without the callback train bit-identical weights.
 
-    This function raises errors in the data before the training starts. The callback logs later errors, such as a shard
-    that was damaged during the training, omits the metrics of that data set for that step, and lets the training
-    continue.
+    `evaluation_hook` checks the data before the training starts. The callback logs later errors, such as a shard that
+    was damaged during the training, omits the metrics of the failed data set for the current step, and lets the
+    training continue.
 
     Args:
         benchmarks: open data sets, or paths or URLs as for `open_benchmark`; at least one, with different names.
@@ -100,14 +100,14 @@ def _measured(
 def hook_of(
     measures: Sequence[tuple[str, Callable[[ModelType], Mapping[str, float]]]], kind: type[ModelType]
 ) -> Callable[[nn.Module, int], Mapping[str, float]]:
-    """Return a training callback that runs several measures and restores torch's random state.
+    """Return a training callback that runs several evaluations and restores torch's random state.
 
-    If a measure fails, the callback logs the error and omits the metrics of that measure.
+    If an evaluation fails, the callback logs the error and omits the metrics of the failed evaluation.
 
     Args:
-        measures: pairs of a data set's name and a function that returns metrics by name; the callback returns them as
-            `NAME/METRIC`.
-        kind: class of the models that the functions measure.
+        measures: pairs of a data set's name and a function that evaluates a model and returns metrics by name; the
+            callback returns the metrics as `NAME/METRIC`.
+        kind: class of the models that the functions accept.
     """
 
     def evaluate(model: nn.Module, num_steps: int) -> Mapping[str, float]:
@@ -156,7 +156,7 @@ def _require_data(benchmark: Benchmark) -> None:
 
 @contextmanager
 def _same_random_numbers(model: nn.Module) -> Iterator[None]:
-    """Restore torch's random state afterwards; a third-party block may draw random numbers in any call."""
+    """Restore torch's random state after the context; a third-party block may draw random numbers in any call."""
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
@@ -180,10 +180,10 @@ def evaluate_classifier(
 ) -> ClassifierEvaluation:
     """Return the accuracy of a classifier on labelled images, with the classifier's own preprocessing.
 
-    Match labels by class name if both the model and the data have class names; otherwise match them by number.
+    Match labels by class name if the model and the data have class names; otherwise match labels by number.
 
     Args:
-        model: classifier in evaluation mode; a folded copy of the classifier runs.
+        model: classifier in evaluation mode; the function runs a folded copy.
         data: shards with labels, or a folder with one folder of images per class; see
             `mobileclip.datasets.labelled.open_class_data`.
         batch_size: number of images per batch.
@@ -245,7 +245,7 @@ def classifier_hook(
     Args:
         data: locations of labelled images, see `evaluate_classifier`.
         batch_size: number of images per batch.
-        num_threads: see `evaluate_classifier`.
+        num_threads: number of threads that decode images; see `evaluate_classifier`.
 
     Raises:
         ValueError: if a location contains no labelled images.

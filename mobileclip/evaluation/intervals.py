@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Interval:
-    """A confidence interval, as fractions from 0 to 1.
+    """A confidence interval of a metric from 0 to 1, or of a difference from -1 to 1.
 
     Args:
         low: lower end of the interval.
@@ -34,7 +34,7 @@ class PairedDifference:
 
     Args:
         difference: mean of `after` minus mean of `before`, as a fraction from -1 to 1.
-        interval: interval of the difference.
+        interval: confidence interval of the difference.
         num_questions: number of questions that both models answered.
     """
 
@@ -46,7 +46,8 @@ class PairedDifference:
 def proportion_interval(hits: float, total: int, *, confidence: float = 0.95) -> Interval:
     """Return Wilson's confidence interval of a proportion: all values that a score test does not reject.
 
-    `(p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)`
+    `(p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)`, where `p = hits / total`, `n = total` and
+    `z` is the quantile of the normal distribution.
 
     Args:
         hits: number of correct answers; fractional if ties count in part, in which case the interval is slightly too
@@ -84,11 +85,11 @@ def paired_difference(before: ArrayLike, after: ArrayLike, *, confidence: float 
 
     Args:
         before: score of the first model on each question: 0, 1, or a fraction between them.
-        after: scores of the second model, in the same order.
+        after: score of the second model on each question, in the order of `before`.
         confidence: probability that the interval contains the true difference, in (0, 1).
 
     Raises:
-        ValueError: if there are no questions, the numbers of values differ, or a value is not finite.
+        ValueError: if there are no questions, `before` and `after` differ in length, or a value is not finite.
 
     Source: Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005.
     """
@@ -142,11 +143,11 @@ class Outcomes:
     Args:
         keys: keys of the images, in order; two models answered the same questions if their keys are equal.
         values: score of the model on each image. For top-1 accuracy: 0 or 1. For retrieval: a fraction for the image
-            and its captions. For a mean over classes: the image's contribution to the metric, times the number of
-            images. For macro F1: see `macro_f1_values`.
+            and its captions, see `Ranking.caption_hits`. For a mean over classes: the image's contribution to the
+            metric, times the number of images. For macro F1: see `macro_f1_values`.
         num_effective: effective sample size: number of equally weighted images that would give the metric the same
             variance.
-        groups: group index of each image, if the metric is over the worst group; otherwise None.
+        groups: group index of each image for a worst-group metric; None for any other metric.
 
     Raises:
         ValueError: if the numbers of groups and values differ.
@@ -163,12 +164,12 @@ class Outcomes:
 
     @property
     def pairs(self) -> Iterator[tuple[str, float]]:
-        """Keys of the images, each with the image's value."""
+        """Key and value of each image."""
         return zip(self.keys, self.values.tolist(), strict=True)
 
     @property
     def value(self) -> float:
-        """The main metric."""
+        """The main metric: the mean of `values`, or the lowest group mean."""
         values = self.values.astype(np.float64)
         return float(values.mean()) if self.groups is None else min(right / there for right, there in self._by_group())
 
@@ -177,10 +178,10 @@ class Outcomes:
         """The 95 % confidence interval of the main metric, from `proportion_interval`.
 
         For the worst group: `[min over groups of low(95 %), min over groups of high(100 % - 5 % / groups)]`. The lower
-        end must hold only for the truly worst group, whichever that is; the upper end must hold jointly for all groups.
+        end must hold only for the truly worst group; the upper end must hold jointly for all groups.
 
         Source: Berger, "Multiparameter hypothesis testing and acceptance sampling", 1982, for the lower end, and
-            Bonferroni's inequality for the upper one.
+            Bonferroni's inequality for the upper end.
         """
         if self.groups is None:
             # The tolerance keeps rounding errors from reducing a whole number by one.
@@ -194,7 +195,7 @@ class Outcomes:
         )
 
     def compared_with(self, other: Outcomes) -> PairedDifference | None:
-        """Return this model's difference from the other model, or None if they answered different questions.
+        """Return the difference of this model from `other`; None if the two models answered different questions.
 
         For the worst group, which may differ between the models, the distances to the ends of both intervals are
         combined in quadrature.
@@ -215,7 +216,7 @@ class Outcomes:
         )
 
     def _by_group(self) -> list[tuple[float, int]]:
-        """Return the number of correct images and the number of images of each group."""
+        """Return, for each group, the number of correctly answered images and the number of images."""
         assert self.groups is not None, "expected groups: the metric is over the worst group"
         there, right = np.bincount(self.groups), np.bincount(self.groups, weights=self.values.astype(np.float64))
         return [(min(float(right[group]), float(there[group])), int(there[group])) for group in np.flatnonzero(there)]
@@ -243,15 +244,15 @@ def _weighted(values: ArrayLike, weights: ArrayLike | None) -> tuple[NDArray[np.
 
 
 def clustered_outcomes(keys: Sequence[str], values: ArrayLike, weights: ArrayLike | None = None) -> Outcomes:
-    """Return the outcomes of a metric that is a mean over questions, several of which may concern the same image.
+    """Return the outcomes of a metric that is a mean over questions, possibly several about the same image.
 
     Questions about the same image are not independent, so each image counts once, with the mean of its questions.
 
     Args:
         keys: key of the image for each question.
         values: score of the model on each question.
-        weights: weights of the questions, which sum to 1; equal weights by default. Images with zero weight are left
-            out.
+        weights: weights of the questions, which sum to 1; equal weights by default. The outcomes omit questions with
+            zero weight.
 
     Source: Kish, "Survey sampling", 1965, for clusters.
     """
@@ -285,7 +286,7 @@ def macro_f1_outcomes(keys: Sequence[str], values: ArrayLike, labels: ArrayLike)
 
     Args:
         keys: keys of the images.
-        values: from `macro_f1_values`.
+        values: contribution of each image to macro F1, from `macro_f1_values`.
         labels: class index of each image.
 
     Source: Takahashi et al., "Confidence interval for micro-averaged F1 and macro-averaged F1 scores", 2022, for the
@@ -299,7 +300,7 @@ def macro_f1_outcomes(keys: Sequence[str], values: ArrayLike, labels: ArrayLike)
 
 
 def class_weights(labels: ArrayLike) -> NDArray[np.float64]:
-    """Return weights of the questions, with sum 1, that give each class or group present the same total weight."""
+    """Return the weight of each question, with sum 1 and equal total weight for each class or group in `labels`."""
     _, places, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
     return np.asarray(1.0 / (counts[places] * len(counts)))
 

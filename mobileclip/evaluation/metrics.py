@@ -1,4 +1,4 @@
-"""Metrics of embeddings and labels: accuracy, group accuracy and recall, with expected values for ties."""
+"""Metrics of embeddings and labels: accuracy, macro F1 and recall, with expected values for ties."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ def require_embeddings(name: str, embeddings: Tensor, *, dim: int | None = None)
     Args:
         name: kind of embeddings, such as `image`, for the message.
         embeddings: floating point matrix `(count, dim)`.
-        dim: expected number of columns, if another matrix determines it.
+        dim: expected embedding dim; None to accept any dim.
 
     Raises:
-        ValueError: if the shape is wrong, there are no rows, or a value is NaN or infinite; the message gives the row.
+        ValueError: if `embeddings` is not a floating point matrix, has no rows, or has a dim other than `dim`, or if a
+            value is NaN or infinite; the message gives the row.
     """
     if embeddings.ndim != 2 or not embeddings.is_floating_point():
         raise ValueError(
@@ -44,16 +45,15 @@ def require_embeddings(name: str, embeddings: Tensor, *, dim: int | None = None)
 def hit_probability(scores: Tensor, relevant: Tensor, k: int) -> Tensor:
     """Return, for each row, the probability that one of the relevant columns is among the `k` best.
 
-    Without ties, the probability is 0 or 1. Columns with equal scores are in random order: if `m = k - better` places
-    are left for a tie of `wrong` irrelevant and `right` relevant columns, the probability is `1 - C(wrong, m) / C(wrong
-    + right, m)`. The number of orders of the places, `m!`, cancels in the ratio. A model that gives every pair the same
-    score therefore gets exactly the result of random guessing.
+    Without ties, the probability is 0 or 1. Columns with equal scores are in random order: if `m` of the `k` places are
+    left for a tie of `wrong` irrelevant and `right` relevant columns, the probability is `1 - C(wrong, m) / C(wrong +
+    right, m)`. A model that gives every pair the same score therefore gets exactly the result of random guessing.
 
     Shape:
         scores, relevant: `(rows, columns)`; result: `(rows,)`, float64.
 
     Args:
-        scores: higher is better; finite.
+        scores: finite score of each column; higher is better.
         relevant: boolean mask with at least one true column per row.
         k: number of best columns that count, at least 1.
     """
@@ -81,14 +81,14 @@ def _log_orders(total: Tensor, places: Tensor) -> Tensor:
 
 @attrs.frozen(kw_only=True)
 class ClassificationResult:
-    """Accuracies as fractions from 0 to 1.
+    """Classification accuracies, as fractions from 0 to 1.
 
     Args:
         top1: fraction of images whose class has the best score.
         top5: fraction of images whose class is among the five best.
         mean_per_class: mean of the top-1 accuracies of the classes, so that frequent and rare classes count equally.
-        num_images: number of images.
-        num_classes: number of classes.
+        num_images: number of classified images.
+        num_classes: number of classes, with or without images.
     """
 
     top1: float
@@ -119,7 +119,7 @@ class Hits:
 
     @classmethod
     def of(cls, scores: Tensor, labels: Tensor) -> Hits:
-        """Return the hits of images, on the CPU, from the scores of all classes.
+        """Compute the hits from class scores, and return the hits on the CPU.
 
         Shape:
             scores: `(images, classes)`; labels: `(images,)`.
@@ -145,8 +145,8 @@ def classification_hits(image: Tensor, classes: Tensor, labels: Tensor, *, chunk
         image: `(images, dim)`; classes: `(classes, dim)`; labels: `(images,)`.
 
     Args:
-        image: embeddings; they need not be normalised.
-        classes: one embedding per class, see `ensemble_prompts`; need not be normalised.
+        image: image embeddings, normalised or not.
+        classes: one embedding per class, see `ensemble_prompts`, normalised or not.
         labels: class index of each image.
         chunk_size: number of images per batch.
 
@@ -198,8 +198,8 @@ def classification_accuracy(
         image: `(images, dim)`; classes: `(classes, dim)`; labels: `(images,)`.
 
     Args:
-        image: embeddings; they need not be normalised.
-        classes: one embedding per class, see `ensemble_prompts`; need not be normalised.
+        image: image embeddings, normalised or not.
+        classes: one embedding per class, see `ensemble_prompts`, normalised or not.
         labels: class index of each image.
         class_names: names of the classes, for error messages.
         allow_absent: whether to allow classes without images, which then serve only as wrong answers; `mean_per_class`
@@ -253,7 +253,7 @@ class GroupAccuracy:
 
     @property
     def worst(self) -> float:
-        """The lowest accuracy of a group, as used for regions in FMoW and GeoDE and for incomes in Dollar Street."""
+        """The lowest group accuracy, the main metric of FMoW, GeoDE and Dollar Street."""
         return min(self.groups.values())
 
 
@@ -264,14 +264,14 @@ def group_accuracy(hits: Tensor, groups: Tensor, *, ignore: Sequence[int] = ()) 
         hits, groups: `(images,)`.
 
     Args:
-        hits: for each image, whether the classification is correct, or the probability that it is; see
-            `hit_probability`.
+        hits: for each image, whether the classification is correct, or the probability of a correct classification;
+            see `hit_probability`.
         groups: group index of each image, from 0.
-        ignore: groups left out of the result, such as FMoW's region "Other" in the metrics of WILDS; their images still
-            count in the average.
+        ignore: groups to leave out of `groups` and `counts`, such as FMoW's region "Other" in the metrics of WILDS; the
+            average still includes the images of these groups.
 
     Raises:
-        ValueError: if the shapes are inconsistent, a group is negative, or no group is left.
+        ValueError: if the shapes are inconsistent, a group index is negative, or every image is in an ignored group.
     """
     if hits.shape != groups.shape or hits.ndim != 1 or groups.is_floating_point():
         raise ValueError(
@@ -295,8 +295,8 @@ def group_accuracy(hits: Tensor, groups: Tensor, *, ignore: Sequence[int] = ()) 
 def macro_f1(predicted: Tensor, labels: Tensor) -> float:
     """Return macro F1, the mean over the classes of the harmonic mean of precision and recall, as for iWildCam.
 
-    Classes without an image do not count. However, if an image is wrongly assigned to such a class, the error lowers
-    the recall of the image's true class.
+    The mean excludes classes without images. However, predicting a class without images lowers the recall of the true
+    class.
 
     Shape:
         predicted, labels: `(images,)`, integers.
@@ -313,10 +313,11 @@ def macro_f1(predicted: Tensor, labels: Tensor) -> float:
 def macro_f1_values(predicted: Tensor, labels: Tensor) -> Tensor:
     """Return values per image whose mean is macro F1 and, to first order, has the variance of macro F1.
 
-    `F1 + mean over classes c of ([c right] - F1_c ([c there] + [c said]) / 2) 2 n / (there_c + said_c)`. The brackets
-    are 1 or 0 for the image: whether `c` is predicted correctly, whether `c` is the label, and whether `c` is the
-    prediction; `there_c` and `said_c` are the numbers of labels and predictions `c`. The second term is the
-    infinitesimal jackknife: the derivative of macro F1 with respect to the weight of the image.
+    `F1 + mean over classes c of ([c right] - F1_c ([c there] + [c said]) / 2) 2 n / (there_c + said_c)`. For an image,
+    `[c there]` is 1 if `c` is the label, `[c said]` is 1 if `c` is the prediction, and `[c right]` is the product of
+    `[c there]` and `[c said]`. Over all `n` images, `there_c` and `said_c` are the numbers of labels and predictions
+    `c`. The second term is the infinitesimal jackknife: the derivative of macro F1 with respect to the weight of the
+    image.
 
     Shape:
         predicted, labels: `(images,)`, integers; result: `(images,)`.
@@ -350,10 +351,10 @@ def _f1_by_class(predicted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def association_score(similarity: Tensor, associated: Tensor) -> float:
-    """Return the WinoGAViL score: how well a model finds the images that people associated with a cue.
+    """Return the WinoGAViL score of a cue: the agreement of a model with people about the associated images.
 
-    Select as many of the most similar candidates as there are associated candidates; the score is the Jaccard index of
-    the two sets.
+    The score is the Jaccard index of the `n` candidates that people associated with the cue and the `n` candidates that
+    are most similar to the cue.
 
     Shape:
         similarity, associated: `(candidates,)`.
@@ -379,7 +380,7 @@ def association_score(similarity: Tensor, associated: Tensor) -> float:
 
 @attrs.frozen(kw_only=True)
 class Recall:
-    """Fractions of queries with a correct answer among the 1, 5 and 10 best."""
+    """Fractions of queries with a correct answer among the 1, 5 and 10 best answers."""
 
     at1: float
     at5: float
@@ -393,8 +394,8 @@ class RetrievalResult:
     Args:
         image_to_text: recall with the images as queries.
         text_to_image: recall with the texts as queries.
-        num_images: number of images.
-        num_texts: number of texts.
+        num_images: number of ranked images.
+        num_texts: number of ranked texts.
     """
 
     image_to_text: Recall
@@ -413,7 +414,7 @@ class Ranking:
     Args:
         by_image: for each image, the probability that one of its texts is among the 1, 5 and 10 best; see
             `hit_probability`.
-        by_text: for each text, the same probability for its images.
+        by_text: for each text, the probability that one of its images is among the 1, 5 and 10 best.
         text_ids: ids of the texts; if each text is a caption of one image, the index of that image.
     """
 
@@ -423,7 +424,7 @@ class Ranking:
 
     @property
     def recall(self) -> RetrievalResult:
-        """Recall: the means over the queries."""
+        """Mean recall over the queries of each direction."""
         return RetrievalResult(
             image_to_text=_recall(self.by_image),
             text_to_image=_recall(self.by_text),
@@ -435,9 +436,9 @@ class Ranking:
     def caption_hits(self) -> Tensor:
         """Score of each image, if each text is a caption of one image; the mean score is the mean recall at 1.
 
-        The score of an image combines whether its best text is one of its captions, and how many of its captions find
-        the image. Captions of the same image are not independent questions, but images are; therefore, use these scores
-        for a paired test of two models.
+        The score of an image is the mean of two numbers: the image's recall at 1, and the recalls at 1 of its captions,
+        summed and divided by the mean number of captions per image. Captions of one image are not independent; a paired
+        test of two models therefore needs one score per image.
 
         Shape:
             `(images,)`.
@@ -451,15 +452,14 @@ def rank(image: Tensor, text: Tensor, *, image_ids: Tensor, text_ids: Tensor, ch
     """Rank all texts for every image and all images for every text by cosine similarity.
 
     A pair is correct if its ids are equal: five captions of one image share an id, and two images of one object may
-    share an id too. A query counts as found at k if any correct answer is among the k best; for ties, see
-    `hit_probability`.
+    share an id too. A query succeeds at k if any correct answer is among the k best; for ties, see `hit_probability`.
 
     Shape:
         image: `(images, dim)`; text: `(texts, dim)`; image_ids: `(images,)`; text_ids: `(texts,)`.
 
     Args:
-        image: embeddings; they need not be normalised.
-        text: embeddings; they need not be normalised.
+        image: image embeddings, normalised or not.
+        text: text embeddings, normalised or not.
         image_ids: integer id of each image.
         text_ids: integer id of each text.
         chunk_size: number of queries per batch; memory use grows with `chunk_size` times the number of answers.
@@ -479,18 +479,18 @@ def rank(image: Tensor, text: Tensor, *, image_ids: Tensor, text_ids: Tensor, ch
 
 
 def rank_captions(image: Tensor, text: Tensor, counts: Sequence[int] | Tensor) -> Ranking:
-    """Rank images and texts like `rank`, where each text is a caption of one image.
+    """Rank images and texts with `rank`, where each text is a caption of one image.
 
     Shape:
         image: `(images, dim)`; text: `(texts, dim)`, with the captions in the order of the images.
 
     Args:
-        image: embeddings; they need not be normalised.
-        text: embeddings; they need not be normalised.
+        image: image embeddings, normalised or not.
+        text: text embeddings, normalised or not.
         counts: number of captions of each image.
 
     Raises:
-        ValueError: see `rank`.
+        ValueError: if the shapes are inconsistent or an image has no caption; see `rank`.
     """
     image_ids = torch.arange(len(counts))
     return rank(image, text, image_ids=image_ids, text_ids=image_ids.repeat_interleave(torch.as_tensor(counts)))
@@ -499,17 +499,17 @@ def rank_captions(image: Tensor, text: Tensor, counts: Sequence[int] | Tensor) -
 def retrieval_recall(
     image: Tensor, text: Tensor, *, image_ids: Tensor, text_ids: Tensor, chunk_size: int = 2048
 ) -> RetrievalResult:
-    """Return the recall of `rank`, with the same arguments and errors."""
+    """Return the recall of `rank`, with the arguments and errors of `rank`."""
     return rank(image, text, image_ids=image_ids, text_ids=text_ids, chunk_size=chunk_size).recall
 
 
 def caption_recall(image: Tensor, text: Tensor, counts: Sequence[int]) -> RetrievalResult:
-    """Return the recall of `rank_captions`, with the same arguments and errors."""
+    """Return the recall of `rank_captions`, with the arguments and errors of `rank_captions`."""
     return rank_captions(image, text, counts).recall
 
 
 def caption_hits(image: Tensor, text: Tensor, counts: Sequence[int]) -> Tensor:
-    """Return `Ranking.caption_hits` of `rank_captions`, with the same arguments and errors."""
+    """Return `Ranking.caption_hits` of `rank_captions`, with the arguments and errors of `rank_captions`."""
     return rank_captions(image, text, counts).caption_hits
 
 
@@ -536,6 +536,6 @@ def _require_answers(query: str, embeddings: Tensor, query_ids: Tensor, answer: 
     lonely = (~torch.isin(query_ids, answer_ids)).nonzero().flatten().tolist()
     if lonely:
         raise ValueError(
-            f"{query} {lonely[0]} (id {int(query_ids[lonely[0]])}) has no {answer} with the same id, and neither do "
-            f"{len(lonely) - 1} others; remove them"
+            f"{query} {lonely[0]} (id {int(query_ids[lonely[0]])}) and {len(lonely) - 1} others have no {answer} with "
+            f"the same id; remove every query without an answer"
         )

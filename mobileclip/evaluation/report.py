@@ -41,7 +41,7 @@ _MOST_IN_A_PLOT = 24  # characters of a model's name
 
 
 def require_report() -> None:
-    """Raise an error if reports cannot be written.
+    """Raise an error if a package for reports is missing.
 
     Raises:
         ModuleNotFoundError: if matplotlib or jinja2 is not installed; the message explains how to install the package.
@@ -58,11 +58,11 @@ def write_report(
     title: str = "Evaluation of image-text models",
     when: datetime | None = None,
 ) -> None:
-    """Write a self-contained HTML page about models, with layouts for desktop, phone and print.
+    """Write a self-contained HTML page with the results of models, laid out for desktop, phone and print.
 
     Args:
         path: path of the HTML file; an existing file is replaced.
-        models: measured or published results, in the order of the table rows.
+        models: measured or published results, in the order of the tables.
         title: title of the page.
         when: time of the report; by default the current time.
 
@@ -82,10 +82,10 @@ def write_plots(folder: Path | str, models: Sequence[ModelResults]) -> tuple[Pat
 
     Args:
         folder: folder of the plots, created if missing; files of the same name are replaced.
-        models: as in `write_report`.
+        models: measured or published results, see `write_report`.
 
     Raises:
-        ValueError: see `write_report`.
+        ValueError: if the models do not fit into one report, see `write_report`.
         ModuleNotFoundError: if matplotlib is not installed; the message explains how to install the package.
         OSError: if a file cannot be written.
     """
@@ -99,7 +99,7 @@ def write_plots(folder: Path | str, models: Sequence[ModelResults]) -> tuple[Pat
 
 
 def _require_models(models: Sequence[ModelResults]) -> None:
-    """Raise an error if the models do not fit into one report."""
+    """Raise an error if there are no models, a name occurs twice, or a reference model is not in the report."""
     names = [model.name for model in models]
     if not names:
         raise ValueError("there are no models; a report needs at least one")
@@ -151,7 +151,7 @@ def _template(name: str) -> Template:
 
 @attrs.frozen(kw_only=True)
 class Point:
-    """A model in a panel.
+    """One model in a `Panel`.
 
     Args:
         name: name of the model.
@@ -169,19 +169,19 @@ class Point:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The ends of the interval in per cent; the score itself if there is no interval."""
+        """The ends of the interval in per cent; without an interval, the score for both ends."""
         found = self.interval or Interval(self.score, self.score)
         return 100 * found.low, 100 * found.high
 
 
 @attrs.frozen(kw_only=True)
 class Panel:
-    """At least two models with known latencies on the same device.
+    """A plot of accuracy against latency for at least two models on one device.
 
     Args:
         device: name of the device.
         source: whether the latencies are measured here or published.
-        score_title: description of the scores.
+        score_title: label of the scores, such as `average of 38 data sets`.
         points: one point for each model.
     """
 
@@ -192,9 +192,9 @@ class Panel:
 
 
 def latency_panels(models: Sequence[ModelResults]) -> tuple[Panel, ...]:
-    """Return a panel for each device, with scores over the data sets that all models of the panel share.
+    """Return a panel for each device and latency source, with scores over the data sets common to all models.
 
-    A device has no panel if it has latencies of only one model, or if its models share no data set.
+    A device has no panel if only one model has latencies on the device, or if the models share no data set.
 
     Args:
         models: results of models; models without latencies appear in no panel.

@@ -1,4 +1,4 @@
-"""Results of models on data sets, measured or published, with functions that read and write them as JSON Lines."""
+"""Results of models on data sets, measured or published, with functions to read and write JSON Lines files."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Answers:
         class_names: class names in the order of the labels.
         labels: class index of each image.
         predicted: index of the class with the best score.
-        margin: score of the predicted class minus score of the image's true class; cosine similarities for zero-shot
-            classification, logits for a probe.
+        margin: score of the predicted class minus score of the image's true class; the scores are cosine similarities
+            for zero-shot classification, and logits for a probe.
     """
 
     keys: tuple[str, ...]
@@ -67,14 +67,15 @@ class DatasetResult:
     Args:
         key: key of the data set, such as `vtab/pets`.
         dataset: name of the data set in tables.
-        metrics: metrics by name, as fractions from 0 to 1, except `count_...`, which are numbers of images;
-            `main_metric` is the main metric.
-        num_images: number of evaluated images, or of cases for WinoGAViL; None if unknown, as for published results.
+        metrics: metrics by name, including `main_metric`: fractions from 0 to 1, or numbers of images for `count_...`.
+        num_images: number of evaluated images, or of cases for multiple-choice tasks; None if unknown, as for published
+            results.
         num_skipped: number of skipped samples and shards; None if unknown.
         absent_classes: names of classes without an image.
-        reading: settings for the inputs: image size, resize filter, context length, precision and a hash of the
-            templates.
-        evaluated: hashes of the model and the data, and the time, device and library version of the features.
+        reading: input settings, namely image size, resize filter, context length, precision and a hash of the
+            templates; empty for published results.
+        evaluated: hashes of the model and the data, and the time, device and library version of the encoding; empty for
+            published results.
         report: number of samples read, and skipped samples by reason.
         outcomes: per-image outcomes of the main metric; None if unknown.
         answers: per-image answers of a classifier; None if unknown.
@@ -128,7 +129,7 @@ class DatasetResult:
     def interval(self) -> Interval | None:
         """The 95 % confidence interval of the main metric.
 
-        Without outcomes, the interval is computed for a proportion of `size` images; None if the size is unknown.
+        Without `outcomes`, the interval is the interval of a proportion of `size` images, or None if `size` is unknown.
         """
         if self.outcomes is not None:
             return self.outcomes.interval
@@ -169,10 +170,10 @@ class ModelResults:
         name: unique name of the model in tables.
         results: results by key of the data set.
         source: whether the results are measured here or published.
-        reference: name of the model to compare the results with.
+        reference: name of the model to compare the results with; None for no comparison.
         latencies: latencies on one or more devices.
-        num_parameters: number of parameters of both towers.
-        path: path of the file with the results.
+        num_parameters: number of parameters of both towers; None if unknown.
+        path: path of the results file; None for results without a file.
     """
 
     name: str = attrs.field(validator=validators.min_len(1))
@@ -193,8 +194,8 @@ def read_results(path: Path | str) -> dict[str, DatasetResult]:
     """Return the results in a file by key.
 
     Args:
-        path: a JSON Lines file; each line has `key`, `dataset` and `metrics`, and other fields are ignored. If a key
-            occurs more than once, for example after a repeated evaluation, the last result counts.
+        path: a JSON Lines file with `key`, `dataset`, `metrics` and optional fields in each line. If a key occurs more
+            than once, for example after a repeated evaluation, the last result counts.
 
     Raises:
         ValueError: if a line is malformed; the message gives the line number.
@@ -223,7 +224,7 @@ _WAIT_SECONDS = 120.0
 
 
 def add_result(path: Path, result: DatasetResult, *, model: str) -> None:
-    """Append a result to a file, replacing a result with the same key and reading; safe for concurrent processes.
+    """Append a result to a file, replacing any result with equal `key` and `reading`; safe for concurrent processes.
 
     Args:
         path: results file for one set of model weights; see `read_results`.
@@ -234,7 +235,7 @@ def add_result(path: Path, result: DatasetResult, *, model: str) -> None:
         OSError: if the file cannot be written; an earlier version of the file then remains unchanged.
         ValueError: if a line is not valid JSON, or other processes hold the lock of the file for two minutes.
     """
-    # These are the field names of CLIP_benchmark, so that its table scripts can read our files.
+    # CLIP_benchmark's table scripts need the fields `model` and `pretrained`.
     values = _line(result) | {"model": model, "pretrained": result.evaluated["weights_sha256"]}
     with storage.exclusive(path.parent, wait_seconds=_WAIT_SECONDS):
         text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -243,7 +244,7 @@ def add_result(path: Path, result: DatasetResult, *, model: str) -> None:
 
 
 def _is_replaced(line: Any, result: DatasetResult) -> bool:
-    """Return whether a line has the same data set and reading as a result."""
+    """Return whether a line has the `key` and `reading` of a result."""
     if not isinstance(line, dict):
         raise ValueError(f"expected each line to be an object with key, dataset and metrics, got {str(line)[:60]!r}")
     return bool(line.get("key") == result.key and line.get("reading", {}) == result.reading)
@@ -301,7 +302,7 @@ _STANDARD_ERRORS = 2.0
 
 @attrs.frozen(kw_only=True)
 class Difference:
-    """Difference between two models on a data set, as fractions from -1 to 1.
+    """Difference between two models on a data set; metrics and differences are fractions, not per cent.
 
     Args:
         dataset: name of the data set in tables.
@@ -310,8 +311,8 @@ class Difference:
         reference: main metric of the reference model; None if the reference model has no result.
         interval: 95 % confidence interval of the difference; None if a result is missing or the number of images is
             unknown.
-        num_images: number of images if both models were evaluated on the same ones, or else that of the first known
-            result; None if unknown.
+        num_images: number of images that both models were evaluated on; if the images differ, the number of images of
+            the first known result; None if unknown.
     """
 
     dataset: str
@@ -323,7 +324,7 @@ class Difference:
 
     @property
     def difference(self) -> float | None:
-        """Main metric of the model minus that of the reference; None if either is missing."""
+        """Main metric of the model minus main metric of the reference; None if a metric is missing."""
         return None if self.value is None or self.reference is None else self.value - self.reference
 
     @property
@@ -363,8 +364,8 @@ def compare_results(
 def difference(one: DatasetResult | None, other: DatasetResult | None) -> Difference:
     """Return the difference between two results on the same data set; one of the results may be None.
 
-    If both results have per-image outcomes on the same images, the interval is for the paired differences. Otherwise it
-    is the difference plus or minus two standard errors.
+    If both results have per-image outcomes on the same images, the interval is for the paired differences. Otherwise,
+    the interval is the difference plus or minus two standard errors.
     """
     known = [side for side in (one, other) if side is not None]
     interval, num_images = None, known[0].num_images
@@ -387,7 +388,7 @@ def difference(one: DatasetResult | None, other: DatasetResult | None) -> Differ
 
 
 def metric_name(result: DatasetResult) -> str:
-    """Return the name of a result's main metric: from the suite, or else the first metric with the same value."""
+    """Return the name of the main metric: from the suite, or else the first metric equal to `main_metric`."""
     entry = next((one for one in SUITE if one.key == result.key), None)
     if entry is not None:
         return entry.main_metric
@@ -415,7 +416,7 @@ def published_models() -> tuple[str, ...]:
 def published_results(model: str) -> dict[str, DatasetResult]:
     """Return a model's published results by key: on the 38 data sets, and for MobileCLIP2 on nine more.
 
-    Results on data sets in `NOT_EVALUATED` are left out.
+    The results exclude the data sets in `NOT_EVALUATED`.
 
     Args:
         model: name of the model, such as `mobileclip_s2`.

@@ -45,7 +45,7 @@ class Failure:
     """A failed evaluation of a model, or of a model on one data set.
 
     Args:
-        model: name of the model, or the argument as typed.
+        model: name of the model; the argument as typed if the model could not be opened.
         task: name of the data set; empty if the model itself failed.
         message: reason for the failure, for display.
     """
@@ -57,7 +57,7 @@ class Failure:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Run:
-    """The results of a run, by model.
+    """The results of an evaluation of several models.
 
     Args:
         models: results of the models that could be opened, in order.
@@ -80,13 +80,13 @@ def evaluate_models(
     Args:
         models: model arguments of `open_candidate`, or candidates.
         spec: data sets and options of the evaluation.
-        for_report: whether to measure the latency of an image and of a text.
+        for_report: whether to measure the latency of encoding one image and one text, for a report.
         console: console that shows the progress; None for no output.
 
     Raises:
         ValueError: if there are no models; if a model, a data set or a device is unknown or missing; if two models have
-            the same name; or if a local data set in `spec.datasets` cannot be opened. In all of these cases, nothing is
-            computed.
+            the same name; or if a local data set in `spec.datasets` cannot be opened. The function raises each of these
+            errors before any computation.
         OSError: if a file is missing, or the results cannot be written.
     """
     if not models:
@@ -146,9 +146,9 @@ def _tasks(spec: EvaluationSpec) -> tuple[FoundTask, ...]:
 
 
 def _require(tasks: Sequence[FoundTask], spec: EvaluationSpec) -> None:
-    """Raise an error before any computation if local data cannot be opened.
+    """Raise an error if a local data set in `spec.datasets` cannot be opened.
 
-    If a data set of a suite cannot be opened, the run reports the failure at the end instead.
+    For an unreadable data set of a suite, the run reports a failure at the end instead.
     """
     for task in tasks:
         if spec.datasets and not storage.is_remote(task.path):
@@ -156,7 +156,7 @@ def _require(tasks: Sequence[FoundTask], spec: EvaluationSpec) -> None:
 
 
 class _Evaluator:
-    """Evaluates one model."""
+    """Evaluates one model on several tasks."""
 
     def __init__(
         self, candidate: Candidate, spec: EvaluationSpec, *, for_report: bool, console: Console | None
@@ -176,7 +176,7 @@ class _Evaluator:
         )
 
     def run(self, tasks: Sequence[FoundTask]) -> ModelResults:
-        """Return the results of the tasks."""
+        """Evaluate the model on the tasks, and return the results."""
         candidate = self.candidate
         results: dict[str, DatasetResult] = {}
         for number, task in enumerate(tasks, 1):
@@ -202,7 +202,7 @@ class _Evaluator:
         )
 
     def _results(self, found: FoundTask) -> list[DatasetResult]:
-        """Return the results on a task; the task is open only during its evaluation."""
+        """Open a task, and return the results for the whole task and for its parts."""
         started = time.monotonic()
         task = found.open(self.spec.task_options)
         features = task.features(self.session)
@@ -221,7 +221,7 @@ class _Evaluator:
         return [attrs.evolve(row, reading=reading, evaluated=evaluated) for row in (whole, *whole.parts)]
 
     def _left(self, tasks: Sequence[FoundTask]) -> str:
-        """Return a text about the remaining time of the tasks; empty if unknown."""
+        """Return the estimated remaining time of the tasks, for display; empty if unknown."""
         sizes = [suite_sizes().get(task.key) for task in tasks]
         seconds = self._pace.seconds(sum(filter(None, sizes)))
         return "" if seconds is None else f", {'at least' if None in sizes else 'about'} {duration(seconds)} left"
@@ -242,7 +242,7 @@ def _spoken(result: DatasetResult) -> str:
     return " ".join(parts)
 
 
-# Minimum width of the first column, in characters, unless its text is shorter: the other columns wrap first.
+# Minimum width of the first column, in characters, unless the text is shorter; the other columns wrap first.
 _NAME_WIDTH = 32
 
 
@@ -254,7 +254,7 @@ def evaluate_and_print(
     report: bool = False,
     strict: bool = False,
 ) -> None:
-    """Evaluate models, and print their results and differences.
+    """Evaluate models, and print the results and the differences between models.
 
     Args:
         models: model arguments of `open_candidate`.
@@ -267,7 +267,8 @@ def evaluate_and_print(
         SystemExit: with exit code 1 if a model or a data set could not be evaluated, or if samples were skipped and
             `strict` is true.
         ValueError: see `evaluate_models`, or if a name in `compare_published` is not a published model.
-        ModuleNotFoundError: if a package for reports is not installed; the message explains how to install the package.
+        ModuleNotFoundError: if matplotlib or jinja2 is not installed and `report` is true; the message explains how to
+            install the package.
     """
     from mobileclip.evaluation.report import require_report
 
@@ -296,11 +297,11 @@ def evaluate_and_print(
 
 
 def divided(models: Sequence[str], spec: EvaluationSpec) -> tuple[tuple[str, ...], EvaluationSpec]:
-    """Split the arguments into models and data sets; return the models, and the spec with the data sets.
+    """Split arguments into models and data sets; return the models, and a copy of `spec` with the data sets.
 
     Args:
-        models: names of models and data sets.
-        spec: options of the evaluation.
+        models: arguments of the command line, each a model or a data set.
+        spec: options of the evaluation; `datasets` may list further data sets.
     """
     data = tuple(one for one in models if is_data_set(one))
     others = tuple(one for one in models if one not in data)
@@ -308,7 +309,7 @@ def divided(models: Sequence[str], spec: EvaluationSpec) -> tuple[tuple[str, ...
 
 
 def _print_results(run: Run, summary: Sequence[ModelResults]) -> None:
-    """Print the differences, one table of the evaluated data sets, and the paths of the results."""
+    """Print the tables of differences, results and languages, and the paths of the results files."""
     from mobileclip.evaluation.tables import compared_pairs, differences_table, language_table, results_table
 
     for pair in compared_pairs(summary):
@@ -322,7 +323,7 @@ def _print_results(run: Run, summary: Sequence[ModelResults]) -> None:
 
 
 def _print_table(table: Table) -> None:
-    """Print a table of a report."""
+    """Print a table of the report in the terminal."""
     from rich.table import Table as Printed
 
     printed = Printed(title=table.title, box=None)
@@ -346,9 +347,9 @@ def _printed(cell: Cell, *, is_first: bool) -> str:
 
 
 def summarize(run: Run, *, compare_published: Sequence[str] = ()) -> tuple[ModelResults, ...]:
-    """Return the measured models, each model's published reference, and further published models.
+    """Return the results of the measured models, their published references, and further published models.
 
-    Of the published models, keep only the results on the measured data sets.
+    For published models, keep only results on the measured data sets.
 
     Args:
         run: measured results.
@@ -374,10 +375,10 @@ def write_summary(folder: Path, models: Sequence[ModelResults]) -> tuple[Path, .
 
     Args:
         folder: output folder, created if missing.
-        models: from `summarize`.
+        models: results of the models, from `summarize`.
 
     Raises:
-        ValueError, ModuleNotFoundError, OSError: see `write_report`.
+        ValueError, ModuleNotFoundError, OSError: if the report cannot be written, see `write_report`.
     """
     from mobileclip.evaluation.report import write_plots, write_report
 

@@ -19,7 +19,7 @@ from mobileclip.terminal.common import Rare
 
 @attrs.frozen(kw_only=True)
 class TaskOptions:
-    """Options for opening the data of evaluation tasks.
+    """Options for opening the data sets of evaluation tasks.
 
     Args:
         allow_missing: whether to evaluate on the remaining images if a shard is missing; see `Benchmark`.
@@ -31,42 +31,42 @@ class TaskOptions:
 
 
 OWN = "own"
-"""Stands for a model's own text tower."""
+"""Value of `text_model` for a model's own text tower."""
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class EvaluationSpec:
-    """The options of an evaluation: data sets or a suite, and how the models encode them.
+    """The options of an evaluation: the data sets, the encoding and the output.
 
     Args:
         suite: `quick` for six small data sets, `imagenet` for ImageNet and its variants, `retrieval` for Flickr30k and
-            COCO, `aro` and `sugarcrepe` for compositional understanding, `full` for the 38 data sets whose mean the
-            papers report.
-        datasets: data sets to evaluate instead of a suite: keys such as vtab/pets, or paths of folders of classes or of
-            captioned images, JSON lines, shards, and folders or URLs in the public layout. The prefix `probe:` before a
-            data set with classes runs a linear probe.
+            COCO, `multilingual` for captions in many languages, `aro` and `sugarcrepe` for compositional understanding,
+            `full` for the 38 data sets of the average in the papers.
+        datasets: data sets to evaluate instead of a suite: keys such as vtab/pets; paths of folders of classes, folders
+            of captioned images, JSON lines or shards; or folders or URLs in CLIP_benchmark's layout. The prefix
+            `probe:` before a data set with classes runs a linear probe.
         data: folder or URL that holds the data sets in folders such as wds_vtab-pets_test, or a pattern with {name}; by
-            default, the data sets are read from the Hugging Face hub.
+            default, the evaluation reads the data sets from the Hugging Face hub.
         output: folder for the results.jsonl file of each model and for the embeddings; a stopped run resumes from the
             same folder.
         device: device that runs the models, such as cuda:1, mps or cpu; `auto` selects the best available device.
-        precision: precision of the weights.
+        precision: dtype of the weights.
         image_size: side of the images in pixels; by default each model's own size. Not supported for open_clip models.
         context_length: number of token ids per text, at most the model's own context length; see
             `mobileclip.encoders.load_model`.
         interpolation: filters for resizing images, `bilinear`, `bicubic` or both; by default each model's own filter.
-            Each model is evaluated with each filter, and the filter is appended to its name. Not supported for
-            open_clip models.
-        text_model: text towers that replace a model's own tower, each a file or a folder with a file; each tower must
-            be trained for the embedding space of the models. Each model is evaluated with each tower, and the name of
-            the tower is appended to its name. `own` stands for the model's own tower, which is the default. Not
+            The evaluation runs each model with each filter, and appends the filter to the name of the model. Not
+            supported for open_clip models.
+        text_model: text towers that replace a model's own tower, each a file or a folder with a file. Each tower must
+            share the embedding space of the models. The evaluation runs each model with each tower, and appends the
+            name of the tower to the name of the model. `own` selects the model's own tower, as by default. Not
             supported for open_clip models.
         batch_size: number of images per batch; by default as many as fit into memory.
         num_threads: number of threads that read images while the model runs; by default one per core, at most eight.
         cache: whether to cache embeddings, so that a later run does not encode the same images again.
         allow_missing: whether to continue if a shard is missing; the result counts the skipped images.
-        trust: whether to run exports written on other machines for targets other than ONNX. The runtimes of these
-            targets do not validate files, so the authors of the exports could run any code on this machine.
+        trust: whether to run exports written on other machines for targets other than ONNX. Runtimes of targets other
+            than ONNX do not validate files, so the author of an export could run any code on this machine.
         rows: options for reading rows of `.jsonl` files and tables of the data sets.
         stores: timeouts of remote stores. Two specs that differ only in `stores` are equal.
 

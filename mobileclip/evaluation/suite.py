@@ -1,4 +1,4 @@
-"""Evaluation suites by name, and the 38 data sets of the papers' average, each with its main metric."""
+"""Names of the evaluation suites, and the 38 data sets of the papers' average, each with its main metric."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SuiteName = Literal["quick", "imagenet", "retrieval", "multilingual", "aro", "su
 
 @attrs.frozen
 class SuiteEntry:
-    """One data set of the suite.
+    """One of the 38 data sets of the full suite.
 
     Args:
-        key: key of the data set in results.
+        key: key of the data set in results, such as `vtab/pets`.
         name: name of the data set in tables.
-        num_images: number of images in the test split, or number of queries; used to estimate confidence intervals.
+        num_images: number of images or queries in the test split, for estimates of confidence intervals.
         main_metric: name of the main metric of the data set.
     """
 
@@ -77,7 +77,7 @@ SUITE: tuple[SuiteEntry, ...] = (
 
 
 _HUB = "https://huggingface.co/datasets"
-# CLIP_benchmark publishes the data sets with captions, DataComp those with classes.
+# CLIP_benchmark publishes the data sets with captions, DataComp the data sets with classes.
 _RETRIEVAL_FOLDERS = {
     "retrieval/flickr_1k_test_image_text_retrieval": "flickr30k",
     "retrieval/mscoco_2014_5k_test_image_text_retrieval": "mscoco_captions",
@@ -85,7 +85,7 @@ _RETRIEVAL_FOLDERS = {
 
 
 def suite_entry(name: str) -> SuiteEntry | None:
-    """Return the suite's entry for a data set; None if the data set is not in the suite.
+    """Return the entry of a data set in the full suite; None if the data set is not in the suite.
 
     Args:
         name: name of the data set's folder, without `wds_` and `_test`; see `folder_names`.
@@ -94,10 +94,10 @@ def suite_entry(name: str) -> SuiteEntry | None:
 
 
 def key_and_title(name: str) -> tuple[str, str]:
-    """Return a data set's key in results and title in tables: from the suite, or else the name itself for both.
+    """Return the key and display name of a data set; each is `name` if the data set is not in the full suite.
 
     Args:
-        name: folder name, as in `suite_entry`.
+        name: name of the data set's folder, without `wds_` and `_test`.
     """
     entry = suite_entry(name)
     return (entry.key, entry.name) if entry else (name, name)
@@ -106,15 +106,15 @@ def key_and_title(name: str) -> tuple[str, str]:
 def folder_names(key: str) -> tuple[str, ...]:
     """Return the possible folder names of a data set, without `wds_` and `_test`, with the published name first.
 
-    A folder name is the key with `/` replaced by `-`. Published names omit the prefix `fairness/`, and published
-    retrieval data sets have separate names.
+    A folder name is the key with `/` replaced by `-`. Published names omit the prefix `fairness/`, and the
+    published folders of retrieval data sets have names that differ from the key.
     """
     published = _RETRIEVAL_FOLDERS.get(key, key.removeprefix("fairness/").replace("/", "-"))
     return tuple(dict.fromkeys((published, key.replace("/", "-"))))
 
 
 def published_page(key: str) -> str:
-    """Return the Hugging Face hub page of a data set of the suite, in the webdataset layout."""
+    """Return the URL of the Hugging Face hub page with the WebDataset shards of a suite data set."""
     name = folder_names(key)[0]
     if key in _RETRIEVAL_FOLDERS:
         return f"{_HUB}/clip-benchmark/wds_{name}/tree/main"
@@ -122,10 +122,10 @@ def published_page(key: str) -> str:
 
 
 def data_set_folder(key: str, data: str | None) -> str:
-    """Return the location of a data set of the suite: its folder in `data`, or its hub page if `data` is None.
+    """Return the location of a suite data set: the folder in `data`, or the hub page if `data` is None.
 
     Args:
-        key: key of the data set.
+        key: key of the data set, such as `vtab/pets`.
         data: folder or URL that holds data sets, or a pattern with `{name}`.
 
     Raises:
@@ -143,11 +143,12 @@ def data_set_folder(key: str, data: str | None) -> str:
     if found is None:
         looked = ", ".join(os.path.basename(folder) for folder in folders)  # noqa: PTH119  names, not paths
         raise ValueError(
-            f"{key} is not in {data}: none of the folders {looked} exists; download it from {published_page(key)}"
+            f"{key} is not in {data}: none of the folders {looked} exists; download the data set from "
+            f"{published_page(key)}"
         )
     return found
 
 
 def suite_sizes() -> dict[str, int]:
-    """Return the number of images of each data set of the suite, by key."""
+    """Return the number of images of each of the 38 data sets of the full suite, by key."""
     return {entry.key: entry.num_images for entry in SUITE}

@@ -1,4 +1,4 @@
-"""The tables of a report: results with intervals, classes, confusions and errors, differences, and provenance."""
+"""The tables of a report: models, results, classes, confusion matrices, errors, differences and provenance."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ _RECALL, _KS = "image_retrieval_recall@", (1, 5, 10)
 
 @attrs.frozen(kw_only=True)
 class Cell:
-    """One cell.
+    """One cell of a `Table`.
 
     Args:
         text: text of the cell; empty for an empty cell.
-        small: second line in a smaller font.
+        small: second line in a smaller font; empty for no second line.
     """
 
     text: str = ""
@@ -61,12 +61,12 @@ class Cell:
 
 @attrs.frozen(kw_only=True)
 class Column:
-    """One column.
+    """One column of a `Table`.
 
     Args:
         title: title of the column.
         is_number: whether the cells are numbers, which are right-aligned.
-        small: second line in a smaller font.
+        small: second line in a smaller font; empty for no second line.
     """
 
     title: str
@@ -76,7 +76,7 @@ class Column:
 
 @attrs.frozen(kw_only=True)
 class Table:
-    """A table.
+    """A table for a report or the terminal.
 
     Args:
         title: title of the table.
@@ -101,7 +101,7 @@ class Table:
                 )
 
     def turned(self, corner: str) -> Table:
-        """Return the transposed table; all columns except the first then contain numbers.
+        """Return the transposed table, with number columns after the first column.
 
         Args:
             corner: title of the first column of the transposed table.
@@ -150,7 +150,7 @@ def models_table(models: Sequence[ModelResults]) -> Table:
 
 
 def robustness_table(models: Sequence[ModelResults]) -> Table | None:
-    """Return the table of ImageNet and its variants, with the drop from ImageNet; None if no model has both.
+    """Return the table of ImageNet and its variants; None if no model has results on ImageNet and on a variant.
 
     Source: Recht et al. 2019 (v2), Hendrycks et al. 2021 (-A and -O; -R), Wang et al. 2019 (Sketch), Barbu et al. 2019
         (ObjectNet).
@@ -214,7 +214,7 @@ _MARGIN_NOTE = "The margin is the score of the predicted class minus the score o
 def answer_tables(models: Sequence[ModelResults]) -> list[Table]:
     """Return, for each measured result, the tables of accuracy by class, of confusions and of the worst errors.
 
-    A result without classes has only a table of the worst images.
+    A result without predicted classes has only a table of the worst images.
     """
     tables = []
     for model in models:
@@ -322,9 +322,9 @@ def _more(what: str, total: int, most: int) -> tuple[str, ...]:
 
 
 def compared_pairs(models: Sequence[ModelResults]) -> tuple[tuple[ModelResults, ModelResults], ...]:
-    """Return pairs to compare: the first measured model with every other one, and each model with its reference.
+    """Return the pairs to compare: each further measured model with the first, and each model with its reference.
 
-    Pairs without a common data set are left out.
+    The result excludes pairs without a common data set.
     """
     measured = [model for model in models if model.source == "measured"]
     pairs = [(model, measured[0]) for model in measured[1:]]
@@ -361,9 +361,9 @@ def differences_table(model: ModelResults, reference: ModelResults) -> Table:
 
 
 def language_table(models: Sequence[ModelResults]) -> Table | None:
-    """Return the table that compares each model's results by language with English; None without languages.
+    """Return the table of results by language relative to English; None if no data set has languages.
 
-    A data set has languages if its results have parts and one part is named `en`.
+    A data set has languages if its result has one partial result per language, including `en`.
 
     Args:
         models: results of models in the order of the run; the first model with English results is the upper bound.
@@ -391,7 +391,7 @@ def provenance_table(models: Sequence[ModelResults]) -> Table:
     """Return the table of the time, library version, device and weights of each measured model.
 
     Args:
-        models: results measured here.
+        models: measured results, without published results.
     """
     titles = ("model", "when", "version", "device", "SHA-256 of the weights")
     return Table(
@@ -402,10 +402,10 @@ def provenance_table(models: Sequence[ModelResults]) -> Table:
 
 
 def coverage_table(models: Sequence[ModelResults]) -> Table:
-    """Return the table of used and skipped images of each data set, with the reasons.
+    """Return the table of used and skipped images per data set, with the reasons for skipping.
 
     Args:
-        models: results measured here.
+        models: measured results, without published results.
     """
     titles = (("data set", False), ("model", False), ("images used", True), ("left out", True), ("reasons", False))
     return Table(
@@ -491,7 +491,7 @@ def _count(number: int | None) -> str:
 
 
 def _words(reason: str) -> str:
-    """Return the display text of a reason, without the common prefix of decoding errors."""
+    """Return the display text of a skip reason, without the prefix `image_` of decoding errors."""
     return reason.removeprefix("image_").replace("_", " ")
 
 
@@ -500,7 +500,7 @@ def _score(model: ModelResults, key: str) -> float | None:
 
 
 def _score_cell(model: ModelResults, key: str) -> Cell:
-    """Return the cell of a model's result, with interval and number of images if the outcomes are known."""
+    """Return the cell of a model's result, with the interval and number of images if `outcomes` is known."""
     result = model.results.get(key)
     if result is None or result.outcomes is None:
         return Cell(text=per_cent(_score(model, key)))

@@ -32,15 +32,16 @@ NOT_RUN: Final = "written, not run"
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ImageContract:
-    """The input of an exported image file, as the host must prepare it.
+    """The preprocessing that a host must apply to images for an exported image tower.
 
     Args:
-        input: image preprocessing: resize the shorter side to `size` (antialiased, with `interpolation`), crop the
-            centre, and apply `(pixel / 255 - mean) / std` unless `preprocess` states that the file does so.
-        preprocess: input of the file. `host`: pixels that the host has scaled and normalised. `uint8`, `float32`:
-            pixels in [0, 255]. `picture`: pixels of an image of any size; the file also resizes and crops.
-        channel_order: order of the colour channels.
-        layout: order of the axes.
+        input: all preprocessing: resize the shorter side to `size` (antialiased, with `interpolation`), crop the
+            centre, and apply `(pixel / 255 - mean) / std`. The host skips the steps that the file does (see
+            `preprocess`).
+        preprocess: input format of the file. `host`: pixels after all preprocessing. `uint8`, `float32`: resized and
+            cropped pixels in [0, 255]. `picture`: pixels of an image of any size, in [0, 255].
+        channel_order: order of the colour channels, always `RGB`.
+        layout: order of the axes, always `NCHW`.
     """
 
     input: ImageInput
@@ -51,13 +52,13 @@ class ImageContract:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TextContract:
-    """The input of an exported text file, as the host must prepare it.
+    """The tokenization that a host must apply to texts for an exported text tower.
 
     Args:
-        input: context length, vocabulary and padding. Long texts are truncated so that the end token fits.
+        input: context length, vocabulary and padding. The tokenizer truncates long texts so that the end token fits.
         start_id: id of the first token of every text; None for a tokenizer without a start token.
-        end_id: id of the token after every text.
-        tokenizer: name of the Hugging Face `tokenizers` file, which returns complete, padded rows of ids.
+        end_id: id of the end token, which follows every text.
+        tokenizer: path of the Hugging Face `tokenizers` file, whose tokenizer returns complete, padded rows of ids.
     """
 
     input: TextInput
@@ -69,7 +70,7 @@ class TextContract:
 def _is_shape(_: object, attribute: attrs.Attribute[tuple[int | None, ...]], sides: tuple[int | None, ...]) -> None:
     if not sides or any(side is None for side in sides[1:]) or any(side is not None and side < 1 for side in sides):
         raise ValueError(
-            f"{attribute.name} is {printable(sides)}, expected sizes of at least 1; only the first may be None"
+            f"{attribute.name} is {printable(sides)}, expected sizes of at least 1; only the first size may be None"
         )
 
 
@@ -81,22 +82,22 @@ def _is_input_shape(
 
 
 def feature_name(stage: Stage) -> str:
-    """Return the name of a stage's feature map, as an output and in a report."""
+    """Return the name of a stage's feature map, for the output of the file and for the report."""
     return "text_space" if stage == TEXT_SPACE else f"stage_{stage}"
 
 
 def _is_stage(_: object, attribute: attrs.Attribute[Stage], stage: Stage) -> None:
     if isinstance(stage, int) and stage < 0:
-        raise ValueError(f"{attribute.name} is {stage}, expected the number of a stage, at least 0, or {TEXT_SPACE}")
+        raise ValueError(f"{attribute.name} is {stage}, expected a stage number of at least 0, or {TEXT_SPACE}")
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class FeatureMap:
-    """A feature map that an image file returns in addition to the embedding.
+    """A feature map that an exported image tower returns in addition to the embedding.
 
     Args:
-        stage: stage that returns the map, from 0, or layer of a ViT; `text-space` for the map after the whole tower.
-        shape: shape of the float32 output: batch, channels, rows, columns; a batch of None means any size.
+        stage: number of the stage, from 0 (for a ViT, of the layer); `text-space` for the map after the whole tower.
+        shape: shape of the float32 output: batch (None for any size), channels, rows, columns.
     """
 
     stage: Stage = attrs.field(validator=_is_stage)
@@ -104,7 +105,7 @@ class FeatureMap:
 
     @property
     def name(self) -> str:
-        """Name of the output."""
+        """Name of the output that returns the map."""
         return feature_name(self.stage)
 
 
@@ -119,25 +120,25 @@ def _are_lengths(instance: TowerFile, attribute: attrs.Attribute[tuple[int, ...]
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TowerFile:
-    """One exported tower, or a classifier: a file of the image tower's kind that returns logits.
+    """The contract's entry of one exported file: a tower, or a classifier, which is an image tower with logits.
 
     Args:
-        tower: name of the tower.
-        file: name of the file, or of the folder for formats that write a folder.
-        input_name: name of the only input.
-        input_dtype: type of the input: float32, uint8, int32 or int64.
-        input_shape: shape of the input; None for a batch, or image sides, of any size.
+        tower: `image` or `text`; `image` for a classifier.
+        file: path in the export folder: of a file, or for Core ML of an `.mlpackage` folder.
+        input_name: name of the file's only input.
+        input_dtype: dtype of the input: float32, uint8, int32 or int64.
+        input_shape: shape of the input, with None for a batch size, image height or image width of any value.
         output_name: name of the first output, the embeddings or logits.
-        output_shape: shape of the float32 embeddings or logits; a batch of None means any size.
+        output_shape: shape of the float32 embeddings or logits, with None for a batch of any size.
         compute: precision in which the encoder computes as exported; a runtime may choose more exact kernels.
-        float32: layers that still compute in float32, because the export would otherwise fail a check. For int8, these
-            layers are not quantised and compute in the precision of all other unquantised operations, which is float16
-            in Core ML. For `int8-weights`, the weights of these layers are stored in float32.
+        float32: names of layers kept in float32, because the export would otherwise fail an acceptance check. In int8
+            files, the named layers are not quantised, and compute like all other unquantised operations (in Core ML, in
+            float16). In `int8-weights` files, the named layers have float32 weights.
         lengths: row lengths that the text file accepts, ascending, with the length of the input shape last; empty if
             the file accepts only that length. A host cuts the padding off its rows, down to the shortest length that
             fits the texts. In LiteRT, each length has a signature: `length_8` and so on, and `serving_default` for the
             last.
-        features: feature maps returned after the embeddings, in this order.
+        features: feature maps that the file returns after the embeddings, in order.
         outside: operations that ExecuTorch runs with its own kernels rather than in XNNPACK.
     """
 
@@ -156,7 +157,7 @@ class TowerFile:
 
     @property
     def takes_any_size(self) -> bool:
-        """Whether the file accepts images of any size, as decoded."""
+        """Whether the file accepts decoded images of any size."""
         return None in self.input_shape[1:]
 
     @property
@@ -173,8 +174,8 @@ def as_taken(pixels: Tensor, contract: ImageInput, preprocess: str) -> Tensor:
 
     Args:
         pixels: resized and cropped pixels.
-        contract: image input of the model.
-        preprocess: preprocessing of the export.
+        contract: image preprocessing of the model.
+        preprocess: input format of the file, such as `host`.
     """
     if preprocess == "host":
         return ImageTransform(contract).normalize(pixels.movedim(1, -1))
@@ -187,7 +188,7 @@ class Variant:
 
     Args:
         precision: precision of the stored weights.
-        towers: files of the towers.
+        towers: entries of the exported files in this precision.
     """
 
     precision: Precision
@@ -199,28 +200,28 @@ class Contract:
     """Description of an export: its files, their inputs and outputs, and the origin of the weights.
 
     Args:
-        format_version: format version of the contract file.
+        format_version: version of the contract's file format; `read_contract` accepts only the current version.
         target: name of the target, such as `onnx`.
         precision: precision of the stored weights.
         normalize: whether the exported embeddings have unit length.
         embedding_dim: width of the embeddings; for a classifier, width of the embeddings before the linear layer.
-        logit_scale: factor that multiplies the cosine similarities before the softmax, limited to the model's maximum;
-            None for a single tower.
+        logit_scale: factor of the cosine similarities before the softmax, at most the model's maximum; None for a model
+            with a single tower.
         towers: entries of the exported files.
-        image: input of the image file; None if there is no image file.
-        text: input of the text file; None if there is no text file.
-        files: SHA-256 hashes of all files except the contract, by name.
-        versions: versions of the libraries that wrote the export.
+        image: image preprocessing; None without an exported image tower.
+        text: tokenization; None without an exported text tower.
+        files: SHA-256 hashes of all files except the contract, by path in the folder.
+        versions: versions of the packages that wrote the export, by name.
         weights_sha256: SHA-256 of the folded float32 weights, as computed by `tensor_files.weights`.
-        spec: spec of the model, as in our checkpoints.
+        spec: spec of the model, as this library's checkpoints store the spec.
         licence: licence of the code and of published weights.
-        layout: name of the layout of files, inputs and outputs.
-        name: name of the model or of its file; None if unknown.
+        layout: name of the export layout, such as `plain`.
+        name: name of the model, of its hub repository or of its weights file; None for an unnamed model object.
         state: `run` if the runtime ran the files on the exporting machine; otherwise `written, not run`, without
             acceptance checks.
         num_classes: number of logits of a classifier; None for embeddings.
         class_names: class names in the order of the logits; empty if unknown.
-        others: the same towers in additional precisions.
+        others: the exported towers in additional precisions.
     """
 
     format_version: int
@@ -252,15 +253,15 @@ class Contract:
 
     @property
     def of_classes(self) -> bool:
-        """Whether the export is of a classifier."""
+        """Whether the exported model is a classifier."""
         return self.num_classes is not None
 
     def taken(self, tower: TowerFile, inputs: Tensor) -> Tensor:
-        """Return inputs converted for a file.
+        """Convert inputs to the format and dtype of an exported file.
 
         Args:
             tower: entry of the file.
-            inputs: pixels, resized and cropped, `(images, 3, size, size)`, uint8; or ids `(texts, context_length)`.
+            inputs: resized and cropped pixels `(images, 3, size, size)`, uint8; or token ids `(texts, context_length)`.
         """
         if self.image is not None and tower.tower == "image":
             return as_taken(inputs, self.image.input, self.image.preprocess)
@@ -268,7 +269,7 @@ class Contract:
 
     @property
     def output_dim(self) -> int:
-        """Width of the first output."""
+        """Width of the first output: embedding dimension, or number of classes."""
         return self.embedding_dim if self.num_classes is None else self.num_classes
 
     def write(self, folder: Path) -> None:
@@ -327,7 +328,7 @@ def _read(path: Path) -> Contract:
 
 
 def _faults(contract: Contract) -> Iterator[str]:
-    """Yield the contradictions between a contract's towers and its description of the model."""
+    """Yield each contradiction between the towers and the model description of a contract."""
     num_classes, names, kinds = contract.num_classes, contract.class_names, [one.tower for one in contract.towers]
     if len(contract.files) > _MOST_FILES:
         yield f"lists {len(contract.files):,} files, expected at most {_MOST_FILES}"
@@ -357,18 +358,18 @@ def _tower_faults(contract: Contract, tower: TowerFile) -> Iterator[str]:
         )
     for part, kind, has in (("lengths of texts", "text", tower.lengths), ("feature maps", "image", tower.features)):
         if has and tower.tower != kind:
-            yield f"has {part} for the {tower.tower} tower, which cannot have them"
+            yield f"has {part} for the {tower.tower} tower, which cannot have any"
     for one in tower.features:
         places = one.shape[1:]
         fits = len(places) == 3 and (one.stage != TEXT_SPACE or places[:1] == tower.output_shape[1:])
         if one.shape[0] != batch or not fits:
-            yield f"has a map {one.name} of shape {one.shape}, expected (batch, channels, rows, columns)"
+            yield f"has a feature map {one.name} of shape {one.shape}, expected (batch, channels, rows, columns)"
     if len({one.stage for one in tower.features}) != len(tower.features):
-        yield "has two maps of the same stage"
+        yield "has two feature maps of the same stage"
 
 
 def _taken(contract: Contract, tower: TowerFile) -> tuple[tuple[str, ...], list[int | None]]:
-    """Return the possible input types of a tower, empty if undefined, and the input shape without the batch."""
+    """Return the valid input dtypes and the input shape (without the batch) of a tower, both empty if undefined."""
     if tower.tower == "text" and contract.text is not None:
         return ("int32", "int64"), [contract.text.input.context_length]
     if tower.tower == "image" and contract.image is not None:
@@ -379,12 +380,12 @@ def _taken(contract: Contract, tower: TowerFile) -> tuple[tuple[str, ...], list[
 
 
 def check_file(folder: Path, name: str, expected: str) -> None:
-    """Raise an error unless a file of an export is in its folder and unchanged.
+    """Raise an error unless a file is in the folder of its export and has the expected SHA-256.
 
     Args:
         folder: folder of the export.
-        name: name of the file in the folder.
-        expected: SHA-256 of the file.
+        name: path of the file in the folder.
+        expected: SHA-256 from the contract, in hexadecimal.
 
     Raises:
         ValueError: if the file is missing, changed or outside the folder.

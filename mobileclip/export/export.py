@@ -80,13 +80,13 @@ def export_model(
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> Path:
-    """Write a model for another runtime, with all files needed to use it, and return the folder.
+    """Export a model for another runtime, and return the folder with all files that a host needs.
 
     The folder holds one file per tower, `mobileclip.json` (the contract of inputs and outputs), `tokenizer.json`,
-    golden inputs and embeddings, a card (`README.md`), `LICENSE`, and `report.json`: the deviation of the files, run in
-    their own runtime, from the float32 model. The folder is written atomically. An export that fails an acceptance
-    check is written too: the report states the failure, and `verify_export` measures the export again. In lower
-    precision, some layers stay in float32 (`layers_in_float32`); the contract names them.
+    golden inputs and embeddings, a card (`README.md`), `LICENSE`, and `report.json`: the deviation of the exported
+    files from the float32 model. The function writes the folder atomically, even if an acceptance check fails; the
+    report then states the failure, and `verify_export` repeats the checks. In a lower precision, some layers stay in
+    float32 (see `layers_in_float32`); the contract names the float32 layers.
 
     Args:
         model: a model, tower or classifier in evaluation mode; or a model name, a file in any known layout, a folder
@@ -94,15 +94,15 @@ def export_model(
         spec: options of the export.
         checkpoint: weights for a model given by name.
         samples: images and captions for measuring the export; by default the images bundled with the package.
-        calibration: data for finding the int8 ranges; by default crops of `samples`.
-        place: name of a place in `mobileclip.export.places`, where the export will run. The place sets all options that
-            `spec` leaves at their defaults.
+        calibration: images and captions for finding the int8 ranges; by default `samples`.
+        place: name of the place where the export will run, from `mobileclip.export.places`. The options of the place
+            apply wherever `spec` has the default value.
         overwrite: whether to replace an existing export once the new export is complete.
         show_progress: whether to show the progress and the time on standard error.
 
     Raises:
         ImportError: if the target's libraries are not installed; the message gives the install command.
-        FileExistsError: if the folder holds files that must not be replaced.
+        FileExistsError: if the output folder has files, and `overwrite` is False or the folder is not an export.
         ValueError: if the target or the layout is unknown or does not support the precision, if the model is in
             training mode or lacks the tower, if the model's outputs are zero or not finite, if the precision cannot
             represent the model, or if another process is writing the folder.
@@ -143,7 +143,7 @@ def export_model(
 def _folded(
     model: nn.Module | ImageTextModel | str | Path, checkpoint: str | Path | None, spec: ExportSpec
 ) -> nn.Module:
-    """Return the model or tower, folded, in float32 on the CPU."""
+    """Return the folded model or tower, in float32 on the CPU."""
     if isinstance(model, ImageTextModel):
         model = model.model
     if isinstance(model, nn.Module):
@@ -166,13 +166,13 @@ def _folded(
 
 
 def _as_asked(model: nn.Module, spec: ExportSpec) -> tuple[nn.Module, ExportSpec]:
-    """Return the module to export and its options; for a classifier, its raw logits or its image tower.
+    """Return the module to export, such as the image tower of a classifier, and the adjusted spec.
 
-    If the model is a single tower and the spec does not select a tower, export that tower.
+    If the model is a single tower and the spec selects both towers, the adjusted spec selects the single tower.
 
     Raises:
-        ValueError: if the spec requests a text tower, a layout or feature maps for a classifier, or the model is a
-            captioner.
+        ValueError: if the spec requests a text tower, a layout other than `plain` or feature maps for a classifier, or
+            the model is a captioner (CoCa).
     """
     if isinstance(model, CoCa):
         raise ValueError("captioners cannot be exported; export an image-text model or a classifier")
@@ -202,7 +202,7 @@ def tower_export(
         encoder: folded tower, in float32.
         spec: options of the export.
         target: target of the export.
-        calibration: data for finding the int8 ranges; None if the precision needs no ranges.
+        calibration: images and captions for finding the int8 ranges; None if the precision needs no ranges.
     """
     inputs = torch.empty(0) if calibration is None else calibration_inputs(encoder, calibration, spec.preprocess)
     text_dtype = layouts.resolve(spec.layout).text_dtype or target.text_dtype
@@ -224,13 +224,13 @@ def tower_export(
 def encoder_for(target: Target, encoder: nn.Module, *, whole: bool = False) -> nn.Module:
     """Return a folded tower in the form to export.
 
-    The last layer computes only the token that is used, and convolutions have the form that is faster in the target's
-    runtime.
+    The last transformer layer computes only the pooled token. If the target's runtime is faster with depthwise
+    convolutions, grouped convolutions become depthwise.
 
     Args:
         target: target of the export.
         encoder: folded tower.
-        whole: whether to keep the other tokens of the last layer as outputs.
+        whole: whether the last layer still computes all tokens, for feature maps.
     """
     if isinstance(encoder, Classifier):
         return with_children(encoder, {"image_encoder": encoder_for(target, encoder.image_encoder)})
@@ -279,7 +279,7 @@ def _write(
 def _write_tower(
     export: TowerExport, folder: Path, contract: Contract, target: Target, measured: Measured, *, show_progress: bool
 ) -> tuple[TowerFile, Outputs | None]:
-    """Write a tower; return its file and the file's outputs for the inputs, or None if no runtime is available."""
+    """Write a tower; return the contract entry and the file's outputs, which are None without a runtime."""
     suffix = layouts.resolve(export.spec.layout).suffix or target.suffix
     name, precision, shown = f"{export.stem}{suffix}", export.spec.precision, console(shown=show_progress)
     if shown is not None:
@@ -298,7 +298,7 @@ def _write_tower(
 
 @contextmanager
 def working_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty folder that replaces an output when the block ends; after an error, the folder is removed.
+    """Yield an empty folder that replaces the output folder when the block ends, or disappears after an error.
 
     Args:
         out: path of the output folder to write or replace.
@@ -327,9 +327,9 @@ def tower_file(export: TowerExport, name: str, written: WrittenFile) -> TowerFil
     """Return the contract's entry of an exported tower.
 
     Args:
-        export: the tower.
-        name: name of the tower's file.
-        written: description of the file from the target.
+        export: tower with the options of the export.
+        name: path of the tower's file in the export folder.
+        written: description of the file, returned by `Target.export`.
     """
     batch = None if export.spec.dynamic_batch else 1
     return TowerFile(
@@ -364,11 +364,11 @@ class Origin:
     """Name, author, licence and base model of the weights of an export.
 
     Args:
-        name: name of the model or of its file; None for a model object.
-        licence: licence of the weights and the code, as derived from the name.
-        author: author of the weights, as derived from the name.
+        name: name of the model, of its hub repository or of its weights file; None for a model object.
+        licence: licence of the code and the weights, derived from the location of the weights.
+        author: author of the weights, derived from the location of the weights.
         hub_licence: the hub's name for the licence of the weights.
-        base_model: owner and name of the model on the hub.
+        base_model: hub repository of the weights, `owner/name`; None for weights from elsewhere.
     """
 
     name: str | None = None
@@ -382,7 +382,7 @@ def origin_of(model: object, checkpoint: str | Path | None) -> Origin:
     """Return the origin of the weights, derived from the arguments of the export.
 
     Args:
-        model: a name, a file, a folder or a URL on the hub; or a model object.
+        model: a name, a file, a folder, `hf-hub:owner/name`, or a model object.
         checkpoint: weights for a model given by name.
     """
     if not isinstance(model, (str, Path)):
@@ -401,7 +401,7 @@ def origin_of(model: object, checkpoint: str | Path | None) -> Origin:
 
 
 def architecture_of(spec: ModelSpec) -> str:
-    """Return the name of the published model with an architecture, or else `mobileclip`; used in file names."""
+    """Return the name of the published model with the same architecture, or else `mobileclip`, for file names."""
     for name, known in models.items():
         if spec in (known, getattr(known, "image", None), getattr(known, "text", None)):
             return name
@@ -409,7 +409,7 @@ def architecture_of(spec: ModelSpec) -> str:
 
 
 def notes_of(contract: Contract, author: str) -> dict[str, str]:
-    """Return the metadata to store in the files: name, author, licence and the contract without its list of files.
+    """Return the metadata for the files: name, author, licence, and the contract without the model spec.
 
     Args:
         contract: contract of the export.
@@ -426,7 +426,7 @@ def notes_of(contract: Contract, author: str) -> dict[str, str]:
 def contract_of(
     model: nn.Module, exports: tuple[TowerExport, ...], target: Target, origin: Origin = Origin()
 ) -> Contract:
-    """Return the contract of a model and its export, without the entries of the files.
+    """Return the contract of an export, without the entries of the exported files.
 
     Args:
         model: folded model, in float32.
@@ -473,7 +473,7 @@ _BESIDE = (
     "`mobileclip.json` contains the contract: the preprocessing of images and texts, and the scale of the softmax. "
     "`golden.safetensors` contains inputs and the embeddings that a host must compute for them."
 )
-_TERMS = "The licence of the weights applies to these files; its text is at the source of the weights."
+_TERMS = "The licence of the weights applies to these files; the source of the weights has the licence text."
 
 
 def write_card(folder: Path, contract: Contract, report: Report, *, spec: ModelSpec, origin: Origin, use: str) -> None:
@@ -481,11 +481,11 @@ def write_card(folder: Path, contract: Contract, report: Report, *, spec: ModelS
 
     Args:
         folder: folder of the export.
-        contract: contract of the export, without its files.
+        contract: contract of the export; the file hashes may be missing.
         report: report of the export.
         spec: spec of the model.
         origin: origin of the weights.
-        use: instructions for using the files in the place of use; empty if unknown.
+        use: instructions for using the files, from the place (`Place.use`); empty without a place.
     """
     rows = [_row(file, one.precision) for one in contract.each for file in one.towers]
     name = contract.name or "A model"

@@ -1,4 +1,4 @@
-"""A tower in 8 bits: the layers kept in float32, the ranges, the weights, and the quantised graph."""
+"""Quantises a tower to 8 bits: layers kept in float32, calibration ranges, weights, and the quantised graph."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _LARGEST_VALUE = torch.finfo(torch.float16).max / 4
 def weighted_layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the convolutions and linear layers of a tower by name, in the order of computation.
 
-    Layers that only their owner may use are left out: PyTorch's own attention does not call its layers, and open_clip's
-    text tower checks the class of its projection.
+    The function omits layers that cannot be replaced: `nn.MultiheadAttention` reads the weights of its layers without
+    calling the layers, and open_clip's text tower checks the class of its projection.
     """
     owned = (
         one if isinstance(one, nn.MultiheadAttention) else getattr(one, "text_projection", None)
@@ -48,15 +48,15 @@ def layers_in_float32(encoder: nn.Module, inputs: Tensor, precision: Precision) 
     """Return the names of the layers that stay in float32.
 
     - float16: layers whose inputs or outputs reach a quarter of the range of float16.
-    - int8, int8-weights: grouped convolutions. All their input channels share one scale, and each output sums too few
-      products to average out the rounding. In MobileCLIP-S0, grouped convolutions hold 2 % of the image tower's
-      weights. Rounding only these lowers the minimum cosine of images to 0.959; rounding only the other layers lowers
-      it to 0.988.
+    - int8, int8-weights: grouped convolutions. All input channels of a grouped convolution share one scale, and each
+      output sums too few products to average out the rounding. In MobileCLIP-S0, grouped convolutions hold 2 % of the
+      image tower's weights. Rounding only the grouped convolutions lowers the minimum cosine of images to 0.959, and
+      rounding only the other layers to 0.988.
     - float32, bfloat16: none.
 
     Args:
         encoder: folded encoder, in float32.
-        inputs: a batch of inputs of the encoder.
+        inputs: a batch of encoder inputs, for finding the value ranges.
         precision: precision of the export.
     """
     if precision == "float16":
@@ -76,8 +76,8 @@ def calibration_inputs(encoder: nn.Module, samples: Samples, preprocess: Preproc
 
     Args:
         encoder: a tower, or a classifier.
-        samples: data set for calibration; unreadable images are skipped, as in the measurement of an export.
-        preprocess: preprocessing of the export.
+        samples: images and captions for calibration; the function skips unreadable images.
+        preprocess: input format of the exported image tower, such as `host`.
 
     Raises:
         ValueError: if no image is readable.
@@ -114,15 +114,14 @@ class Int8Form:
 
     Args:
         signed: whether the inputs and outputs of layers are int8, with zero points smaller by 128, rather than uint8.
-        stores_weights: whether the program already stores int8 weights. Otherwise it stores float weights, which the
+        stores_weights: whether the program stores int8 weights; otherwise the program stores float weights, which the
             exporter rounds.
-        stores_biases: whether biases are int32, in units of the product of the input and weight steps. Otherwise biases
-            are float.
+        stores_biases: whether biases are int32, in units of the input step times the weight step; otherwise biases are
+            float.
         outputs: classes of the layers whose outputs are 8-bit.
-        largest_weight: maximum absolute weight, in steps. Processors without VNNI add pairs of products in 16 bits, and
-            weights above 64 would saturate silently. A portable file must suit all processors.
-        float16_tables: whether lookup tables of token embeddings are stored in float16. The tables are half of a text
-            tower, and no multiplication uses them.
+        largest_weight: maximum absolute weight, in steps. For a file that suits all processors, the maximum is 64:
+            processors without VNNI add pairs of products in 16 bits, where larger weights would saturate silently.
+        float16_tables: whether the file stores token embeddings (half of the weights of a text tower) in float16.
     """
 
     signed: bool = False
@@ -136,9 +135,9 @@ class Int8Form:
 def graph_in_int8(tower: TowerExport, how: Int8Form) -> nn.Module:
     """Return a tower's graph with quantised convolutions and linear layers; all other operations are unchanged.
 
-    The inputs of these layers, and the outputs of `how.outputs`, have one step and zero point per tensor, which cover
-    the range from minimum to maximum over the calibration data. Weights have no zero point and one step per output
-    channel. Products of two activations, as in attention, have no weights and stay float.
+    The inputs of the quantised layers, and the outputs of layers in `how.outputs`, have one step and one zero point per
+    tensor, from the minimum to the maximum over the calibration data. Weights have no zero point and one step per
+    output channel. Products of two activations, as in attention, stay float.
 
     Args:
         tower: tower with calibration data and the names of the layers that stay in float32.
@@ -203,7 +202,7 @@ def _ends(encoder: nn.Module, layers: Layers, inputs: Tensor) -> dict[tuple[str,
 
 
 def _replaced(module: nn.Module, changed: dict[nn.Module, nn.Module]) -> nn.Module:
-    """Return a module with some submodules replaced; a submodule that is used several times remains one module."""
+    """Return a module with some submodules replaced; a submodule that occurs several times remains one module."""
     if module not in changed:
         children = children_by_name(module)
         others = {name: other for name, child in children.items() if (other := _replaced(child, changed)) is not child}
@@ -240,7 +239,7 @@ class Int8Layer(nn.Module):
     Weights are int8 without a zero point and with one step per output channel. Inputs and outputs are 8-bit.
 
     Shape:
-        as for the layer.
+        input and output as for the layer.
 
     Args:
         layer: a convolution or a linear layer, whose weights are shared.
@@ -274,7 +273,7 @@ class Int8Layer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weights in the compute type of the layer; towers of transformers read this attribute."""
+        """The weights in the layer's compute dtype; towers of the transformers library read this attribute."""
         return cast("Tensor", self.layer.weight).to(self.steps.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -290,10 +289,10 @@ class Int8Layer(nn.Module):
 
 
 def dequantize_for_each_user(program: torch.export.ExportedProgram) -> None:
-    """Give each operation its own copy of a dequantisation that several operations share, in place.
+    """Copy a dequantisation that several operations share, so that each operation has its own, in place.
 
-    XNNPACK fuses a dequantisation with the operation that uses it, and LiteRT's converter chooses its memory layout for
-    that operation.
+    XNNPACK fuses a dequantisation with one user, and LiteRT's converter chooses the memory layout of a dequantisation
+    for one user.
     """
     dequantize = torch.ops.quantized_decomposed.dequantize_per_tensor.default
     graph = program.graph_module.graph
@@ -315,8 +314,8 @@ class RoundedWeight:
 
     Args:
         steps: quantised values in `[0, 255]`.
-        scale: size of a step.
-        zero: the step that represents zero.
+        scale: size of a step, per row.
+        zero: quantised value that represents zero, per row.
     """
 
     steps: Tensor
@@ -331,7 +330,7 @@ def round_weight(rows: Tensor) -> RoundedWeight:
         `(rows, columns)`.
 
     Args:
-        rows: one row for each output channel, or for each entry of a table.
+        rows: float weight, with one row per output channel or per entry of a table.
     """
     rows = rows.detach().float()
     least, most = rows.amin(dim=1, keepdim=True).clamp_max(0), rows.amax(dim=1, keepdim=True).clamp_min(0)

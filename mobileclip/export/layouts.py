@@ -1,4 +1,4 @@
-"""Export layouts: names of files, inputs and outputs, and additional files that a host reads."""
+"""Export layouts: the file, input and output names of an export, and the extra files that its host reads."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ class TowerNames:
     """The file, input and output names of a tower in an export layout.
 
     Args:
-        stem: path of the file without the suffixes of precision and target; `{model}` stands for the name of the
-            model.
-        input: name of the file's input.
-        output: name of the first output.
+        stem: path of the file without precision suffix and file extension; `{model}` stands for the model name.
+        input: name of the input in the file, such as `pixels`.
+        output: name of the first output, the embeddings.
     """
 
     stem: str
@@ -49,20 +48,20 @@ _PLAIN: dict[Tower, TowerNames] = {
 
 @attrs.frozen(kw_only=True)
 class Layout:
-    """Names of files, inputs and outputs, and additional files; by default, files are named after their tower.
+    """The names and the extra files of an export; by default, each file has the name of its tower.
 
     Args:
-        names: names of each tower.
-        endings: suffix that each precision adds to the stem of a file; other precisions are not supported.
-        tokenizer: path of the tokenizer file.
-        text_dtype: type of the token ids; None for the type of the target.
-        cuts_end: whether the host cuts the end token off long texts, so that the text file must replace the last token
-            with the end token.
-        suffix: suffix of the files, which selects a different format of the target; None for the target's default.
-        needs: allowed values of fields of the spec, with the recommended value first.
-        sets: fields of the spec with a fixed value in this layout.
-        write: function that writes the additional files, called with the folder and the contract once the towers and
-            the tokenizer are written.
+        names: file, input and output names of each tower.
+        endings: file stem suffix of each supported precision.
+        tokenizer: path of the tokenizer file in the export folder.
+        text_dtype: dtype of the token ids; None for the target's dtype.
+        cuts_end: whether the host truncates long texts without keeping the end token; the text file then replaces the
+            last token with the end token.
+        suffix: file extension that selects another format of the target; None for the target's default.
+        needs: allowed values by `ExportSpec` field name, with the recommended value first.
+        sets: values that the layout fixes, by `ExportSpec` field name.
+        write: function of folder and contract that writes the extra files, after the export of the towers and the
+            tokenizer.
     """
 
     names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _PLAIN)
@@ -77,17 +76,17 @@ class Layout:
 
 
 layouts: Registry[Layout] = Registry("export_layout")
-"""Layouts by name; third parties add layouts here or as entry points in `mobileclip.export_layout`."""
+"""Layouts by name; other packages add layouts here or by an entry point in `mobileclip.export_layout`."""
 
 
 def fitted(spec: ExportSpec) -> ExportSpec:
-    """Return the export spec, adjusted to the layout.
+    """Return an export spec with the values that its layout fixes.
 
     Args:
-        spec: spec with the user's options.
+        spec: export options from the user.
 
     Raises:
-        ValueError: if the layout is unknown, or does not support the spec; the message lists the supported values.
+        ValueError: if the layout is unknown, or does not support the precisions or another option of the spec.
     """
     layout = layouts.resolve(spec.layout)
     for precision in spec.precisions:
@@ -109,12 +108,12 @@ def fitted(spec: ExportSpec) -> ExportSpec:
 
 
 def _picture(contract: Contract, host: str) -> ImageInput | None:
-    """Return the input of the image tower; log a warning if the host treats transparent images differently."""
+    """Return the image preprocessing, if any; warn if the model needs a background that the host does not add."""
     image = None if contract.image is None else contract.image.input
     if image is not None and image.background != HIDDEN:
         logger.warning(
             "%s drops the transparency of images, but this model was trained with transparent images on %s: composite "
-            "images on that background first",
+            "transparent images over the same background first",
             host,
             image.background,
         )
@@ -122,7 +121,7 @@ def _picture(contract: Contract, host: str) -> ImageInput | None:
 
 
 def _write(folder: Path, files: Mapping[str, Mapping[str, Any] | None]) -> None:
-    """Write JSON files by name, with their folders; skip files without content, as for a single tower."""
+    """Write JSON files by name, and create their folders; skip files whose content is None."""
     for name, content in files.items():
         if content is not None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +129,7 @@ def _write(folder: Path, files: Mapping[str, Mapping[str, Any] | None]) -> None:
 
 
 def _tokenizer_config(folder: Path, contract: Contract) -> dict[str, Any] | None:
-    """Return the content of `tokenizer_config.json`; None for an image tower alone."""
+    """Return the content of `tokenizer_config.json`; None if the export has no text tower."""
     text = contract.text
     if text is None:
         return None
@@ -138,7 +137,7 @@ def _tokenizer_config(folder: Path, contract: Contract) -> dict[str, Any] | None
 
 
 def _write_immich(folder: Path, contract: Contract) -> None:
-    """Write the configurations of the model, the images and the texts, with the names of open_clip."""
+    """Write Immich's configuration files of the model, the image preprocessing and the tokenizer."""
     image, text = _picture(contract, "Immich"), None if contract.text is None else contract.text.input
     pictures = (
         None
@@ -170,7 +169,7 @@ _ANTIALIASED = 1
 
 
 def _write_transformers_js(folder: Path, contract: Contract) -> None:
-    """Write the configurations of the model, the images and the texts."""
+    """Write the configuration files of the model, the image preprocessing and the tokenizer for transformers.js."""
     image = _picture(contract, "transformers.js")
     config: dict[str, Any] = {
         "model_type": "clip",
@@ -189,7 +188,7 @@ def _write_transformers_js(folder: Path, contract: Contract) -> None:
 
 
 def _require_clips_ids(folder: Path, contract: Contract) -> None:
-    """Raise an error unless the model uses CLIP's token ids, because ultralytics always passes these."""
+    """Raise an error if the text tower has its own tokenizer, because ultralytics always passes CLIP's token ids."""
     del folder
     if contract.text is not None and contract.text.input.tokenizer is not None:
         raise ValueError(

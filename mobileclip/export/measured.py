@@ -1,4 +1,4 @@
-"""Inputs for measuring an export, stored in the export's folder with the model's outputs."""
+"""Inputs and reference outputs for the measurement of an export, stored in the export folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BATCH = 16
 _NUM_GOLDEN = 4
 _FEWEST = 2
 NUM_MAPPED = 12
-"""Number of images whose feature maps are compared."""
+"""Maximum number of images with feature maps in the comparison."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -41,7 +41,7 @@ class Outputs:
 
     Args:
         embeddings: embeddings of all inputs, of unit length if the export normalises.
-        features: feature maps by stage, only for the first inputs because maps are large.
+        features: feature maps by stage, only for the first `NUM_MAPPED` inputs, because maps are large.
     """
 
     embeddings: Tensor
@@ -75,12 +75,12 @@ class Measured:
         tokens: `(captions, context_length)`, int64.
 
     Args:
-        inputs: inputs of each tower.
-        reference: outputs of the float32 model.
+        inputs: uint8 pixels or token ids, by tower.
+        reference: outputs of the float32 model, by tower.
         image_names: names of the usable images, in order; empty for a text tower alone.
         captions: captions, in order; empty for an image tower alone.
         skipped: number of unusable images by reason.
-        of_classes: whether the model is a classifier, with logits in place of the embeddings.
+        of_classes: whether the model is a classifier, so that the outputs are logits instead of embeddings.
     """
 
     inputs: Mapping[Tower, Tensor]
@@ -91,13 +91,13 @@ class Measured:
     of_classes: bool = False
 
     def encoder_inputs(self, tower: Tower, encoder: nn.Module) -> Tensor:
-        """Return a batch of inputs in the form that the encoder expects."""
+        """Return a batch of inputs of the encoder: normalised images, or token ids."""
         few = self.inputs[tower][:_BATCH]
         contract = input_of(encoder)
         return as_taken(few, contract, "host") if isinstance(contract, ImageInput) else few
 
     def write(self, folder: Path, contract: Contract) -> None:
-        """Write all inputs and outputs to the export's folder, and a few golden ones in the exact form of the files."""
+        """Write all inputs and outputs to the export folder, and a few golden inputs in the files' input format."""
         from safetensors.torch import save
 
         tensors = {f"{tower}.input": tensor.contiguous() for tower, tensor in self.inputs.items()}
@@ -118,7 +118,7 @@ class Measured:
 
 
 def _stored_name(tower: Tower, contract: Contract) -> str:
-    """Return the name under which the model's own outputs are stored."""
+    """Return the tensor name of a tower's reference embeddings or logits in the file of test inputs."""
     return f"{tower}.{'logits' if contract.of_classes else 'embedding'}"
 
 
@@ -127,13 +127,13 @@ def measure_model(model: nn.Module, samples: Samples, *, normalize: bool, stages
 
     Args:
         model: folded model, in float32.
-        samples: images and captions; unreadable images are skipped and counted.
+        samples: images and captions; the function skips and counts unreadable images.
         normalize: whether to scale embeddings to unit length.
-        stages: stages of the image tower whose feature maps are compared too.
+        stages: stages of the image tower that also return feature maps for the comparison.
 
     Raises:
-        ValueError: if fewer than two images are usable, if the model itself returns NaN, infinity or zero embeddings,
-            or if the model lacks one of the stages.
+        ValueError: if fewer than two images are usable, if the model returns embeddings with NaN, infinity or length
+            zero, or if the model lacks one of the stages.
     """
     inputs: dict[Tower, Tensor] = {}
     reference: dict[Tower, Outputs] = {}
@@ -162,10 +162,10 @@ def measure_model(model: nn.Module, samples: Samples, *, normalize: bool, stages
 
 
 def check_reference(tower: Tower, outputs: Outputs) -> None:
-    """Raise an error if a model's own outputs cannot serve as a reference for an export.
+    """Raise an error if the outputs of a float32 model cannot serve as a reference for an export.
 
     Raises:
-        ValueError: if there are fewer than two outputs, or an output is zero or not finite.
+        ValueError: if there are fewer than two outputs, or an output has NaN, infinity or length zero.
     """
     _check_vectors(tower, "embedding", outputs.embeddings)
     for stage, maps in outputs.features.items():
@@ -185,10 +185,10 @@ def _check_vectors(tower: Tower, kind: str, embeddings: Tensor) -> None:
 
 
 def read_measured(folder: Path, contract: Contract) -> Measured:
-    """Read the inputs and reference outputs that were stored with an export.
+    """Read the inputs and reference outputs in the folder of an export.
 
     Raises:
-        ValueError: if the file does not match the contract.
+        ValueError: if the contract does not list the file of test inputs, or the file does not match the contract.
     """
     path = folder / EVALUATION
     if EVALUATION not in contract.files:
@@ -223,7 +223,7 @@ def read_measured(folder: Path, contract: Contract) -> Measured:
 
 
 def _stored_inputs(tensors: Mapping[str, Tensor], tower: Tower, contract: Contract) -> Tensor:
-    """Return the stored inputs of an exported tower."""
+    """Return the stored pixels or token ids of an exported tower."""
     if contract.image is not None and tower == "image":
         size = contract.image.input.size
         return _stored(tensors, "image.input", torch.uint8, (3, size, size))
@@ -242,7 +242,7 @@ def _stored(
     shape: tuple[int | None, ...],
     count: int | None = None,
 ) -> Tensor:
-    """Return a stored tensor after a check of its type, row shape and number of rows (None for any number)."""
+    """Return a stored tensor after a check of dtype, row shape and number of rows (`count`; None for any number)."""
     tensor = tensors.get(name, torch.empty(0))
     if tensor.dtype != dtype or tensor.shape[1:] != shape or count not in (None, len(tensor)):
         expected = " x ".join(map(str, ("any" if count is None else count, *shape)))
@@ -251,7 +251,7 @@ def _stored(
 
 
 def towers_of(model: nn.Module) -> dict[Tower, nn.Module]:
-    """Return the towers of a model by name; for a single tower or a classifier, the whole model."""
+    """Return the towers of a model by name; a classifier counts as an image tower."""
     if isinstance(model, DualEncoder):
         return {"image": model.image_encoder, "text": model.text_encoder}
     if isinstance(model, Classifier):

@@ -1,4 +1,4 @@
-"""Loads a trusted export as a model that encodes with the export's own runtime."""
+"""Loads a trusted export as a dual encoder that runs the exported files in their own runtime."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ from mobileclip.terminal import get_logger
 
 @attrs.frozen(kw_only=True)
 class OpenArguments:
-    """The arguments that open a tower's exported file, kept so that an unpickled model can open the file again.
+    """The arguments for opening a tower's exported file, stored so that an unpickled model can open the file again.
 
     Args:
         folder: folder of the export.
         contract: contract of the export.
         file: entry of the tower's file in the contract.
         target: target that runs the file.
-        device: device of the runtime.
-        num_threads: see `load_export`.
+        device: device of the runtime, such as `cpu`.
+        num_threads: number of CPU threads of the runtime, see `load_export`.
     """
 
     folder: Path
@@ -59,7 +59,7 @@ class OpenArguments:
 
     @property
     def digests(self) -> dict[str, str]:
-        """The SHA-256 of the tower's file and of all files with the same stem."""
+        """The SHA-256 of the tower's file and of all files with the same stem, by name."""
         stem = self.file.file.partition(".")[0]
         return {name: digest for name, digest in self.contract.files.items() if name.startswith(f"{stem}.")}
 
@@ -93,9 +93,9 @@ class ExportedTower(PreparedTower):
     Any number of threads may call the tower. The tower can be pickled: unpickling opens the file again.
 
     Shape:
-        images `(batch, 3, size, size)`, scaled and normalised as by the model's transform, or ids `(batch,
-        context_length)`, to `(batch, embedding_dim)`, float32 on the CPU. Padding of ids is cut off down to the
-        shortest suitable length that the file accepts.
+        images `(batch, 3, size, size)`, scaled and normalised by the model's transform, or ids `(batch,
+        context_length)`, to `(batch, embedding_dim)`, float32 on the CPU. On the CPU, the tower first truncates ids to
+        the shortest length that the file accepts and the texts fit into.
 
     Args:
         spec: spec of the exported tower.
@@ -137,11 +137,11 @@ class ExportedTower(PreparedTower):
         return isinstance(self._spec, ImageEncoderSpec) and image is not None and image.preprocess != "host"
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the embeddings, which have unit length if the contract says so."""
+        """Return the embeddings, of unit length if the export normalises (`normalize` in the contract)."""
         return self._output(inputs, 0)
 
     def _output(self, inputs: Tensor, place: int) -> Tensor:
-        """Return one of the outputs of the file."""
+        """Run the file on all inputs, batch by batch, and return the output with the index `place`."""
         file = self._opening.file
         most = file.input_shape[0] or EXAMPLE_BATCH
         taken = torch.split(self._taken(inputs), most)
@@ -158,13 +158,13 @@ class ExportedTower(PreparedTower):
         return torch.cat(parts).float()
 
     def _cut(self, part: Tensor) -> Tensor:
-        """Return a batch without unnecessary padding; GPUs and NPUs need one shape and get the full length."""
+        """Return a batch of ids without unnecessary padding, or with the full length for GPUs and NPUs."""
         lengths = self._opening.file.lengths if self._opening.device == CPU else ()
         text = self._opening.contract.text
         return part if text is None else cut_to_length(part, lengths, text.input)
 
     def _taken(self, inputs: Tensor) -> Tensor:
-        """Return inputs in the form that the file expects."""
+        """Check the inputs, and convert them to the format and dtype that the file expects."""
         inputs = inputs.detach().cpu()
         if isinstance(self._spec, TextEncoderSpec):
             check_tokens(inputs, self._spec.input)
@@ -182,7 +182,7 @@ class LocalExportedTower(ExportedTower):
     """An exported image tower whose file also returns the embedding of each image position."""
 
     def local_embeddings(self, images: Tensor) -> Tensor:
-        """Return `(batch, embedding_dim, rows, columns)`, whose mean over rows and columns is the embedding."""
+        """Return `(batch, embedding_dim, rows, columns)`; the mean over rows and columns is the image embedding."""
         stages = [one.stage for one in self._opening.file.features]
         return self._output(images, 1 + stages.index(TEXT_SPACE))
 
@@ -207,18 +207,18 @@ def load_export(
 ) -> DualEncoder:
     """Open an export of both towers as a dual encoder.
 
-    If the contract says so (`normalize`), the embeddings always have unit length, whether or not the caller asks for
-    normalised embeddings.
+    If the export normalises (`normalize` in the contract), the embeddings always have unit length, even if the caller
+    asks for embeddings without normalisation.
 
     Args:
-        folder: folder that `export_model` wrote; every file is first checked against the contract.
+        folder: folder that `export_model` wrote; the function first checks every file against the contract.
         device: device of the runtime: `cpu`, or another device that the runtime supports on this machine, such as
             `cuda`, `tensorrt`, `coreml` or `qnn` for ONNX Runtime, and `gpu` or `npu` for OpenVINO.
-        num_threads: number of CPU threads of the runtime; by default the number that PyTorch uses. ExecuTorch has one
-            number per process. Core ML on a Mac chooses the number itself and does not accept one.
-        trust: whether to open an export that could run code on this machine, that is, an export for a target other than
-            ONNX, whose runtime does not validate files. Exports that this machine wrote, and exports in the folder
-            named by the environment variable `MOBILECLIP_TRUST`, do not need `trust`.
+        num_threads: number of CPU threads of the runtime; by default the number that PyTorch uses. All ExecuTorch
+            programs in a process share one number. Core ML chooses the number itself, and accepts only None.
+        trust: whether to open an export that could run code on this machine: any export except for ONNX, because the
+            other runtimes do not validate files. Exports that this machine wrote, and exports in the folder named by
+            the environment variable `MOBILECLIP_TRUST`, do not need `trust`.
 
     Raises:
         ImportError: if the runtime is not installed; the message gives the install command.
@@ -255,7 +255,7 @@ def runnable_target(folder: Path, contract: Contract, *, trust: bool) -> Target:
     Args:
         folder: folder of the export, for the message.
         contract: contract of the export.
-        trust: see `load_export`.
+        trust: whether to accept an export from another machine for a target other than ONNX, see `load_export`.
 
     Raises:
         ImportError: if the runtime is not installed; the message gives the install command.
@@ -264,8 +264,8 @@ def runnable_target(folder: Path, contract: Contract, *, trust: bool) -> Target:
     target = targets.resolve(contract.target)
     if not (target.vouched or trust or is_trusted(folder)):
         raise ValueError(
-            f"{folder} was written on another machine, for {contract.target}, whose runtime does not validate files: "
-            "the author could run any code on this machine. If you trust the author, pass --trust (trust=True in "
+            f"{folder} was written on another machine, for {contract.target}. The runtime does not validate files, so "
+            "the export could run any code on this machine. If you trust the author, pass --trust (trust=True in "
             f"Python), or set {TRUSTED} to a folder that contains the export; otherwise export the model again on "
             "this machine, or for onnx"
         )
@@ -283,7 +283,7 @@ def require_exported_from(folder: str | Path, checkpoint: str | Path) -> None:
             with published weights.
 
     Raises:
-        ValueError: if the folded weights differ.
+        ValueError: if the folded weights of the checkpoint and of the export differ.
     """
     contract = read_contract(folder)
     name = str(checkpoint)
@@ -296,10 +296,10 @@ def require_exported_from(folder: str | Path, checkpoint: str | Path) -> None:
 
 
 def _spec_of(contract: Contract, folder: Path) -> DualEncoderSpec:
-    """Return the spec of both towers, with the inputs from the contract.
+    """Return the spec of the dual encoder in a contract.
 
     Raises:
-        ValueError: if the export is not of a complete image-text model.
+        ValueError: if the exported model is not an image-text model with both towers, or the contract is damaged.
     """
     if contract.of_classes:
         raise ValueError(
@@ -308,8 +308,8 @@ def _spec_of(contract: Contract, folder: Path) -> DualEncoderSpec:
     kinds = {file.tower for file in contract.towers}
     if kinds != {"image", "text"} or contract.logit_scale is None:
         raise ValueError(
-            f"{folder} contains only the {' and the '.join(sorted(kinds))} tower, expected both; export the model "
-            "without --tower"
+            f"{folder} contains only the {' and the '.join(sorted(kinds))} tower, expected both towers; export the "
+            "model without --tower"
         )
     spec = from_json(json.dumps(contract.spec), DualEncoderSpec)
     assert contract.image is not None, "an image tower has a contract of its images"
@@ -333,7 +333,7 @@ def _digest(opening: OpenArguments) -> Tensor:
 
 
 TRUSTED = "MOBILECLIP_TRUST"
-"""Environment variable with a folder whose exports are trusted, for deployments."""
+"""Environment variable with the path of a folder; `load_export` trusts all exports in this folder."""
 
 _REGISTER = "exports.txt"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -344,7 +344,7 @@ _logger = get_logger(__name__)
 
 
 def remember_export(folder: Path) -> None:
-    """Record that this machine wrote an export; if recording fails, opening the export needs `--trust`.
+    """Record that this machine wrote an export, so that opening the export needs no `--trust`; warn if recording fails.
 
     Args:
         folder: folder of the export.
@@ -371,7 +371,7 @@ def is_trusted(folder: Path) -> bool:
         folder: folder of the export.
 
     Raises:
-        ValueError: if the environment variable is not an absolute path.
+        ValueError: if the environment variable `MOBILECLIP_TRUST` is not an absolute path.
     """
     named = os.environ.get(TRUSTED, "")
     if named and not Path(named).is_absolute():
@@ -382,7 +382,7 @@ def is_trusted(folder: Path) -> bool:
 
 
 def was_written_here(folder: Path) -> bool:
-    """Return whether this user wrote an export on this machine: its contract, with all file hashes, is on record.
+    """Return whether the record of this user on this machine has the SHA-256 of an export's contract.
 
     Args:
         folder: folder of the export.

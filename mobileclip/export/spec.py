@@ -1,4 +1,4 @@
-"""The options of an export, and the places of use such as `iphone`, which set several options."""
+"""The options of an export, and named places of use, such as `iphone`, which set several options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ InputDtype = Literal["float32", "uint8", "int32", "int64"]
 TextDtype = Literal["int32", "int64"]
 TextLengths = Literal["own", "full"]
 Stage = int | Literal["text-space"]
-"""Source of a feature map: the number of a stage (of a layer for a ViT), from 0; or the whole tower, in text space."""
+"""Source of a feature map: the number of a stage (for a ViT, a layer) from 0, or `text-space` for the whole tower."""
 TEXT_SPACE: Final = "text-space"
 
 
@@ -37,30 +37,32 @@ class ExportSpec:
         output: output folder; it must be missing or empty.
         target: format of the runtime: `onnx`, `openvino`, `litert`, `executorch`, `coreml`, `torch`, or another target
             registered in `mobileclip.export.targets`.
-        layout: names of files, inputs and outputs, and additional files: `plain`, `transformers.js`, `immich`,
-            `ultralytics` (text encoder of YOLOE), or another layout registered in `mobileclip.export.layouts`.
+        layout: scheme of file, input and output names, with extra files for a host: `plain`, `transformers.js`,
+            `immich`, `ultralytics` (text encoder of YOLOE), or another layout registered in
+            `mobileclip.export.layouts`.
         tower: towers to export, one file each. A classifier is exported whole and returns raw logits, unless `image`
             selects its image tower.
         precision: precision of the stored weights, and of the computation if the runtime supports it. Embeddings are
             always float32. int8 is static: convolutions and linear layers have one scale per output channel, and the
             ranges of their inputs come from calibration data. `int8-weights` stores weights in 8 bits, for a smaller
             file, and computes in float32.
-        also: further precisions to write to the same folder, if the layout has different file names for them.
+        also: further precisions to write to the same folder, if the layout has a different file name for each
+            precision.
         dynamic_batch: whether to accept batches of any size; otherwise the batch size is 1, as mobile runtimes require.
         preprocess: input format of the exported image encoder. `host`: pixels that the host has scaled and normalised.
             `uint8` or `float32`: pixels of that type in [0, 255]; the file scales and normalises, and the host resizes
             and crops. `picture`: uint8 pixels of an upright image of any size; the file does all preprocessing, for
             targets that resize in the same way as the library.
         normalize: whether the files scale embeddings to unit length.
-        features: stages of the image tower, from 0, whose feature maps are additional outputs, named `stage_0` and so
-            on; for a ViT, layers. `text-space` is the embedding of each image position, named `text_space`; the mean of
-            these is the image embedding, see `ImageTextModel.explain`. Empty by default.
+        features: stages of the image tower (for a ViT, layers), from 0, whose feature maps are additional outputs,
+            named `stage_0` and so on. `text-space` adds the embedding of each image position, named `text_space`; the
+            mean over positions is the image embedding, see `ImageTextModel.explain`. Empty by default.
         image_size: side of the images in pixels; by default the model's own size, see `mobileclip.encoders.load_model`.
         context_length: number of token ids per text, at most the model's own number, which is the default.
         text_lengths: `own` lets the text file also accept rows of 8, 16 and 32 ids, so that short texts take less time,
             if the tower is causal and the target supports several lengths. `full` accepts only the context length.
-        converter: path of the Python in a separate environment with the target's converter, for converters that cannot
-            be installed next to this library. Only `litert` needs one.
+        converter: path of the Python in a separate environment with the target's converter. Only `litert` needs a
+            converter, which cannot be installed next to this library.
 
     Examples:
         >>> ExportSpec(output="phone", target="coreml", precision="float16", preprocess="uint8").towers
@@ -96,7 +98,7 @@ class ExportSpec:
 
     @property
     def towers(self) -> tuple[Tower, ...]:
-        """The towers to export, in order."""
+        """Names of the towers to export, in order."""
         return ("image", "text") if self.tower == "both" else (self.tower,)
 
 
@@ -109,7 +111,7 @@ class Place:
         layout: name of the layout of files, inputs and outputs.
         precisions: precisions of the files; `load` opens the first.
         preprocess: input format of the exported image encoder.
-        dynamic_batch: whether batches may have any size.
+        dynamic_batch: whether the files accept batches of any size; otherwise the batch size is 1.
         use: instructions for using the files in this place, for the card.
 
     Examples:
@@ -126,10 +128,10 @@ class Place:
     use: str = ""
 
     def fitted(self, spec: ExportSpec) -> ExportSpec:
-        """Return the spec with the options of this place; options of the spec that differ from their defaults are kept.
+        """Return the spec with the options of this place, but keep each option that differs from the spec's default.
 
         Args:
-            spec: spec with the user's options.
+            spec: export options from the user.
         """
         precision, *also = self.precisions
         wanted: dict[str, Any] = {
@@ -149,7 +151,7 @@ class Place:
 
 
 places: Registry[Place] = Registry("export_place")
-"""Places by name; third parties add places here or as entry points in `mobileclip.export_place`."""
+"""Places by name; other packages add places here or by an entry point in `mobileclip.export_place`."""
 
 places.add(
     "iphone",

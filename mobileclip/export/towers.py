@@ -1,4 +1,4 @@
-"""One tower in its exported form: input, encoder and output."""
+"""The graph of one exported tower: preprocessing, encoder and normalisation."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _LARGEST_PIXEL = 255
 
 
 def input_of(encoder: nn.Module) -> ImageInput | TextInput:
-    """Return the input contract of a tower or a classifier.
+    """Return the image or text input of a tower or a classifier.
 
     Args:
-        encoder: encoder with a spec.
+        encoder: image tower, text tower or classifier, with the attribute `spec`.
     """
     spec = cast("ImageEncoderSpec | TextEncoderSpec | ClassifierSpec", encoder.spec)
     return spec.image.input if isinstance(spec, ClassifierSpec) else spec.input
@@ -76,7 +76,7 @@ class ImageGraph(nn.Module):
 
 
 class TextGraph(nn.Module):
-    """Encode token ids, with the end token restored if the layout's host cuts it; optionally normalise the embeddings.
+    """Encode token ids, after restoring an end token that the host cut off; optionally normalise the embeddings.
 
     Shape:
         integers `(batch, context_length)`, or shorter rows for a causal tower, to `(batch, embedding_dim)`, float32.
@@ -126,7 +126,7 @@ def _in_its_type(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor,
 
 
 def ensure_end_token(tokens: Tensor, end_id: int) -> Tensor:
-    """Return rows of ids, with the last id replaced by the end token in rows without one."""
+    """Return rows of ids, where the end token replaces the last id of each row without an end token."""
     last, end = tokens[:, -1:], torch.full_like(tokens[:, -1:], end_id)
     has_end = (tokens == end_id).any(dim=1, keepdim=True)
     return torch.cat([tokens[:, :-1], torch.where(has_end, last, end)], dim=1)
@@ -135,13 +135,14 @@ def ensure_end_token(tokens: Tensor, end_id: int) -> Tensor:
 def embedding_and_maps(
     encoder: nn.Module, images: Tensor, stages: tuple[Stage, ...], *, unit_length: bool
 ) -> tuple[Tensor, ...]:
-    """Return the embeddings of images, from the head, followed by the feature maps of stages, in float32.
+    """Return the embeddings of images, followed by one float32 feature map per stage.
 
     Args:
         encoder: an image tower.
         images: preprocessed images.
-        stages: stages of the feature maps, at least one.
-        unit_length: whether the mean over positions in text space has unit length.
+        stages: stages of the feature maps, at least one. With `text-space`, the embeddings are the means over positions
+            in text space instead of the outputs of the head.
+        unit_length: whether to scale the text-space map so that the mean over positions has unit length.
     """
     numbers = [stage for stage in stages if isinstance(stage, int)]
     maps: dict[Stage, Tensor] = {}
@@ -163,19 +164,19 @@ def _finished(embeddings: Tensor, *, unit_length: bool) -> Tensor:
 
 @attrs.frozen(kw_only=True, eq=False)
 class TowerExport:
-    """One tower to export.
+    """One tower to export, with the export options and the metadata.
 
     Args:
         tower: name of the tower.
         encoder: folded encoder in float32 and evaluation mode; for a classifier, the whole classifier as the image
             tower.
         spec: options of the export.
-        calibration: a batch of inputs of the exported file, for finding the int8 ranges; empty if the precision needs
-            no ranges.
-        text_dtype: type of the token ids.
+        calibration: a batch of inputs in the file's input format, for finding the int8 ranges; empty if the precision
+            needs no ranges.
+        text_dtype: dtype of the token ids.
         lengths: text lengths that the file accepts, with the context length last; empty for the context length alone.
-        float32: names of the layers that stay in float32. In the graph, the names begin with `encoder.`.
-        model: name of the model in file names.
+        float32: names of the layers that stay in float32, without the prefix `encoder.` of the graph.
+        model: model name for layouts with `{model}` in file names.
         notes: metadata for the file, if its format stores metadata: name, author, licence and contract.
     """
 
@@ -191,12 +192,12 @@ class TowerExport:
 
     @property
     def layout(self) -> Layout:
-        """Names of files, inputs and outputs."""
+        """The layout that the spec names."""
         return layouts.resolve(self.spec.layout)
 
     @property
     def input(self) -> ImageInput | TextInput:
-        """Input contract of the encoder."""
+        """Image or text input of the encoder."""
         return input_of(self.encoder)
 
     @property
@@ -207,13 +208,13 @@ class TowerExport:
 
     @property
     def stem(self) -> str:
-        """Name of the file, without the target's suffix."""
+        """Path of the file in the export folder, without the target's suffix."""
         stem = self.layout.names[self.tower].stem.format(model=self.model)
         return f"{stem}{self.layout.endings[self.spec.precision]}"
 
     @property
     def input_name(self) -> str:
-        """Name of the input."""
+        """Name of the file's input in the layout."""
         return self.layout.names[self.tower].input
 
     @property
@@ -230,24 +231,24 @@ class TowerExport:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """Stages whose feature maps are returned after the embeddings."""
+        """Stages whose feature maps the file returns after the embeddings."""
         return self.spec.features if self.tower == "image" else ()
 
     @property
     def input_dtype(self) -> InputDtype:
-        """Type of the input."""
+        """Dtype of the file's input."""
         if self.tower == "text":
             return self.text_dtype
         return "uint8" if self.spec.preprocess in ("uint8", "picture") else "float32"
 
     @property
     def takes_any_size(self) -> bool:
-        """Whether the tower accepts images of any size, as decoded."""
+        """Whether the file accepts decoded images of any size."""
         return self.tower == "image" and self.spec.preprocess == "picture"
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input without the batch; for images of any size, with the model's image size."""
+        """Shape of one input without the batch; the model's image size also stands for images of any size."""
         taken = self.input
         return (3, taken.size, taken.size) if isinstance(taken, ImageInput) else (taken.context_length,)
 
@@ -263,10 +264,10 @@ class TowerExport:
         return self.program_of(self.graph(dtype))
 
     def program_of(self, graph: nn.Module, *, largest_batch: int | None = None) -> torch.export.ExportedProgram:
-        """Export a module with torch.export; its inputs and outputs must be those of the graph.
+        """Export a module with torch.export; the module must have the inputs and outputs of the graph.
 
         Args:
-            graph: the graph, or a module made from it.
+            graph: result of `graph`, possibly quantised or otherwise modified.
             largest_batch: upper limit of a dynamic batch, for runtimes that plan their memory; None for no limit.
         """
         # torch.export would treat a dynamic batch of size 1 as a constant.
@@ -281,7 +282,7 @@ class TowerExport:
 
 
 def written_out_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Compute the same as `fused_attention` with matrix products and a softmax.
+    """Compute attention like `fused_attention`, but with matrix products and a softmax.
 
     PyTorch's own attention checks for fully masked rows, which never occur here, with operations that some runtimes
     lack.
@@ -292,7 +293,7 @@ def written_out_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tenso
 
 
 def set_attention(graph: nn.Module, attend: Attend) -> None:
-    """Make all attention modules of a graph compute with `attend`."""
+    """Make all attention modules of a graph compute with the function `attend`."""
     for module in graph.modules():
         if isinstance(module, Attention):
             module.backend = _Masked(attend=attend)
@@ -320,10 +321,10 @@ token."""
 
 
 def lengths_of(encoder: nn.Module, text: TextInput) -> tuple[int, ...]:
-    """Return the lengths at which a text tower gives the same embedding, with the context length last.
+    """Return the row lengths at which a text tower gives equal embeddings, with the context length last.
 
-    In a causal tower, no token sees the padding after it. All other towers see their padding, so a shorter row would
-    give a different embedding. For these towers only the context length is correct, and the result is empty.
+    In a causal tower, no token attends to the padding after the text. In all other towers, tokens attend to the
+    padding, so a shorter row would change the embedding; for such a tower, the result is empty.
 
     Args:
         encoder: encoder in its exported form.
@@ -341,7 +342,7 @@ def cut_to_length(tokens: Tensor, lengths: Sequence[int], text: TextInput) -> Te
 
     Args:
         tokens: token ids from the tower's own tokenizer.
-        lengths: lengths that a file accepts, ascending, with the context length last.
+        lengths: row lengths that a file accepts, ascending, with the context length last; empty for no truncation.
         text: input of the tower.
     """
     if not lengths or not len(tokens):
@@ -363,10 +364,11 @@ def resized(pixels: Tensor, image: ImageInput) -> Tensor:
 
     Args:
         pixels: pixels of images of the same size.
-        image: the model's input.
+        image: image preprocessing of the model.
 
     Source: `ImageTransform`, which resizes with Pillow: first the width, then the height, with rounding after each.
-    Differs: weights are float32, while those of Pillow have 22 bits, so that a pixel may differ by one level of 255.
+    Differs: the resampling weights are float32, but have 22 bits in Pillow, so that a pixel may differ by one level of
+    255.
     """
     size, (own_height, own_width) = image.size, pixels.shape[-2:]
     height, width = (
@@ -381,6 +383,6 @@ def resized(pixels: Tensor, image: ImageInput) -> Tensor:
 
 
 def _margin(rest: int) -> int:
-    """Return half of the removed length, rounded half to even, as Python rounds."""
+    """Return half of the excess length, rounded half to even like Python's `round`."""
     half = rest // 2
     return half + (rest - 2 * half) * (half - 2 * (half // 2))

@@ -1,4 +1,4 @@
-"""Compares an export in its own runtime with its model, and defines the acceptance checks of exports."""
+"""Compares an export, run in its own runtime, with the original model, and defines the acceptance checks."""
 
 from __future__ import annotations
 
@@ -41,8 +41,7 @@ MOST_LENGTH_ERROR: dict[Precision, float] = {
     "int8-weights": 0.2,
 }
 MOST_MEAN_ERROR: dict[Precision, float] = {**MOST_LENGTH_ERROR, "float32": 1e-5}
-"""Maximum distance between the mean over positions in text space and the embedding of the same file, relative to the
-length of that embedding."""
+"""Maximum distance between the mean of a text-space map and the file's embedding, relative to the embedding's norm."""
 # Minimum fraction of the reference's spread: embeddings with less spread no longer distinguish images.
 LEAST_SPREAD = 0.5
 # Tolerance for rounding errors when agreements are compared.
@@ -56,7 +55,7 @@ class Check:
     Args:
         name: name of the check.
         value: measured value; None if the value could not be measured, in which case the check fails.
-        bound: limit of the value.
+        bound: limit of the value as text, such as `<= 0.001`.
         passed: whether the value is within the limit.
     """
 
@@ -74,24 +73,22 @@ class Check:
 class TowerParity:
     """Deviation of an exported tower's embeddings, or of a stage's feature maps, from the float32 model.
 
-    Each feature map counts as one long vector.
+    The comparison flattens each feature map into one vector.
 
     Args:
-        tower: name of the tower.
-        count: number of compared embeddings.
+        tower: `image` or `text`.
+        count: number of compared embeddings or feature maps.
         cosine_minimum: minimum cosine between an embedding and its reference; None if a value is not finite.
         cosine_median: median of the cosines; None if a value is not finite.
         length_error: maximum relative error of the embeddings' L2 norms; None if a value is not finite.
         num_not_finite: number of embeddings with NaN or infinity.
-        num_zero: number of embeddings of length zero, which result from an overflow before a normalisation.
-        spread: `1 - |mean of the unit embeddings|`, which is zero if all embeddings are the same; None if a value is
-            not finite.
-        reference_spread: spread of the float32 model.
+        num_zero: number of embeddings with L2 norm zero, as after an overflow before the normalisation.
+        spread: `1 - |mean of the unit embeddings|`, zero for identical embeddings; None if a value is not finite.
+        reference_spread: `spread` of the float32 model's embeddings.
         stage: stage of the feature maps; None for the embeddings.
-        precision: precision of the file, if the export has several precisions.
-        mean_error: for maps in text space, the maximum distance between the mean over positions and the file's
-            embedding, relative to the length of that embedding; None if a value is not finite, and for all other
-            outputs.
+        precision: precision of the file; None for the main precision of the export.
+        mean_error: for text-space maps, the maximum distance between a map's mean and the file's embedding, relative to
+            the embedding's norm; None for other outputs, or if a value is not finite.
     """
 
     tower: Tower
@@ -116,7 +113,7 @@ class Ranking:
         kind: kind of queries. `image-text`: captions for images and images for captions; `neighbours`: the nearest
             other input of the same tower, for a model with only one tower; `classes`: the class with the largest logit.
         num_queries: number of ranked queries.
-        agreement: fraction of the queries with the same first result.
+        agreement: fraction of the queries with the same first result, from 0 to 1.
     """
 
     kind: str
@@ -129,13 +126,13 @@ class Report:
     """The report of an export: its deviation from the model, and its acceptance checks.
 
     Args:
-        data: name of the data set.
-        runtime: name of the runtime.
-        image_names: names of the images, in the order of the stored embeddings.
-        captions: captions, in the order of the stored embeddings.
-        skipped: number of unusable samples by reason.
+        data: name of the data set with the images and captions.
+        runtime: name of the runtime that ran the files, or `written, not run`.
+        image_names: names of the images, in the order of the reference embeddings.
+        captions: texts of the data set, in the order of the reference embeddings.
+        skipped: number of unusable images by reason.
         towers: results of each exported tower, and of each stage with feature maps.
-        ranking: agreement of the rankings.
+        ranking: agreement of the rankings in the main precision of the export.
         checks: all acceptance checks.
     """
 
@@ -155,7 +152,7 @@ class Report:
 
     @property
     def is_ranked(self) -> bool:
-        """Whether rankings were checked for every precision; they are not if a model's embeddings hardly differ."""
+        """Whether every precision has a ranking check; a model whose embeddings hardly differ has none."""
         num_precisions = 1 + len({one.precision for one in self.towers} - {None})
         return sum(check.name.endswith(RANKING_CHECK) for check in self.checks) >= num_precisions
 
@@ -170,15 +167,15 @@ class Report:
 
 
 def compare_tower(tower: Tower, exported: Tensor, reference: Tensor, *, stage: Stage | None = None) -> TowerParity:
-    """Return the deviation of exported embeddings or feature maps from those of the model.
+    """Compare embeddings or feature maps of an exported file with the outputs of the model.
 
     Shape:
         exported, reference: `(count, embedding_dim)` or `(count, channels, rows, columns)`.
 
     Args:
-        tower: name of the tower.
-        exported: outputs of the file.
-        reference: outputs of the model.
+        tower: `image` or `text`.
+        exported: embeddings or feature maps from the exported file.
+        reference: embeddings or feature maps from the float32 model.
         stage: stage of the feature maps; None for embeddings.
     """
     of_export, of_reference = exported.double().flatten(1), reference.double().flatten(1)
@@ -201,7 +198,7 @@ def compare_tower(tower: Tower, exported: Tensor, reference: Tensor, *, stage: S
 
 
 def mean_error(maps: Tensor, embeddings: Tensor) -> float | None:
-    """Return the maximum relative distance of means over positions from embeddings; None if a value is not finite.
+    """Return the maximum relative distance of a map's mean from its embedding; None if a value is not finite.
 
     Shape:
         maps: `(count, embedding_dim, rows, columns)`; embeddings: `(count or more, embedding_dim)`.
@@ -214,12 +211,12 @@ def mean_error(maps: Tensor, embeddings: Tensor) -> float | None:
 def compare_rankings(
     exported: Mapping[Tower, Tensor], reference: Mapping[Tower, Tensor], *, of_classes: bool = False
 ) -> Ranking:
-    """Return how often the export and the model rank the same result first.
+    """Return the fraction of queries for which the export and the model rank the same result first.
 
     Args:
-        exported: embeddings by tower; for a tower that was not exported, the embeddings in `reference` are used.
+        exported: embeddings of the exported files, by tower; the embeddings in `reference` replace a missing tower.
         reference: embeddings of the model, by tower.
-        of_classes: whether the embeddings are logits of classes.
+        of_classes: whether the outputs are class logits instead of embeddings.
     """
     if of_classes:
         agree = exported["image"].argmax(dim=1) == reference["image"].argmax(dim=1)
@@ -243,8 +240,8 @@ def compare_rankings(
 def checks_of(towers: tuple[TowerParity, ...], ranking: Ranking, precision: Precision) -> tuple[Check, ...]:
     """Return all acceptance checks of an export.
 
-    A model that gives nearly the same embedding for different inputs, for example with random weights, has no checks of
-    the spread and the ranking, which could differ even if all embeddings are within the tolerance.
+    The function omits the checks of spread and ranking for a model that gives nearly the same embedding for different
+    inputs, for example with random weights: spread and ranking could then differ within the tolerance of the cosines.
 
     Args:
         towers: measured deviation of each tower.
@@ -292,7 +289,7 @@ def _at_most(name: str, value: float | None, most: float) -> Check:
 
 
 def spread_of(embeddings: Tensor) -> float:
-    """Return how widely the directions of embeddings spread: `1 - |mean of the unit embeddings|`.
+    """Return the spread of the directions of embeddings: `1 - |mean of the unit embeddings|`.
 
     Shape:
         `(count, embedding_dim)`.
@@ -306,7 +303,7 @@ _NUM_RESIZED = 4
 
 
 def verify_export(folder: str | Path, *, trust: bool = False, show_progress: bool = True) -> Report:
-    """Measure the deviation of an export from its model again, on the inputs stored with the export.
+    """Repeat the comparison of an export with its model, on the inputs stored in the export folder.
 
     The function first checks every file against the contract, and then runs the file of each tower.
 
@@ -317,7 +314,7 @@ def verify_export(folder: str | Path, *, trust: bool = False, show_progress: boo
 
     Raises:
         ImportError: if the runtime is not installed; the message gives the install command.
-        NotRunHereError: if this machine has no runtime for the export's backend; the files are checked before.
+        NotRunHereError: if this machine has no runtime for the export's backend; raised after the check of the files.
         ValueError: if a file is missing or changed, if a library is older than the one that wrote the export, if a file
             does not run as stated in the contract, or if the export needs trust. Failed acceptance checks do not raise
             an error; the report contains them.
@@ -345,10 +342,10 @@ def verify_export(folder: str | Path, *, trust: bool = False, show_progress: boo
 
 
 def read_report(folder: str | Path) -> Report:
-    """Return the report that was written with an export.
+    """Return the report that `export_model` wrote to an export folder.
 
     Raises:
-        ValueError: if the report cannot be read.
+        ValueError: if the report is missing or damaged.
     """
     path = Path(folder) / REPORT
     try:
@@ -372,7 +369,7 @@ def run_tower(
         show_progress: whether to show a progress bar.
 
     Raises:
-        ValueError: if the file does not match the contract, or cannot be read.
+        ValueError: if the file cannot be read or run, or does not match the contract.
     """
     inputs = contract.taken(tower, measured.inputs[tower.tower])
     run = target.open(folder / tower.file, tower)
@@ -389,16 +386,16 @@ def run_tower(
 
 
 def check_resizing(run: Run, crops: Tensor, image: ImageInput, path: Path) -> None:
-    """Raise an error unless a file resizes images as the library does, so that both give the same embeddings.
+    """Raise an error unless a file resizes images like the library, with nearly the same embeddings.
 
     Args:
         run: function that runs the file.
         crops: uint8, `(images, 3, size, size)`; the check composes larger images with fine detail from the crops.
-        image: the model's input.
+        image: image preprocessing of the model.
         path: path of the file, for the message.
 
     Raises:
-        ValueError: if the embedding of an image differs from that of the same image resized by the library.
+        ValueError: if resizing an image in the file and in the library gives embeddings with a cosine below 0.99.
     """
     transform = ImageTransform(image)
     for crop in crops[:_NUM_RESIZED]:
@@ -421,15 +418,15 @@ def check_lengths(run: Run, tokens: Tensor, text: TextInput, tower: TowerFile, p
 
     Args:
         run: function that runs the file.
-        tokens: `(texts, context_length)`, of the file's input type; the check uses the longest text, cut before its end
-            token.
+        tokens: `(texts, context_length)`, in the file's input dtype; the check truncates the longest text to each
+            length.
         text: text input of the model.
         tower: entry of the file in the contract.
         path: path of the file, for the message.
 
     Raises:
-        ValueError: if the embeddings of a text differ by more than the tolerance of the precision, or a length does not
-            run.
+        ValueError: if the embeddings of a text differ by more than the tolerance of the precision, or the file fails to
+            run at one of the lengths.
     """
     longest = tokens[by_length(tokens, text)[-1:]]
     for length in tower.lengths[:-1]:
@@ -480,8 +477,8 @@ def report_on(
         exported: outputs of each tower, from `run_tower`.
         measured: inputs and reference outputs.
         precision: precision of the export.
-        data: name of the data set.
-        runtime: name of the runtime.
+        data: name of the data set with the images and captions.
+        runtime: name of the runtime that ran the files.
     """
     parities = tuple(
         parity for tower in exported for parity in _compared(tower, exported[tower], measured.reference[tower])
@@ -513,11 +510,11 @@ def together(reports: Mapping[Precision, Report]) -> Report:
 
 
 def report_of_none(measured: Measured, *, data: str) -> Report:
-    """Return the report of an export that has not been run; its only acceptance check fails and states that.
+    """Return the report of an export that no runtime has run; the only acceptance check in the report fails.
 
     Args:
-        measured: inputs and reference, which are stored with the files for machines that can run the export.
-        data: name of the data set.
+        measured: inputs and reference outputs, for a comparison on a machine that can run the export.
+        data: name of the data set with the images and captions.
     """
     return Report(
         data=data,

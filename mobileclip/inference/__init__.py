@@ -1,6 +1,6 @@
-"""Loads a model ready to encode, and finds its fastest form on this machine.
+"""Loads a model ready to encode, and finds the fastest backend of the model on this machine.
 
-This subpackage runs models; training, evaluation and export have their own subpackages.
+The subpackage only runs models; training, evaluation and export have separate subpackages.
 """
 
 import lazy_loader

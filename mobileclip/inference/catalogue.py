@@ -1,4 +1,4 @@
-"""The catalogue of named models and towers, with spec and cost."""
+"""The catalogue of named models and towers, with spec, number of parameters and multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from mobileclip.serialization import to_json
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
-    """Return the names of models and towers, sorted.
+    """Return the sorted names of models and towers.
 
     Args:
-        pattern: pattern of the names, such as `*_s2`; case-insensitive.
+        pattern: glob pattern of the names, such as `*_s2`, case-insensitive.
         pretrained: whether to return only models with published or packaged weights.
 
     Examples:
@@ -81,10 +81,11 @@ def rows(*, known: Collection[str] = ()) -> list[dict[str, str | None]]:
 
 
 def describe(model: str) -> dict[str, Any]:
-    """Describe a model, by name or from a checkpoint.
+    """Return a description of a model, given by name or checkpoint, as a JSON object.
 
     Args:
-        model: a name, a file, a folder with one weight file, `hf-hub:owner/name`, or a model of another package.
+        model: a model name, a weights file, a folder with one weights file, `hf-hub:owner/name`, or a model of another
+            package, such as `open_clip:ViT-B-32/openai`.
 
     Raises:
         ValueError: if `model` is neither a known name nor a readable checkpoint.
@@ -120,13 +121,13 @@ def describe(model: str) -> dict[str, Any]:
 
 
 def _second_text_tower(name: str) -> TextEncoderSpec | None:
-    """Return the spec of a packaged model's second text tower, if any."""
+    """Return the spec of the second text tower of a packaged model; None if there is no second text tower."""
     file = companion(name)
     return None if file is None else cast("TextEncoderSpec", read_checkpoint(file).spec)
 
 
 def num_parameters(tower: ImageEncoderSpec | TextEncoderSpec, *, folded: bool = False) -> int:
-    """Return the number of learnable parameters, without running statistics of norms."""
+    """Return the number of learnable parameters of a tower, without running statistics of norms."""
     shapes = tensor_shapes(tower, "folded" if folded else "training")
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(statistics))
@@ -134,15 +135,17 @@ def num_parameters(tower: ImageEncoderSpec | TextEncoderSpec, *, folded: bool = 
 
 @lru_cache(maxsize=64)
 def num_macs(tower: ImageEncoderSpec | TextEncoderSpec) -> int | None:
-    """Return the multiply-accumulates of a folded tower for one image, or one text of full length.
+    """Return the multiply-accumulates of a folded tower for one image, or for one text of full context length.
 
-    The papers' tables call multiply-accumulates FLOPs; other sources count two FLOPs each.
+    The tables of the MobileCLIP papers call multiply-accumulates FLOPs; other sources count two FLOPs per
+    multiply-accumulate.
 
     Args:
-        tower: spec of the tower, which runs on the meta device and so computes only shapes.
+        tower: spec of the tower; the function runs the tower on the meta device, which computes only shapes.
 
     Returns:
-        The number, or None for a tower that cannot run on the meta device because it needs tensor values.
+        The number of multiply-accumulates; None for a tower that needs tensor values, and so cannot run on the meta
+        device.
     """
     model = skeleton(tower, "folded")
     try:
@@ -152,12 +155,12 @@ def num_macs(tower: ImageEncoderSpec | TextEncoderSpec) -> int | None:
 
 
 def macs_of(model: nn.Module, *example: Tensor) -> int:
-    """Return the multiply-accumulates of a model's convolutions, matrix products and attention on an example.
+    """Return the multiply-accumulates of a model for an example: convolutions, matrix products and attention.
 
     Args:
-        model: a model on the device of the example; the function sets the model's attention to plain matrix products,
-            so that counts are equal on every device.
-        example: a batch of size one of each input.
+        model: a model on the device of the example; the function switches the model's attention to plain matrix
+            products, so that the count is equal on every device.
+        example: one batch of size 1 per input of the model.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -174,7 +177,7 @@ def _example(tower: ImageEncoderSpec | TextEncoderSpec) -> Tensor:
 
 
 def type_of(tower: ImageEncoderSpec | TextEncoderSpec) -> str:
-    """Return `image` or `text`."""
+    """Return the type of a tower, `image` or `text`."""
     return "image" if isinstance(tower, ImageEncoderSpec) else "text"
 
 
@@ -190,7 +193,7 @@ def _has_weights(name: str) -> bool:
 
 
 def _weights(name: str) -> str | None:
-    """Return the location of a model's weights; without weights, name the models with the same architecture."""
+    """Return the location of a model's weights, or the names of models with the same architecture and weights."""
     if name in PACKAGED:
         return "in the package"
     if name in PRETRAINED:

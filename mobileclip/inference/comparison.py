@@ -1,4 +1,4 @@
-"""Compares towers on samples: packaged images and texts, calibration inputs, and measurements."""
+"""Compares towers on samples: bundled images and captions, calibration inputs, and measurements."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _FOLDER, _FEWEST = "samples", 4
 
 @attrs.frozen(kw_only=True)
 class Samples:
-    """Real images and captions, for ranking in both directions.
+    """Real images and captions, for ranking captions by image and images by caption.
 
     Args:
         name: name of the data set, for the report.
-        image_names: names of the images, in the order of `images`.
-        images: encoded images, at least two.
-        captions: at least two captions, all different.
+        image_names: one name per image, in the order of `images`.
+        images: bytes of image files, at least two.
+        captions: at least two captions, without duplicates.
 
     Raises:
         ValueError: if there are fewer than two images or captions, a caption is duplicated, or the number of names
@@ -48,15 +48,17 @@ class Samples:
     captions: tuple[str, ...] = attrs.field(repr=False, validator=validators.min_len(2))
 
     def __attrs_post_init__(self) -> None:
-        """Check that every image has a name, and that all captions are different."""
+        """Check that every image has a name, and that no caption is duplicated."""
         if len(self.image_names) != len(self.images):
-            raise ValueError(f"{len(self.images)} images have {len(self.image_names)} names; pass one name per image")
+            raise ValueError(
+                f"{len(self.images)} images have {len(self.image_names)} names, expected one name per image"
+            )
         if twice := repeated(self.captions):
             raise ValueError(f"duplicate captions cannot be ranked: {twice[:3]}")
 
 
 def bundled_samples() -> Samples:
-    """Return the package's twelve images with two captions each, all free to use."""
+    """Return the twelve images bundled with the package, with two captions each, all free to use."""
     folder = resources.files("mobileclip.inference") / _FOLDER
     captions: dict[str, list[str]] = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
     return Samples(
@@ -69,13 +71,13 @@ def bundled_samples() -> Samples:
 
 # Static ranges of convolutional networks converge within about a hundred images.
 NUM_CROPS = 96
-"""Number of crops for calibration."""
+"""Approximate number of calibration crops, and maximum number of calibration images."""
 
 _LEAST_AREA, _WIDEST = 0.4, 4 / 3
 
 
 def calibration_crops(images: Sequence[bytes], contract: ImageInput) -> Tensor:
-    """Return about a hundred crops of images at the model's input size, not yet normalised.
+    """Return about a hundred crops of images at the model's input size, without normalisation.
 
     With fewer images, the function takes several deterministic crops of each image. A crop covers at least 40 % of the
     image, with an aspect ratio between 3:4 and 4:3; half of the crops are mirrored.
@@ -83,7 +85,7 @@ def calibration_crops(images: Sequence[bytes], contract: ImageInput) -> Tensor:
     Shape: `(crops, 3, size, size)`, uint8; no crops if no image can be read.
 
     Args:
-        images: encoded images; the function skips unreadable images, and uses the first `NUM_CROPS` only.
+        images: bytes of image files, of which the function uses the first `NUM_CROPS` and skips unreadable images.
         contract: image input of the model.
     """
     transform, generator = ImageTransform(contract), random.Random(0)  # noqa: S311  not for secrets
@@ -103,7 +105,7 @@ def _readable(data: bytes, contract: ImageInput) -> Image.Image | None:
 
 
 def _cropped(image: Image.Image, generator: random.Random) -> Image.Image:
-    """Return a random crop of an image, mirrored with a probability of one half."""
+    """Return a random crop of an image, flipped horizontally with a probability of one half."""
     area = generator.uniform(_LEAST_AREA, 1) * image.width * image.height
     aspect = math.exp(generator.uniform(-math.log(_WIDEST), math.log(_WIDEST)))
     width = max(1, min(image.width, round(math.sqrt(area * aspect))))
@@ -123,10 +125,10 @@ LEAST_COSINE: dict[Precision, float] = {
 """Minimum cosine between any embedding and the float32 embedding of the same input, by precision."""
 
 LARGEST_ERROR: dict[Precision, float] = {"float32": 1e-5}
-"""Maximum relative error of any embedding of a faster form, by precision."""
+"""Maximum relative error of an embedding from a faster backend, by precision."""
 
 LEAST_AGREEMENT = 0.99
-"""Minimum fraction of queries with the same first result as in float32, for many queries; see `least_agreement`."""
+"""Minimum fraction of queries with the float32 model's first result, for many queries; see `least_agreement`."""
 
 _CHANCE = 0.025
 
@@ -135,7 +137,7 @@ _SHORT = 500
 
 
 def times_in_turn(functions: Sequence[Callable[[], object]], *, rounds: int) -> list[list[float]]:
-    """Return the milliseconds of each function's calls, one call per round, after a warm-up call.
+    """Return the milliseconds of the timed calls of each function, one call per round, after a warm-up call.
 
     Args:
         functions: functions to time.
@@ -151,10 +153,10 @@ def times_in_turn(functions: Sequence[Callable[[], object]], *, rounds: int) -> 
 
 
 def orders(count: int, *, rounds: int) -> Iterator[list[int]]:
-    """Yield a random order per round, the same in every process.
+    """Yield a random order of `count` functions for each round, with a fixed seed.
 
-    Random orders spread a temporary slowdown of the machine over all functions. Each function also runs twice in a row
-    equally often, which matters because the second run takes a quarter less time for a small model.
+    Random orders spread a temporary slowdown of the machine over all functions. With random orders, all functions also
+    run twice in a row equally often; the second of two runs takes a quarter less time for a small model.
     """
     generator = torch.Generator().manual_seed(0)
     for _ in range(rounds):
@@ -164,8 +166,8 @@ def orders(count: int, *, rounds: int) -> Iterator[list[int]]:
 def turn(call: Callable[[], object]) -> tuple[float, float]:
     """Return the milliseconds and the CPU seconds of a call.
 
-    Short functions run twice, and only the second run counts: in the first run, threads of the previous function may
-    still spin, and the weights are not in the cache.
+    A call of less than half a second runs again, and only the second run counts: in the first run, threads of the
+    previous function may still spin, and the weights are not in the cache.
     """
     measured = _timed(call)
     return _timed(call) if measured[0] < _SHORT else measured
@@ -178,12 +180,12 @@ def _timed(call: Callable[[], object]) -> tuple[float, float]:
 
 
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """Return the median ratio of neighbouring calls."""
+    """Return the median of the elementwise ratios of two sequences of times."""
     return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
 def smallest_cosine(embeddings: Tensor, expected: Tensor) -> float:
-    """Return the smallest cosine between two embeddings of one input; NaN if an embedding is not finite."""
+    """Return the smallest cosine between an embedding and its reference; NaN if an embedding is not finite."""
     return float(torch.cosine_similarity(in_float64(embeddings), in_float64(expected), dim=-1).min())
 
 
@@ -194,10 +196,10 @@ def largest_error(embeddings: Tensor, expected: Tensor) -> float:
 
 
 def least_agreement(num_queries: int) -> float:
-    """Return the minimum agreement whose 95 % Clopper-Pearson interval reaches `LEAST_AGREEMENT`.
+    """Return the minimum agreement with a 95 % Clopper-Pearson confidence interval that reaches `LEAST_AGREEMENT`.
 
-    For example, two of 36 queries may change; if the true agreement is `LEAST_AGREEMENT`, three queries change with a
-    probability of 0.6 %.
+    For example, the first results of two out of 36 queries may differ; for a true agreement of `LEAST_AGREEMENT`, three
+    or more first results differ with a probability of 0.6 %.
 
     Args:
         num_queries: number of queries, at least 1.
@@ -210,7 +212,7 @@ def least_agreement(num_queries: int) -> float:
 
 
 def first_results(queries: Tensor, keys: Tensor) -> Tensor:
-    """Return the index of the key with the highest cosine for each query; within one set, exclude the query itself."""
+    """Return each query's index of the key with the highest cosine; if `queries is keys`, exclude the query itself."""
     one, other = (torch.nn.functional.normalize(tensor.double(), dim=1) for tensor in (queries, keys))
     similarity = one @ other.T
     if queries is keys:
@@ -225,8 +227,8 @@ class Calibration:
     Args:
         ranges: a batch of inputs for calibration.
         measured: a held-out batch of inputs for measurement.
-        others: float32 embeddings of the other tower, for ranking in both directions; without `others`, inputs are
-            ranked by their nearest neighbours within `measured`.
+        others: float32 embeddings of the other tower, for ranking in both directions; None to rank the inputs in
+            `measured` by similarity to each other.
     """
 
     ranges: Tensor
@@ -235,7 +237,7 @@ class Calibration:
 
     @classmethod
     def of(cls, inputs: Tensor) -> Calibration:
-        """Return alternating halves of the inputs, one for calibration and one for measurement.
+        """Split inputs alternately into one half for calibration and one half for measurement.
 
         Raises:
             ValueError: if there are fewer than four inputs.
@@ -249,7 +251,7 @@ class Calibration:
 
     @classmethod
     def of_package(cls, contract: ImageInput | TextInput) -> Calibration:
-        """Calibrate on crops of half of the package's images or half of its captions, and measure on the other half."""
+        """Calibrate on half of the package's images (as crops) or captions, and measure on the other half."""
         samples = bundled_samples()
         if isinstance(contract, TextInput):
             return cls.of(Tokenizer(contract)(samples.captions))
@@ -259,10 +261,10 @@ class Calibration:
         return cls(ranges=transform.normalize(crops.movedim(1, -1)), measured=whole)
 
     def refusal(self, embeddings: Tensor, expected: Tensor) -> str:
-        """Return the reason why a tower fails the comparison of rankings; empty if the tower passes.
+        """Return the reason why a tower fails the check of first results; empty if the tower passes.
 
         Args:
-            embeddings: embeddings of `measured`.
+            embeddings: embeddings of `measured` from the tower to check.
             expected: float32 embeddings of `measured`.
         """
         same = self.same_first(embeddings, expected)
@@ -272,7 +274,7 @@ class Calibration:
         return ""
 
     def same_first(self, embeddings: Tensor, expected: Tensor) -> Tensor:
-        """Return whether each first result equals the float32 result, in both directions if there are `others`.
+        """Return whether each first result equals the float32 result; with `others`, rank in both directions.
 
         Shape:
             returns `(results,)`, bool.
@@ -291,7 +293,7 @@ def calibrations(model: DualEncoder, given: tuple[Tensor, Tensor] | None) -> tup
 
     Args:
         model: the model, in float32.
-        given: preprocessed images and tokenised texts; by default the package's samples.
+        given: preprocessed images and token ids; by default the images and captions bundled with the package.
 
     Raises:
         ValueError: if there are fewer than four images or texts.

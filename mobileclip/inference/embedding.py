@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 SUFFIXES = (".npz",)
-"""File name suffixes of an archive."""
+"""File name suffixes of an archive of embeddings."""
 
 _MODEL = "model"
 
@@ -52,11 +52,11 @@ class Embeddings:
         image: embeddings of images, float32.
         image_paths: paths of the images, one per row.
         text: embeddings of texts, float32.
-        texts: the texts, one per row.
+        texts: embedded texts, one per row.
 
     Raises:
-        ValueError: if the numbers of rows and names differ, the dimensions of image and text embeddings differ, or a
-            value is not finite.
+        ValueError: if the number of rows differs from the number of paths or texts, the embedding dimensions of images
+            and texts differ, or a value is not finite.
     """
 
     model: ModelIdentity
@@ -76,16 +76,16 @@ class Embeddings:
                 raise ValueError(f"a value of the {kind} embeddings is not finite")
         if len(self.image) and len(self.text) and self.image.shape[1] != self.text.shape[1]:
             raise ValueError(
-                f"image embeddings have {self.image.shape[1]} dims, but text embeddings have {self.text.shape[1]}"
+                f"image embeddings have {self.image.shape[1]} dimensions, but text embeddings {self.text.shape[1]}"
             )
 
     def joined(self, other: Embeddings, *, here: str, there: str) -> Embeddings:
-        """Return these embeddings followed by others of the same model.
+        """Return the concatenation of these embeddings and further embeddings of the same model.
 
         Args:
             other: embeddings to append.
             here: noun for these embeddings, for messages.
-            there: noun for the other embeddings.
+            there: noun for the other embeddings, for messages.
 
         Raises:
             ValueError: if the other embeddings belong to a different model.
@@ -103,17 +103,17 @@ class Embeddings:
 def write_embeddings(path: Path, embeddings: Embeddings, *, overwrite: bool = False) -> None:
     """Write embeddings to a NumPy archive, atomically.
 
-    The archive holds `image_embedding` with `image_path` and `text_embedding` with `text`, each if present, and
-    `model`, the model's identity as JSON.
+    The archive holds `image_embedding` and `image_path` for images, `text_embedding` and `text` for texts, and `model`,
+    the identity of the model as JSON.
 
     Args:
-        path: the archive, `*.npz`.
-        embeddings: the embeddings, at least one.
+        path: path of the archive, `*.npz`.
+        embeddings: embeddings to write, at least one.
         overwrite: whether to replace an existing archive.
 
     Raises:
-        ValueError: if there are no embeddings, or the suffix is not `.npz`.
-        OSError: if the file exists, or cannot be written.
+        ValueError: if `embeddings` is empty, or the suffix is not `.npz`.
+        OSError: if the file exists and `overwrite` is False, or the file cannot be written.
     """
     storage.require_output(path, overwrite=overwrite, suffixes=SUFFIXES)
     arrays: dict[str, NDArray[Any]] = {_MODEL: np.array(embeddings.model.to_json())}
@@ -130,10 +130,10 @@ def write_embeddings(path: Path, embeddings: Embeddings, *, overwrite: bool = Fa
 
 
 def read_embeddings(path: Path) -> Embeddings:
-    """Read an archive written by `write_embeddings`, with bounded memory.
+    """Read an archive from `write_embeddings`, with no more memory than the file size.
 
     Raises:
-        ValueError: if the file is not such an archive, or does not name its model.
+        ValueError: if the file is not an uncompressed archive of embeddings, or lacks the identity of the model.
         OSError: if the file cannot be read.
     """
     try:
@@ -143,7 +143,7 @@ def read_embeddings(path: Path) -> Embeddings:
 
 
 def _of_archive(path: Path) -> Embeddings:
-    """Return an archive's content; raise if it needs more memory than its file size."""
+    """Return the content of an archive; raise an error if the content is larger than the file."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -157,7 +157,7 @@ def _of_archive(path: Path) -> Embeddings:
     if any(member.comment for member in members):
         raise ValueError("it is damaged: the archive's members have comments")
     if _MODEL not in arrays:
-        raise ValueError("it does not name its model; embed the files again")
+        raise ValueError("it does not name its model; embed the images and texts again")
     return Embeddings(
         model=ModelIdentity.from_json(str(arrays[_MODEL].item())),
         image=arrays.get("image_embedding", no_embeddings()),
@@ -181,8 +181,8 @@ class EmbeddingInputs:
 
     Args:
         paths: paths of image files.
-        data: data sets of images, see `as_source`.
-        texts: the texts.
+        data: paths or URLs of data sets of images, see `as_source`.
+        texts: texts to embed.
         rows: column names of `.jsonl` files and tables.
     """
 
@@ -203,13 +203,13 @@ def embed_inputs(
     num_workers: int = 1,
     decode: Decode = "exact",
 ) -> tuple[Embeddings, list[str]]:
-    """Return the embeddings of new inputs, and a message per skipped image.
+    """Return the embeddings of new inputs, and one message per skipped image.
 
     Args:
-        clip: the model.
+        clip: image-text model.
         model: identity of the model.
-        inputs: images, data sets and texts.
-        before: existing embeddings, whose inputs are skipped.
+        inputs: image files, data sets of images, and texts.
+        before: existing embeddings; the function skips their images and texts. None without existing embeddings.
         precision: lowest allowed precision of the image tower, for hundreds of images or more; see `select_backend`.
         batch_size: images or texts per batch.
         num_workers: number of processes that decode images; see `encode_images`.
@@ -252,7 +252,7 @@ def embed_inputs(
 
 
 def read_texts(path: Path) -> list[str]:
-    """Return the lines of a file that are not blank.
+    """Return the non-blank lines of a text file.
 
     Raises:
         ValueError: if the file is not UTF-8, or a line has more than 10,000 characters.
@@ -284,8 +284,8 @@ def gathered_images(
     """Yield the images of a data set, each with a name: `DATA/KEY`.
 
     Args:
-        data: see `as_source`.
-        report: report that counts read and skipped samples.
+        data: path or URL of the data set, see `as_source`.
+        report: report in which the function counts read and skipped samples.
         rows: column names of `.jsonl` files and tables.
     """
     for unit in as_source(data, rows=rows).units():

@@ -1,4 +1,4 @@
-"""Encodes batches while other threads decode, and splits a batch between several threads."""
+"""Encodes batches while other threads decode the next items, and splits a batch between several threads."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def encode_in_batches(
     *,
     batch_size: int,
 ) -> Iterator[tuple[Item, list[Row]]]:
-    """Yield items, in order, with a row for each of the item's inputs.
+    """Yield items, in order, each with one row per input of the item.
 
     Args:
-        items: items with any number of inputs each; the function reads items until a batch is full.
-        encode: maps up to `batch_size` inputs to as many rows.
+        items: pairs of an item and any number of inputs; the function reads items until a batch is full.
+        encode: function from up to `batch_size` inputs to one row per input.
         batch_size: number of inputs per batch, at least 1.
 
     Raises:
@@ -82,15 +82,15 @@ def decode_ahead(
     weigh: Callable[[Item], int] = lambda _: 1,
     num_threads: int | None = None,
 ) -> Iterator[tuple[Item, Result | BadSampleError]]:
-    """Decode items in threads, and yield each item, in order, with the result of `decode` or its error.
+    """Decode items in threads, and yield each item, in order, with the decoded result or the `BadSampleError`.
 
     Args:
-        items: see `submitted_ahead`.
+        items: items to decode, read in the caller's thread, see `submitted_ahead`.
         decode: function that the threads call; a `BadSampleError` becomes a result, and the caller's thread raises
             other errors.
-        ahead: see `submitted_ahead`.
-        weigh: see `submitted_ahead`.
-        num_threads: by default one per core, eight at most.
+        ahead: total weight of the started items from which no further item starts, see `submitted_ahead`.
+        weigh: function that returns the weight of an item; by default 1.
+        num_threads: number of decoding threads; None for one per core, eight at most.
     """
     with ThreadPoolExecutor(num_threads or min(_MOST_THREADS, num_cores())) as pool:
 
@@ -118,15 +118,16 @@ def encode_ahead(
     weigh: Callable[[Item], int] = lambda _: 1,
     num_threads: int | None = None,
 ) -> Iterator[tuple[Item, list[Row | None] | BadSampleError]]:
-    """Yield items, in order, with a row for each of the item's inputs, or the item's error.
+    """Yield items, in order, each with one row per input of the item, or with the item's error.
 
     Args:
-        items: see `decode_ahead`.
-        decode: maps an item to its inputs; None marks a missing input, which gets no row; see `decode_ahead`.
-        encode: maps up to `batch_size` inputs to as many rows, in the caller's thread.
-        batch_size: at least 1.
-        weigh: returns the approximate number of inputs of an item.
-        num_threads: see `decode_ahead`.
+        items: items to decode and encode, read in the caller's thread.
+        decode: function from an item to the item's inputs, called in threads; None marks a missing input, which gets no
+            row.
+        encode: function from up to `batch_size` inputs to one row per input, called in the caller's thread.
+        batch_size: number of inputs per batch, at least 1.
+        weigh: function that returns the approximate number of inputs of an item.
+        num_threads: number of decoding threads; None for one per core, eight at most.
     """
     decoded = decode_ahead(items, decode, ahead=2 * batch_size, weigh=weigh, num_threads=num_threads)
     inputs = (
@@ -142,10 +143,10 @@ def encode_ahead(
 
 
 class EncodingThreads:
-    """Threads for a model, each with one torch thread; the threads start on first use.
+    """A thread pool for encoding, with one PyTorch thread per worker; the pool starts on first use.
 
-    The threads of a torch operation wait for the slowest thread after every layer, and spin meanwhile; independent
-    threads do not wait. Pickled or forked objects have no threads yet.
+    PyTorch's intra-op threads wait for the slowest thread after every layer, and spin meanwhile; the threads of this
+    pool are independent. After unpickling or a fork, the pool starts again on first use.
     """
 
     def __init__(self) -> None:
@@ -154,7 +155,7 @@ class EncodingThreads:
         self._of = (0, 0)
 
     def __reduce__(self) -> tuple[type[EncodingThreads], tuple[()]]:
-        """Return the pickle state, without threads."""
+        """Pickle the pool without threads."""
         return type(self), ()
 
     def map(self, encode: Callable[[Tensor], Tensor], parts: Iterable[Tensor], *, count: int) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Faster forms of a tower with the same outputs: depthwise convolutions, single tokens, truncated texts."""
+"""Faster forms of a tower with equal outputs: depthwise convolutions, single tokens, truncated texts."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Dual = TypeVar("Dual", bound=DualEncoder)
 class DepthwiseConvs(nn.Module):
     """A convolution with `m` outputs per input channel, computed as `m` depthwise convolutions.
 
-    Most runtimes are fast for depthwise convolutions only. MCi's layers between stages, and its last layer, take half
-    as long in this form, in PyTorch, ONNX Runtime and OpenVINO on a CPU.
+    Most runtimes are fast for depthwise convolutions only. As depthwise convolutions, MCi's layers between stages and
+    MCi's last layer take half as long in PyTorch, ONNX Runtime and OpenVINO on a CPU.
 
     Shape:
-        as the convolution's.
+        input and output as for `conv`.
 
     Args:
-        conv: a convolution with as many groups as input channels; the result shares its weights.
+        conv: a convolution with as many groups as input channels; the module shares the weights of `conv`.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -55,7 +55,7 @@ class DepthwiseConvs(nn.Module):
 
 
 def interleave(outputs: Sequence[Tensor]) -> Tensor:
-    """Interleave the channels of several maps: the first of each, then the second, and so on.
+    """Interleave the channels of several maps: the first channel of each map, then the second channel, and so on.
 
     Shape: maps `(batch, dim, height, width)` to `(batch, len(outputs) * dim, height, width)`.
     """
@@ -66,16 +66,16 @@ def interleave(outputs: Sequence[Tensor]) -> Tensor:
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """Return the memory format of a map, channels first or channels last; channels first if both apply."""
+    """Return a map's memory format: `channels_last`, or `contiguous_format`, which has priority if both apply."""
     innermost = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if innermost else torch.contiguous_format
 
 
 def with_depthwise_convs(module: Module) -> Module:
-    """Replace convolutions with several outputs per channel by depthwise convolutions.
+    """Replace grouped convolutions with several outputs per input channel by depthwise convolutions.
 
     Args:
-        module: a module in evaluation mode; the result shares its weights.
+        module: a module in evaluation mode; the result shares the weights.
     """
     changed = {}
     for name, child in children_by_name(module).items():
@@ -94,8 +94,8 @@ def _replaced(child: nn.Module) -> nn.Module:
 def truncate_to_longest(tokens: Tensor, pool: TextPool) -> Tensor:
     """Truncate a batch to the tokens that a causal tower's embeddings depend on.
 
-    In a causal tower, ids after the end token cannot affect the embedding, so the batch is truncated after its last end
-    token. Other towers attend to padding.
+    In a causal tower, ids after the end token cannot affect the embedding, so the function truncates a batch after the
+    end token of the longest text. Other towers attend to padding.
 
     Shape:
         `(batch, context_length)` to `(batch, tokens)`.
@@ -104,7 +104,7 @@ def truncate_to_longest(tokens: Tensor, pool: TextPool) -> Tensor:
 
 
 def by_length(tokens: Tensor, contract: TextInput) -> Tensor:
-    """Return the order of texts by length, for batches of similar lengths.
+    """Return the indices that sort texts by length, for batches of texts with similar lengths.
 
     Shape:
         `(texts, context_length)` to `(texts,)`.
@@ -117,12 +117,12 @@ def by_length(tokens: Tensor, contract: TextInput) -> Tensor:
 
 
 def reads_text(tower: nn.Module) -> bool:
-    """Whether a tower is a text tower, by its spec."""
+    """Return whether a tower is a text tower, by its spec or class."""
     return isinstance(getattr(tower, "spec", None), TextEncoderSpec) or isinstance(tower, TextEncoder)
 
 
 def causal_pool(tower: object) -> TextPool | None:
-    """Return the pooling of a text tower with a causal mask; None for other towers."""
+    """Return the pooling module of a text tower with a causal mask; None for all other towers."""
     if isinstance(tower, TextEncoder) and tower.spec is not None and (tower.spec.causal or not len(tower.layers)):
         return tower.pool
     return None
@@ -136,13 +136,13 @@ _MASKED = -1e4
 
 
 def with_one_token(tower: nn.Module) -> nn.Module:
-    """Return a tower whose last layer computes only the pooled token; return other towers unchanged.
+    """Return a tower whose last layer computes only the pooled token; return towers without such a form unchanged.
 
-    A transformer layer before a last Text-RepMixer block computes queries and feed-forward network only for the tokens
-    that the block reads (21 in MCt), and keys and values for all tokens.
+    If the last layer is a Text-RepMixer block, the transformer layer before the block computes queries and feed-forward
+    network only for the tokens that the block reads (21 in MCt), and keys and values for all tokens.
 
     Args:
-        tower: a tower in evaluation mode; the result shares its weights.
+        tower: a tower in evaluation mode; the result shares the weights.
     """
     of_one_token = {TextEncoder: OneTokenTextEncoder, ViT: OneTokenViT}.get(type(tower))
     if of_one_token is None:
@@ -164,14 +164,14 @@ def with_one_token(tower: nn.Module) -> nn.Module:
 
 
 def _reading_one(layer: nn.Module) -> nn.Module | None:
-    """Return a layer's single-token version, or None if unknown."""
+    """Return the single-token version of a layer; None for a layer class without one."""
     if type(layer) is TransformerLayer and type(layer.attention) is Attention and is_plain(layer.attention.qkv):
         return OneTokenTransformerLayer(layer)
     return OneTokenRepMixerBlock(layer) if type(layer) is TextRepMixerBlock else None
 
 
 def is_plain(linear: nn.Module) -> bool:
-    """Whether a layer computes only with its weight, without adapter or quantisation."""
+    """Return whether a linear layer has a plain weight, without adapter, quantisation or hooks."""
     return type(linear) is nn.Linear and type(linear.weight) is nn.Parameter and not is_hooked(linear)
 
 
@@ -179,7 +179,7 @@ class OneTokenTextEncoder(TextEncoder):
     """A text encoder whose last layer computes only the end token."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the embeddings, not normalised, of tokenised texts."""
+        """Return the embeddings of tokenised texts, without normalisation."""
         *layers, last = self.layers
         features = self.embed(tokens)
         for layer in layers:
@@ -189,10 +189,10 @@ class OneTokenTextEncoder(TextEncoder):
 
 
 class EndWindowTextEncoder(TextEncoder):
-    """A text encoder whose last layer computes only the end token, and the layer before only the tokens this needs."""
+    """A text encoder whose last layer computes only the end token, and the layer before only the tokens around it."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the embeddings, not normalised, of tokenised texts."""
+        """Return the embeddings of tokenised texts, without normalisation."""
         *layers, in_front, last = self.layers
         features = self.embed(tokens)
         for layer in layers:
@@ -210,7 +210,7 @@ class OneTokenViT(ViT):
     """A vision transformer whose last layer computes only the class token."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the embeddings, not normalised, of preprocessed images."""
+        """Return the embeddings of preprocessed images, without normalisation."""
         *layers, last = self.layers
         features = self.tokens(images)
         for layer in layers:
@@ -220,13 +220,13 @@ class OneTokenViT(ViT):
 
 
 class OneTokenTransformerLayer(nn.Module):
-    """A transformer layer that computes one or a few tokens; the other tokens serve only as keys and values.
+    """A transformer layer that computes one or a few tokens of a sequence, with all tokens as keys and values.
 
     Shape:
-        see `pick`.
+        tokens and index to picked tokens, see `pick`.
 
     Args:
-        layer: the layer; the result shares its weights.
+        layer: transformer layer; the module shares the weights of `layer`.
     """
 
     def __init__(self, layer: TransformerLayer) -> None:
@@ -246,13 +246,13 @@ class OneTokenTransformerLayer(nn.Module):
 
 
 class OneTokenRepMixerBlock(nn.Module):
-    """A Text-RepMixer block that computes one token; its wide layers process only that token.
+    """A Text-RepMixer block that computes one token per sequence, and runs the feed-forward layers only on this token.
 
     Shape: `(batch, tokens, dim)` and the token's position, `(batch,)` or one for all, to `(batch, dim)`. For a window
         of a sequence, a mask `(batch, tokens)` of 1 and 0 marks the tokens inside the sequence.
 
     Args:
-        block: the block; the result shares its weights.
+        block: Text-RepMixer block; the module shares the weights of `block`.
     """
 
     def __init__(self, block: TextRepMixerBlock) -> None:
@@ -260,7 +260,7 @@ class OneTokenRepMixerBlock(nn.Module):
         self.token_mixer, self.ffn, self.layer_scale = block.token_mixer, block.ffn, block.layer_scale
         reaches = [_reach(part) for part in (block.token_mixer, block.ffn.conv)]
         self.reach = sum(reaches) if all(reaches) else 0
-        """Number of tokens on either side that the convolutions read; 0 if unknown."""
+        """Number of tokens on either side of a token that the convolutions read; 0 if unknown."""
         self.training = False
 
     def forward(self, x: Tensor, index: Tensor | int, inside: Tensor | None = None) -> Tensor:
@@ -283,15 +283,15 @@ def _reach(conv: nn.Module) -> int:
 
 
 class SingleQueryAttention(nn.Module):
-    """Attention for one or a few query tokens, with separate layers for queries and for keys and values.
+    """Attention for one or a few query tokens, with one layer for queries and another for keys and values.
 
-    Quantisers need separate layers, and attention backends are not faster for few queries.
+    Quantisers need the separate layers. Attention backends are not faster for few queries.
 
     Shape:
-        see `pick`.
+        tokens and index to picked tokens, see `pick`.
 
     Args:
-        attention: the attention; the result shares its weights.
+        attention: attention module; the new module shares the weights of `attention`.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -306,7 +306,7 @@ class SingleQueryAttention(nn.Module):
         self.training = False
 
     def forward(self, x: Tensor, index: Tensor | int) -> Tensor:
-        """Return the attended tokens of each sequence."""
+        """Return the attention output at the picked tokens of each sequence."""
         picked = pick(x, index)
         query = rearrange(self.query(picked), "b ... (h d) -> b h (...) d", h=self.num_heads)
         key_value = rearrange(self.key_value(x), "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
@@ -324,16 +324,16 @@ class SingleQueryAttention(nn.Module):
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Return `softmax(query key^T / sqrt(head_dim) + mask) value` by PyTorch's fused operation.
+    """Return `softmax(query key^T / sqrt(head_dim) + mask) value`, from `F.scaled_dot_product_attention`.
 
     Shape:
-        all `(batch, heads, tokens, head_dim)`; the mask, `(..., queries, tokens)`.
+        query, key, value and result: `(batch, heads, tokens, head_dim)`; mask: `(..., queries, tokens)`.
     """
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
 def causal_mask(tokens: int, like: Tensor) -> Tensor:
-    """Return the causal mask, with the dtype of `like`.
+    """Return the causal mask, a term for the attention logits, with the dtype and device of `like`.
 
     Shape:
         `(tokens, tokens)`.
@@ -342,10 +342,10 @@ def causal_mask(tokens: int, like: Tensor) -> Tensor:
 
 
 def pick(x: Tensor, index: Tensor | int) -> Tensor:
-    """Return the tokens at `index` of each sequence: `y[i] = x[i, index[i]]`; a single index applies to all sequences.
+    """Return the tokens at `index` of each sequence: `y[i] = x[i, index[i]]`; an int applies to all sequences.
 
     Shape:
-        `(batch, tokens, dim)` and `(batch,)`, or one number for all, to `(batch, dim)`; with `(batch, picked)`, to
+        x: `(batch, tokens, dim)`. An index `(batch,)` or int gives `(batch, dim)`; an index `(batch, picked)` gives
         `(batch, picked, dim)`.
     """
     if isinstance(index, int):
@@ -356,17 +356,17 @@ def pick(x: Tensor, index: Tensor | int) -> Tensor:
 
 
 MOST_IMAGES_ON_CPU = 4
-"""Maximum number of images per batch on a CPU: features of a few images stay in the CPU's cache. On two cores, S0 takes
-little more than half the time per image with batches of four instead of 64."""
+"""Maximum number of images per batch on a CPU: features of a few images stay in the CPU's cache. On two cores,
+MobileCLIP-S0 takes little more than half the time per image with batches of four instead of 64."""
 
 
 def prepared(model: DualEncoder, *, images: bool = True, texts: bool = True) -> DualEncoder:
     """Return a dual encoder with towers prepared for encoding; see `prepared_tower`.
 
     Args:
-        model: a model in evaluation mode; the result shares its weights. Preparation takes about a millisecond, so
-            callers prepare the model in every call.
-        images: whether to prepare the image tower, which takes longer.
+        model: a model in evaluation mode; the result shares the model's weights. Preparation takes about a millisecond,
+            so callers prepare the model for every batch.
+        images: whether to prepare the image tower; preparing an image tower takes longer than preparing a text tower.
         texts: whether to prepare the text tower.
     """
     return with_towers(
@@ -383,16 +383,16 @@ def with_towers(
     text_encoder: nn.Module | None = None,
     kind: type[Dual] | None = None,
 ) -> Dual:
-    """Return a copy of a dual encoder with replaced towers, in evaluation mode, that shares everything else.
+    """Return a copy of a dual encoder with replaced towers, in evaluation mode, with shared other parameters.
 
     Args:
         model: the model, which stays unchanged.
-        image_encoder: new image tower; None keeps the model's.
-        text_encoder: new text tower; None keeps the model's.
-        kind: class of the result; by default the model's.
+        image_encoder: new image tower; None to keep the model's image tower.
+        text_encoder: new text tower; None to keep the model's text tower.
+        kind: class of the returned model; None for the class of `model`.
 
     Raises:
-        ValueError: if the towers' embedding dimensions differ.
+        ValueError: if the embedding dimensions of the two towers differ.
     """
     given = {"image_encoder": image_encoder, "text_encoder": text_encoder}
     other = with_children(model, {name: tower for name, tower in given.items() if tower is not None})
@@ -402,14 +402,14 @@ def with_towers(
 
 
 def prepared_tower(tower: nn.Module) -> nn.Module:
-    """Return a faster tower with the same embeddings.
+    """Return a faster form of a tower with equal embeddings.
 
     The last transformer layer computes only the pooled token, and causal text towers truncate batches to the longest
     text. On a CPU, convolutions with several outputs per channel become depthwise convolutions, and images are
     channels-last.
 
     Args:
-        tower: a tower in evaluation mode; the result shares its weights.
+        tower: a tower in evaluation mode; the result shares the weights.
     """
     if isinstance(tower, PreparedTower):
         return tower
@@ -429,11 +429,11 @@ def with_fast_layout(model: DualEncoder) -> DualEncoder:
 
 
 class ReadyDualEncoder(DualEncoder):
-    """A dual encoder with towers that choose their own backend and batch size."""
+    """A dual encoder whose towers are `PreparedTower` modules with their own backend and batch size."""
 
 
 class PreparedTower(nn.Module):
-    """A tower that is prepared to encode."""
+    """Base class of towers in a form for fast encoding."""
 
     @property
     @abstractmethod
@@ -442,12 +442,12 @@ class PreparedTower(nn.Module):
 
     @property
     def takes_pixels(self) -> bool:
-        """Whether the tower also accepts uint8 pixels, and scales and normalises them."""
+        """Whether the tower also accepts uint8 pixels, and scales and normalises the pixels."""
         return False
 
 
 class TruncatedTextTower(PreparedTower):
-    """A text tower that truncates a batch to its longest text, if later ids cannot affect the embedding.
+    """A text tower that truncates a batch to the longest text, if the tower is causal.
 
     Shape:
         ids `(batch, context_length)` to `(batch, embedding_dim)`.
@@ -465,13 +465,13 @@ class TruncatedTextTower(PreparedTower):
         return text_spec(self.tower)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the embeddings, not normalised."""
+        """Return the embeddings, without normalisation."""
         y: Tensor = self.tower(tokens if self.pool is None else truncate_to_longest(tokens, self.pool))
         return y
 
 
 class ChannelsLastTower(PreparedTower):
-    """An image tower with its inputs in channels-last memory format.
+    """An image tower that converts inputs to channels-last memory format.
 
     Shape:
         `(batch, 3, height, width)` to `(batch, embedding_dim)`.
@@ -488,6 +488,6 @@ class ChannelsLastTower(PreparedTower):
         return image_spec(self.tower)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the embeddings, not normalised."""
+        """Return the embeddings, without normalisation."""
         y: Tensor = self.tower(images.contiguous(memory_format=torch.channels_last))
         return y

@@ -1,4 +1,4 @@
-"""The identity of a model and of its embedding space: embeddings of two spaces are not comparable."""
+"""Identities of models and embedding spaces; embeddings of two different spaces are not comparable."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _is_hash(_: object, attribute: attrs.Attribute[str], value: str) -> None:
 
 @lru_cache
 def _read(spec: str) -> object:
-    """Return the spec in a JSON text, or the text itself if the spec is not this library's."""
+    """Return the spec in a JSON text, or the text if the JSON is not a spec of this library."""
     try:
         return from_json(spec, DualEncoderSpec)
     except (ValueError, TypeError):
@@ -37,13 +37,13 @@ def _read(spec: str) -> object:
 
 @attrs.frozen(kw_only=True)
 class ModelIdentity:
-    """The identity of a model, stored with its embeddings: weights, spec and version.
+    """The identity of a model, for storing with embeddings: weights, spec and version.
 
     Args:
-        weights_sha256: hash of the stored weights; reparameterization changes the hash, since embeddings then differ by
-            rounding.
+        weights_sha256: SHA-256 of the stored weights. Reparameterized weights have another hash, because the embeddings
+            differ by rounding.
         spec: spec of the model (towers and inputs), as JSON.
-        version: version of the library, for information only; comparisons ignore the version.
+        version: version of this library, for information only; comparisons ignore the version.
 
     Raises:
         ValueError: if the hash is invalid, or the spec is empty.
@@ -58,15 +58,15 @@ class ModelIdentity:
         return self.weights_sha256 == other.weights_sha256 and _read(self.spec) == _read(other.spec)
 
     def require_same(self, other: ModelIdentity, *, here: str, there: str) -> None:
-        """Raise if embeddings of the other model are not comparable.
+        """Raise an error if embeddings of this model and another model are not comparable.
 
         Args:
             other: identity of the other model.
             here: noun for this model's embeddings, for the message.
-            there: noun for the other model's embeddings.
+            there: noun for the other model's embeddings, for the message.
 
         Raises:
-            ValueError: if weights or specs differ.
+            ValueError: if the weights or the specs of the two models differ.
         """
         if self.is_same(other):
             return
@@ -80,15 +80,15 @@ class ModelIdentity:
         )
 
     def to_json(self) -> str:
-        """Return the identity as a line of JSON."""
+        """Return the identity as one line of JSON."""
         return json.dumps(attrs.asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ModelIdentity:
-        """Return the identity from the JSON of `to_json`.
+        """Parse an identity from the JSON of `to_json`.
 
         Raises:
-            ValueError: if the text is not JSON of `to_json`.
+            ValueError: if the text is not JSON, or a field is missing, unknown or invalid.
         """
         try:
             return cls(**parse_json(text))
@@ -97,10 +97,10 @@ class ModelIdentity:
 
 
 def identity_of(model: DualEncoder) -> ModelIdentity:
-    """Return the identity of a model, to store with its embeddings.
+    """Return the identity of a model, for storing with embeddings.
 
     Args:
-        model: the model, in its stored form.
+        model: dual encoder in the stored form, before any folding.
     """
     return ModelIdentity(
         weights_sha256=weights_sha256(model.state_dict()),
@@ -113,7 +113,8 @@ def stored_space(stored: Stored, place: str | Path) -> ModelIdentity:
     """Return the embedding space that a checkpoint names, or else the identity of the checkpoint's model.
 
     Raises:
-        ValueError: if the named space is invalid, or the checkpoint is a tower or classifier that names no space.
+        ValueError: if the embedding space is invalid, or the checkpoint has only a tower or classifier and no embedding
+            space.
     """
     if stored.provenance.space:
         try:
@@ -122,7 +123,7 @@ def stored_space(stored: Stored, place: str | Path) -> ModelIdentity:
             raise ValueError(f"{place} names an invalid embedding space: {error}") from None
     if not isinstance(stored.spec, DualEncoderSpec):
         raise ValueError(
-            f"{place} is a single tower that does not name its embedding space; pass the full model, or a tower "
+            f"{place} is a single tower without the name of an embedding space; pass the full model, or a tower "
             "that was distilled from a model or extracted by `mobileclip convert MODEL --tower text|image -o "
             "FILE`"
         )
@@ -132,11 +133,11 @@ def stored_space(stored: Stored, place: str | Path) -> ModelIdentity:
 
 
 def converted_from(source: str | Path, model: str | ModelSpec | None, stored: Stored) -> TrainingProvenance:
-    """Return the provenance of a converted checkpoint, with the embedding space of its source.
+    """Return the provenance of a converted checkpoint, with the embedding space of the original checkpoint.
 
     Args:
-        source: the original checkpoint.
-        model: the source's model, if the file does not name it.
+        source: path or `hf-hub:` name of the original checkpoint.
+        model: name or spec of the original model; None if the checkpoint names the model.
         stored: the converted tower or model.
     """
     if stored.provenance.space:

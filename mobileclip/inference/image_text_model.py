@@ -1,4 +1,4 @@
-"""`ImageTextModel`: a model with its preprocessing, for classification and embeddings."""
+"""`ImageTextModel`: an image-text model with preprocessing, for classification and embeddings."""
 
 from __future__ import annotations
 
@@ -63,14 +63,15 @@ class ImageTextModel:
 
     Args:
         model: the dual encoder, in evaluation mode; usually from `mobileclip.load`.
-        num_threads: number of PyTorch's CPU threads per call; None for PyTorch's setting. Other runtimes fix the number
-            when they open the file.
-        text_towers: additional text towers with the same embedding space, in evaluation mode. A text is encoded by the
-            tower whose training data contains the largest share of the text's n-grams; on a tie, by the first tied
-            tower, starting with the tower in `model`.
-        decode: JPEG decoding: `exact` at full size, or `fast` at reduced size (see `read_tower_image`), which takes at
-            most half the time and changes embeddings in the third digit.
-        identity: identity of the stored weights, without `text_towers`; None if not computed (see `load`).
+        num_threads: number of PyTorch's CPU threads per call; None for PyTorch's setting. Runtimes of exports fix the
+            number of threads when opening the file.
+        text_towers: additional text towers with the embedding space of `model`, in evaluation mode. For each text, the
+            model selects the tower whose training data contains the largest share of the text's n-grams; on a tie, the
+            first such tower, starting with the tower in `model`.
+        decode: JPEG decoding: `exact` at full size; `fast` at reduced size (see `read_tower_image`), in at most half
+            the time, with embeddings that differ in the third digit.
+        identity: identity of the stored weights (before folding), without `text_towers`; None if not computed (see
+            `identify` in `load`).
 
     Raises:
         ValueError: if the model is in training mode, where batch statistics would change with every call, `num_threads`
@@ -124,7 +125,7 @@ class ImageTextModel:
 
     @property
     def image_input(self) -> ImageInput:
-        """The model's image input."""
+        """Image preprocessing of the model."""
         return self.transform.image_input
 
     @property
@@ -145,19 +146,20 @@ class ImageTextModel:
         template: str | Sequence[str] = "{}",
         batch_size: int = 64,
     ) -> dict[str, float]:
-        """Return the probability of each label for an image, the most probable first.
+        """Return the probability of each label for an image, in descending order.
 
-        `softmax(similarity_scale * cosine(image, label))` over the labels. The model caches embeddings of labels.
+        The probabilities are `softmax(similarity_scale * cosine(image, label))` over the labels. The model caches label
+        embeddings.
 
         Args:
             image: a Pillow image, a path, the bytes of a file, an open file or an array; see `load_image`.
-            labels: candidate texts, at least one, all different.
+            labels: candidate texts, at least one, without duplicates.
             template: prompt template, such as `a photo of a {}`; with several templates, a label's embedding is the
                 mean of its unit-length prompt embeddings.
             batch_size: texts per batch.
 
         Raises:
-            ValueError: if there are no labels, a label is blank or duplicated, or a template contains no `{}`.
+            ValueError: if the list of labels is empty, a label is blank or duplicated, or a template contains no `{}`.
             ImageError: if the image cannot be read.
 
         Source: Radford et al., "Learning Transferable Visual Models", section 3.1.
@@ -176,14 +178,14 @@ class ImageTextModel:
         batch_size: int = 64,
         progress: bool = False,
     ) -> Tensor:
-        """Return the label embeddings that `classify` compares images with, cached in memory.
+        """Return the label embeddings for `classify`, cached in memory.
 
         Shape:
             result: `(labels, embedding_dim)`, float32 on the CPU, of unit length.
 
         Args:
             labels: at least one label.
-            template: see `classify`.
+            template: prompt template or templates with `{}` for the label, see `classify`.
             batch_size: texts per batch.
             progress: whether to show a bar with the rate and the time left.
         """
@@ -206,7 +208,7 @@ class ImageTextModel:
         batch_size: int = 32,
         progress: bool = False,
     ) -> Tensor:
-        """Return the embeddings of one image or several.
+        """Return the embeddings of one or several images.
 
         Shape:
             B images to `(B, embedding_dim)`, float32 on the CPU; one image counts as B = 1.
@@ -233,18 +235,19 @@ class ImageTextModel:
         return self._in_batches(numbered, encode, total=total, batch_size=batch_size, unit="images", progress=progress)
 
     def explain(self, image: ImageSource, texts: str | Sequence[str]) -> Tensor:
-        """Return each location's share of an image's similarity with texts; each map sums to the similarity.
+        """Return each image location's share of the similarity with texts, one map per text.
 
-        The sum over rows and columns is `encode_image(image) @ encode_text(texts).T`. This is attribution, not
-        segmentation: a location's receptive field covers its surroundings, and its share may be negative.
+        The sum of a map over rows and columns is `encode_image(image) @ encode_text(texts).T`. The maps are
+        attributions, not segmentations: the receptive field of a location covers the surroundings, and a share may be
+        negative.
 
         Shape:
-            result: `(texts, rows, columns)`, float32 on the CPU, over the central square that the model sees, see
+            result: `(texts, rows, columns)`, float32 on the CPU, over the model's centre crop of the image, see
                 `ImageTransform.centre`.
 
         Args:
             image: one image; see `load_image`.
-            texts: one text or several.
+            texts: one or several texts.
 
         Raises:
             ValueError: if the image embedding is not a mean over locations (a ViT, for example).
@@ -254,7 +257,7 @@ class ImageTextModel:
         return attribution(maps, self.encode_text(texts, keep=True))[0]
 
     def _read(self, numbered: Sequence[tuple[int, ImageSource]]) -> list[Pixels]:
-        """Decode images into pixels, in as many threads as the model uses."""
+        """Decode images into pixels, in up to `num_threads` threads."""
         from mobileclip.data.images.transform import name_of, read_pixels
 
         def read(one: tuple[int, ImageSource]) -> Pixels:
@@ -301,7 +304,7 @@ class ImageTextModel:
     def _side_by_side(self, encode: Callable[[Tensor], Tensor], inputs: Tensor, *, most: int) -> Tensor:
         """Return the embeddings of inputs; on a CPU, encode small chunks in threads with one torch thread each.
 
-        Unlike the threads of a torch operation, these threads do not wait for each other after every layer.
+        Unlike PyTorch's intra-op threads, threads with one chunk each do not wait for each other after every layer.
         """
         count = threads_or_default(self.num_threads)
         if self.device.type != "cpu":
@@ -324,13 +327,13 @@ class ImageTextModel:
         num_threads: int | None = None,
         progress: bool = False,
     ) -> Iterator[tuple[Item, list[Tensor | None] | BadSampleError]]:
-        """Yield each item, in order, with the embeddings of its views or with its error.
+        """Yield each item, in order, with the embeddings of the item's views or with the item's error.
 
         Args:
             items: iterable, read in the caller's thread.
-            views: function from an item to pixels (see `read_views`), called in several threads. A `BadSampleError`
-                becomes a result; the caller's thread raises other errors.
-            title: title of the bar.
+            views: function from an item to the pixels of the item's views (see `read_views`), for calls in several
+                threads. The method yields a `BadSampleError` as the item's result, and raises all other errors.
+            title: title of the progress bar.
             total: number of items, if known.
             weigh: function that returns the approximate number of views of an item.
             batch_size: views per batch.
@@ -347,7 +350,7 @@ class ImageTextModel:
                 bar.advance()
 
     def local_embeddings(self, pixels: Tensor) -> Tensor:
-        """Return an embedding per location; the mean over locations is `encode_pixels(pixels)`.
+        """Return an embedding per image location; the mean over locations is `encode_pixels(pixels)`.
 
         Shape:
             `(B, size, size, 3)`, uint8, to `(B, embedding_dim, rows, columns)`, float32 on the CPU.
@@ -365,7 +368,7 @@ class ImageTextModel:
             return maps / length
 
     def _inputs(self, pixels: Tensor, tower: nn.Module) -> Tensor:
-        """Return pixels as input of the image tower."""
+        """Convert pixels to the input of the image tower."""
         if isinstance(tower, PreparedTower) and tower.takes_pixels:
             return self.transform.as_images(pixels)
         return self.transform.normalize(pixels).to(self._like)
@@ -379,17 +382,18 @@ class ImageTextModel:
         progress: bool = False,
         keep: bool = False,
     ) -> Tensor:
-        """Return the embeddings of one text or several.
+        """Return the embeddings of one or several texts.
 
         Shape:
             B texts to `(B, embedding_dim)`, float32 on the CPU; one text counts as B = 1.
 
         Args:
-            texts: in any language (published models are best in English), truncated to the context length.
+            texts: one or several texts in any language (published models are best in English); the tokenizer truncates
+                texts to the context length.
             normalize: whether to scale embeddings to unit length.
             batch_size: texts per batch.
             progress: whether to show a bar with the rate and the time left.
-            keep: whether to cache embeddings, up to 256 MiB, for repeated texts. A change of the weights clears the
+            keep: whether to cache the embeddings for repeated texts, up to 256 MiB. A change of the weights clears the
                 cache.
         """
         several = [texts] if isinstance(texts, str) else list(texts)
@@ -402,7 +406,7 @@ class ImageTextModel:
         return F.normalize(rows, dim=-1) if normalize else rows
 
     def _encoded(self, several: list[str], *, normalize: bool, batch_size: int, progress: bool) -> Tensor:
-        """Return the embeddings of texts; see `text_towers` for the tower that encodes a text."""
+        """Return the embeddings of texts, each from the text tower that `routed` selects."""
         numbers = routed(several, self.text_sides)
         parts = [
             self._of_side(
@@ -460,13 +464,13 @@ class ImageTextModel:
 
 
 def attribution(maps: Tensor, directions: Tensor) -> Tensor:
-    """Return each location's share of the cosines of images with directions; the shares sum to the cosines.
+    """Return each location's share of the cosine between an image and a direction; the shares sum to the cosine.
 
     Shape:
         `(B, dim, rows, columns)` and `(D, dim)` to `(B, D, rows, columns)`.
 
     Args:
-        maps: see `ImageTextModel.local_embeddings`.
-        directions: directions of unit length.
+        maps: embeddings per image location, from `ImageTextModel.local_embeddings`.
+        directions: vectors of unit length in the embedding space, such as text embeddings.
     """
     return torch.einsum("bcij,dc->bdij", maps, directions.to(maps)) / (maps.shape[2] * maps.shape[3])

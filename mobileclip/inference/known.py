@@ -1,4 +1,4 @@
-"""Checks models against published outputs for images and texts."""
+"""Compares a model's outputs for images and texts with published outputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_BYTES = 1 << 20
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Picture:
-    """An image by its name and its SHA-256, in hexadecimal."""
+    """An image, given by file name and SHA-256 in hexadecimal."""
 
     name: str
     sha256: str = attrs.field(validator=validators.matches_re(r"[0-9a-f]{64}"))
@@ -36,16 +36,18 @@ class KnownOutput:
 
     Args:
         model: name of the model.
-        source: where the outputs were published.
-        picture: the embedded image.
-        texts: the embedded text, or the labels of an image.
+        source: publication or URL of the outputs.
+        picture: the embedded image; None for the embedding of a text.
+        texts: the embedded text, or the labels for an image.
         first: first numbers of the unit-length embedding.
         probabilities: probabilities of the texts: softmax of 100 times the cosines.
-        tolerance: absolute tolerance.
-        factor: largest ratio between a number and the published number, if only magnitudes are comparable.
+        tolerance: maximum absolute difference from each published number; None if `factor` is set.
+        factor: maximum ratio between a number and the published number, for outputs with comparable magnitudes only;
+            None if `tolerance` is set.
 
     Raises:
-        ValueError: if not exactly one of `tolerance` and `factor` is set, or the inputs do not fit the output.
+        ValueError: if both or neither of `tolerance` and `factor` are set, or the image and texts do not fit the
+            expected output.
     """
 
     model: str
@@ -71,24 +73,24 @@ class KnownOutput:
 
     @property
     def expected(self) -> tuple[float, ...]:
-        """The expected numbers."""
+        """Published numbers: the first numbers of an embedding, or probabilities."""
         return self.first or self.probabilities
 
     def __str__(self) -> str:
-        """Describe the input."""
+        """Return a description of the inputs: texts, or image name with texts."""
         texts = ", ".join(map(repr, self.texts))
         return texts if self.picture is None else f"{self.picture.name}{f' and {texts}' if texts else ''}"
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class KnownOutputs:
-    """Known outputs, of one model or several."""
+    """Known outputs of one or several models."""
 
     outputs: tuple[KnownOutput, ...]
 
 
 def known_outputs(path: Path | None = None) -> KnownOutputs:
-    """Read known outputs from a file, by default the package's.
+    """Read known outputs from a file, by default from the file in the package.
 
     Raises:
         ValueError: if the file does not contain known outputs, or is larger than 1 MiB.
@@ -105,15 +107,15 @@ SCALE = 100.0
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Finding:
-    """The comparison with one known output.
+    """The result of comparing a model with one known output.
 
     Args:
         what: description of the input.
-        source: source of the expected numbers.
-        expected: the published numbers.
-        found: the model's numbers; empty if the image was missing.
+        source: publication or URL of the expected numbers.
+        expected: published numbers.
+        found: numbers from the model; empty if the image file is missing.
         agrees: whether the numbers agree; None without a comparison.
-        note: reason for a missing comparison.
+        note: reason for a missing comparison; empty after a comparison.
     """
 
     what: str
@@ -126,12 +128,12 @@ class Finding:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class WeightsRecord:
-    """The comparison of a model's weights with known outputs.
+    """The results of comparing a model with all known outputs for its weights.
 
     Args:
         model: name of the model.
         checkpoint: origin of the weights.
-        weights_sha256: SHA-256 of all tensors under this library's names, see `mobileclip.tensor_files.weights`.
+        weights_sha256: SHA-256 of all tensors with this library's tensor names, see `mobileclip.tensor_files.weights`.
         version: version of this library.
         torch: version of PyTorch.
         findings: one finding per known output.
@@ -146,7 +148,7 @@ class WeightsRecord:
 
     @property
     def agrees(self) -> bool:
-        """Whether at least one output was compared, and all compared numbers agree."""
+        """Whether there is at least one comparison, and all compared numbers agree."""
         compared = [one.agrees for one in self.findings if one.agrees is not None]
         return bool(compared) and all(compared)
 
@@ -161,13 +163,14 @@ def check_weights(
     """Compare a model's outputs with published outputs for its weights.
 
     Args:
-        model: name, such as `mobileclip_s0`, for its published weights; with a checkpoint, any name with known outputs.
-        checkpoint: weights to check instead of the published weights.
-        known: expected outputs; by default the package's.
-        pictures: image files to search for images that the package lacks, by SHA-256.
+        model: name of a model with known outputs, such as `mobileclip_s0`.
+        checkpoint: weights to check instead of the published weights; None for the published weights.
+        known: expected outputs; by default the known outputs in the package.
+        pictures: image files in which to search, by SHA-256, for images that the package lacks.
 
     Raises:
-        ValueError: if the model has no known outputs, or its weights are missing or do not fit, see `mobileclip.load`.
+        ValueError: if the model has no known outputs, or the weights are missing or do not fit the model, see
+            `mobileclip.load`.
     """
     known = known or known_outputs()
     outputs = [one for one in known.outputs if one.model == model]
@@ -218,7 +221,7 @@ def _is_near(known: KnownOutput, expected: float, found: float) -> bool:
 
 
 def _at_hand(picture: Picture, places: Sequence[Path]) -> Path | None:
-    """Return the file of an image in the package or in `places`; None if missing."""
+    """Return the file with an image's SHA-256 in the package or in `places`; None if there is no such file."""
     for place in (FOLDER / picture.name, *places):
         if place.is_file() and file_sha256(place) == picture.sha256:
             return place

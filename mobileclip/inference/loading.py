@@ -1,4 +1,4 @@
-"""Loads models with their preprocessing, from a name, a file or an export, and text towers of other languages."""
+"""Loads models with preprocessing, from a name, a file or an export, and text towers for other languages."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from mobileclip.registry import Registry, nearest_file
 from mobileclip.reparam import reparameterize
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-"""Usual suffixes of weight files."""
+"""Common file name suffixes of weights files."""
 
 openers: Registry[Callable[..., DualEncoder]] = Registry("opener", home="mobileclip.export.running")
-"""Functions that load a model from a folder, by kind of folder: `export`."""
+"""Functions that load a model from a folder, by kind of folder; the only kind is `export`."""
 
 
 def load(
@@ -59,44 +59,45 @@ def load(
     any_language: bool = False,
     identify: bool = False,
 ) -> ImageTextModel:
-    """Return a pretrained model, ready to use: folded, in evaluation mode, with its preprocessing.
+    """Return a pretrained model with preprocessing, folded and in evaluation mode.
 
-    `load("mobileclip_s2", "mobileclip_s2.pt")`, `load("clip.safetensors")`, or `load("mobileclip_s2")`, which downloads
-    the published weights once (their licence allows research only). `load("icons")` is a small model for drawings,
-    included in the package; `mobileclip info icons` prints its card. `load("open_clip:ViT-B-32/openai")` and
-    `load("transformers:google/siglip2-base-patch16-256")` are models of other packages, with the same methods.
-    `load("s2_onnx")` loads an export, a folder written by `mobileclip export`, into its runtime.
+    `load("mobileclip_s2", "mobileclip_s2.pt")` and `load("clip.safetensors")` load files. `load("mobileclip_s2")`
+    downloads the published weights once (for research only, by the licence of the weights). `load("icons")` loads a
+    small model for drawings, included in the package; `mobileclip info icons` prints the model card.
+    `load("open_clip:ViT-B-32/openai")` and `load("transformers:google/siglip2-base-patch16-256")` load models of other
+    packages. `load("s2_onnx")` opens an export, a folder from `mobileclip export`, in the runtime of the export.
 
     Args:
-        model: the name or spec of the model, or a checkpoint that names its model.
-        checkpoint: a file in any known layout, in training form or reparameterized; a folder with one such file, such
-            as the output of `save_pretrained`; `hf-hub:owner/name`; or the folder of an export, whose form, dtype and
-            sizes are fixed.
+        model: name or spec of the model, or a checkpoint that names the model.
+        checkpoint: a file in any known layout, in training form or reparameterized; a folder with one weights file,
+            such as the output of `save_pretrained`; `hf-hub:owner/name`; or the folder of an export, with fixed form,
+            dtype and sizes. None for the weights of `model`.
         fold: whether to reparameterize branches, norms and scales for inference; False keeps the stored form.
-        dtype: dtype of the weights.
-        device: device of the model; for an export, `cpu` or a device of its runtime, see
+        dtype: dtype of the loaded weights and of the computation.
+        device: device of the model; for an export, `cpu` or a device of the export's runtime, see
             `mobileclip.export.load_export`.
-        image_size: image size in pixels; None for the model's. See `mobileclip.encoders.load_model`.
-        context_length: token ids per text, at most the model's; None for the model's. See
+        image_size: image size in pixels; None for the model's image size. See `mobileclip.encoders.load_model`.
+        context_length: token ids per text, at most the model's context length, which is the default. See
             `mobileclip.encoders.load_model`.
-        interpolation: resize filter, stored in the result's spec; None for the model's.
+        interpolation: resize filter, `bilinear` or `bicubic`, for the image transform; None for the model's filter.
         num_threads: CPU threads per call; None for PyTorch's setting. See `mobileclip.export.load_export` for exports.
-        trust: whether to open exports from other machines for targets other than ONNX, which can run code.
-        mmap: whether to memory-map the weights that need no conversion instead of copying them into memory. Do not
-            change the file afterwards: truncating it kills the process.
-        text_model: text tower that replaces the model's, with the same embedding space but its own tokenizer and
-            context length: a file, or a folder with one file.
+        trust: whether to open an export from another machine for a target other than ONNX, although the export can run
+            code.
+        mmap: whether to memory-map the weights that need no conversion instead of copying the weights into memory. Do
+            not change a mapped file: truncating the file kills the process.
+        text_model: checkpoint of a text tower (a file, or a folder with one file) that replaces the model's text tower.
+            Both text towers must have the same embedding space; tokenizer and context length may differ.
         decode: JPEG decoding, `exact` or `fast`; see `ImageTextModel`.
-        any_language: whether to add the package's second text tower for the model: `icons` then supports the languages
-            of `icons-multilingual`.
-        identify: whether to compute the model's `identity`, a hash of its stored weights.
+        any_language: whether to add the second text tower that the package has for the model: `icons` then supports the
+            languages of `icons-multilingual`.
+        identify: whether to compute the model's `identity`, with a hash of the stored weights.
 
     Raises:
-        ImportError: if an export's runtime is not installed.
-        FileNotFoundError: if there is no such file.
+        ImportError: if the runtime of an export is not installed.
+        FileNotFoundError: if the checkpoint file does not exist.
         CheckpointError: if names or shapes of tensors in the file do not match the model.
-        ValueError: if the name is unknown, the model does not support that image size or context length, or the text
-            tower has a different embedding space.
+        ValueError: if the model name is unknown, the model does not support the image size or context length, or the
+            text tower has a different embedding space.
 
     Examples:
         The first two lines download weights from the hub, so the tests skip them.
@@ -117,8 +118,8 @@ def load(
     if is_export(found):
         if wanted is not None or dtype != torch.float32 or {image_size, context_length, interpolation} != {None}:
             raise ValueError(
-                f"{found} is an export with a fixed model, precision, sizes and resize filter; omit these "
-                "arguments, or pass the original checkpoint"
+                f"{found} is an export with a fixed model, precision, sizes and resize filter; omit the "
+                "arguments for the model, dtype, sizes and filter, or pass the original checkpoint"
             )
         built = openers["export"](found, device=str(device), num_threads=num_threads, trust=trust)
         identity, device = identity_of(built), "cpu"
@@ -147,18 +148,18 @@ def load(
 
 
 def _text_tower(place: str | Path, space: ModelIdentity, *, model: str, fold: bool) -> nn.Module:
-    """Return the text tower in a checkpoint, in evaluation mode, to encode texts for another model.
+    """Return the text tower in a checkpoint, in evaluation mode, for encoding texts for another model.
 
     Args:
-        place: a file, a folder with one file, or the name of a packaged model with a second text tower.
+        place: a weights file, a folder with one weights file, or the name of a packaged model with a second text tower.
         space: embedding space of the model.
         model: name of the model, for messages.
         fold: whether to fold the tower.
 
     Raises:
-        FileNotFoundError, CheckpointError: if there is no such tower.
-        ValueError: if the checkpoint is not a text tower, names no embedding space, or has a different space than the
-            model.
+        FileNotFoundError, CheckpointError: if the checkpoint does not exist, or cannot be read.
+        ValueError: if the checkpoint is not a text tower, or names no embedding space or a different embedding space
+            than the model's.
     """
     stored = read_checkpoint(companion(place) or place)
     if not isinstance(stored.spec, TextEncoderSpec):
@@ -183,18 +184,19 @@ def _text_tower(place: str | Path, space: ModelIdentity, *, model: str, fold: bo
 def space_of(
     model: str | Path | DualEncoderSpec | None = None, checkpoint: str | Path | None = None, *, trust: bool = False
 ) -> ModelIdentity:
-    """Return the embedding space that a model's file names, or else the identity of the model.
+    """Return the embedding space that a checkpoint names, or else the identity of the checkpoint's model.
 
-    A distilled text tower stores its teacher's embedding space, and works with every model of that space.
+    A distilled text tower stores the embedding space of its teacher, and works with every model of the same embedding
+    space.
 
     Args:
-        model: see `load`; or a distilled text tower.
-        checkpoint: see `load`.
-        trust: see `load`.
+        model: model name, spec or checkpoint, see `load`; or a distilled text tower.
+        checkpoint: weights file, folder, `hf-hub:` name or export, see `load`.
+        trust: whether to open an export that can run code, see `load`.
 
     Raises:
-        ValueError: if the file is a single tower that names no space; see also `load`.
-        FileNotFoundError, CheckpointError: see `load`.
+        ValueError: if the file is a single tower without the name of an embedding space; see also `load`.
+        FileNotFoundError, CheckpointError: if the checkpoint is missing or does not match the model, see `load`.
 
     Examples:
         >>> space_of("icons").weights_sha256[:12]
@@ -207,10 +209,10 @@ def space_of(
 
 
 def require_model(model: str | Path | DualEncoderSpec | None, checkpoint: str | Path | None = None) -> None:
-    """Raise early for an invalid model name or missing file, without reading or downloading.
+    """Raise an error for an unknown model name or a missing file, without reading or downloading weights.
 
     Raises:
-        ValueError, FileNotFoundError: see `load`.
+        ValueError, FileNotFoundError: if the model name is unknown or the file is missing, see `load`.
     """
     wanted, found = place_of(model, checkpoint)
     if isinstance(wanted, str):
@@ -230,17 +232,17 @@ def spec_known_by_name(
 ) -> DualEncoderSpec | None:
     """Return the spec of the model that `load` would return, from its name or its URL on the hub.
 
-    The function reads and downloads nothing. The result is None if only the weights determine the spec. The
-    checkpoint's layout may change details, see `mobileclip.encoders.checkpoints.loading.is_other_model`.
+    The function reads and downloads no weights. The result is None if only the weights determine the spec. The layout
+    of the checkpoint may change details of the spec, see `mobileclip.encoders.checkpoints.loading.is_other_model`.
 
     Args:
-        model: see `load`.
-        checkpoint: see `load`.
-        image_size: see `load`.
-        context_length: see `load`.
+        model: model name, spec or checkpoint, see `load`.
+        checkpoint: weights file, folder, `hf-hub:` name or export, see `load`.
+        image_size: image size in pixels; None for the model's image size.
+        context_length: token ids per text; None for the model's context length.
 
     Raises:
-        ValueError, FileNotFoundError: see `load`.
+        ValueError, FileNotFoundError: if the model name is unknown or the file is missing, see `load`.
     """
     wanted, found = place_of(model, checkpoint)
     if wanted is None and str(found).startswith(PREFIX):
@@ -253,10 +255,10 @@ def spec_known_by_name(
 
 
 def device_for(model: str | Path | None, checkpoint: str | Path | None, device: str) -> str:
-    """Return the device of a model; `auto` selects the best device of this machine, or the CPU for an export.
+    """Return the device for a model; `auto` selects the best device of this machine, or the CPU for an export.
 
     Raises:
-        ValueError: if there is no such device.
+        ValueError: if this machine does not have the device.
     """
     if is_export(checkpoint or model or ""):
         return "cpu" if device == AUTO else device
@@ -267,7 +269,7 @@ def holds_weights(name: str | Path) -> bool:
     """Return whether a name refers to weights (a file, folder, hub repository or packaged model), not an architecture.
 
     Args:
-        name: value of `--model`; a known model's name refers to that model, even if a folder has the same name.
+        name: value of `--model`; the name of a known model refers to the model, even if a folder has the same name.
     """
     text = str(name)
     if text.startswith(PREFIX) or source_of(name) is not None or packaged(name) is not None or Path(text).is_file():
@@ -279,7 +281,7 @@ def holds_weights(name: str | Path) -> bool:
 def place_of(
     model: str | Path | DualEncoderSpec | None, checkpoint: str | Path | None
 ) -> tuple[str | ModelSpec | None, str | Path]:
-    """Return the named model, if any, and its checkpoint."""
+    """Return the model name or spec, if any, and the place of the checkpoint."""
     if checkpoint is None and model is not None and not isinstance(model, DualEncoderSpec):
         if str(model) in PRETRAINED:
             checkpoint = PRETRAINED[str(model)]
@@ -296,7 +298,7 @@ def spec_by_name(name: str | Path) -> ModelSpec:
     """Return the spec of a named model or tower.
 
     Raises:
-        FileNotFoundError: if the name looks like a path, but there is no such file.
+        FileNotFoundError: if the name looks like a path, but the file does not exist.
         ValueError: if the name is unknown; the message suggests the nearest names.
     """
     try:
@@ -311,7 +313,7 @@ def spec_by_name(name: str | Path) -> ModelSpec:
 
 
 def _resizing(model: DualEncoder, interpolation: Interpolation | None) -> DualEncoder:
-    """Replace the model's resize filter; None keeps it."""
+    """Replace the model's resize filter, unless `interpolation` is None."""
     if interpolation is not None:
         spec = image_spec(model.image_encoder)
         changed = attrs.evolve(spec, input=attrs.evolve(spec.input, interpolation=interpolation))

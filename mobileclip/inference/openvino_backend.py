@@ -1,4 +1,4 @@
-"""Compiles towers to OpenVINO programs of fixed batch size, in float32, bfloat16 or int8."""
+"""Compiles towers to OpenVINO programs with a fixed batch size, in float32, bfloat16 or int8."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Output = TypeVar("Output")
 
 
 class LockedFunction(Generic[Input, Output]):
-    """A function that a lock makes thread-safe.
+    """A callable that makes a function thread-safe with a lock.
 
-    The object is picklable if the function is; a copy has its own lock.
+    The callable is picklable if the function is picklable; an unpickled copy has a separate lock.
 
     Args:
         run: a function that is not thread-safe, such as an OpenVINO request or a LiteRT interpreter.
@@ -43,18 +43,19 @@ class LockedFunction(Generic[Input, Output]):
         self._lock = threading.Lock()
 
     def __call__(self, given: Input) -> Output:
-        """Return the function's result."""
+        """Return the result of the function; wait until other threads have left the function."""
         with self._lock:
             return self._run(given)
 
     def __reduce__(self) -> tuple[type[LockedFunction[Input, Output]], tuple[Callable[[Input], Output]]]:
-        """Return the constructor's arguments."""
+        """Pickle the function without the lock."""
         return type(self), (self._run,)
 
 
 PROCESSOR_OPTIONS = {"SNIPPETS_MODE": "DISABLE"}
-"""Compile options for CPUs: no operator fusing by OpenVINO, which in release 2026.4 crashes the process for some
-towers, with one thread or dynamic text lengths. Without fusing, text towers are faster, and other towers not slower."""
+"""Compile options for CPUs, which turn off OpenVINO's operator fusion (snippets). In release 2026.4, fusion crashes the
+process for some towers, with one thread or dynamic text lengths. Without fusion, text towers are faster, and image
+towers are not slower."""
 
 _TELEMETRY = "openvino_telemetry"
 
@@ -63,8 +64,8 @@ _TELEMETRY = "openvino_telemetry"
 def quiet() -> Iterator[None]:
     """Suppress telemetry and output of OpenVINO and NNCF.
 
-    OpenVINO and NNCF send telemetry about every import and call, unless the telemetry package is missing. This context
-    hides the telemetry package, unless the process has already imported it. NNCF prints progress bars on standard
+    OpenVINO and NNCF send telemetry about every import and call, unless the telemetry package is missing. `quiet` hides
+    the telemetry package, unless the process has already imported the package. NNCF prints progress bars on standard
     output.
     """
     with SILENCING:
@@ -83,7 +84,7 @@ def quiet() -> Iterator[None]:
 
 
 def import_quietly(name: str) -> Any:
-    """Return the module `openvino` or `nncf`.
+    """Import a module, `openvino` or `nncf`, without telemetry and output.
 
     Raises:
         ImportError: if the package is not installed.
@@ -93,10 +94,10 @@ def import_quietly(name: str) -> Any:
 
 
 def openvino_core() -> Any:
-    """Return the process's OpenVINO core, which is never freed.
+    """Return the OpenVINO core of this process, which stays alive until the process ends.
 
-    Freeing the last core unloads its device libraries; if a thread does so, the next signal ends the process (OpenVINO
-    2026.4). The core copies weights into memory, since some systems cannot replace or remove mapped files.
+    Freeing the last core unloads the device libraries; after unloading in a thread, the next signal ends the process
+    (OpenVINO 2026.4). The core copies weights into memory, since some systems cannot replace or remove mapped files.
 
     Raises:
         ImportError: if OpenVINO is not installed.
@@ -113,7 +114,7 @@ def _core() -> Any:
 
 
 def converted(program: ExportedProgram) -> Any:
-    """Convert a program of `torch.export` to an OpenVINO model.
+    """Convert an exported program of `torch.export` to an OpenVINO model.
 
     Raises:
         ImportError: if OpenVINO is not installed.
@@ -150,14 +151,14 @@ _FEW = 16
 def int8_model(tower: nn.Module, ranges: Tensor, *, lengths: bool) -> Any:
     """Convert a tower to an OpenVINO model for batches of one, with int8 convolutions and linear layers.
 
-    Inputs are uint8, with a scale and zero point from the smallest and largest calibration value. Weights are int8
-    without zero point, with a scale per output channel, and between -64 and 64: CPUs without VNNI add pairs of products
-    in 16 bits, and larger weights would saturate silently. Grouped convolutions (largest loss of accuracy, no speed-up)
-    and attention products stay in float.
+    The inputs of an int8 layer are uint8, with a scale and a zero point from the minimum and maximum over the
+    calibration data. Weights are int8 without a zero point, with a scale per output channel, and between -64 and 64:
+    CPUs without VNNI add pairs of products in 16 bits, where larger weights would saturate silently. Grouped
+    convolutions (largest loss of accuracy, no speed-up) and attention products stay in float.
 
     Args:
         tower: a float32 tower in evaluation mode.
-        ranges: a batch of inputs for calibration.
+        ranges: a batch of images or token ids for calibration.
         lengths: whether to allow texts shorter than those in `ranges`.
 
     Raises:
@@ -185,14 +186,14 @@ def int8_model(tower: nn.Module, ranges: Tensor, *, lengths: bool) -> Any:
 
 
 def _is_rounded(node: Any) -> bool:
-    """Return whether an operation has weights and is not a grouped convolution."""
+    """Return whether to quantise an operation: a layer with weights, except for grouped convolutions."""
     has_weights = node.get_type_name() in ("Convolution", "MatMul")
     return has_weights and node.input_value(1).get_node().get_type_name() == "Constant"
 
 
 @contextmanager
 def quantiser() -> Iterator[Any]:
-    """Yield NNCF; within the context, it logs only errors."""
+    """Yield the module `nncf`, which logs only errors within the context."""
     nncf = import_quietly("nncf")
     level = nncf.nncf_logger.level
     with quiet():
@@ -222,18 +223,18 @@ def openvino_program(
 ) -> Program:
     """Compile a tower for OpenVINO on the CPU, with PyTorch's current number of threads.
 
-    The program scales and normalises pixels before the first convolution. OpenVINO fuses the scale into the
-    convolution, but not the mean, since the convolution pads normalised images with zeros.
+    With `pixels`, the program scales and normalises images before the first convolution. OpenVINO fuses only the scale
+    into the convolution: the mean cannot be fused, since the convolution pads normalised images with zeros.
 
     Args:
         tower: a float32 tower in evaluation mode.
         example: an example batch.
         lengths: whether to allow texts shorter than the example's.
-        precision: OpenVINO's precision; with int8, the other layers use bfloat16 if the CPU supports it and it is
-            faster, otherwise float32.
-        int8: the result of `int8_model`, for int8.
-        pixels: image input with mean and standard deviation; the program then also accepts uint8 images in
-            channels-last memory format.
+        precision: inference precision of OpenVINO. For int8, layers without int8 use bfloat16 if the CPU supports
+            bfloat16 and bfloat16 is faster, otherwise float32.
+        int8: the model from `int8_model`; None for other precisions.
+        pixels: image input with mean and standard deviation, for a program that also accepts uint8 images in
+            channels-last memory format; None for float images or token ids only.
 
     Raises:
         ImportError: if OpenVINO is not installed.
@@ -267,7 +268,7 @@ def _compiled(core: Any, model: Any, hint: str) -> _OpenVINOProgram:
 
 
 def _fastest(programs: list[_OpenVINOProgram], example: Tensor) -> _OpenVINOProgram:
-    """Return the program with the lowest median time, without timing a single program."""
+    """Return the program with the lowest median latency; skip timing if there is only one program."""
     if len(programs) == 1:
         return programs[0]
     times = times_in_turn([lambda one=one: one(example) for one in programs], rounds=_ROUNDS)  # type: ignore[misc]
@@ -288,11 +289,11 @@ def _of_pixels(model: Any, contract: ImageInput) -> Any:
 
 
 class _OpenVINOProgram:
-    """Compiled OpenVINO models; a pickle contains them, and needs the same OpenVINO release.
+    """A program of compiled OpenVINO models; unpickling needs the OpenVINO release that pickled the program.
 
     Args:
-        compiled: the model, and optionally the model for pixels.
-        options: options of the compilation.
+        compiled: the model for float inputs, and optionally the model for uint8 pixels.
+        options: compile options of OpenVINO.
     """
 
     def __init__(self, compiled: list[Any], options: dict[str, Any]) -> None:
@@ -300,7 +301,7 @@ class _OpenVINOProgram:
         self._requests = [one.create_infer_request() for one in compiled]
 
     def taking_also(self, core: Any, model: Any) -> _OpenVINOProgram:
-        """Return the program with a second model for pixels, compiled with the same options."""
+        """Return the program with a second model for uint8 pixels, compiled with the options of the first model."""
         return _OpenVINOProgram([*self._compiled, core.compile_model(model, _DEVICE, self._options)], self._options)
 
     def __call__(self, inputs: Tensor) -> Tensor:

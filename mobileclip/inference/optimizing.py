@@ -1,4 +1,4 @@
-"""Selects the fastest accurate backend of a model on this machine, and reports all measurements."""
+"""Selects the fastest accurate backend for each tower on this machine, and reports all measurements."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ if TYPE_CHECKING:
 
 Engine = Literal["eager", "openvino"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
-"""Engines; the first one needs no compiled program."""
+"""Names of the engines; `eager`, the first engine, needs no compiled program."""
 
 WORTH_TRYING = 200
-"""Measuring a tower's backends takes about as long as encoding this number of images."""
+"""Number of images that take about as long to encode as the measurement of a tower's backends."""
 
 WORTH_COMPILING = 1000
-"""Compiling a tower with OpenVINO, if installed, takes about as long as encoding this number of images."""
+"""Number of images that take about as long to encode as the compilation of a tower with OpenVINO."""
 
 _FEW = 4
 _TEXT = "a photo of two people who walk along an old harbour"
@@ -71,11 +71,10 @@ class Form:
     """A backend of a reparameterized tower: engine, precision and batch size.
 
     Args:
-        engine: PyTorch or OpenVINO.
+        engine: `eager` for PyTorch, or `openvino`.
         precision: precision of weights and features; with int8, only convolutions and linear layers are int8.
             Embeddings are float32.
-        most: maximum batch size. The tower splits a larger batch, since features of a few images fit into the CPU's
-            cache.
+        most: maximum batch size. The tower splits a larger batch; a small maximum keeps features in the CPU's cache.
     """
 
     engine: Engine
@@ -89,16 +88,16 @@ class Form:
 
 @attrs.frozen(kw_only=True)
 class Trial:
-    """One measured backend.
+    """The measurements of one backend.
 
     Args:
         form: the measured backend.
-        milliseconds: median latency of the example batch; None without timing.
-        speed_up: speed relative to the plain tower, median over neighbouring calls.
-        cosine: minimum cosine with the plain tower's embeddings, for int8 on held-out inputs; None if compilation
+        milliseconds: median latency of the example batch; None for a refused backend, which is not timed.
+        speed_up: speed relative to the plain tower, as the median over neighbouring calls; None without timing.
+        cosine: minimum cosine with the plain tower's embeddings (for int8, on held-out inputs); None if compilation
             failed.
         error: largest relative error of an embedding; None if compilation failed.
-        refused: reason why the backend was refused; empty if the backend is usable.
+        refused: reason why `optimize` refused the backend; empty if the backend is usable.
     """
 
     form: Form
@@ -109,7 +108,7 @@ class Trial:
     refused: str = ""
 
     def __str__(self) -> str:
-        """Return one line of a report."""
+        """Return the measurements in one line."""
         parts = [f"{self.form!s:28s}"]
         if self.milliseconds is not None and self.speed_up is not None:
             parts.append(f"{self.milliseconds:8.1f} ms, {self.speed_up:.2f} times as fast")
@@ -126,9 +125,9 @@ class TowerReport:
 
     Args:
         tower: `image` or `text`.
-        batch_size: batch size of the example.
+        batch_size: batch size of the example inputs.
         plain_milliseconds: median latency of the original tower.
-        trials: measured backends, in order.
+        trials: measured backends, in the order of measurement.
         used: the fastest usable backend; None if the plain reparameterized tower is the fastest.
     """
 
@@ -139,7 +138,7 @@ class TowerReport:
     used: Trial | None
 
     def __str__(self) -> str:
-        """Return one line per trial, with a star for the backend in use."""
+        """Return one line per trial, with a star for the selected backend."""
         lines = [f"{self.tower}, batch of {self.batch_size}: {self.plain_milliseconds:.1f} ms originally"]
         lines += [f"  {'*' if trial == self.used else ' '} {trial}" for trial in self.trials]
         if self.used is None:
@@ -154,8 +153,8 @@ class OptimizationReport:
     Args:
         image: report of the image tower.
         text: report of the text tower.
-        threads: number of PyTorch's threads.
-        processor: name of the processor.
+        threads: number of PyTorch's CPU threads during the measurement.
+        processor: model name of the processor.
     """
 
     image: TowerReport
@@ -173,20 +172,21 @@ class OptimizationReport:
 
 
 class OptimizedTower(PreparedTower):
-    """A folded tower with one backend, for batches of any size.
+    """A folded tower that runs on one backend, for batches of any size.
 
-    A program has a fixed batch size; eager PyTorch encodes the remainder of a batch, so no call waits for a compiler.
-    Embeddings are float32 tensors without gradients.
+    A compiled program has a fixed batch size; eager PyTorch encodes the remainder of a batch, so no call waits for a
+    compiler. Embeddings are float32 tensors without gradients.
 
     Shape:
-        the tower's inputs, or pixels in place of images, to `(batch, embedding_dim)`.
+        images `(batch, 3, size, size)`, float or uint8, or token ids `(batch, context_length)`, to `(batch,
+        embedding_dim)`.
 
     Args:
-        tower: a reparameterized float32 tower on the CPU; it is copied.
-        form: the backend.
+        tower: a reparameterized float32 tower on the CPU; the constructor copies the tower.
+        form: engine, precision and batch size of the tower.
 
     Raises:
-        ValueError: if the inputs do not fit the tower.
+        ValueError: if the shape or dtype of inputs does not fit the tower.
     """
 
     def __init__(self, tower: nn.Module, *, form: Form) -> None:
@@ -208,7 +208,7 @@ class OptimizedTower(PreparedTower):
 
     @property
     def takes_pixels(self) -> bool:
-        """Whether the tower also accepts pixels, as image towers do."""
+        """Whether the tower also accepts uint8 pixels; true for image towers."""
         return isinstance(self.spec, ImageEncoderSpec)
 
     def int8_model(self, calibration: Calibration) -> Any:
@@ -222,10 +222,10 @@ class OptimizedTower(PreparedTower):
 
         Args:
             inputs: at least `form.most` images or texts.
-            int8: result of `int8_model`, for int8 programs.
+            int8: model from `int8_model`, for int8 programs; None for other precisions.
 
         Raises:
-            Exception: any error of the compiler, for example if the compiler is missing or cannot compile the tower.
+            Exception: any error of the compiler, for example if OpenVINO is not installed or cannot compile the tower.
         """
         with torch.inference_mode(mode=False), torch.no_grad():
             lengths = self._pool is not None
@@ -243,7 +243,7 @@ class OptimizedTower(PreparedTower):
                 )
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the embeddings, not normalised."""
+        """Return the embeddings without normalisation."""
         with torch.no_grad():
             prepared = self._prepared(inputs)
             parts = [self._encode(part) for part in torch.split(prepared, self.form.most)]
@@ -274,7 +274,7 @@ class OptimizedTower(PreparedTower):
 
 
 class OptimizedDualEncoder(ReadyDualEncoder):
-    """A dual encoder whose towers use the fastest backend on this machine.
+    """A dual encoder whose towers run on the fastest accurate backends of this machine.
 
     The `report` attribute lists all measured backends.
     """
@@ -295,20 +295,23 @@ def optimize(
     """Return a copy of the model with the fastest accurate backends on this machine, and a report.
 
     For each tower, `optimize` measures eager PyTorch (reparameterized, channels last, texts truncated) and OpenVINO
-    programs, each with full and with small batches; with `bfloat16`, both engines also in bfloat16; with `int8`,
-    OpenVINO also in int8 with static ranges, except for grouped convolutions. A backend must compile, be faster than
-    the original, and be accurate: an error of at most 1e-5 in float32; a cosine of at least 0.9995 in bfloat16; in
-    int8, on held-out inputs, a cosine of at least 0.98 and the same first result for 99 of 100 queries within a 95 %
-    interval. `.report` states why backends were refused.
+    programs, with full and with small batches. PyTorch runs in float32 and, unless `precision` is `float32`, in
+    bfloat16. OpenVINO runs in `precision`, or for `int8` in all three precisions; int8 has static ranges and excludes
+    grouped convolutions. A backend must compile, run faster than the original tower, and be accurate. In float32, the
+    error may be at most 1e-5; in bfloat16, the cosine must be at least 0.9995. In int8, on held-out inputs, the cosine
+    must be at least 0.98, and the first result must be the same for 99 of 100 queries (within a 95 % confidence
+    interval). `.report` gives the reason for each refused backend.
 
     Args:
         model: a float32 model in evaluation mode on the CPU, in training form or folded.
-        example: images and token ids; programs are compiled for their batch sizes. Other sizes run in parts, with the
-            remainder in eager mode. By default one image and one text.
+        example: a batch of images and a batch of token ids; `optimize` compiles programs for both batch sizes. The
+            towers split batches of other sizes, and encode the remainder in eager mode. By default one image and one
+            text.
         precision: lowest allowed precision.
-        calibration: for int8, images and token ids, at least four of each: half for ranges, half for comparison. By
-            default the package's images and captions.
-        compiled: whether to compile programs, as int8 requires; each takes seconds and needs the extra `openvino`.
+        calibration: for int8, at least four images and four rows of token ids: half for ranges, half for comparison. By
+            default the images and captions bundled with the package.
+        compiled: whether to also measure OpenVINO programs, which int8 requires. Compiling a program takes seconds and
+            needs the extra `openvino`.
         rounds: number of timed calls of each backend.
         show_progress: whether to show the progress and the elapsed time on standard error.
 
@@ -356,19 +359,20 @@ def optimize_tower(
     rounds: int = 7,
     show_progress: bool = False,
 ) -> tuple[nn.Module, TowerReport]:
-    """Return one tower with its fastest accurate backend, and its report, like `optimize`.
+    """Return one tower with the fastest accurate backend, and the report of the measurements; see `optimize`.
 
     Args:
         plain: a float32 tower in evaluation mode on the CPU, in training form or folded.
         inputs: images or tokenised texts in the expected batch size.
         precision: lowest allowed precision.
-        calibration: calibration inputs for int8; by default the package's images or captions.
-        engines: engines to try.
+        calibration: calibration inputs for int8; by default the images or captions bundled with the package.
+        engines: engines to measure, `eager` or `openvino`.
         rounds: number of timed calls of each backend.
         show_progress: whether to show the progress on standard error.
 
     Raises:
-        ValueError: see `optimize`.
+        ValueError: if `inputs` is empty, the tower is in training mode, not in float32 or not on the CPU, or the
+            precision is unknown.
     """
     _check(plain, precision=precision, rounds=rounds)
     tower = "text" if reads_text(plain) else "image"
@@ -431,13 +435,13 @@ def select_backend(
     precision: FastPrecision,
     show_progress: bool,
 ) -> ImageTextModel:
-    """Return the model with the fastest backend of its image tower; see `mobileclip.optimize`.
+    """Return a copy of the model whose image tower uses the fastest backend; see `mobileclip.optimize`.
 
-    For few images, on GPUs, and for models that already have a backend, the model stays unchanged.
+    For few images, on GPUs, or if a tower already has a backend, the function returns the model unchanged.
 
     Args:
-        clip: the model.
-        pictures: files to encode; the first ones are used for measurement.
+        clip: image-text model.
+        pictures: image files to encode; the function measures the backends with the first images.
         num_pictures: approximate number of images to encode.
         precision: lowest allowed precision.
         show_progress: whether to show the progress on standard error.
@@ -464,7 +468,7 @@ def select_backend(
 
 
 def _examples(transform: ImageTransform, seen: Sequence[Tensor]) -> Tensor:
-    """Return a batch of the images, with noise for unreadable images."""
+    """Return a batch of the images in `seen`, filled up with noise."""
     size = transform.image_input.size
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (MOST_IMAGES_ON_CPU, size, size, 3), dtype=torch.uint8, generator=generator)
@@ -515,8 +519,8 @@ def _example(model: DualEncoder) -> tuple[Tensor, Tensor]:
 def _forms(batch_size: int, *, precision: FastPrecision, engines: tuple[Engine, ...]) -> Iterator[Form]:
     """Yield the backends to try: eager backends before programs, full batches before small ones.
 
-    With bfloat16, no float32 program is compiled. With int8 (OpenVINO only), bfloat16 is the fallback, or float32 on a
-    CPU without bfloat16.
+    With `bfloat16`, the function yields no float32 program. With `int8` (only for OpenVINO), the function also yields
+    bfloat16 programs as a fallback, and float32 programs for CPUs without bfloat16.
     """
     for chosen in FAST_PRECISIONS[: FAST_PRECISIONS.index(precision) + 1]:
         for engine in engines:
@@ -526,7 +530,7 @@ def _forms(batch_size: int, *, precision: FastPrecision, engines: tuple[Engine, 
 
 
 def _compared(form: Form, given: Tensor, expected: Tensor, calibration: Calibration | None = None) -> Trial:
-    """Return a backend's accuracy, for int8 on held-out inputs."""
+    """Return the accuracy of a backend, and the reason for a refusal; for int8, on held-out inputs."""
     cosine, error = smallest_cosine(given, expected), largest_error(given, expected)
     refused = ""
     if form.precision == "float32":

@@ -32,13 +32,13 @@ Box = tuple[int, int, int, int]
 
 
 def view_of(data: bytes, transform: ImageTransform) -> Pixels:
-    """Decode an image into model input, rotated upright.
+    """Decode an image, rotate the image upright, and return the model input.
 
     Shape:
         result: `(size, size, 3)`, uint8.
 
     Raises:
-        BadSampleError: if the image cannot be decoded, or is too large; the reason starts with `image_`.
+        BadSampleError: if the image cannot be decoded or is too large; the error's reason starts with `image_`.
     """
     try:
         return read_tower_image(data, transform, name="image").pixels
@@ -47,16 +47,16 @@ def view_of(data: bytes, transform: ImageTransform) -> Pixels:
 
 
 def views_of(data: bytes, transform: ImageTransform, boxes: Sequence[Box | None]) -> list[Pixels | None]:
-    """Decode an image into model inputs, one per crop.
+    """Decode an image and return one model input per crop.
 
     Args:
-        data: the encoded image.
-        transform: transform to the model's input.
+        data: bytes of the image file.
+        transform: image transform of the model.
         boxes: left, top, right and bottom of each crop, in pixels before the rotation upright; None for the full image.
             The result for a box outside the image is None.
 
     Raises:
-        BadSampleError: see `view_of`.
+        BadSampleError: if the image cannot be decoded or is too large, see `view_of`.
     """
     if list(boxes) == [None]:
         return [view_of(data, transform)]
@@ -84,10 +84,10 @@ _CHUNK = 8
 
 @attrs.frozen(kw_only=True)
 class Moment:
-    """A time in a video.
+    """A video frame to encode, given by its time in the video.
 
     Args:
-        path: path of the video.
+        path: path of the video file.
         seconds: time since the first frame.
     """
 
@@ -102,8 +102,9 @@ class Picture(Generic[Key]):
     Args:
         key: the caller's identifier of the image.
         name: name of the image, for messages.
-        source: the file, its content, or a time in a video.
-        known: hashes of images that already have embeddings; the reader does not decode such an image.
+        source: path of the image file, bytes of the file, or a time in a video.
+        known: SHA-256 hashes of images that already have embeddings; the reader does not decode an image with a known
+            hash.
     """
 
     key: Key
@@ -114,15 +115,15 @@ class Picture(Generic[Key]):
 
 @attrs.frozen(kw_only=True, eq=False)
 class ImageRead:
-    """A decoded image: the model's input, and metadata.
+    """A decoded image: model input and metadata.
 
     Args:
         sha256: SHA-256 of the file; empty for a video frame.
         num_bytes: size of the file in bytes; 0 for a video frame.
-        pixels: the model's input; None if the hash is in `Picture.known`.
-        width: width of the upright image, in pixels; 0 if not decoded.
-        height: height of the upright image, in pixels; 0 if not decoded.
-        notes: camera metadata.
+        pixels: model input, `(size, size, 3)`, uint8; None if the hash is in `Picture.known`.
+        width: width of the upright image in pixels; 0 for an image with a known hash.
+        height: height of the upright image in pixels; 0 for an image with a known hash.
+        notes: camera metadata from the file's EXIF; empty for a video frame.
     """
 
     sha256: str
@@ -135,12 +136,13 @@ class ImageRead:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Encoded(Generic[Key]):
-    """The result for an image: its embedding or its error.
+    """The result of encoding an image: the embedding or an error.
 
     Args:
-        picture: the image.
-        read: the image's size and metadata, or its error.
-        embedding: `(dim,)`, float32, of unit length; None if the image was not decoded or not chosen.
+        picture: the image from the caller.
+        read: size and metadata of the image, or the reading error.
+        embedding: `(dim,)`, float32, of unit length; None after an error, for a known hash, or if `choose` returned
+            False.
     """
 
     picture: Picture[Key]
@@ -153,15 +155,15 @@ class ImageReader:
     """Reads and decodes images for a model, in this process or in another.
 
     Args:
-        transform: transform to the model's input.
-        reduced: see `read_tower_image`.
+        transform: image transform of the model.
+        reduced: whether to decode JPEGs at reduced size, see `read_tower_image`.
     """
 
     transform: ImageTransform
     reduced: bool
 
     def __call__(self, chunk: _Chunk) -> list[ImageRead | ImageError]:
-        """Decode images; an image that fails becomes its error."""
+        """Decode images; return the error in place of an image that cannot be decoded."""
         with _OpenVideo() as video:
             return [self._attempt(picture, video) for picture in chunk.pictures]
 
@@ -200,7 +202,7 @@ class ImageReader:
 
 
 class _OpenVideo:
-    """The video of the last frame, kept open for the next frame."""
+    """Context manager that keeps the video of the last frame open for the next frame."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
@@ -244,15 +246,16 @@ def encode_images(
     """Yield the images in order, with their embeddings or errors.
 
     Args:
-        clip: the model.
-        pictures: an iterable of images, read a few hundred ahead of the model.
-        reduced: see `read_tower_image`.
+        clip: image-text model.
+        pictures: iterable of images; the workers read a few hundred images ahead of the model.
+        reduced: whether to decode JPEGs at reduced size, see `read_tower_image`.
         batch_size: images per batch.
-        num_workers: number of processes that read and decode; with 1, only this process.
-        choose: function that returns whether to encode a decoded image, called in order; None to encode all.
+        num_workers: number of processes that read and decode images; 1 for this process only.
+        choose: predicate on a picture and its decoded pixels that selects the images to encode, called in order; None
+            to encode all images.
 
     Raises:
-        LostProcessError: if a process ends abruptly.
+        LostProcessError: if a worker process ends abruptly, for example when out of memory.
     """
     reader = ImageReader(transform=clip.transform, reduced=reduced)
 

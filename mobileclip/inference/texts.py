@@ -1,4 +1,4 @@
-"""Encodes texts: label prompts, cached embeddings, and several text towers."""
+"""Helpers for encoding texts: label prompts, a cache of embeddings, and the choice between text towers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def ensemble_prompts(text: Tensor) -> Tensor:
-    """Return one unit-length embedding per class: prompts are normalised, averaged, and normalised again.
+    """Return one unit-length embedding per class: the normalised mean of the normalised prompt embeddings.
 
     Shape:
         text: `(classes, templates, dim)`; result: `(classes, dim)`.
@@ -35,14 +35,14 @@ def ensemble_prompts(text: Tensor) -> Tensor:
 
 
 def fill_templates(labels: Sequence[str], template: str | Sequence[str]) -> list[str]:
-    """Fill every template with every label; the result is grouped by label.
+    """Fill every template with every label; return all prompts of the first label first, then of the next label.
 
     Args:
         labels: at least one label; duplicates are allowed, as in ImageNet's class names.
-        template: one or more prompts with `{}` for the label, such as `a photo of a {}.`.
+        template: one or more prompt templates with `{}` for the label, such as `a photo of a {}.`.
 
     Raises:
-        ValueError: if there is no label or no template, or a template has no `{}`.
+        ValueError: if `labels` or `template` is empty, or a template has no `{}`.
     """
     templates = as_templates(template)
     if not labels:
@@ -51,33 +51,33 @@ def fill_templates(labels: Sequence[str], template: str | Sequence[str]) -> list
 
 
 def require_labels(labels: Sequence[str], template: str | Sequence[str]) -> None:
-    """Raise unless the labels and the template are valid for classification.
+    """Raise an error unless the labels and the template are valid for classification.
 
     Args:
-        labels: at least one label, all different, none blank.
-        template: see `fill_templates`.
+        labels: at least one label, without duplicates and blank labels.
+        template: one or more prompt templates with `{}` for the label.
 
     Raises:
-        ValueError: if the labels or the template are invalid.
+        ValueError: if there is no label, a label is blank or duplicated, or a template has no `{}`.
     """
     if isinstance(labels, str) or not labels:
         raise ValueError('labels must be a list of at least one text, such as "a cat" "a dog"')
     if not all(label.strip() for label in labels):
         raise ValueError("a label is blank; expected candidate texts")
     if twice := repeated(labels):
-        raise ValueError(f"labels must be unique, but these are given twice: {', '.join(twice[:5])}")
+        raise ValueError(f"labels must be unique, but some labels are given twice: {', '.join(twice[:5])}")
     as_templates(template)
 
 
 def as_templates(template: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the templates, one or several.
+    """Return one or several templates as a tuple.
 
     Raises:
-        ValueError: if there is no template, or a template has no `{}`.
+        ValueError: if `template` is empty, or a template has no `{}`.
     """
     templates = (template,) if isinstance(template, str) else tuple(template)
     if not templates:
-        raise ValueError("there is no template; omit template to use the bare labels, or pass 'a photo of a {}'")
+        raise ValueError("there is no template; omit `template` to use the bare labels, or pass 'a photo of a {}'")
     for one in templates:
         if "{}" not in one:
             raise ValueError(f"the template {one!r} has no {{}} for the label, as in 'a photo of a {{}}'")
@@ -85,7 +85,7 @@ def as_templates(template: str | Sequence[str]) -> tuple[str, ...]:
 
 
 MOST_BYTES = 2**28
-"""Maximum memory for one model's cache: about 120,000 short texts with embeddings of 512 numbers."""
+"""Maximum memory of a model's text cache, in bytes: about 120,000 short texts with 512-dimensional embeddings."""
 
 _SAMPLED = 4
 
@@ -93,10 +93,10 @@ _SAMPLED = 4
 class KeptTexts:
     """A thread-safe least-recently-used cache of text embeddings.
 
-    Two threads that request a new text at the same time may both encode the text. A pickled cache is empty.
+    Two threads that request the same new text at the same time may encode the text twice. An unpickled cache is empty.
 
     Args:
-        most_bytes: maximum bytes of all embeddings and texts together.
+        most_bytes: maximum size of all embeddings and texts together, in bytes.
     """
 
     def __init__(self, *, most_bytes: int = MOST_BYTES) -> None:
@@ -107,19 +107,19 @@ class KeptTexts:
         self._of: Hashable = None
 
     def __reduce__(self) -> tuple[type[KeptTexts], tuple[()]]:
-        """Return the pickle form, an empty cache."""
+        """Pickle the cache as an empty cache."""
         return type(self), ()
 
     def embeddings(self, texts: Sequence[str], encode: Callable[[list[str]], Tensor], *, of: Hashable = None) -> Tensor:
-        """Return the embeddings of texts, in order; each text outside the cache is encoded once.
+        """Return the embeddings of texts, in order; encode each text that the cache lacks once.
 
         Shape:
             result: `(texts, dim)`.
 
         Args:
-            texts: at least one.
+            texts: texts to look up or encode, at least one.
             encode: function that maps unique texts to embeddings, `(texts, dim)`, on the CPU.
-            of: fingerprint of everything else that embeddings depend on; a change clears the cache.
+            of: fingerprint of the towers, from `state_of`; a change clears the cache.
         """
         with self._lock:
             if of != self._of:
@@ -151,12 +151,12 @@ def _size(text: str, row: Tensor) -> int:
 
 @attrs.frozen(eq=False)
 class TextSide:
-    """A model whose text tower encodes texts, with its tokenizer.
+    """A text tower within a dual encoder, with its tokenizer and the n-grams of its training data.
 
     Args:
         model: a dual encoder with the text tower, in evaluation mode.
         tokenizer: tokenizer of the text tower.
-        known: n-grams of the tower's training data; None if unknown.
+        known: n-grams of the text tower's training data; None if the checkpoint has no record.
     """
 
     model: DualEncoder
@@ -165,10 +165,10 @@ class TextSide:
 
     @classmethod
     def of(cls, model: DualEncoder, tower: nn.Module | None = None) -> TextSide:
-        """Return the text side of a model; `tower` replaces the model's text tower.
+        """Return the text side of a model, or of the model with another text tower `tower`.
 
         Raises:
-            ValueError: if the towers' embedding dimensions differ.
+            ValueError: if the embedding dimensions of the image tower and the text tower differ.
         """
         from mobileclip.data.text.ngrams import KnownNgrams
         from mobileclip.data.text.tokenizer import Tokenizer
@@ -181,15 +181,15 @@ class TextSide:
 
     @property
     def device(self) -> torch.device:
-        """Device of the token ids."""
+        """Device of the text tower, for token ids."""
         weight = next(self.model.text_encoder.parameters(), self.model.logit_scale)
         return weight.device
 
 
 def state_of(sides: Iterable[TextSide]) -> Hashable:
-    """Return a fingerprint of text towers' weights: addresses, version counters and some values.
+    """Return a fingerprint of the weights of text towers: addresses, version counters and some values.
 
-    PyTorch does not count writes through `.data`, so the fingerprint includes values.
+    PyTorch's version counters ignore writes through `.data`, so the fingerprint includes values.
     """
     towers = [side.model.text_encoder for side in sides]
     tensors = [tensor for tower in towers for tensor in (*tower.parameters(), *tower.buffers()) if tensor.numel()]
@@ -199,9 +199,9 @@ def state_of(sides: Iterable[TextSide]) -> Hashable:
 
 
 def routed(texts: Sequence[str], sides: Sequence[TextSide]) -> list[list[int]]:
-    """Assign each text to the tower that knows most of its n-grams, and return the indices of each tower's texts.
+    """Assign each text to the tower that knows most of the text's n-grams; return each tower's text indices.
 
-    On ties, the first tower gets the text. A tower without a record of its n-grams has a share of 0.
+    On a tie, the first of the tied towers gets the text. A tower without a record of n-grams knows none.
     """
     if len(sides) == 1:
         return [list(range(len(texts)))]

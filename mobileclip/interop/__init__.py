@@ -1,4 +1,4 @@
-"""The release's entry points, and model folders for the Hugging Face hub that open_clip and timm can load.
+"""Entry points of Apple's code, and model folders for the Hugging Face hub, open_clip, timm and transformers.
 
 This subpackage contains interfaces for other libraries; `encoders.checkpoints` contains weight layouts.
 """

@@ -40,7 +40,7 @@ class Result(Protocol):
 
     @property
     def num_images(self) -> int | None:
-        """The number of images in the evaluation."""
+        """The number of images in the evaluation; None if unknown."""
 
 
 def model_card(
@@ -60,14 +60,15 @@ def model_card(
 
     Args:
         spec: spec of the model.
-        form: form of the model's weights.
-        layout: layout of the weights file.
-        why_not: reason why neither open_clip nor timm can load the model; None if one of them can.
+        form: form of the model's weights: `training`, `branches_folded` or `folded`.
+        layout: name of the layout of the weights file.
+        why_not: reason why neither open_clip nor timm can load the model; None if either library can load the model.
         for_transformers: whether transformers and sentence-transformers can load the model.
-        why_not_transformers: reason why transformers cannot load an image-text model; None otherwise.
+        why_not_transformers: reason why transformers cannot load an image-text model; None if transformers can load the
+            model, or the model is not an image-text model.
         source: `hf-hub:owner/name` or `local-dir:folder`, in the notation of open_clip and timm.
         licence: licence of the weights, as the hub's identifier, such as `mit`.
-        base_model: owner and name of the hub model that this model was trained or converted from, if any.
+        base_model: owner and name of the hub model that this model was trained or converted from; None if unknown.
         results: the model's results on data sets.
     """
     name = source.partition(":")[2].rpartition("/")[2]
@@ -75,13 +76,13 @@ def model_card(
     if for_transformers:
         loading += f"\n\n{_in_transformers(spec, source.partition(':')[2])}"
     if why_not_transformers is not None:
-        loading += f"\n\ntransformers cannot load it: {escaped(why_not_transformers)}."
+        loading += f"\n\ntransformers cannot load this model: {escaped(why_not_transformers)}."
     tags = ("transformers", "sentence-transformers") if for_transformers else ()
     parts = [
         _front_matter(spec, name, layout=layout, licence=licence, base_model=base_model, tags=tags, results=results),
         f"# {escaped(name)}\n\n{_described(spec, form)}",
         "## Inputs\n\n" + "\n\n".join(_contract(tower) for _, tower in towers(spec)),
-        f"## How to load it\n\n{loading}",
+        f"## How to load the model\n\n{loading}",
         f"## Licence\n\n{_licensed(licence)}",
     ]
     if results:
@@ -90,7 +91,7 @@ def model_card(
 
 
 def escaped(text: object) -> str:
-    """Return Markdown that displays a text literally in one line, without table cells, links, tags or headings."""
+    """Escape Markdown, so that a text appears literally in one line, without table cells, links, tags or headings."""
     return _SPECIAL.sub(r"\\\1", printable(text))
 
 
@@ -118,15 +119,15 @@ def front_matter(
     tags: Sequence[str] = (),
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
-    """Return the metadata that the hub reads from a card, or from an export's card; JSON values are valid YAML.
+    """Return the YAML metadata at the top of a model card; the values are JSON, which is valid YAML.
 
     Args:
         spec: spec of the model.
         licence: licence of the weights, as the hub's identifier, such as `mit`.
-        base_model: owner and name of the hub model that this model was trained or converted from, if any.
+        base_model: owner and name of the hub model that this model was trained or converted from; None if unknown.
         library: the hub's name of the library that loads the model.
         tags: tags in addition to the tags of every model.
-        more: additional fields.
+        more: additional metadata fields, by name.
     """
     fields: dict[str, Any] = {
         "license": licence,
@@ -141,7 +142,7 @@ def front_matter(
 
 
 def task_of(spec: ModelSpec) -> str:
-    """Return the hub's name for the task of a model."""
+    """Return the hub's `pipeline_tag` for the task of a model."""
     if isinstance(spec, DualEncoderSpec):
         return "zero-shot-image-classification"
     if isinstance(spec, ClassifierSpec):
@@ -170,10 +171,10 @@ def _described(spec: ModelSpec, form: Form) -> str:
     what = {
         "zero-shot-image-classification": "An image-text model with two towers that embed images and texts into one "
         "space of {dim} dimensions: the larger the cosine of two embeddings, the better the text describes the image.",
-        "image-feature-extraction": "The image tower of an image-text model: it embeds images in {dim} dimensions.",
+        "image-feature-extraction": "The image tower of an image-text model; embeds images in {dim} dimensions.",
         "image-classification": "An image classifier: a linear layer on an image encoder with {dim} features.",
-        "image-to-text": "A captioner: it writes captions of images, and embeds images and texts in {dim} dimensions.",
-        "feature-extraction": "The text tower of an image-text model: it embeds texts in {dim} dimensions.",
+        "image-to-text": "A captioner; writes captions of images, and embeds images and texts in {dim} dimensions.",
+        "feature-extraction": "The text tower of an image-text model; embeds texts in {dim} dimensions.",
     }[task_of(spec)]
     encoder = spec.image if isinstance(spec, (DualEncoderSpec, ClassifierSpec, CoCaSpec)) else spec
     folded = form != "training"
@@ -185,9 +186,9 @@ def _described(spec: ModelSpec, form: Form) -> str:
         rows.append(f"| {spec.num_classes:,} classes | Linear | {spec.num_classes * (encoder.embedding_dim + 1):,} |")
     head = f"| tower | kind | parameters{', folded' if folded else ''} |\n| --- | --- | ---: |"
     forms = {
-        "training": "The weights are in training form: they can be trained further, or folded into fewer operations.",
-        "folded": "The weights are folded for inference, and can no longer be trained.",
-        "branches_folded": "The weights' branches are folded for inference, and can no longer be trained.",
+        "training": "The weights are in training form, for further training or for reparameterization.",
+        "folded": "The weights are reparameterized (folded) for inference, and can no longer be trained.",
+        "branches_folded": "The weights of branches are folded for inference, and can no longer be trained.",
     }
     return "\n".join([what.format(dim=encoder.embedding_dim), "", head, *rows, "", forms[form]])
 
@@ -247,7 +248,7 @@ def _loading(spec: ModelSpec, form: Form, *, layout: str, why_not: str | None, s
             f"preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config({name}))\n```"
         )
     if why_not is not None:
-        blocks.append(f"Neither open_clip nor timm can load it: {escaped(why_not)}.")
+        blocks.append(f"Neither open_clip nor timm can load this model: {escaped(why_not)}.")
     return "\n\n".join(blocks)
 
 
@@ -297,7 +298,7 @@ def _licensed(licence: str) -> str:
     if licence == _RESEARCH:
         return (
             f"The weights are under Apple's model licence, `{licence}`, for research only. The MIT licence of "
-            "mobileclip applies only to its code."
+            "mobileclip applies only to the code."
         )
     return f"The weights are under `{licence}`. The code of mobileclip is under the MIT licence."
 

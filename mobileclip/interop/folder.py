@@ -41,11 +41,11 @@ class Layout:
     Args:
         name: layout of the weights file.
         config: configuration for the layout's library; None for this library's own layout.
-        why_not: reason why neither open_clip nor timm can load the model; None if one of them can.
+        why_not: reason why neither open_clip nor timm can load the model; None if either library can load the model.
         transformers: additional files for transformers, as content by file name; empty if transformers cannot load the
             model.
-        why_not_transformers: reason why transformers cannot load an image-text model; None if it can, and for other
-            models.
+        why_not_transformers: reason why transformers cannot load an image-text model; None if transformers can load the
+            model, or the model is not an image-text model.
     """
 
     name: str
@@ -70,28 +70,28 @@ def save_pretrained(
 
     The function writes an image-text model in open_clip's layout with `open_clip_config.json`, and in transformers'
     layout with its configurations (`VisionTextDualEncoderModel`, which sentence-transformers also loads), if these
-    libraries can build the model. It writes an image tower or a classifier in timm's layout with `config.json`, and any
-    other model in this library's own layout. A folded model is always in this library's layout, since the others build
-    the training form. Each weights file contains the spec. `tokenizer.json` contains the model's own tokenizer, if any,
-    and `README.md` is a model card. The folder is written atomically.
+    libraries can build the model; an image tower or a classifier in timm's layout with `config.json`; and any other
+    model in this library's own layout. A reparameterized model is always in this library's layout, since the other
+    libraries build the training form. Each weights file contains the spec, `tokenizer.json` contains a tokenizer other
+    than CLIP's, and `README.md` is a model card. The function writes the folder atomically.
 
     Args:
-        model: an image-text model, a tower or a classifier, in training form or folded.
+        model: an image-text model, a tower or a classifier, in training form or reparameterized.
         folder: output folder.
         license: licence of the weights, as the hub's identifier, such as `mit` or `cc-by-4.0`. Apple's weights, and
             weights trained from them, are under `apple-amlr`, for research only.
         repository: owner and name on the hub, for the card's examples; None to use the folder in the examples.
         base_model: owner and name of the hub model that this model was trained or converted from, such as
-            `apple/MobileCLIP-S2`. The card names the base model, and the hub lists this model under it.
+            `apple/MobileCLIP-S2`. The card names the base model, and the hub's page of the base model lists this model.
         results: the model's results on data sets, such as the result of `mobileclip.evaluation.read_results`; the card
             has no results by default.
-        library: `transformers` to write files for transformers only.
+        library: `transformers` to write files for transformers only; None for all libraries that can build the model.
         overwrite: whether to replace a folder that this function wrote before.
 
     Raises:
         ValueError: if license, repository or base model are not valid names, the model does not match its spec, or the
             requested library cannot build the model.
-        FileExistsError: if the folder has content that may not be replaced.
+        FileExistsError: if the folder has content, and `overwrite` is False or some files are not part of a model.
         OSError: if the folder cannot be written.
 
     Examples:
@@ -140,12 +140,16 @@ def layout_for(spec: ModelSpec, form: Form, *, licence: str) -> Layout:
 
     Args:
         spec: spec of the model.
-        form: form of the model's weights.
-        licence: licence of the weights, as the hub's identifier.
+        form: form of the model's weights: `training`, `branches_folded` or `folded`.
+        licence: licence of the weights, as the hub's identifier, such as `mit`.
     """
     if form != "training":
-        folded = "the model is folded, and they build the training form"
-        unlike = "the model is folded, and it builds the training form" if isinstance(spec, DualEncoderSpec) else None
+        folded = "the model is folded, but open_clip and timm build the training form"
+        unlike = (
+            "the model is folded, but transformers builds the training form"
+            if isinstance(spec, DualEncoderSpec)
+            else None
+        )
         return Layout(name=NATIVE, why_not=folded, why_not_transformers=unlike)
     if isinstance(spec, DualEncoderSpec):
         return _for_two_towers(spec)
@@ -154,7 +158,7 @@ def layout_for(spec: ModelSpec, form: Form, *, licence: str) -> Layout:
             return Layout(name="timm", config=timm_config(spec, licence=licence))
     except ValueError as error:
         return Layout(name=NATIVE, why_not=str(error))
-    return Layout(name=NATIVE, why_not="they do not support a text tower alone")
+    return Layout(name=NATIVE, why_not="open_clip and timm do not support a text tower alone")
 
 
 def _for_two_towers(spec: DualEncoderSpec) -> Layout:
@@ -176,7 +180,7 @@ def _for_transformers(layout: Layout) -> Layout:
         ValueError: if transformers cannot load the model.
     """
     if not layout.transformers:
-        why = layout.why_not_transformers or "it is not an image-text model"
+        why = layout.why_not_transformers or "this is not an image-text model"
         raise ValueError(f"transformers cannot load this model: {why}")
     return Layout(name="transformers", transformers=layout.transformers)
 
@@ -185,7 +189,7 @@ def require_names(licence: str, repository: str | None, *, base_model: str | Non
     """Check that a licence, a repository and a base model are valid names on the hub.
 
     Raises:
-        ValueError: if a name is not valid.
+        ValueError: if the licence is not a hub identifier, or the repository or base model is not `owner/name`.
     """
     if not _LICENCE.fullmatch(licence):
         raise ValueError(
@@ -202,7 +206,7 @@ def require_folder(place: Path, *, overwrite: bool) -> None:
     """Check that a folder can be written, and that it has no content other than an earlier output of `save_pretrained`.
 
     Raises:
-        FileExistsError: if the folder has content that may not be replaced.
+        FileExistsError: if the folder has content, and `overwrite` is False or some files are not part of a model.
         OSError: if the folder cannot be created or written to.
     """
     marker = next((name for name in WEIGHTS if (place / name).is_file()), WEIGHTS[0])

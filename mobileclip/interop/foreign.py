@@ -59,8 +59,8 @@ def stored_of(spec: DualEncoderSpec, weights: Mapping[str, Tensor], places: Mapp
     Args:
         spec: spec of the model.
         weights: tensors by their names in the package.
-        places: this library's name prefix for each name prefix in the package; weights without such a prefix, except
-            the logit scale, are dropped.
+        places: this library's name prefix for each name prefix of the package. The function drops weights with other
+            prefixes, except the logit scale.
     """
     scale = weights["logit_scale"].detach().float().reshape(1)
     factor = float(scale.exp())
@@ -95,14 +95,15 @@ def text_input_of(
         context_length: ids per text.
         vocab_size: vocabulary size of the tower.
         pad_id: padding id after a text; None for the tokenizer's padding id.
-        end_id: id at the end of every text, which replaces the tokenizer's special tokens; None keeps them.
-        clean: cleaning of texts before tokenization: empty for none, `lower case`, or one of open_clip's functions.
+        end_id: id at the end of every text, in place of the tokenizer's special tokens; None keeps the special tokens.
+        clean: cleaning of texts before tokenization: `lower case`; `whitespace`, `lower` or `canonicalize` as in
+            open_clip; or empty for no cleaning.
 
     Raises:
         ValueError: if `clean` is unknown, or the tokenizer has unsupported components.
     """
     if clean not in _CLEAN:
-        raise ValueError(f"unknown cleaning of texts {clean!r}; expected one of {', '.join(filter(None, _CLEAN))}")
+        raise ValueError(f"unknown text cleaning {clean!r}; expected one of {', '.join(filter(None, _CLEAN))}")
     parts = json.loads(content)
     first, own = _CLEAN[clean], parts.get("normalizer")
     if first:
@@ -129,10 +130,10 @@ def text_input_of(
 
 
 def checked(contract: TextInput, reference: Callable[[list[str]], Tensor]) -> TextInput:
-    """Return the text input after checking that its ids equal those of the package's tokenizer.
+    """Return a converted text input, after a check that its ids equal the ids of the package's tokenizer.
 
     Raises:
-        ValueError: if the ids differ.
+        ValueError: if the ids of a test text differ; the message shows the text.
     """
     ours = Tokenizer(contract)
     for text in _PROBES:

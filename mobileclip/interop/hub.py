@@ -25,7 +25,7 @@ _MAIN = "main"
 
 
 class HubError(ValueError):
-    """Raised if the hub refuses an upload or cannot be reached; the message says what to do.
+    """Raised if the hub refuses an upload or cannot be reached; the message suggests a remedy.
 
     Examples:
         >>> raise HubError("owner/name was not pushed: there is no connection")
@@ -36,7 +36,7 @@ class HubError(ValueError):
 
 @attrs.frozen(kw_only=True)
 class PushResult:
-    """The result of a push: its commit and URL.
+    """The commit that a push created.
 
     Args:
         commit: commit hash in hexadecimal; `from_pretrained(repository, revision=commit)` loads exactly this model.
@@ -65,12 +65,12 @@ def push_to_hub(
 ) -> PushResult:
     """Push a model to a hub repository in one commit, with the files that `save_pretrained` writes.
 
-    The hub checks the card first. The function then creates the repository and the branch if they do not exist. Log in
-    with `hf auth login`, or set the environment variable HF_TOKEN.
+    After the hub has checked the model card, the function creates the repository and the branch if they do not exist.
+    Log in with `hf auth login`, or set the environment variable HF_TOKEN.
 
     Args:
-        model: an image-text model, a tower or a classifier, in training form or folded.
-        repository: owner and name.
+        model: an image-text model, a tower or a classifier, in training form or reparameterized.
+        repository: owner and name of the repository, `owner/name`.
         license: licence of the weights, see `save_pretrained`.
         base_model: hub model that this model was trained or converted from, see `save_pretrained`.
         results: the model's results on data sets, see `save_pretrained`.
@@ -81,7 +81,7 @@ def push_to_hub(
         overwrite: whether to replace a model on the branch, including its card; the history keeps the old files.
 
     Raises:
-        ImportError: if the hub's client is not installed; the message contains the install command.
+        ImportError: if huggingface_hub is not installed; the message contains the install command.
         ValueError: if license, repository or base model are not valid names, or the model does not match its spec.
         HubError: if the hub cannot be reached or refuses the model, or the branch has a model and `overwrite` is False.
 
@@ -180,16 +180,16 @@ def from_pretrained(
     """Return the model in a folder or in a hub repository, in evaluation mode.
 
     Args:
-        name: a folder, or owner and name of a repository with a single weights file in any known layout.
-        revision: commit, tag or branch of the repository.
+        name: a folder or hub repository (`owner/name`) with a single weights file in any known layout.
+        revision: commit, tag or branch of the repository; None for the newest commit.
         sha256: expected SHA-256 of the weights file, in hexadecimal; None accepts any file.
-        fold: whether to fold the model for inference, see `load_model`; otherwise a model in training form stays in
-            training form.
+        fold: whether to reparameterize the model for inference. False returns the training form, which a
+            reparameterized model cannot provide.
         dtype: dtype of the weights.
         device: device of the model.
 
     Raises:
-        ImportError: if the hub's client is not installed; the message contains the install command.
+        ImportError: if huggingface_hub is not installed; the message contains the install command.
         CheckpointError: if the repository does not exist or does not have a single weights file, or the SHA-256 of the
             file is not `sha256`.
         ValueError: if `revision` or `sha256` is set for a folder.

@@ -12,13 +12,13 @@ _FIXED_SIZE = 224
 
 
 def open_clip_config(spec: DualEncoderSpec) -> dict[str, Any]:
-    """Return the `open_clip_config.json` with which open_clip builds a model for the weights next to this file.
+    """Return the content of a folder's `open_clip_config.json`, from which open_clip builds the model.
 
     Args:
         spec: spec of the model, in training form.
 
     Raises:
-        ValueError: if open_clip cannot build this model.
+        ValueError: if open_clip does not support the model's towers, image size or tokenizer.
 
     Examples:
         >>> open_clip_config(mobileclip.specs.mobileclip_s2())["model_cfg"]["embed_dim"]
@@ -45,12 +45,12 @@ def _vision(spec: ImageEncoderSpec) -> dict[str, Any]:
     model = timm_model(spec)
     if model.fixed_size and spec.input.size != _FIXED_SIZE:
         raise ValueError(
-            f"open_clip builds timm's ViTs for images of {_FIXED_SIZE} pixels, but this ViT has positions for "
-            f"{spec.input.size} pixels"
+            f"open_clip builds timm's ViTs for images of {_FIXED_SIZE} pixels, but this ViT has position embeddings "
+            f"for {spec.input.size} pixels"
         )
     if model.arguments:
         raise ValueError(
-            "open_clip builds timm's image towers by name only, but this tower's shape differs from that of "
+            "open_clip builds timm's image towers by name only, but this tower has different arguments from timm's "
             f"{model.architecture}"
         )
     return {

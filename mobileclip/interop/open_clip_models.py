@@ -86,11 +86,11 @@ class OpenClipModel:
 
     Args:
         model: model in evaluation mode.
-        name: display name.
+        name: display name, see `OpenClipSource.name`.
         config: open_clip's configuration of the architecture.
         preprocess: open_clip's configuration of the image transform.
         tokenizer: function from texts to ids.
-        weights_sha256: hash of the weights in float32, as loaded.
+        weights_sha256: SHA-256 of the loaded float32 weights.
         quick_gelu: whether the model's layers use QuickGELU.
     """
 
@@ -104,7 +104,7 @@ class OpenClipModel:
 
 
 def open_clip_package() -> ModuleType:
-    """Return open_clip.
+    """Import and return the package `open_clip`.
 
     Raises:
         ImportError: if open_clip is not installed; the message contains the install command.
@@ -119,9 +119,9 @@ def load_open_clip(source: OpenClipSource) -> OpenClipModel:
     """Return a model with pretrained weights for every parameter, in float32 on the CPU.
 
     Raises:
-        ImportError: if open_clip is missing.
-        ValueError: if open_clip does not have the model or the tag, or the weights do not fit; position embeddings of
-            a different size do not fit, since they are not interpolated.
+        ImportError: if open_clip is not installed.
+        ValueError: if open_clip does not have the model or the tag, or a weight is missing or has a different shape;
+            the function does not interpolate position embeddings.
     """
     from safetensors import SafetensorError
 
@@ -152,10 +152,10 @@ def load_open_clip(source: OpenClipSource) -> OpenClipModel:
 
 
 def read_open_clip(source: OpenClipSource) -> Stored:
-    """Return a model with pretrained weights for every parameter, as a model of this library.
+    """Convert an open_clip image-text model, with its preprocessing and tokenizer, to a model of this library.
 
     Raises:
-        ImportError: if open_clip is missing.
+        ImportError: if open_clip is not installed.
         ValueError: if open_clip does not have the model or the tag, the weights do not fit, or the model is not an
             image-text model.
     """
@@ -189,10 +189,10 @@ def read_open_clip(source: OpenClipSource) -> Stored:
 
 
 def coca_of(opened: OpenClipModel) -> CoCa:
-    """Return open_clip's CoCa in float32 on the CPU, as a model of this library.
+    """Convert open_clip's CoCa to a model of this library, in float32 on the CPU.
 
     Raises:
-        ValueError: if the model is not a CoCa, or this library's CoCa computes different values.
+        ValueError: if the model is not a CoCa, or the converted model returns different logits.
     """
     theirs, name = opened.model, opened.name
     if not isinstance(theirs, open_clip_package().CoCa):
@@ -301,7 +301,7 @@ def require_known(model: str) -> None:
     """Check that open_clip has a model of this name.
 
     Raises:
-        ValueError: if open_clip has no such model; the message suggests similar names.
+        ValueError: if open_clip has no model of this name; the message suggests similar names.
     """
     known = open_clip_package().list_models()
     if model not in known:
@@ -362,7 +362,7 @@ def _of_clip(context_length: int | None, options: str) -> Callable[[Sequence[str
 
 
 class _OneAtATime:
-    """A tokenizer with a lock; without it, a tokenizer fails if another thread changes its padding meanwhile."""
+    """A tokenizer with a lock: a Hugging Face tokenizer fails if another thread changes its padding during a call."""
 
     def __init__(self, tokenizer: Callable[[Sequence[str]], Tensor]) -> None:
         self.inner = tokenizer
@@ -412,13 +412,13 @@ def _quick_gelu(model: str, pretrained: str | None) -> bool:
     wanted = bool(tag.get("quick_gelu", False))
     if not wanted and open_clip_package().get_model_config(model).get("quick_gelu", False):
         raise ValueError(
-            f"{pretrained} was not trained with QuickGELU, but {model} uses it; choose the model without QuickGELU"
+            f"{pretrained} was trained without QuickGELU, but {model} has QuickGELU; choose the model without QuickGELU"
         )
     return wanted
 
 
 def _positions(pretrained: str | None) -> dict[str, torch.Size]:
-    """Return the shapes of position embeddings in a weights file, read with this library's limits before open_clip."""
+    """Return the shapes of position embeddings in a weights file, read with this library's checks of files."""
     if pretrained is None or not Path(pretrained).is_file() or Path(pretrained).suffix in (".npz", ".npy"):
         return {}  # only open_clip reads NumPy's files
     tensors, _ = read_tensors(Path(pretrained))
@@ -426,7 +426,7 @@ def _positions(pretrained: str | None) -> dict[str, torch.Size]:
 
 
 def _require_positions(model: Any, stored: Mapping[str, torch.Size]) -> None:
-    """Raise an error if context length or image size of file and model differ; open_clip would interpolate silently."""
+    """Raise unless file and model have equal position shapes; open_clip would silently interpolate the embeddings."""
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for theirs, shape in stored.items():
         name = theirs.removeprefix("module.")

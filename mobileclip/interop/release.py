@@ -1,4 +1,4 @@
-"""The research release's entry points, so that code written for the release only needs a different import."""
+"""Entry points of Apple's ml-mobileclip, so that code for ml-mobileclip only needs a different import."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def create_model_and_transforms(
         model_name: name of a model, such as `mobileclip_s0`.
         pretrained: a checkpoint file in any known layout, `hf-hub:owner/name`, or open_clip's tag of published weights:
             `datacompdr`, `datacompdr_lt` or `dfndr2b`. None for random weights.
-        reparameterize: whether to fold the model for inference.
+        reparameterize: whether to reparameterize the model for inference.
         device: device of the model.
-        image_size: image size in pixels; None for the model's. See `mobileclip.encoders.load_model`.
-        context_length: number of ids per text, at most the model's; None for the model's. `get_tokenizer` has the same
-            argument.
+        image_size: image size in pixels; None for the model's image size. See `mobileclip.encoders.load_model`.
+        context_length: number of ids per text, at most the model's context length; None for the model's context length.
+            Pass the same value to `get_tokenizer`.
 
     Raises:
-        ValueError: if the name is unknown or the name of a single tower, no such weights are published, or the model
-            does not support this size.
+        ValueError: if the name is unknown or names a single tower, the model has no published weights with the tag, or
+            the model does not support the image size or context length.
         FileNotFoundError: if the file does not exist.
         CheckpointError: if names or shapes of tensors in the file do not match the model.
 
@@ -80,10 +80,10 @@ def get_tokenizer(model_name: str, *, context_length: int | None = None) -> Toke
 
     Args:
         model_name: name of a model, such as `mobileclip_s0`.
-        context_length: number of ids per text; None for the model's.
+        context_length: number of ids per text; None for the model's context length.
 
     Raises:
-        ValueError: if the name is unknown or the name of a single image tower.
+        ValueError: if the name is unknown or names a single tower.
 
     Examples:
         >>> get_tokenizer("mobileclip_s0")(["a cat"])[0, :5]

@@ -1,4 +1,4 @@
-"""Models of other packages as models of this library; the prefix before the colon names the package."""
+"""Sources of open_clip and transformers models, for checkpoints with the prefix `open_clip:` or `transformers:`."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class TimmModel:
         pooling: timm's name of the pooling before the projection.
         first_conv: names of the convolutions that read the image.
         projection: name of the last layer.
-        fixed_size: whether the weights only fit one image size.
+        fixed_size: whether the weights fit only one image size.
     """
 
     architecture: str
@@ -45,7 +45,7 @@ def timm_model(spec: ImageEncoderSpec) -> TimmModel:
     """Return the timm architecture and arguments for the weights of an image tower in training form.
 
     Raises:
-        ValueError: if timm cannot build this tower.
+        ValueError: if timm does not support the tower's class or options.
     """
     channels = {} if spec.input.channels == 3 else {"in_chans": spec.input.channels}
     if isinstance(spec, MCiSpec):
@@ -74,14 +74,14 @@ def timm_model(spec: ImageEncoderSpec) -> TimmModel:
 
 
 def timm_config(spec: ImageEncoderSpec | ClassifierSpec, *, licence: str) -> dict[str, Any]:
-    """Return the `config.json` with which timm builds a model for the weights next to this file.
+    """Return the content of a folder's `config.json`, from which timm builds the model.
 
     Args:
         spec: spec of an image tower or a classifier, in training form.
         licence: licence of the weights, as the hub's identifier, such as `mit`.
 
     Raises:
-        ValueError: if timm cannot build this model.
+        ValueError: if timm does not support the tower's class or options, or a classifier's tower has a projection.
 
     Examples:
         >>> timm_config(mobileclip.specs.mci2(), licence="mit")["architecture"]
@@ -118,7 +118,7 @@ def _num_outputs(spec: ImageEncoderSpec | ClassifierSpec) -> int:
     if not isinstance(spec, ClassifierSpec):
         return tower.embedding_dim if has_projection(tower) else 0
     if has_projection(tower):
-        raise ValueError("timm's classifiers use pooled features, but this classifier uses embeddings")
+        raise ValueError("timm's classifiers use pooled features, but this classifier's tower has a projection")
     return spec.num_classes
 
 
@@ -148,7 +148,7 @@ def _fastvit(spec: MCiSpec) -> tuple[str, dict[str, Any]]:
 
 
 def _architecture(spec: MCiSpec) -> ImageEncoderSpec:
-    """Return a spec without input, projection and options that do not matter after training, for comparisons."""
+    """Return a spec without input, projection and training-only options, for comparisons."""
     bare = as_trained(spec.without_projection() if spec.projection else spec)
     return attrs.evolve(bare, input=ImageInput(size=256))
 

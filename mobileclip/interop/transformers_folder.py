@@ -1,4 +1,4 @@
-"""Configuration files with which transformers and sentence-transformers load a model folder."""
+"""Configuration files for loading a model folder in transformers and sentence-transformers."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ TRANSFORMERS = (
 
 
 def transformers_files(spec: DualEncoderSpec) -> dict[str, str]:
-    """Return the additional files with which transformers and sentence-transformers build a model.
+    """Return the configuration and tokenizer files for transformers and sentence-transformers, by file name.
 
     Args:
         spec: spec of the model, in training form.
 
     Raises:
-        ValueError: if transformers cannot build this model.
+        ValueError: if transformers does not support the model's towers, projection or tokenizer.
 
     Examples:
         >>> files = transformers_files(mobileclip.specs.mobileclip_s0())
@@ -130,7 +130,7 @@ def preprocessor_config(image: ImageInput, *, resample: int) -> dict[str, Any]:
 
     Args:
         image: the model's image input.
-        resample: resize filter, as Pillow's number.
+        resample: Pillow's number of the resize filter: 2 for bilinear, 3 for bicubic.
     """
     square = {"height": image.size, "width": image.size}
     return {

@@ -1,4 +1,4 @@
-"""Loads transformers models with all weights and their preprocessing and tokenizer, without remote code."""
+"""Loads transformers models: all weights, the preprocessing and the tokenizer, without remote code."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ class LoadedWeights:
 
     Args:
         model: model in evaluation mode, on the requested device and in the requested precision.
-        name: display name.
-        weights_sha256: hash of the weights as stored.
+        name: display name, see `TransformersSource.name`.
+        weights_sha256: SHA-256 of the weights in the precision of the file.
     """
 
     model: Any
@@ -84,7 +84,7 @@ class LoadedWeights:
 
 
 def transformers_package() -> ModuleType:
-    """Return transformers.
+    """Import and return the package `transformers`.
 
     Raises:
         ImportError: if transformers is not installed; the message contains the install command.
@@ -98,14 +98,14 @@ def transformers_package() -> ModuleType:
 def read_dual_encoder(source: TransformersSource) -> Stored:
     """Convert a transformers image-text model, with its preprocessing and tokenizer, to a model of this library.
 
-    For CLIP and MetaCLIP 2, the ids are those of their tokenizers. For SigLIP and SigLIP 2, as in training, texts are
-    lower-cased and end with an end token, even if truncated, without a start token, and the tower attends to padding;
-    their tokenizers do only some of this. The bias of the sigmoid loss, which is the same for all pairs, is dropped.
+    CLIP and MetaCLIP 2 keep the ids of their tokenizers. SigLIP and SigLIP 2 get the ids of their training, which their
+    tokenizers produce only in part: lower-case texts, no start token, and an end token even after truncation; the text
+    tower attends to padding. The function drops the bias of the sigmoid loss, which is the same for all pairs.
 
     Raises:
         ValueError: if the model cannot be loaded, weights are missing, the type is not `clip`, `metaclip_2` or
             `siglip`, or the images are not square or not of a single size.
-        ImportError: if transformers is missing.
+        ImportError: if transformers is not installed.
 
     Source: Tschannen et al., "SigLIP 2", section 2.1: Gemma's tokenizer on lower-case texts, 64 ids. Zhai et al.,
         "Sigmoid Loss for Language Image Pre-Training". Chuang et al., "MetaCLIP 2: A Worldwide Scaling Recipe".
@@ -180,7 +180,7 @@ def load_weights(kind: Any, source: TransformersSource, *, device: str, precisio
 
     Args:
         kind: class that loads the model, such as `AutoModel`.
-        source: the model.
+        source: folder or hub repository of the model.
         device: device of the model.
         precision: precision of the returned weights.
 
@@ -222,8 +222,8 @@ def image_input(processor: Mapping[str, Any], size: int, name: str) -> ImageInpu
         name: name of the model, for messages.
 
     Raises:
-        ValueError: if the processor's output size is not `size`, its filter is neither bilinear nor bicubic, or it does
-            not scale pixels to the range from 0 to 1.
+        ValueError: if the processor's output size is not `size`, its filter is neither bilinear nor bicubic, or the
+            processor does not scale pixels to the range from 0 to 1.
     """
     is_cropped = bool(processor.get("do_center_crop"))
     sides = set(dict(processor["crop_size" if is_cropped else "size"]).values()) - {None}

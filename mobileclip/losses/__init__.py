@@ -1,4 +1,4 @@
-"""Losses for training image-text models; their inputs are tensors only, not models or data sets.
+"""Losses for training image-text models; a loss accepts only tensors, not models or data sets.
 
 Add new losses here, each with a spec and a formula. Models, data and optimisers are in other subpackages.
 """

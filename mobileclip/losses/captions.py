@@ -22,7 +22,7 @@ class CaptionLossSpec(LossSpec):
     Args:
         contrastive_weight: weight of the contrastive term, at least 0; 0 skips the term.
         caption_weight: weight of the caption term, above 0; open_clip and the paper use twice the contrastive weight.
-        pad_id: id of the padding, a label that the caption term ignores.
+        pad_id: padding token id; the caption term ignores padding labels.
 
     Examples:
         >>> CaptionLossSpec().term_names
@@ -35,7 +35,7 @@ class CaptionLossSpec(LossSpec):
 
     @property
     def needs_teachers(self) -> bool:
-        """Whether the loss needs teachers: never."""
+        """False: the loss needs no teachers."""
         return False
 
     @property
@@ -49,7 +49,7 @@ class CaptionLossSpec(LossSpec):
 
 
 class CaptionLoss(nn.Module):
-    """CLIP's loss plus the captions' mean negative log-likelihood per id: `a L_contrastive + b L_captions`.
+    """CLIP's loss plus the mean negative log-likelihood per caption token: `a L_contrastive + b L_captions`.
 
     Shape: image, text (B, D); logits (B, L, V); labels (B, L) -> scalars.
 
@@ -84,12 +84,12 @@ class CaptionLoss(nn.Module):
         Args:
             image: image embeddings of unit length.
             text: text embeddings of unit length, in the order of the images.
-            logit_scale: factor of the similarities.
-            logits: predicted logits of the captions' ids.
-            labels: ids of the captions, the targets of `logits`.
+            logit_scale: inverse temperature, the factor of the similarities.
+            logits: predicted logits of the caption tokens.
+            labels: token ids of the captions, the targets of `logits`.
 
         Raises:
-            ValueError: if batch sizes or dims differ, or `logits` does not have one row per label.
+            ValueError: if batch sizes or embedding dims differ, or `logits` does not have one row per label.
         """
         if logits.shape[:-1] != labels.shape:
             raise ValueError(
@@ -115,6 +115,6 @@ class CaptionLoss(nn.Module):
             contrastive = self.contrastive(image=image, text=text, logit_scale=logit_scale).total
         processes = Processes(self.group_name)
         counts = processes.gather((labels != self.spec.pad_id).sum()[None])
-        # This process's share of the mean over the ids in all captions.
+        # This process's share of the mean over all caption tokens.
         captions = self.spec.caption_weight * processes.size * sums.sum() / counts.sum().clamp(min=1)
         return LossTerms(contrastive, captions, contrastive + captions)

@@ -1,4 +1,4 @@
-"""The reinforced loss, softmax or sigmoid: contrastive, distilled from teachers, or both; and its variants."""
+"""The reinforced loss: softmax or sigmoid, with a contrastive term, a distillation term or both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mobileclip.losses.tiled import tiled_terms
 from mobileclip.strict import strict
 
 MOST_DENSE_PAIRS = 512 * 512
-"""Largest number of matrix entries for which the dense backend is as fast as the tiled backend."""
+"""Largest number of image-text pairs for which the dense backend is as fast as the tiled backend."""
 
 
 def _ints(values: Iterable[int]) -> tuple[int, ...]:
@@ -48,22 +48,26 @@ class ReinforcedLossSpec(LossSpec):
 
     Args:
         teacher_dims: embedding dims of the teachers, in the order of concatenation; may be empty without distillation.
-        teacher_logit_scales: inverse temperatures of the teachers, after `exp`, in the same order; 100 each by default.
+        teacher_logit_scales: inverse temperature of each teacher, after `exp`, in the order of `teacher_dims`; 100 each
+            by default.
         tuned_scales: whether the logit scales were tuned for the student (MobileCLIP2); tuned scales may differ from
             the scales in the data set's card.
-        distill_weight: `w` in Eq. 2, at least 0; 0.75 for B and 1 for the smaller models. The value 0 ignores teachers.
-        contrastive_weight: `1 - w` in Eq. 2, at least 0; by default 0, or 1 without distillation.
+        distill_weight: weight `w` of the distillation term in MobileCLIP's Eq. 2, at least 0: 0.75 for MobileCLIP-B, 1
+            for the smaller models, 0 to ignore teachers.
+        contrastive_weight: weight `1 - w` of the contrastive term in MobileCLIP's Eq. 2, at least 0; by default 0, or 1
+            without distillation.
         initial_logit_bias: initial bias of the student's logits in SigLIP's sigmoid loss (SigLIP: -10); None selects
             CLIP's softmax loss.
         teacher_logit_biases: for a sigmoid loss, the bias of each teacher in order, or None for a teacher with a
             softmax loss. None for the whole argument if all teachers have a softmax loss.
         sigmoid_distillation: distillation term of a sigmoid loss: `divergence` from the teachers' probabilities, or
-            `release`, the release's loss with soft signs.
-        backend: `dense` computes whole matrices, `tiled` computes one tile at a time; None selects by batch size.
+            `release` for the loss with soft signs in the published code.
+        backend: `dense` computes the whole matrix of logits, `tiled` computes one tile at a time; None selects by batch
+            size and number of processes.
 
     Raises:
-        ValueError: if the teachers' options differ in length, a number is out of range, both weights are zero, or
-            options of a sigmoid loss are set for a softmax loss.
+        ValueError: if the teachers' options differ in length, a number is out of range, `distill_weight` and
+            `contrastive_weight` are 0, or options of a sigmoid loss are set for a softmax loss.
 
     Examples:
         >>> ReinforcedLossSpec(teacher_dims=(768, 512, 512)).teacher_logit_scales
@@ -118,12 +122,12 @@ class ReinforcedLossSpec(LossSpec):
 
     @property
     def needs_teachers(self) -> bool:
-        """Whether the loss distils from teachers, whose embeddings are the targets."""
+        """Whether the loss has a distillation term, which needs teacher embeddings."""
         return self.distill_weight > 0
 
     @property
     def about_teachers(self) -> dict[str, tuple[float, ...]]:
-        """Options that must agree with the data set's card, except tuned scales; empty without distillation."""
+        """Teacher options that must equal the data set's card, except tuned scales; empty without distillation."""
         names = ("teacher_dims", *(() if self.tuned_scales else ("teacher_logit_scales",)))
         return {name: getattr(self, name) for name in names} if self.needs_teachers else {}
 
@@ -149,14 +153,15 @@ class ReinforcedLoss(nn.Module):
     @ text.T`, in float32, or in float64 if the student's embeddings are in float64. The loss normalises the teachers'
     embeddings, since stored embeddings are rounded and a scale of 100 amplifies the error.
 
-    With `initial_logit_bias`, the loss adds its parameter `logit_bias` to the logits. Add this parameter to the
-    optimiser, without weight decay, and to checkpoints; its gradient is already the mean over processes. A teacher with
-    a softmax loss has no bias, so its sigmoid would match nearly every pair. The loss therefore uses the mean of the
-    teacher's two softmaxes (images over texts and texts over images) as the probability of a pair.
+    With `initial_logit_bias`, the loss adds its parameter `logit_bias` to the logits. Add `logit_bias` to the
+    optimiser, without weight decay, and to checkpoints; the gradient of `logit_bias` is already the mean over
+    processes. A teacher with a softmax loss has no bias, so the sigmoid of its logits would match nearly every pair.
+    The loss therefore uses the mean of the teacher's two softmaxes (images over texts and texts over images) as the
+    probability of a pair.
 
-    The tiled backend computes the same values and gradients with memory that grows linearly with the batch, over any
-    number of processes; `torch.compile` treats this backend as one operation. The tiled backend computes gradients
-    together with the value and does not support second derivatives; the dense backend does.
+    The tiled backend computes the values and gradients of the dense backend with memory that grows linearly with the
+    batch, over any number of processes; `torch.compile` treats the tiled backend as one operation. The tiled backend
+    computes gradients together with the value. Only the dense backend supports second derivatives.
 
     Shape: image, text, syn_text (B, D); teacher_image, teacher_text, teacher_syn_text (B, sum of teacher_dims) ->
     scalars.
@@ -168,14 +173,14 @@ class ReinforcedLoss(nn.Module):
     Raises:
         ValueError: if `process_group` is set with the dense backend.
 
-    Source: Eq. 2 and 3. For the sigmoid loss: Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023, which
-        starts with a logit scale of 10.
+    Source: MobileCLIP Eq. 2 and 3. For the sigmoid loss: Zhai et al., Sigmoid Loss for Language Image Pre-Training,
+        2023, which starts with a logit scale of 10.
 
     Differs: the distillation term is the divergence, which is zero if the student equals the ensemble; the release
         reports the cross-entropy, which has the same gradient. Over several processes, a text's targets are the text's
         distribution over all images; one code path of the release uses the transpose of the images' targets, which is
         not a distribution. The release distils SigLIP with `-logsigmoid((2 p - 1) * logits)`
-        (`sigmoid_distillation="release"`). That loss is not a divergence: its minimum is at infinite logits, not at the
+        (`sigmoid_distillation="release"`), which is not a divergence: the minimum is at infinite logits, not at the
         teachers' `p`, and a pair with `p = 1/2` has no gradient. The release uses 0 for a missing bias
         (`teacher_logit_biases` of 0), stored teacher embeddings without normalisation, and only real captions.
 
@@ -242,11 +247,12 @@ class ReinforcedLoss(nn.Module):
             image: the student's unit-length image embeddings.
             text: the student's unit-length embeddings of the real captions.
             logit_scale: the student's inverse temperature, after `exp`.
-            teacher_image: the teachers' embeddings of the same augmented images, concatenated; ignored without
+            teacher_image: the teachers' embeddings of the student's augmented images, concatenated; ignored without
                 distillation.
-            teacher_text: the teachers' embeddings of the real captions, concatenated.
-            syn_text: the student's unit-length embeddings of the synthetic captions.
-            teacher_syn_text: the teachers' embeddings of the synthetic captions, concatenated.
+            teacher_text: the teachers' embeddings of the real captions, concatenated; ignored without distillation.
+            syn_text: the student's unit-length embeddings of the synthetic captions; None for real captions only.
+            teacher_syn_text: the teachers' embeddings of the synthetic captions, concatenated; None for real captions
+                only.
 
         Raises:
             ValueError: if batch sizes or dims differ, teachers are missing, or distillation has only one of `syn_text`
@@ -275,7 +281,7 @@ class ReinforcedLoss(nn.Module):
         return LossTerms(contrastive, distillation, contrastive + distillation)
 
     def extra_repr(self) -> str:
-        """Return the options for `repr`."""
+        """Return the spec, for `repr`."""
         return repr(self.spec)
 
     def _is_dense(self, image: Tensor) -> bool:
@@ -320,7 +326,7 @@ def distillation_loss(logits: Tensor, over_texts: Tensor, over_images: Tensor) -
 
     Shape: logits (B, B) with images as rows, over_texts (B, B), over_images (B, B) with texts as rows -> ().
 
-    Source: Eq. 3.
+    Source: MobileCLIP Eq. 3.
 
     Differs: the release reports the cross-entropy, which is larger by the targets' entropy; the gradient is the same.
 
@@ -338,7 +344,7 @@ def distillation_loss(logits: Tensor, over_texts: Tensor, over_images: Tensor) -
 def teacher_targets(
     image: Tensor, text: Tensor, *, teacher_dims: Sequence[int], teacher_logit_scales: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    """Return the ensemble's two distributions: images over texts, and texts over images.
+    """Return two distributions of the teacher ensemble: of images over texts, and of texts over images.
 
     The first distribution is `1/K sum_k softmax(scale_k * image_k @ text_k.T)`; the second has image and text
     exchanged.
@@ -347,9 +353,9 @@ def teacher_targets(
 
     Args:
         image: the teachers' image embeddings, concatenated; the function normalises each teacher's embeddings.
-        text: the teachers' text embeddings, concatenated in the same order.
-        teacher_dims: the dims of the teachers, in the same order.
-        teacher_logit_scales: the inverse temperatures of the teachers, after `exp`.
+        text: the teachers' text embeddings, concatenated in the order of `teacher_dims`.
+        teacher_dims: embedding dim of each teacher.
+        teacher_logit_scales: inverse temperature of each teacher, after `exp`, in the order of `teacher_dims`.
 
     Differs: one code path of the release uses the transpose of the first distribution as the second; the rows of the
         transpose do not sum to one.
@@ -386,8 +392,8 @@ def dense_loss(spec: LossSpec, *, logit_bias: Tensor | float = 0.0, **embeddings
 
     Args:
         spec: spec of a reinforced loss.
-        logit_bias: the bias of a sigmoid loss.
-        embeddings: arguments of the loss; see `ReinforcedLoss`.
+        logit_bias: bias of the student's logits in a sigmoid loss; ignored for a softmax loss.
+        embeddings: keyword arguments of the loss; see `ReinforcedLoss.forward`.
 
     Raises:
         ValueError: if `spec` is not the spec of a reinforced loss.
@@ -409,9 +415,9 @@ def dense_loss(spec: LossSpec, *, logit_bias: Tensor | float = 0.0, **embeddings
 ContrastiveLossSpec = partial(ReinforcedLossSpec, teacher_dims=(), distill_weight=0.0)
 """The contrastive loss of CLIP, which matches every image to its text in the batch, and every text to its image."""
 SigmoidLossSpec = partial(ReinforcedLossSpec, teacher_dims=(), distill_weight=0.0, initial_logit_bias=-10.0)
-"""The sigmoid loss of SigLIP, with an initial bias for which almost no pair matches."""
+"""The sigmoid loss of SigLIP, with an initial bias so low that almost no pair matches."""
 ReinforcedSigmoidLossSpec = partial(ReinforcedLossSpec, initial_logit_bias=-10.0)
-"""The divergence of SigLIP's probabilities from the teachers' probabilities."""
+"""The divergence of the student's sigmoid probabilities from the teachers' probabilities."""
 losses.add("contrastive", ContrastiveLossSpec)
 losses.add("sigmoid", SigmoidLossSpec)
 losses.add("reinforced_sigmoid", ReinforcedSigmoidLossSpec)
@@ -461,11 +467,11 @@ def ReinforcedSigmoidLoss(  # noqa: N802
 
 @attrs.frozen(kw_only=True)
 class TargetDivergence:
-    """Divergence of stored from exact targets for each teacher, in nats, averaged over the batch.
+    """KL divergence between each teacher's exact and stored targets, in nats, averaged over the batch.
 
     Args:
-        image_to_text: divergence of the images' distributions over the texts, one value per teacher.
-        text_to_image: divergence of the texts' distributions over the images, one value per teacher.
+        image_to_text: KL divergence for the images' distributions over the texts, one value per teacher.
+        text_to_image: KL divergence for the texts' distributions over the images, one value per teacher.
 
     Examples:
         >>> TargetDivergence(image_to_text=(0.25, 0.5), text_to_image=(0.25, 1.0)).mean
@@ -492,26 +498,27 @@ def distillation_target_kl(
     teacher_dims: Sequence[int],
     teacher_logit_scales: Sequence[float],
 ) -> TargetDivergence:
-    """Return each teacher's KL divergence between the softmaxes of exact and of stored embeddings.
+    """Return each teacher's KL divergence between the softmaxes of exact and stored embeddings.
 
     The value is `KL(softmax(scale * exact_image @ exact_text.T) || softmax(scale * stored_image @ stored_text.T))`, and
-    the same with image and text exchanged, each averaged over its rows. Like the loss, the function first normalises
-    embeddings. It computes in float64, since the divergence is small.
+    the divergence with image and text exchanged, each averaged over rows. Like the loss, the function first normalises
+    embeddings; the function then computes in float64, since the divergence is small.
 
     Shape: all embeddings (B, sum of dims) -> one value per teacher.
 
     Args:
         stored_image: the teachers' stored image embeddings, concatenated.
         stored_text: the teachers' stored text embeddings, in the order of the images.
-        exact_image: the teachers' exact image embeddings.
-        exact_text: the teachers' exact text embeddings.
-        teacher_dims: the dims of the teachers in order of concatenation.
-        teacher_logit_scales: the inverse temperatures of the teachers, after `exp`.
+        exact_image: the teachers' exact image embeddings, concatenated.
+        exact_text: the teachers' exact text embeddings, in the order of the images.
+        teacher_dims: embedding dim of each teacher, in order of concatenation.
+        teacher_logit_scales: inverse temperature of each teacher, after `exp`.
 
     Raises:
-        ValueError: if the batch sizes differ, or the dims do not fit `teacher_dims`.
+        ValueError: if the batch sizes differ, the embedding dim is not the sum of `teacher_dims`, or
+            `teacher_logit_scales` does not have one value per teacher.
 
-    Source: the targets in Eq. 3.
+    Source: MobileCLIP Eq. 3, for the targets.
 
     Examples:
         >>> image, text = nn.functional.normalize(torch.randn(2, 8, 64), dim=-1)

@@ -19,7 +19,7 @@ class LossTerms(NamedTuple):
     Args:
         contrastive: the weighted contrastive term; zero if the loss has no such term.
         distillation: the weighted distillation term; zero if the loss has no such term.
-        total: sum of both terms, which training minimises.
+        total: sum of `contrastive` and `distillation`, the value to minimise.
 
     Examples:
         >>> terms = ContrastiveLoss()(image=torch.eye(4), text=torch.eye(4), logit_scale=0.0)
@@ -33,7 +33,7 @@ class LossTerms(NamedTuple):
 
 
 class LossSpec(abc.ABC):
-    """Base class of loss specs, which build the loss that they describe.
+    """Base class of loss specs; `build` returns the loss of a spec.
 
     Examples:
         >>> class CosineLossSpec(LossSpec):
@@ -53,16 +53,16 @@ class LossSpec(abc.ABC):
 
     @property
     def term_names(self) -> tuple[str | None, str | None]:
-        """Names of the two terms of `LossTerms` in the log; None for a missing term."""
+        """Names of `contrastive` and `distillation` of `LossTerms` in the log; None for a missing term."""
         return "contrastive", "distillation" if self.needs_teachers else None
 
     @abc.abstractmethod
     def build(self, *, process_group: distributed.ProcessGroup | None = None) -> nn.Module:
         """Return the loss.
 
-        With several processes, values and gradients averaged over processes (`DistributedDataParallel`) equal those of
-        the whole batch in one process. All processes must call the loss together and scale its result by the same
-        factor, since the forward pass exchanges gradients.
+        With several processes, the means of values and gradients over processes (`DistributedDataParallel`) equal the
+        value and gradient of the whole batch in one process. All processes must call the loss together and scale the
+        result by one common factor, since the forward pass exchanges gradients.
 
         Args:
             process_group: processes that share the batch, with equal numbers of pairs; None for a single process.
@@ -80,19 +80,20 @@ def compute_dtype(embedding: Tensor) -> torch.dtype:
 
 
 class EmbeddingBatch(NamedTuple):
-    """One process's embeddings with one pair per row, and the scales and biases of their logits.
+    """The embeddings of one process, with one pair per row, and the scales and biases of the logits.
 
     Args:
         image: the student's image embeddings, (B, D).
         text: the student's text embeddings, (B, D).
-        syn_text: the student's embeddings of synthetic captions, (B, D).
+        syn_text: the student's embeddings of synthetic captions, (B, D); None without synthetic captions.
         logit_scale: the student's inverse temperature.
         logit_bias: bias of the student's logits; None for softmax losses.
-        teacher_image: the teachers' image embeddings, (B, sum of teacher dims).
-        teacher_text: the teachers' text embeddings, (B, sum of teacher dims).
-        teacher_syn_text: the teachers' embeddings of synthetic captions, (B, sum of teacher dims).
-        teacher_dims: the teachers' dims; empty without teachers.
-        teacher_logit_scales: the teachers' inverse temperatures.
+        teacher_image: the teachers' image embeddings, (B, sum of teacher dims); None without teachers.
+        teacher_text: the teachers' text embeddings, (B, sum of teacher dims); None without teachers.
+        teacher_syn_text: the teachers' embeddings of synthetic captions, (B, sum of teacher dims); None without
+            teachers or synthetic captions.
+        teacher_dims: the teachers' embedding dims; empty without teachers.
+        teacher_logit_scales: the teachers' inverse temperatures; empty without teachers.
         teacher_biases: biases of the teachers' logits; None for a teacher with a softmax loss.
     """
 
@@ -109,12 +110,12 @@ class EmbeddingBatch(NamedTuple):
     teacher_biases: Sequence[float | None]
 
     def captions(self) -> list[tuple[Tensor, Tensor | None]]:
-        """Return the caption sets, each with the student's and the teachers' embeddings."""
+        """Return the student's and the teachers' text embeddings of each caption set (real, then synthetic)."""
         sets = [(self.text, self.teacher_text)]
         return sets if self.syn_text is None else [*sets, (self.syn_text, self.teacher_syn_text)]
 
     def check(self) -> None:
-        """Raise an error unless the embeddings fit together.
+        """Raise an error if the embeddings are inconsistent.
 
         Raises:
             ValueError: if batch sizes or dims differ, teacher embeddings are missing, or `logit_scale` has several
@@ -156,10 +157,10 @@ class EmbeddingBatch(NamedTuple):
 
 
 def check_pair(image: Tensor, text: Tensor, names: tuple[str, str]) -> None:
-    """Raise an error unless two embedding matrices are (B, D) and have matching rows.
+    """Raise an error unless `image` and `text` are matrices of equal shape (B, D).
 
     Raises:
-        ValueError: if one of them is not a matrix, the batch sizes or dims differ, or the batch is empty.
+        ValueError: if an argument is not a matrix, the batch sizes or dims differ, or the batch is empty.
     """
     for name, value in zip(names, (image, text), strict=True):
         if value.ndim != 2:

@@ -30,7 +30,7 @@ class TextDistillationLossSpec(LossSpec):
 
     @property
     def needs_teachers(self) -> bool:
-        """Whether the loss needs teachers: always, since the teacher's embeddings are the targets."""
+        """True: the teacher's text embeddings are the targets of the loss."""
         return True
 
     @property
@@ -44,11 +44,11 @@ class TextDistillationLossSpec(LossSpec):
 
 
 class TextDistillationLoss(nn.Module):
-    """Distance between embeddings of texts: `mean(1 - s_i . t_i) + w mean((s_i . s_j - t_i . t_j)^2)`.
+    """Distance between two models' text embeddings: `mean(1 - s_i . t_i) + w mean((s_i . s_j - t_i . t_j)^2)`.
 
-    `s` are the student's embeddings and `t` the teacher's; the loss normalises both. The second mean, the relation
-    term, is over all pairs `i != j` in the batch. The student needs no temperature, since the student replaces the
-    teacher's text tower.
+    The loss normalises the student's embeddings `s` and the teacher's embeddings `t`. The relation term, with weight
+    `w`, is the mean over all pairs `i != j` in the batch. The student needs no temperature, since the student replaces
+    the teacher's text tower.
 
     Shape: student, teacher (B, D) -> scalars.
 
@@ -79,11 +79,11 @@ class TextDistillationLoss(nn.Module):
         """Return the loss of a batch.
 
         Args:
-            student: the student's embeddings of texts.
-            teacher: the teacher's embeddings of the same texts.
+            student: the student's text embeddings, (B, D).
+            teacher: the teacher's embeddings of the student's texts, (B, D).
 
         Raises:
-            ValueError: if batch sizes or dims differ.
+            ValueError: if batch sizes or embedding dims differ, or the batch is empty.
         """
         check_pair(student, teacher, ("student", "teacher"))
         dtype = compute_dtype(student)
@@ -102,7 +102,7 @@ class TextDistillationLoss(nn.Module):
         others, of_teacher = processes.gather(student.detach()), processes.gather(teacher)
         if len(others) < 2:
             return student.new_zeros(())
-        # A text's similarity with itself is 1 for both models, so it contributes zero.
+        # The similarity of a text with itself is 1 for both models, and so contributes zero.
         squares = (student @ others.mT - teacher @ of_teacher.mT).square().sum(dim=1)
         value = squares.mean() / (len(others) - 1)
         # Each pair occurs in two rows. The detached columns would add the same gradient again, hence the factor 2.

@@ -1,4 +1,4 @@
-"""Loss and gradients, computed tile by tile without a matrix of all pairs, over any number of processes."""
+"""Computes a loss and its gradients tile by tile, without a matrix of all pairs, over any number of processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TermSum:
-    """One term of a loss: its value and optional gradients, summed over tiles and caption sets.
+    """The value and optional gradients of one loss term, summed over tiles and caption sets.
 
     Args:
         image: the student's image embeddings, (B, D).
@@ -41,7 +41,7 @@ class TermSum:
             self.texts.append(torch.zeros_like(student.text, dtype=student.dtype))
 
     def add(self, tile: Tile, by_logits: Tensor) -> None:
-        """Add the gradients from the logits of a tile, if gradients are enabled."""
+        """Add the gradients of a tile, given the gradient `by_logits` of its logits, if gradients are enabled."""
         if self.image is None:
             return
         self.image[tile.rows].addmm_(by_logits, self.student.texts(tile.columns))
@@ -50,15 +50,15 @@ class TermSum:
             self.bias[0] += by_logits.sum()
 
     def end(self, processes: Processes) -> None:
-        """Finish the caption set: sum the gradients of texts over processes, and keep this process's texts."""
+        """Finish the caption set: sum the text gradients over processes, and keep the rows of this process."""
         if self.texts:
             self.texts[-1] = processes.scatter_sum(self.texts[-1])
 
     def finish(self, divisor: float, processes: Processes) -> list[Tensor]:
         """Return the value and the gradients (images, each caption set, scale and bias), divided by `divisor`.
 
-        The gradients of scale and bias are one vector, already averaged over the processes, because each process has a
-        copy of both parameters.
+        The gradients of scale and bias are one vector, already averaged over the processes, because each process has
+        copies of scale and bias.
         """
         value = self.value.div_(divisor)
         if self.image is None:
@@ -70,13 +70,13 @@ class TermSum:
 
 
 class CaptionSet:
-    """The similarities of student and teachers for one caption set, computed tile by tile.
+    """The student's and teachers' similarities for one caption set, computed tile by tile.
 
     Args:
         batch: this process's embeddings.
         text: the student's text embeddings of the caption set, (B, D).
         teacher_text: the teachers' text embeddings, (B, sum of teacher dims); None without teachers.
-        release: whether a sigmoid loss distils with the release's formula.
+        release: whether a sigmoid loss distils with the published code's formula; see `ReinforcedLossSpec`.
         processes: processes that share the batch.
     """
 
@@ -104,7 +104,7 @@ class CaptionSet:
         self.memory = [self.tiling.scratch() for _ in range(6 if self.teachers else 2)]
 
     def add_to(self, contrastive: TermSum | None, distillation: TermSum | None) -> None:
-        """Add the enabled terms, multiplied by the batch size, and by two for softmax losses."""
+        """Add the enabled terms to the sums, times the batch size, and for softmax losses also times two."""
         for tile in self.tiling:
             if self.bias is None:
                 self._add_softmaxes(tile, contrastive, distillation)
@@ -133,7 +133,7 @@ class CaptionSet:
             contrastive.add(tile, probabilities)
 
     def _log_softmaxes(self, tile: Tile, index: int, memory: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities of images over texts and of texts over images, in two buffers."""
+        """Return the log-probabilities of images over texts and of texts over images, in the buffers `memory`."""
         rows, columns = self.normalizers[index]
         logits = self.tiling.logits(tile, index, out=memory[0])
         over_texts = torch.sub(logits, rows[tile.rows], out=tile.shaped(memory[1]))
@@ -195,8 +195,8 @@ class Similarity:
     The class casts low-precision embeddings to float32 for each tile.
 
     Args:
-        image: image embeddings of this process, (B, D), the rows.
-        text: text embeddings of all processes, (N, D), the columns.
+        image: image embeddings of this process, (B, D), one per row of the similarities.
+        text: text embeddings of all processes, (N, D), one per column of the similarities.
         scale: inverse temperature.
         dtype: dtype of the computation.
         normalize: whether to normalise embeddings to unit length first.
@@ -213,11 +213,11 @@ class Similarity:
             self.text_factor = _length(text, dtype).reciprocal_()
 
     def images(self, rows: slice) -> Tensor:
-        """Return the scaled image embeddings of a tile."""
+        """Return the scaled image embeddings of a tile's rows."""
         return self.image[rows].to(self.dtype) * self.image_factor[rows]
 
     def texts(self, columns: slice) -> Tensor:
-        """Return the text embeddings of a tile."""
+        """Return the text embeddings of a tile's columns."""
         block = self.text[columns].to(self.dtype)
         return block if self.text_factor is None else block * self.text_factor[columns]
 
@@ -248,7 +248,7 @@ class Tile:
         return memory[: height * width].view(height, width)
 
     def diagonal(self, values: Tensor) -> Tensor:
-        """Return a view of the matching pairs in the tile's values; the view is empty if the tile has no such pair."""
+        """Return a view of the matching pairs in the tile's values; empty if the tile has no matching pair."""
         first, last = self.rows.start + self.offset, self.rows.stop + self.offset
         start, stop = max(first, self.columns.start), min(last, self.columns.stop)
         if start >= stop:
@@ -258,7 +258,7 @@ class Tile:
 
 
 class Tiling:
-    """Iterates tile by tile over similarity matrices of the same shape; if one tile covers all, it is computed once.
+    """Iterates over the tiles of equally shaped similarity matrices, and computes a matrix of one tile only once.
 
     Args:
         similarities: the student's similarities, then the similarities of each teacher.
@@ -284,11 +284,11 @@ class Tiling:
         return iter(self.tiles)
 
     def scratch(self) -> Tensor:
-        """Return memory for one tile."""
+        """Return an uninitialised buffer for one tile."""
         return self.like.new_empty(self.cells)
 
     def logits(self, tile: Tile, index: int, *, out: Tensor) -> Tensor:
-        """Return the logits of similarity `index`, in scratch memory.
+        """Return a tile's logits from the similarities at `index`.
 
         If one tile covers the matrix, the second call returns the cached result.
         """
@@ -351,11 +351,11 @@ class Processes:
     def agree(self, expected_equal: Mapping[str, int], error: ValueError | None, device: torch.device) -> None:
         """Raise an error in every process if one process has an error, or if values differ between processes.
 
-        Otherwise, the other processes would wait for the failed process in the next exchange.
+        Without this check, the other processes would wait for a failed process in the next exchange.
 
         Args:
             expected_equal: values that must be equal in all processes, keyed by display name.
-            error: error of this process's batch; None if the batch is valid.
+            error: error of this process's batch; None for a valid batch.
             device: device for collective operations of the group.
 
         Raises:
@@ -389,7 +389,7 @@ class Processes:
         return bool(flag.item())
 
     def gather(self, local: Tensor) -> Tensor:
-        """Return the rows of all processes, in the order of their ranks.
+        """Return the rows of all processes, in rank order.
 
         Shape: local (B, ...) -> (size * B, ...).
         """
@@ -401,7 +401,7 @@ class Processes:
         return gathered
 
     def scatter_sum(self, contributions: Tensor) -> Tensor:
-        """Return this process's rows of the sum over processes, which is the backward pass of `gather`.
+        """Return this process's rows of the sum over processes; the backward pass of `gather`.
 
         Shape: contributions (size * B, ...) -> (B, ...).
         """
@@ -455,11 +455,12 @@ def tiled_terms(
         batch: this process's embeddings.
         contrastive: whether to compute the contrastive term.
         distillation: whether to compute the distillation term, which needs teachers.
-        release: whether a sigmoid loss distils with the release's formula.
+        release: whether a sigmoid loss distils with the published code's formula; see `ReinforcedLossSpec`.
         group_name: name of the process group that shares the batch; None for a single process.
 
     Raises:
-        ValueError: see `EmbeddingBatch.check`; or if the processes' batches differ in shape or options.
+        ValueError: if the batch is invalid (see `EmbeddingBatch.check`), or the processes' batches differ in shape or
+            dtype.
     """
     student = (batch.image, batch.text, batch.syn_text, batch.logit_scale, batch.logit_bias)
     gradients = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in student)
@@ -473,8 +474,8 @@ def tiled_terms(
 def pair_terms(*arguments: Any) -> list[Tensor]:
     """Return the requested terms, summed over the caption sets, followed by the gradients of each term.
 
-    The gradients of a term are with respect to image, text and, if given, synthetic captions, followed by one vector
-    for the scale and, if given, the bias.
+    Each term has gradients with respect to image, text and, if given, synthetic captions, followed by one vector for
+    the scale and, if given, the bias.
     """
     *fields, contrastive, release, group_name, gradients = arguments
     batch, processes = EmbeddingBatch(*fields), Processes(group_name)
@@ -492,7 +493,7 @@ def pair_terms(*arguments: Any) -> list[Tensor]:
             for one in active:
                 one.begin(captions.student)
             captions.add_to(*sums)
-            del captions  # frees its memory before the next caption set allocates memory
+            del captions  # frees the memory before the next caption set allocates memory
             for one in active:
                 one.end(processes)
         found = [one.finish(len(image) * (1 if biased else 2), processes) for one in active]

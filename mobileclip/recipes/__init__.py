@@ -1,6 +1,7 @@
-"""The published runs: their command line, common options, and small data and models to try the runs.
+"""Recipes of the published runs: command line, common options, and small data and models for test runs.
 
-Recipes contain the options of published runs; `training`, `reinforce` and `evaluation` run the recipes.
+Recipes contain the options of published runs; `mobileclip.training`, `mobileclip.reinforce` and `mobileclip.evaluation`
+run the recipes.
 """
 
 import lazy_loader

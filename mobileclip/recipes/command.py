@@ -39,11 +39,11 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
     Args:
         name: name of the recipe.
         arguments: the command line; with None, the line comes from `sys.argv`, and the program exits with the status.
-        kept: sentence, without a full stop, on the results that remain after a signal and how to resume.
+        kept: sentence, without a full stop, about the saved results and the way to resume after a signal.
 
     Raises:
-        SystemExit: with 1 and the error's message, with 0 if the reader of the output has gone, with 130 after Ctrl-C,
-            143 after SIGTERM, or 75 after SIGUSR1.
+        SystemExit: with status 1 and the error's message; 0 if the reader of the output has closed the pipe; 130 after
+            Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, or 75 after SIGUSR1.
     """
     ensure_streams()
     try:
@@ -76,7 +76,7 @@ def started(
         name: name of the program.
         docstring: docstring with the program's header.
         arguments: the command line; None for `sys.argv`.
-        kept: see `reported`.
+        kept: sentence about the saved results; see `reported`.
         choices: keyword arguments of `mobileclip.terminal.flags.parse`.
     """
     with reported(name, None, kept=kept):
@@ -92,7 +92,8 @@ def run_recipe(
 
     Args:
         choices: the spec of a run (an instance of a class in `LINES`), or several specs by name. With several specs,
-            the command line begins with a name or a file written by `--show`, and the header has the titles.
+            the command line begins with a name or a file written by `--show`, and the header has the titles of the
+            specs.
         arguments: the command line; None for `sys.argv`.
         name: name of the run and of its output; the recipe's file name by default.
         variants: functions that change the spec, by the word that selects the function on the command line, such as
@@ -157,7 +158,7 @@ def _run(command: Command[Any, Any], name: str, recipe: Any, *, before: Any) -> 
 
 
 def described(docstring: str | None) -> str:
-    """Return the start of the full help: the header with the command for this machine."""
+    """Return the start of the full help: the header, with commands in the form that the user types."""
     return read_header(docstring, sys.argv[0]).description()
 
 
@@ -212,7 +213,7 @@ def _chosen(rows: Mapping[str, Any], arguments: Sequence[str]) -> tuple[str, Any
             f"the name of a run is missing; start the command line with one of {', '.join(rows)}; `--help` shows their "
             "titles"
         )
-    raise ValueError(f"unknown run {first!r}; {nearest(row, rows)} Their titles are in `--help`")
+    raise ValueError(f"unknown run {first!r}; {nearest(row, rows)} `--help` shows all titles")
 
 
 def read_choices(file: Path, kind: type[Spec]) -> Spec:

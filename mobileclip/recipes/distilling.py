@@ -1,6 +1,6 @@
 """Distillation of a text tower from texts only: stores the teacher's embeddings once, then trains the student.
 
-`reinforce` stores texts with teacher embeddings; `training` has the training loop.
+`mobileclip.reinforce` stores texts with teacher embeddings; `mobileclip.training` contains the training loop.
 """
 
 from __future__ import annotations
@@ -70,24 +70,24 @@ class DistilSpec:
             teacher's embeddings are stored.
         data: text files, see `mobileclip.datasets.sources.read_text_pairs`; LANGUAGE=FILE for files without languages,
             such as `de=german.txt`.
-        columns: names of table columns.
+        columns: column names of tables in `data`.
         texts: folder of the teacher's text embeddings; `texts` in the output folder by default. Runs with the same
             texts and teacher can share this folder.
-        shares: share of each language in every batch, such as `de=2 en=1`; other languages are excluded. By default,
-            all texts are equally likely.
+        shares: share of each language in every batch, such as `de=2 en=1`; the run excludes other languages. By
+            default, all texts are equally likely.
         kind: kind of student: `transformer`; `mct`, a transformer between two RepMixers; or `teacher`, the teacher's
             own text tower with its weights and tokenizer, truncated to the context length.
         context_length: number of ids per text; longer texts are truncated.
-        width: width of the student's tokens, 256 by default.
+        width: dimension of the student's token embeddings, 256 by default.
         num_heads: number of attention heads per layer; by default one head per 64 dimensions of the width.
         depth: number of the student's layers, 2 by default; 0 for a bag of tokens.
         pool: `end` uses the end token, `mean` averages the text's tokens (default).
         tokenizer: a `tokenizer.json` for the student. The default is the teacher's tokenizer, or CLIP's BPE for
             teachers of other libraries.
-        initial_weights: a checkpoint of a text tower with the same options.
+        initial_weights: a checkpoint of a text tower with the student's options; None for random weights.
         batch_size: number of texts per step, over all processes.
-        seed: random seed of the order of the texts.
-        training: training options.
+        seed: random seed of the text order.
+        training: options of the training loop: loss, schedule, optimiser and precision.
         output: folder of stored texts, metrics, checkpoints and the student; a second run with the same folder resumes.
         device: name of a device, such as cuda:1, mps or cpu; `auto` selects the best available device.
         trust: whether the teacher may be another machine's export for a target other than ONNX; see `mobileclip.load`.
@@ -196,9 +196,9 @@ class OpenedTeacher:
     """A text teacher with its embedding space and tokenizer.
 
     Args:
-        teacher: teacher that encodes texts.
+        teacher: the loaded teacher, which encodes texts.
         text: text input of the teacher.
-        space: identity of the model that defines the embedding space, as JSON.
+        space: identity of the model that defines the embedding space, as JSON; empty if unknown.
         tower: function that returns the teacher's text tower in training form for a context length; None if the teacher
             has no such tower.
     """
@@ -237,7 +237,7 @@ def open_teacher(text: str, *, device: str = "cpu", trust: bool = False) -> Open
         trust: whether to open an export that may run code on this machine; see `mobileclip.load`.
 
     Raises:
-        ValueError: if the model is unknown, or its extra is not installed.
+        ValueError: if the model is unknown, or the extra for the model's library is not installed.
         FileNotFoundError: if the file does not exist.
     """
     one = parse_model_argument(text)
@@ -297,13 +297,13 @@ def _of_tower(stored: Stored, place: str, device: str) -> OpenedTeacher:
 
 
 def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
-    """Distil a text tower, or resume; return its file in the first process and None in the others.
+    """Distil a text tower, or resume; return the tower's file in the first process and None in the others.
 
     Under `torchrun`, every process must call this function; the first process stores the teacher's embeddings while the
     others wait.
 
     Args:
-        spec: the options.
+        spec: options of the distillation.
         title: title of the progress display.
 
     Raises:
@@ -376,7 +376,7 @@ def _prepared(spec: DistilSpec, world: World) -> RunSpec:
 
 
 def _student(spec: DistilSpec, dim: int, teacher: OpenedTeacher | None) -> tuple[TextEncoderSpec, Path | None]:
-    """Return the student's spec and its initial weights."""
+    """Return the student's spec and the file of the initial weights."""
     if spec.kind != "teacher":
         return spec.student(dim, _text_input(spec, teacher)), spec.initial_weights
     assert teacher is not None, "asked before"
@@ -401,7 +401,7 @@ def text_run(model: str, context_length: int, *, total_steps: int = 30_000) -> D
     Args:
         model: name of the model that is the teacher and the student's starting point.
         context_length: context length of the student.
-        total_steps: length of the run.
+        total_steps: number of steps of the run.
     """
     return DistilSpec(
         model=model,

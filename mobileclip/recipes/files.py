@@ -1,6 +1,6 @@
-"""Recipe files: their location and names, and functions to run and copy them.
+"""Recipe files: locations, names, and functions that run and copy recipes.
 
-In a checkout, recipe files are in `recipes/`, next to the package; an installed package has them in
+In a checkout, recipe files are in `recipes/`, next to the package; in an installed package, recipe files are in
 `mobileclip/recipes/files`.
 """
 
@@ -83,9 +83,9 @@ def run_file(file: Path, arguments: Sequence[str], *, program: str) -> None:
     """Run a recipe file like `python FILE`, with the file's folder first in `sys.path`.
 
     Args:
-        file: the recipe.
+        file: path of the recipe file.
         arguments: command line of the recipe.
-        program: name in `--help`.
+        program: name of the program in `--help`.
 
     Raises:
         SystemExit: with the exit status of the recipe.
@@ -111,7 +111,7 @@ def copy_recipe(name: str, output: Path, *, overwrite: bool = False) -> Path:
     """Copy a recipe file for editing; return the copy, which runs in any folder.
 
     Args:
-        name: name of a recipe.
+        name: name of a recipe, such as `train_s2`.
         output: path of the copy, or an existing folder for it.
         overwrite: whether to replace an existing file.
 
@@ -139,7 +139,7 @@ class Header:
     Args:
         title: first line of the header.
         prose: paragraphs, each as one line.
-        entries: texts by name, in order; commands keep their line breaks, other entries are joined to one line.
+        entries: texts by name, in order; commands keep line breaks, other entries have one line.
         rows: titles of the recipe's runs by name, if the recipe has several runs.
     """
 
@@ -166,7 +166,8 @@ def read_header(docstring: str | None, program: str = "") -> Header:
     Args:
         docstring: a title followed by prose, a block of entries with indented continuation lines, and `Rows:` with one
             line per run, all separated by empty lines; None for an empty header.
-        program: name of the program in the header's commands, for this machine.
+        program: command such as `mobileclip train s2`, which replaces `python recipes/train_s2.py` in the header; other
+            values change nothing.
     """
     text = docstring or ""
     if program.startswith("mobileclip "):

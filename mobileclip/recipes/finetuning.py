@@ -1,6 +1,6 @@
 """Fine-tuning as a command: scores of a model on its tasks, and a report with a table, a plot and a JSON file.
 
-`training.finetuning` has the fine-tuning itself.
+`mobileclip.training.finetuning` contains the fine-tuning itself.
 """
 
 from __future__ import annotations
@@ -123,13 +123,13 @@ def summary(results: Results) -> str:
     if not before.old:
         return f"{said}. The loss on old tasks is unknown: name old tasks with --retention-tasks."
     lost = after.mean_old - before.mean_old
-    said += f" and the old ones from {before.mean_old:.1f} to {after.mean_old:.1f} ({lost:+.1f})."
+    said += f" and the old tasks from {before.mean_old:.1f} to {after.mean_old:.1f} ({lost:+.1f})."
     between = results.rows[1:-1]
     if between:
         best = max(results.rows, key=lambda row: row.new.value + row.mean_old)
         said += (
-            f" The best sum of both is at alpha {best.alpha:g}: {best.new.value:.1f} and {best.mean_old:.1f}; since "
-            "alpha was selected on these images, the sum is slightly optimistic."
+            f" The best sum of both scores is at alpha {best.alpha:g}: {best.new.value:.1f} and {best.mean_old:.1f}; "
+            "since alpha was selected on these images, the sum is slightly optimistic."
         )
     return said
 

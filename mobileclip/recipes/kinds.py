@@ -1,4 +1,4 @@
-"""The kinds of recipes: additional command-line options, their effect on the spec, and functions that run specs."""
+"""The kinds of recipes: additional command-line options, effects of options on specs, and functions that run specs."""
 
 from __future__ import annotations
 
@@ -60,8 +60,9 @@ class Command(Generic[Options, Spec]):
 
     Args:
         options: options outside the spec.
-        spec: the options.
-        show: print the spec as JSON and stop; a file with this JSON, before the flags, replaces the recipe's spec.
+        spec: the spec of the recipe.
+        show: print the spec as JSON and stop. A file with this JSON, given before the flags, replaces the recipe's
+            spec.
         tiny: use the first samples of the data, or a few drawn samples, and a small model by default.
     """
 
@@ -73,7 +74,7 @@ class Command(Generic[Options, Spec]):
 
 @attrs.frozen
 class NoOptions:
-    """A recipe whose flags are all in the spec."""
+    """The empty set of options, for recipes with all flags in the spec."""
 
 
 @attrs.frozen
@@ -81,12 +82,12 @@ class Kind:
     """The common behaviour of all recipes with one spec class.
 
     Args:
-        start: function that runs a spec under a name; its last argument is the recipe's own spec, or None if the spec
+        start: function that runs a spec under a name; the last argument is the recipe's own spec, or None if the spec
             comes from a file.
         options: flags outside the spec.
         ready: function that applies the options to the spec.
-        fixed: fields that are not flags.
-        made_by: functions that make instances of some classes from flags.
+        fixed: fields that are not flags, each as a class and a field name.
+        made_by: functions that make an instance of a class from the values of the flags, by class.
     """
 
     start: Callable[[Any, Command[Any, Any], str, Any], None]
@@ -103,7 +104,7 @@ class RunOptions:
     Args:
         validation: held-out data for evaluation during training: recall on pairs, top-1 and top-5 accuracy on classes,
             nats per id on captions.
-        evaluate: additional data sets of classes or captions to evaluate.
+        evaluate: additional data sets, with classes or captions, for evaluation during training.
         rows: column names of `.jsonl` files and tables.
         tokenizer: a Hugging Face `tokenizer.json` to use instead of CLIP's tokenizer.
         plain: train only on real captions, without teachers, for ordinary image-text pairs.
@@ -162,8 +163,8 @@ def _use(model: object, path: object) -> str:
     if isinstance(model, DualEncoderSpec):
         return f"`mobileclip classify photo.jpg 'a cat' 'a dog' -m {path}`"
     if isinstance(model, CoCaSpec):
-        return f"`mobileclip reinforce datacompdr12m --captioner-weights {path}` writes captions with it"
-    return "mobileclip.encoders.load_model loads it"
+        return f"`mobileclip reinforce datacompdr12m --captioner-weights {path}` writes captions with the model"
+    return "mobileclip.encoders.load_model loads the model"
 
 
 def _measure(spec: RunSpec, options: RunOptions) -> Callable[[Any], Evaluate] | None:
@@ -177,7 +178,7 @@ def _measure(spec: RunSpec, options: RunOptions) -> Callable[[Any], Evaluate] | 
 
 
 def _sharded(spec: RunSpec, output: str, rows: RowOptions) -> RunSpec:
-    """Return a run on image-text pairs with data in shards; a list, table or folder is converted once."""
+    """Return a run with data in shards; convert a list, table or folder of image-text pairs once."""
     given = getattr(spec.data, "shards", ())
     if isinstance(spec.data, LabelledPipelineSpec):
         if not spec.data.class_names and (names := find_class_names(given)):
@@ -211,7 +212,8 @@ class ReinforceOptions:
     Args:
         data: shards (a path, a brace pattern or a URL); a .jsonl, .parquet, .csv or .tsv file; or a folder of images.
         rows: column names of `.jsonl` files and tables.
-        step: `captions` writes only synthetic captions, `embeddings` encodes existing captions, and `both` does both.
+        step: `captions` writes only synthetic captions, `embeddings` encodes existing captions, and `both` writes
+            synthetic captions and encodes all captions.
         augmentation: policy of the stored augmentations: `datacompdr`, or `crop` for the weak augmentation of plain
             CLIP.
         captioner_weights: weights of a captioner to use instead of the recipe's: a file of open_clip, Apple or
@@ -221,9 +223,9 @@ class ReinforceOptions:
         num_workers: number of processes, or of actors with Ray; by default one process per GPU, or one actor.
         num_threads: number of threads per worker, or of cores with Ray.
         gpus_per_worker: number of GPUs per actor, with Ray only; with a fraction, several actors share a GPU.
-        ray_address: address of the Ray cluster to join, such as `auto`; by default a cluster is started on this
+        ray_address: address of the Ray cluster to join, such as `auto`; by default, Ray starts a cluster on this
             machine.
-        retries: attempts per failing shard.
+        retries: number of attempts for a failing shard, and pauses between attempts.
         status: print the state, progress and remaining time of the run in the output, and stop.
         dry_run: measure the start of the first shard, print the total time and size, and stop.
     """
@@ -290,7 +292,7 @@ def _reinforce(
         )
     report = reinforce(spec, engine=engine)
     say(f"{report}; {report.num_done_before} of the shards are from earlier runs")
-    say(f"{spec.output}: {report.num_bytes:,} bytes. `mobileclip data check {spec.output}` checks them.")
+    say(f"{spec.output}: {report.num_bytes:,} bytes. `mobileclip data check {spec.output}` checks the shards.")
     for aside in report.set_aside[:_MOST_NAMED]:
         say(f"set aside: {aside.unit}: {aside.reason}")
     if report.set_aside:
@@ -334,9 +336,9 @@ class EvaluateOptions:
     Args:
         models: one or more models: a name, a file, NAME=FILE, LABEL=FILE, hf-hub:OWNER/NAME or open_clip:MODEL/TAG; and
             data sets to evaluate the models on, such as my_classes/.
-        compare_published: additional published models in the table; the table always includes published models that are
-            evaluated.
-        report: whether to write report.html with its plots as PNG files.
+        compare_published: published models to add to the table; the table always includes the evaluated models that are
+            published.
+        report: whether to write report.html and plots as PNG files.
     """
 
     models: Annotated[Positional[tuple[str, ...]], arg(metavar="[MODEL...]")] = ()
@@ -351,7 +353,7 @@ def _evaluate(spec: EvaluationSpec, command: Command[EvaluateOptions, Evaluation
 
 
 def _sized(kind: type) -> Callable[..., Any]:
-    """Return a factory of pipelines whose augmentation has the size of the model's image input."""
+    """Return a factory of pipelines that sets the augmentation's size to the size of the model's image input."""
 
     def make(**fields: Any) -> Any:
         if fields.get("augmentation") is not None:

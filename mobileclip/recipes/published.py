@@ -1,9 +1,10 @@
-"""The common options of the published runs; a recipe only states its own options.
+"""The common options of the published runs; a recipe states only the options in which the run differs.
 
 Source: MobileCLIP (arXiv 2311.17049), table 12; MobileCLIP2 (arXiv 2508.20691); the released training scripts. For
-captioners: MobileCLIP2 and the file names of its captioners, such as dfn2b_s13b and s12m_context128, for data, samples
-seen and contexts; open_clip's coca_ViT-L-14, its laion2B-s13B-b90k and its fine-tuning page for all other options. For
-classifiers: FastViT (arXiv 2303.14189) and its released script, apple/ml-fastvit; MobileCLIP, table 11, for MCi.
+captioners: MobileCLIP2 and the file names of the published captioners, such as dfn2b_s13b and s12m_context128, for
+data, samples seen and contexts; open_clip's coca_ViT-L-14, the tag laion2B-s13B-b90k and open_clip's fine-tuning page
+for all other options. For classifiers: FastViT (arXiv 2303.14189) and the script in apple/ml-fastvit; MobileCLIP, table
+11, for MCi.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ STEPS_BETWEEN_LOOKS = 2_000
 STUDENT_AUGMENTATION = RangeAugmentSpec(target_psnr=(40.0, 20.0))
 NUM_SEEN, CAPTIONER_BATCH = 13_000_000_000, 90_112
 NUM_FINETUNED, FINETUNING_BATCH = 12_000_000, 128
-"""Numbers of pairs seen by a published captioner, first in DFN-2B and then in a set of captions; and batch sizes."""
+"""Number of pairs and batch size for fine-tuning a published captioner, after the training on DFN-2B."""
 NUM_IMAGES, IMAGENET_BATCH = 1_281_167, 1_024
 
 
@@ -64,19 +65,20 @@ def mobileclip_run(
     range_augment: RangeAugmentSpec | None = STUDENT_AUGMENTATION,
     memory: Memory = Memory(micro_batch=512),  # noqa: B008  frozen
 ) -> RunSpec:
-    """Return a run on DataCompDR with the options of table 12.
+    """Return a run on DataCompDR with the options of MobileCLIP's table 12.
 
     Args:
         model: the student.
         peak: peak learning rate.
-        distill_weight: `w` of Eq. 2; the contrastive term has weight `1 - w`.
+        distill_weight: weight of the distillation term, `w` of Eq. 2; the contrastive term has weight `1 - w`.
         batch_size: number of samples per step, over all processes.
-        total_steps: length of the run.
-        warmup_steps: number of steps to the peak of the learning rate; a changed length keeps the share of warm-up.
-        max_gradient_norm: norm to which larger gradients are clipped; None for no clipping.
-        range_augment: additional augmentation of the student's images.
-        memory: stored activations; the micro-batch size is the release's batch size per GPU with 128 GPUs, so that
-            batch norms see as many samples on fewer GPUs.
+        total_steps: number of steps of the run.
+        warmup_steps: number of warm-up steps; if the length of the run changes later, the fraction of warm-up steps
+            stays.
+        max_gradient_norm: maximum norm of the gradient, for gradient clipping; None for no clipping.
+        range_augment: additional augmentation of the student's images; None for none.
+        memory: memory options; the micro-batch size is the release's batch size per GPU on 128 GPUs, so that batch
+            norms see equally many samples on fewer GPUs.
     """
     return RunSpec(
         model=model,
@@ -112,7 +114,7 @@ def mobileclip_run(
 
 
 def long_training(run: RunSpec) -> RunSpec:
-    """Return the run with 300k steps at a constant learning rate and 300k steps along a cosine."""
+    """Return the run with 600k steps: 300k steps at a constant learning rate, then 300k steps along a cosine."""
     schedule = run.training.schedule
     longer = ConstantCosineSchedule(
         peak=schedule.peak,
@@ -129,7 +131,7 @@ def mobileclip2_run(model: DualEncoderSpec, **choices: Any) -> RunSpec:
 
     Args:
         model: the student.
-        choices: see `mobileclip_run`.
+        choices: other arguments of `mobileclip_run`.
     """
     run = mobileclip_run(model, max_gradient_norm=1.0, **choices)
     return with_loss(run, ReinforcedLossSpec(teacher_dims=(768, 768), teacher_logit_scales=(70.0, 60.0)))
@@ -163,7 +165,8 @@ def plain_vit_b16() -> ViTSpec:
 def vit_b16_12m_run(text: TextEncoderSpec | None = None, *, total_steps: int = 30_000) -> RunSpec:
     """Return a run of the ablations: open_clip's ViT-B/16 on DataCompDR-12M, both teachers and caption types, w = 1.
 
-    Warm-up and gradient clipping are from Apple's script; the paper states these options for the large runs only.
+    Warm-up and gradient clipping are from Apple's script; the MobileCLIP paper states these options only for large
+    runs.
 
     Args:
         text: the text encoder; by default the encoder with 12 layers and a causal mask.
@@ -184,10 +187,10 @@ def with_drop_path(model: DualEncoderSpec, rate: float) -> DualEncoderSpec:
     """Return the model with stochastic depth in its image tower.
 
     Args:
-        model: model whose image tower is an MCi or a ViT.
+        model: model with an MCi or a ViT as image tower.
         rate: drop probability of the last block's branches in training.
     """
-    assert isinstance(model.image, MCiSpec | ViTSpec), "the published towers take it"
+    assert isinstance(model.image, MCiSpec | ViTSpec), "the published towers have stochastic depth"
     return attrs.evolve(model, image=attrs.evolve(model.image, drop_path=rate))
 
 
@@ -202,7 +205,7 @@ def with_loss(run: RunSpec, loss: LossSpec) -> RunSpec:
 
 
 def with_one_teacher(run: RunSpec, number: int) -> RunSpec:
-    """Return a run that distils from one of several stored teachers, selected by its columns.
+    """Return a run that distils from only one of the stored teachers, with the columns of this teacher's embeddings.
 
     Args:
         run: run with stored embeddings.
@@ -228,18 +231,18 @@ def _teachers(run: RunSpec) -> ReinforcedLossSpec:
 
 
 def as_released(run: RunSpec) -> RunSpec:
-    """Return a run with the options of Apple's scripts, where these differ from the paper.
+    """Return a run with the options of Apple's scripts instead of the options of the paper.
 
     The recipes follow table 12 of MobileCLIP and differ from the scripts in warm-up (2,000 steps; scripts: 1,000),
     gradient clipping (none; norm 1), moving average (0.9995; none), last learning rate (1e-6; 0), RangeAugment (PSNR 40
     to 20; none) and precision (bfloat16; float16). The recipes follow the published weights in projection bias, pixel
-    statistics and resize filter. No paper states AdamW's `eps` or the weight decay of positions, class tokens and layer
+    statistics and interpolation. No paper states AdamW's `eps` or the weight decay of positions, class tokens and layer
     scales.
 
     Source: the scripts of apple/ml-mobileclip, and open_clip.
     """
     image, optimizer = run.model.image, run.training.optimizer
-    assert isinstance(optimizer, AdamWSpec), "the published runs have it"
+    assert isinstance(optimizer, AdamWSpec), "the published runs use AdamW"
     # Apple's script exempts the class token with one dimension, and selects eps by "vit" in the name.
     plain = isinstance(image, ViTSpec) and image.initialization == "open_clip"
     optimizer = attrs.evolve(
@@ -328,7 +331,7 @@ def finetuning_run(context: int = 77, *, total_steps: int = NUM_FINETUNED // FIN
 
     Args:
         context: number of text positions; the run interpolates the checkpoint's positions.
-        total_steps: length of the run.
+        total_steps: number of steps of the run.
     """
     return _captioner_run(
         coca_vit_l14(context),
@@ -368,10 +371,10 @@ def imagenet_run(image: MCiSpec, *, drop_path: float, epochs: int = 300, warmup_
     """Return a run on ImageNet-1k with FastViT's recipe.
 
     Args:
-        image: encoder whose pooled features are classified.
+        image: image encoder of the classifier.
         drop_path: drop probability of the last block's branches in training.
-        epochs: length of the run in epochs, without the ten epochs at the final learning rate that the script appends.
-        warmup_epochs: number of epochs to the peak of the learning rate, which starts near 0 (in the script at 1e-6).
+        epochs: number of epochs, without the ten epochs at the final learning rate that FastViT's script appends.
+        warmup_epochs: number of warm-up epochs; the learning rate starts near 0 (in FastViT's script, at 1e-6).
     """
     model = ClassifierSpec(image=attrs.evolve(image.without_projection(), drop_path=drop_path), num_classes=1_000)
     steps_per_epoch = NUM_IMAGES // IMAGENET_BATCH

@@ -1,6 +1,7 @@
 """The common flags of recipes for `--help`, one line each, without importing torch.
 
-A line has the names of a flag, its value, the spec's field if the flag has a shorter name, and a description.
+A line has the names of a flag, a placeholder of the value, the spec's field if the flag has a shorter name, and a
+description.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _TRAINED = """
 _DEVICE = "--device NAME                  device                     cuda:1, mps or cpu; by default the best device\n"
 LINES: Mapping[str, str] = {
     "RunSpec": f"""
---data SHARDS                  data.shards                training data; for classes, a folder per class
+--data SHARDS                  data.shards                training data: shards, or a folder per class
 --plain                                                   train on real captions only, without teachers
 --validation DATA                                         held-out data for evaluation during training
 --evaluate DATA                                           data sets for evaluation during training
@@ -47,7 +48,7 @@ LINES: Mapping[str, str] = {
 -j, --num-workers INT          num_workers                processes; by default one per GPU
 --engine NAME                                             local, or ray for a cluster
 --status                                                  show the progress of the run in the output
---dry-run                                                 measure a few samples, and print the total cost
+--dry-run                                                 measure a few samples, and print the estimated cost
 {_COMMON}""",
     "FinetuneSpec": f"""
 -m, --model FILE               model                      checkpoint to fine-tune; or a name, NAME=FILE, hf-hub:...
@@ -72,7 +73,7 @@ LINES: Mapping[str, str] = {
 --relation-weight FLOAT        training.loss.relation_weight  weight of the loss on similarities in the batch
 {_TRAINED}{_DEVICE}{_COMMON}""",
     "EvaluationSpec": f"""
---data FOLDER                                             folder of the data sets; without it, they are streamed
+--data FOLDER                                             folder of the data sets; by default, data is streamed
 --datasets DATA                                           your own data sets, or data sets of the suites
 --suite NAME                                              quick, imagenet, full, ...
 -o, --output FOLDER            output                     output folder of the results; a second run resumes
@@ -93,10 +94,10 @@ class ShortFlag:
     """A flag of the short help.
 
     Args:
-        names: names of the flag.
+        names: long name of the flag and, if any, the short name, with dashes.
         value: placeholder of the flag's value; empty for a switch.
         field: path of the spec's field, such as `data.shards`, if the flag has a shorter name; empty otherwise.
-        text: description.
+        text: description of the flag in one line.
     """
 
     names: tuple[str, ...]
@@ -117,7 +118,7 @@ def shorts(kind: str) -> list[ShortFlag]:
 
 
 def kind_of(file: Path) -> tuple[str, list[str]] | None:
-    """Return the spec class and variants of a recipe from the text of its file, or None if the text has none."""
+    """Return the names of a recipe's spec class and variants, read from the file; None if the file has no run."""
     text = file.read_text(encoding="utf-8")
     found = re.search(r"^(?:RUN: |ROWS: dict\[str, )(\w+)\]? =", text, re.MULTILINE)
     call = re.search(r"run_recipe\((?:RUN|ROWS)(.*)\)", text)
@@ -135,9 +136,9 @@ def brief_help(kind: str, program: str, rows: Mapping[str, str] | None = None, v
 
     Args:
         kind: name of the recipe's spec class.
-        program: the command before the flags.
-        rows: titles of the recipe's runs, if there are several.
-        variants: additional words that change the spec.
+        program: command that starts the recipe, without flags.
+        rows: titles of the recipe's runs by name; None for a single run.
+        variants: words on the command line that change the spec, such as `released`.
     """
     others = " [MODEL...]" if kind == "EvaluationSpec" else ""
     words = f"{' ROW' if rows else ''}{''.join(f' [{one}]' for one in variants)} [RUN.json]{others}"

@@ -33,7 +33,7 @@ def measured_on(
         pairs: paths of held-out pairs, see `held_out_pairs`; empty for no evaluation on pairs.
         benchmarks: paths of data sets, see `open_benchmark`; empty for no evaluation on data sets.
         rows: options for reading rows of `.jsonl` files and tables.
-        model: spec of the run's model, with its inputs.
+        model: spec of the run's model; not used.
 
     Raises:
         ValueError: if there are no pairs, or a data set does not exist or cannot be read.
@@ -93,12 +93,12 @@ def retrieval_on(pairs: Sequence[str], rows: RowOptions) -> Evaluate:
 
 
 def captions_on(data: Sequence[str], rows: RowOptions, model: CoCaSpec) -> Evaluate:
-    """Return an evaluation of a captioner on held-out pairs (see `held_out_pairs`): nats per id, and accuracy of ids.
+    """Return an evaluation of a captioner on held-out pairs (see `held_out_pairs`): nats per id and id accuracy.
 
     Args:
         data: paths of the pairs.
         rows: options for reading rows of lists and tables.
-        model: spec of the captioner, with its inputs.
+        model: spec of the captioner, for the image and text inputs.
     """
     transform, tokenizer = ImageTransform(model.image.input), Tokenizer(model.text.input)
     pairs = [(sample.image, sample.captions[0]) for sample in held_out_pairs(data, rows)]

@@ -1,6 +1,6 @@
-"""Reinforcement of data sets: computes captions and teacher embeddings once, and stores them with each image.
+"""Reinforcement of data sets: computes and stores captions and teacher embeddings once for each image.
 
-This subpackage computes, stores and checks reinforced data; `data` reads the data.
+This subpackage computes, stores and checks reinforced data; `mobileclip.data` reads the data.
 """
 
 from mobileclip.reinforce.captioners import (

@@ -1,6 +1,7 @@
 """Captioners: models that write captions for images, such as a CoCa with nucleus sampling, and sets of captioners.
 
-Sampling depends only on a seed, with one random stream per caption. Add new captioners here and register them by name.
+Sampling depends only on the image's seed, with one random stream per caption. Add new captioners here, and register the
+captioners' specs by name.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Captioner(Protocol):
 
     @property
     def name(self) -> str:
-        """Display name."""
+        """Display name of the captioner."""
 
     @property
     def weights_sha256(self) -> str:
@@ -49,12 +50,12 @@ class Captioner(Protocol):
 
     @property
     def num_captions(self) -> int:
-        """Captions per image."""
+        """Number of captions per image."""
 
     def caption(self, images: Sequence[Image.Image], seeds: Sequence[int]) -> list[tuple[str, ...]]:
         """Return the captions for every image.
 
-        Captions depend only on the image and its seed, not on other images or their order.
+        Captions depend only on the image and the image's seed, not on other images or the order of images.
 
         Args:
             images: original images, without augmentation.
@@ -74,7 +75,7 @@ def require_seeds(images: Sequence[Image.Image], seeds: Sequence[int]) -> None:
 
 @attrs.frozen(kw_only=True)
 class CaptionerSpec(ABC):
-    """Base class of captioner specs; register your own in `captioners` or by an entry point.
+    """Base class of captioner specs; register a subclass in `captioners` or with an entry point.
 
     Examples:
         >>> from mobileclip.serialization import from_json, to_json
@@ -96,14 +97,14 @@ class CaptionerSpec(ABC):
 
 
 captioners: Registry[type[CaptionerSpec]] = Registry("captioner", home="mobileclip.reinforce.image_text_to_text")
-"""Captioners by name; third parties add their own here or by an entry point in `mobileclip.captioner`."""
+"""Captioner specs by name; other packages register specs here or with an entry point in `mobileclip.captioner`."""
 
 register_spec_base(CaptionerSpec, captioners)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class CaptionSet:
-    """A captioner and the name of its caption set.
+    """A captioner with the name of the caption set that the captioner writes.
 
     Args:
         name: name of the caption set, `syn_text` or `syn_text_NAME`.
@@ -140,7 +141,7 @@ class SeveralCaptioners(CaptionerSpec):
         """Return the captioners with loaded weights.
 
         Raises:
-            ValueError: if a captioner cannot be loaded.
+            ValueError: if the weights of a captioner do not exist or cannot be loaded.
         """
         return CaptionerEnsemble({one.name: one.captioner.build(device) for one in self.sets})
 
@@ -157,12 +158,12 @@ class CaptionerEnsemble:
 
     @property
     def name(self) -> str:
-        """Display name."""
+        """Display name of the captioner."""
         return " + ".join(one.name for one in self.sets.values())
 
     @property
     def weights_sha256(self) -> str:
-        """Hash of the hashes of the captioners' weights."""
+        """Combined SHA-256 of the captioners' `weights_sha256`."""
         return hashlib.sha256("".join(one.weights_sha256 for one in self.sets.values()).encode()).hexdigest()
 
     @property
@@ -210,10 +211,10 @@ def caption_streams(seeds: Sequence[int], *, num_captions: int, num_steps: int) 
     Shape: (number of seeds * num_captions, num_steps) float64, with the captions of an image next to each other.
 
     Args:
-        seeds: one per image.
+        seeds: one seed per image.
         num_captions: number of captions per image; the random numbers of the first captions do not depend on this
             number.
-        num_steps: ids per caption.
+        num_steps: number of random numbers per caption, one per token id.
     """
     streams = [seeded_rng(seed, "caption", index).random(num_steps) for seed in seeds for index in range(num_captions)]
     return torch.from_numpy(np.stack(streams)) if streams else torch.zeros(0, num_steps, dtype=torch.float64)
@@ -290,7 +291,7 @@ class NucleusSpec(CaptionerSpec):
         top_p: total probability of the nucleus, in (0, 1].
         temperature: sampling temperature, above 0.
         max_length: maximum number of ids per caption, including start and end.
-        precision: precision of the weights and the computation; probabilities are computed in float64.
+        precision: precision of the weights and the computation; the sampling of ids always uses float64.
         max_batch: number of images per batch. Every step runs with this size, so that a caption does not depend on the
             number of images; calls with fewer images waste the remaining rows.
     """
@@ -307,10 +308,10 @@ class NucleusCaptioner:
     """A loaded CoCa that writes captions.
 
     Args:
-        spec: the options.
-        model: model in float32, moved and cast in place.
+        spec: sampling options.
+        model: model in float32; the class moves and casts the model in place.
         name: display name.
-        weights_sha256: hash of its weights.
+        weights_sha256: hash of the model's weights.
         device: device of the computation.
 
     Raises:
@@ -335,7 +336,7 @@ class NucleusCaptioner:
 
     @property
     def num_captions(self) -> int:
-        """Captions per image."""
+        """Number of captions per image."""
         return self.spec.num_captions
 
     @torch.inference_mode()
@@ -359,7 +360,7 @@ class NucleusCaptioner:
         return [tuple(texts[start : start + count]) for start in range(0, len(texts), count)]
 
     def _texts(self, pixels: list[Tensor], seeds: Sequence[int]) -> list[str]:
-        """Return the captions for at most `max_batch` images; each ends before its first full stop or the end token."""
+        """Return captions for at most `max_batch` images; a caption ends before a full stop or the end token."""
         spec, model, num_steps = self.spec, self._model, self.spec.max_length - 2
         missing = spec.max_batch - len(pixels)
         stacked = torch.stack([*pixels, *[torch.zeros_like(pixels[0])] * missing]).to(model.logit_scale)
@@ -392,18 +393,18 @@ class NucleusCaptioner:
 @captioners.register("coca")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class CocaCaptioner(NucleusSpec):
-    """An open_clip CoCa with nucleus sampling; captions are truncated before the first full stop.
+    """An open_clip CoCa with nucleus sampling; a caption ends before the first full stop.
 
     Args:
-        model: see `OpenClipTeacher`.
-        pretrained: see `OpenClipTeacher`.
+        model: name or path of an open_clip model; see `OpenClipTeacher`.
+        pretrained: open_clip's tag for the weights, or the path of a weights file; see `OpenClipTeacher`.
 
     Raises:
-        ValueError: if there is no source of weights, or more than one.
+        ValueError: if `model` and `pretrained` together name no weights, or two sources of weights.
 
-    Source: section 4 of the paper; length limits of the release's generator. Differs: sampling depends only on the
+    Source: MobileCLIP, section 4; length limits of the release's generator. Differs: sampling depends only on the
         image's seed, not on the batch. The first four ids are neither a full stop nor the end, so no caption is empty.
-        Padding is never sampled (the release may sample padding, and decodes it as exclamation marks).
+        This class never samples padding (the release may, and decodes padding as exclamation marks).
     """
 
     model: str = attrs.field(default="coca_ViT-L-14", validator=validators.min_len(1))
@@ -416,7 +417,7 @@ class CocaCaptioner(NucleusSpec):
         """Return the captioner with loaded weights.
 
         Raises:
-            ImportError: if open_clip is missing.
+            ImportError: if open_clip is not installed.
             ValueError: if open_clip does not have the model or the tag, the weights do not fit, or the model is not a
                 supported CoCa.
         """
@@ -434,7 +435,7 @@ class CheckpointCaptioner(NucleusSpec):
     """A `CoCa` from a file with nucleus sampling, like `CocaCaptioner` but without open_clip.
 
     Args:
-        checkpoint: a file in this library's or open_clip's layout (see `load_model`), a checkpoint of a run, or
+        checkpoint: a file in this library's or open_clip's layout (see `load_model`), a training checkpoint, or
             `hf-hub:OWNER/NAME`.
     """
 
@@ -460,10 +461,10 @@ class CheckpointCaptioner(NucleusSpec):
 
 
 def with_weights(captioner: NucleusSpec, weights: Sequence[str]) -> CaptionerSpec:
-    """Return a captioner with the weights and architecture of each file; several files get one caption set each.
+    """Return a captioner for the model in each file; with several files, each model writes a separate caption set.
 
     Args:
-        captioner: spec with the other options.
+        captioner: spec with the sampling options.
         weights: checkpoints as for `CheckpointCaptioner`; with several files, the caption set of NAME.pt or
             hf-hub:OWNER/NAME is `syn_text_NAME`.
 

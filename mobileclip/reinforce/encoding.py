@@ -47,7 +47,7 @@ logger = get_logger(__name__)
 
 # Below this agreement, most stored image embeddings describe something else.
 LOW_AGREEMENT = 0.5
-CHANGED_BY = "larger crops or fewer augmentation operations in the spec raise it; in a recipe, --augmentation crop"
+CHANGED_BY = "larger crops or fewer augmentation operations raise the agreement; in a recipe, use --augmentation crop"
 _FEWEST = 2
 
 _Matrix = npt.NDArray[np.float32]
@@ -69,7 +69,7 @@ def plain_views(images: Sequence[Image.Image], policy: AugmentationSpec) -> Tens
         (images, 3, size, size) uint8.
 
     Args:
-        images: at least one image.
+        images: original images, at least one.
         policy: see `plain_augmentation`.
     """
     views = [np.asarray(policy.apply(one, policy.sample(augmentation_rng(0, "", 0), one.size))) for one in images]
@@ -84,8 +84,8 @@ def encode_plain(teachers: TeacherEnsemble, images: Sequence[bytes], spec: Reinf
 
     Args:
         teachers: the ensemble.
-        images: the images, encoded.
-        spec: reinforcement options, for their limits, batch size and resizing.
+        images: bytes of encoded images, such as JPEG.
+        spec: options of the reinforcement; the function uses the limits, the batch size and the interpolation.
     """
     policies = [
         attrs.evolve(plain_augmentation(size), interpolation=spec.augmentation.interpolation)
@@ -103,19 +103,19 @@ def encode_plain(teachers: TeacherEnsemble, images: Sequence[bytes], spec: Reinf
 def measure_agreement(
     samples: Sequence[ReinforcedSample], teachers: TeacherEnsemble, spec: ReinforcementSpec
 ) -> ViewAgreement | None:
-    """Measure how often the teachers assign a stored view to the same image as the view without augmentation.
+    """Measure the share of stored views that the teachers assign to the same image as the view without augmentation.
 
-    A view is assigned to the image whose caption, real or synthetic, is the most similar. The measurement ignores
-    captions that several images share, and images without a unique caption.
+    The teachers assign a view to the image with the most similar caption, real or synthetic. The measurement ignores
+    captions of several images, and images without a unique caption.
 
     Args:
-        samples: samples with images.
+        samples: reinforced samples with images.
         teachers: the teachers of the samples' stored embeddings.
-        spec: the options.
+        spec: options of the reinforcement.
 
     Returns:
-        The measurement; None if fewer than two samples have unique captions, since there is nothing to compare, or if a
-        teacher's embedding of an image without augmentation is not finite.
+        The measurement; None if fewer than two samples have unique captions, or if a teacher's embedding of an image
+        without augmentation is not finite.
     """
     count = Counter(text for sample in samples for text in dict(_captions(sample)))
     own = [{text: row for text, row in _captions(sample) if count[text] == 1} for sample in samples]
@@ -154,7 +154,7 @@ _PLAIN_SIZE = (64, 64)
 
 @attrs.define(eq=False)
 class _Item:
-    """A sample in progress, with its results so far.
+    """A sample in progress, with the results so far.
 
     Args:
         sample: the sample, with the captions and embeddings computed so far.
@@ -171,10 +171,10 @@ class _Item:
 
 @attrs.frozen(kw_only=True, eq=False)
 class BatchEncoder:
-    """Makes reinforced samples; without teachers, it makes captioned samples.
+    """Adds captions and teacher embeddings to samples; without teachers, adds only captions.
 
     Args:
-        spec: the options.
+        spec: options of the reinforcement.
         teachers: teachers of the stored embeddings; None for captions only.
         captioner: captioner of the synthetic captions; None for no captions.
         shard: name of the samples' shard, for messages.
@@ -186,7 +186,7 @@ class BatchEncoder:
     shard: str
 
     def __call__(self, samples: Sequence[ImageTextSample]) -> list[ImageTextSample | Skip]:
-        """Return every reinforced sample, or the reason to skip it."""
+        """Return each reinforced sample, or a `Skip` with the reason to skip the sample."""
         results = self._each([_Item(sample) for sample in samples], self._decode)
         sets = caption_sets(self.captioner, self.spec.caption_set) if self.captioner is not None else {}
         for name, captioner in sets.items():
@@ -219,7 +219,7 @@ class BatchEncoder:
         make: Callable[[Sequence[_Item]], None],
         skip: Callable[[_Item, Exception], Skip],
     ) -> list[_Item | Skip]:
-        """Process all items together; if that fails, process each item separately to find the item at fault."""
+        """Process all items together; after an error, process each item separately to find the item at fault."""
         left = [one for one in items if isinstance(one, _Item)]
         try:
             if left:
@@ -315,14 +315,14 @@ def plain_fields(sample: ImageTextSample) -> dict[str, Any]:
 
 @attrs.frozen(kw_only=True, eq=False)
 class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
-    """Batches with embeddings of teachers that encode each batch on use; pass this object to `train` as `batches`.
+    """Batches with teacher embeddings computed during training; pass this object to `train` as `batches`.
 
     Args:
         batches: batches with online images at the teachers' sizes; see `online` of `ReinforcedPipelineSpec`.
         teachers: teachers that encode the images and captions of every batch.
         captioner: captioner for every augmented image, at the largest online size; None for the source's captions.
-        tokenizer: the student's tokenizer, for the captioner's captions.
-        seed: seed of the captions.
+        tokenizer: the student's tokenizer, for the captioner's captions; required with a captioner.
+        seed: random seed of the captioner.
 
     Raises:
         ValueError: while streaming, if the batches lack the images or the captions.
@@ -342,7 +342,7 @@ class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
             raise ValueError("a captioner also needs the student's tokenizer")
 
     def changed(self, batch: ReinforcedBatch) -> ReinforcedBatch:
-        """Return a batch with embeddings and, with a captioner, its captions."""
+        """Return the batch with teacher embeddings and, if there is a captioner, the captioner's captions."""
         return self._embedded(batch if self.captioner is None else self._captioned(batch, self.captioner))
 
     def _captioned(self, batch: ReinforcedBatch, captioner: Captioner) -> ReinforcedBatch:
@@ -356,7 +356,7 @@ class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
 
     def _embedded(self, batch: ReinforcedBatch) -> ReinforcedBatch:
         if batch.captions is None:
-            raise ValueError("the batches have no captions for the teachers; use online images in the pipeline")
+            raise ValueError("the batches have no captions for the teachers; set the pipeline's online image sizes")
         texts = [*batch.captions, *(batch.syn_captions or ())]
         text = self.teachers.encode_texts(texts)
         return attrs.evolve(

@@ -1,4 +1,4 @@
-"""Estimation of the cost of a reinforcement from the first samples of its first shard."""
+"""Estimate of a reinforcement's cost from the first samples of the first shard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_COUNTED = 16
 
 @attrs.frozen(kw_only=True)
 class Estimate:
-    """The cost of a complete reinforcement on one device of this kind.
+    """The estimated cost of a complete reinforcement on one device.
 
     Args:
         num_shards: number of shards of the output.
@@ -33,7 +33,7 @@ class Estimate:
         samples_per_second: samples per second of one worker with loaded models.
         bytes_per_sample: size of a finished shard in bytes per sample, including images.
         loading_seconds: time to load a worker's models, in seconds.
-        device: device of the measurement.
+        device: name of the measured device.
         agreement: agreement of the teachers on the stored views of the measured samples; None without a measurement.
     """
 
@@ -53,7 +53,7 @@ class Estimate:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the output."""
+        """Estimated size of the output, in bytes."""
         return round(self.num_samples * self.bytes_per_sample)
 
     def __str__(self) -> str:
@@ -69,11 +69,11 @@ class Estimate:
 
 
 def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str = AUTO) -> Estimate:
-    """Reinforce the start of the first shard in a temporary folder and extrapolate; the output stays unchanged.
+    """Estimate the cost: reinforce the start of the first shard in a temporary folder, and extrapolate.
 
     Args:
-        spec: the options.
-        num_samples: number of samples to measure; at most the first shard's samples are used.
+        spec: options of the reinforcement.
+        num_samples: maximum number of samples to measure, all from the first shard.
         device: name of a device; `auto` selects the best available device.
 
     Raises:
@@ -130,7 +130,7 @@ class _Beginning(Unit):
         return self.num_samples
 
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the first samples."""
+        """Yield the first `num_samples` samples of the unit."""
         return islice(self.unit.read(report), self.num_samples)
 
 

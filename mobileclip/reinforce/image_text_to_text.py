@@ -48,13 +48,13 @@ class ImageTextToTextCaptioner(CaptionerSpec):
             `AutoProcessor`.
         revision: revision of the hub repository; None for the newest revision.
         prompt: the question, as one turn of the processor's chat template. For a processor without a chat template, the
-            complete prompt with the image token: `USER: <image> Describe it. ASSISTANT:`.
+            complete prompt with the image token, such as `USER: <image> Describe it. ASSISTANT:`.
         num_captions: number of captions per image; the captioner keeps duplicates.
         top_p: total probability of the nucleus, in (0, 1].
         temperature: sampling temperature, above 0.
         max_length: maximum number of ids per caption; longer captions are truncated.
         first_sentence: whether a caption ends before its first full stop, like CoCa's captions.
-        precision: precision of the weights and the computation; probabilities are computed in float64.
+        precision: precision of the weights and the computation; the sampling of ids always uses float64.
         max_batch: number of images per batch. Every step runs with this size, so that a caption does not depend on the
             number of images; calls with fewer images, or with images of different shapes, waste rows.
 
@@ -78,7 +78,7 @@ class ImageTextToTextCaptioner(CaptionerSpec):
 
         Raises:
             ValueError: if the model does not exist, lacks weights, or is not an image-text-to-text model.
-            ImportError: if transformers is missing.
+            ImportError: if transformers is not installed.
         """
         source = TransformersSource(model=self.model, revision=self.revision)
         kind = transformers_package().AutoModelForImageTextToText
@@ -87,11 +87,11 @@ class ImageTextToTextCaptioner(CaptionerSpec):
 
 
 class ImageTextToTextModel:
-    """A loaded vision-language model.
+    """A captioner with a loaded vision-language model.
 
     Args:
-        spec: the options.
-        loaded: the model.
+        spec: options of the captioner.
+        loaded: the model with its name and the hash of its weights.
         processor: the model's processor.
 
     Raises:
@@ -102,7 +102,7 @@ class ImageTextToTextModel:
         self.spec, self.name, self.weights_sha256 = spec, loaded.name, loaded.weights_sha256
         self._model, self._processor, self._text = loaded.model, processor, spec.prompt
         if getattr(processor, "tokenizer", None) is None:
-            raise ValueError(f"{loaded.name} has no tokenizer in its processor, so its captions cannot be decoded")
+            raise ValueError(f"the processor of {loaded.name} has no tokenizer to decode captions")
         if getattr(processor, "chat_template", None):
             turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": spec.prompt}]}
             self._text = processor.apply_chat_template([turn], add_generation_prompt=True)
@@ -126,7 +126,7 @@ class ImageTextToTextModel:
 
     @property
     def num_captions(self) -> int:
-        """Captions per image."""
+        """Number of captions per image."""
         return self.spec.num_captions
 
     @torch.inference_mode()
@@ -159,7 +159,7 @@ class ImageTextToTextModel:
         return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
 
     def _answers(self, prepared: Sequence[Mapping[str, Tensor]], seeds: Sequence[int]) -> list[tuple[str, ...]]:
-        """Return the captions for at most `max_batch` images whose inputs have the same shapes."""
+        """Return the captions for at most `max_batch` images with inputs of the same shapes."""
         spec, count, parameter = self.spec, self.spec.num_captions, next(self._model.parameters())
         missing = spec.max_batch - len(prepared)
         rows = [one for one in (*prepared, *[prepared[0]] * missing) for _ in range(count)]
@@ -203,7 +203,7 @@ class AnswerVocabulary:
         self.is_visible[[*self.end_ids, *self.special.tolist()]] = False
 
     def text(self, ids: Sequence[int], *, first_sentence: bool) -> str:
-        """Return the caption in one line: up to the end, or to the first full stop after a letter or digit."""
+        """Return the caption in one line: the first sentence, or the whole text up to the end token."""
         length = next((place for place, index in enumerate(ids) if index in self.end_ids), len(ids))
         decoded = self._tokenizer.decode(ids[:length], skip_special_tokens=True).replace(_BROKEN, "")
         text = " ".join("".join(letter if letter.isprintable() else " " for letter in decoded).split())
@@ -219,8 +219,8 @@ class _Sampler:
     a letter or digit, the last id does, so no caption is blank.
 
     Args:
-        spec: the options.
-        vocabulary: kinds of ids.
+        spec: options of the captioner.
+        vocabulary: kinds of token ids.
         draws: random numbers in [0, 1), of shape (rows, steps).
     """
 

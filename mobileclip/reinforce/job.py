@@ -1,8 +1,8 @@
 """The reinforcement job: reads a source, and writes shards with stored augmentations and teacher embeddings.
 
-A shard is the unit of work: the job writes the shard atomically, adds it to the manifest, and never repeats it. The
-stored data depends only on the spec and the source, not on the engine, the number or order of workers, or
-interruptions.
+A shard is the unit of work: the job writes each shard atomically and lists the finished shard in the manifest, so that
+later runs skip this shard. The stored data depends only on the spec and the source, not on the engine, the number or
+order of workers, or interruptions.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class ReinforcementReport:
 
     Args:
         shards: paths or URLs of all reinforced shards, including the shards of earlier runs.
-        num_samples: number of samples in these shards.
-        num_bytes: total size of the shards in bytes.
+        num_samples: number of samples in all reinforced shards.
+        num_bytes: total size of all reinforced shards, in bytes.
         skipped: number of skipped samples by reason.
         num_done_before: number of shards that earlier runs finished.
         set_aside: failed shards and their reasons; the next run tries these shards again.
-        seconds: duration of this run.
+        seconds: duration of this run, in seconds.
         samples_per_second: number of samples per second in this run.
         agreement: agreement of the teachers on the stored views of the first shard; None without a measurement.
     """
@@ -82,17 +82,18 @@ def reinforce(
 ) -> ReinforcementReport:
     """Reinforce all remaining units of the source.
 
-    The job samples and replays `num_augmentations` augmentations per image. Every teacher encodes the augmented images,
+    The job samples and applies `num_augmentations` augmentations per image. Every teacher encodes the augmented images,
     and encodes all real and synthetic captions once. Equal specs give equal files, even after interruptions.
 
     If all tries of a unit fail (see `Retries`), the run lists the unit in `set_aside.jsonl` and continues; the next run
     tries the unit again.
 
     Args:
-        spec: the options.
+        spec: options of the reinforcement.
         engine: engine that runs the workers; None for this machine, with one process per GPU.
-        teachers: loaded teachers to use instead of the spec's teachers, in this process.
-        captioner: loaded captioner to use instead of the spec's captioner, in this process.
+        teachers: loaded teachers to use instead of the spec's teachers, in this process; None for the spec's teachers.
+        captioner: loaded captioner to use instead of the spec's captioner, in this process; None for the spec's
+            captioner.
         show_progress: whether to show a progress bar with speed, remaining time and written bytes.
 
     Raises:
@@ -100,7 +101,7 @@ def reinforce(
             captioner, `output` was written with different options or teachers or is locked by another job, the disk is
             full, a teacher's embeddings cannot be stored, or no sample is stored.
 
-    Source: section 4 of the paper.
+    Source: MobileCLIP, section 4.
     """
     started = time.monotonic()
     is_loaded = teachers is not None or captioner is not None

@@ -1,4 +1,4 @@
-"""The manifest of a reinforcement, its missing shards, and the card: sources, teachers and captioners of the output."""
+"""The manifest of a reinforcement's finished shards, and the card with teachers, captioners and options."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import split_lines, strict
 
 TAIL = "manifest.tail.jsonl"
-"""File next to the manifest in an object store, which cannot append: the newest lines, until the manifest has them."""
+"""Small file with the newest lines, next to the manifest in an object store, where files cannot grow."""
 
 SKIPPED = "skipped"
 """Folder in the output with a file for every shard with skipped samples."""
@@ -56,11 +56,11 @@ _MOST_ATTEMPTS = 3
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ShardEntry:
-    """One finished shard.
+    """An entry of the manifest: one finished shard.
 
     Args:
         shard: path of the shard below the output, with `/` between folders; a shard without samples has no file.
-        fingerprint: fingerprint of the shard's input; if the input changes, the shard is written again.
+        fingerprint: fingerprint of the shard's input; if the input changes, the job writes the shard again.
         num_samples: number of samples in the shard.
         num_bytes: size of the shard in bytes.
         skipped: number of skipped samples by reason.
@@ -78,21 +78,21 @@ class ShardEntry:
 
     @property
     def is_pending(self) -> bool:
-        """Whether some images could not be downloaded; the next run tries these images again."""
+        """Whether the next run tries again to download missing images."""
         return UNREACHABLE in self.skipped and self.attempts < _MOST_ATTEMPTS
 
 
 class Manifest(dict[str, ShardEntry]):
-    """A mapping of the finished shards in an output directory, as durable as the files.
+    """A durable mapping from shard names to entries, for the finished shards in an output directory.
 
     The manifest appends and syncs lines; later lines replace earlier lines. Readers ignore an incomplete last line, and
-    the next append removes this line. In an object store, a second, small file holds the newest lines, so that the long
-    file is rarely uploaded.
+    the next append removes this line. In an object store, a second, small file holds the newest lines, so that the
+    manifest rarely uploads the long file.
 
     Args:
         directory: directory of the shards, local or a URL.
-        most_in_tail: maximum number of entries in the small file, at least 1. In an object store, every entry uploads
-            the small file, and the whole manifest is uploaded when the small file is full.
+        most_in_tail: maximum number of entries in the small file, at least 1. In an object store, every new entry
+            uploads the small file, and a full small file triggers the upload of the long file.
 
     Raises:
         ValueError: if a line other than the last line is damaged.
@@ -112,7 +112,7 @@ class Manifest(dict[str, ShardEntry]):
         return tuple(self.values())
 
     def add(self, entry: ShardEntry) -> None:
-        """Add a finished shard; an entry with the same name is replaced."""
+        """Add the entry of a finished shard, and replace an earlier entry of this shard."""
         self[entry.shard] = entry
         if self._remote:
             self._tail[entry.shard] = entry
@@ -167,7 +167,7 @@ def refuse_own_input(spec: ReinforcementSpec, units: Sequence[Unit]) -> None:
     """Raise an error if the output's shards would replace the source's shards.
 
     Raises:
-        ValueError: if a shard would be replaced.
+        ValueError: if a shard of the source would be replaced.
     """
     place = cache(_place)
     for unit in units:
@@ -186,12 +186,12 @@ def refuse_own_input(spec: ReinforcementSpec, units: Sequence[Unit]) -> None:
 
 @attrs.frozen(kw_only=True)
 class UnreachedRows(Unit):
-    """The rows of a finished shard whose images could not be downloaded.
+    """The rows of a finished shard with images that could not be downloaded.
 
     Args:
-        unit: source of the shard.
+        unit: the source's unit for the shard.
         entry: entry of the shard.
-        output: output of the job.
+        output: output directory or URL of the job.
     """
 
     unit: Unit
@@ -243,9 +243,9 @@ def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Mani
     function does not detect changed inputs on web servers.
 
     Args:
-        spec: the options.
+        spec: options of the reinforcement.
         units: units of the spec's source.
-        manifest: manifest of the output; shards without an entry are written again.
+        manifest: manifest of the output; the function also returns units without an entry.
 
     Raises:
         OSError: if a store does not respond.
@@ -301,7 +301,7 @@ def close_card(spec: ReinforcementSpec) -> None:
 
 
 def refuse_other_choices(spec: ReinforcementSpec) -> bool:
-    """Return whether the output has a card; compare all options that do not need loaded teachers.
+    """Compare the output's card with all options that do not need loaded teachers; return whether there is a card.
 
     Raises:
         ValueError: if the output was written with different options.

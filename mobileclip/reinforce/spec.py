@@ -21,31 +21,33 @@ from mobileclip.strict import strict
 class ReinforcementSpec:
     """The options of a reinforcement.
 
-    With a captioner but without teachers, the job stores only captions; with teachers but without a captioner, it
-    stores embeddings of existing captions. Captions can therefore be written once, and encoded later by several sets of
-    teachers.
+    With a captioner but without teachers, the job stores only captions; with teachers but without a captioner, the job
+    stores embeddings of existing captions. One job can therefore write the captions, and later jobs can encode these
+    captions with several sets of teachers.
 
     Args:
-        source: the data, as a `Source` or a path or pattern for `as_source`. Recipes leave source and output empty.
+        source: the data to reinforce: a `Source`, or a path or pattern for `as_source`. Recipes leave source and output
+            empty.
         output: directory of the reinforced shards, their manifest and their card; a local path or a URL.
-        teachers: teachers of the stored embeddings, which are concatenated in this order.
-        captioner: captioner of the synthetic captions, or `SeveralCaptioners`; None for captions of the source, if any.
+        teachers: specs of the teachers; the job concatenates the embeddings in the order of the teachers.
+        captioner: spec of the captioner for synthetic captions, such as `SeveralCaptioners`; None to keep the source's
+            synthetic captions, if any.
         caption_set: name of a single captioner's caption set, `syn_text` or `syn_text_NAME`; several captioners name
             their own sets.
         augmentation: the augmentation policy; every teacher encodes the augmented image at the teacher's image size.
-        num_augmentations: stored augmentations per image.
-        seed: random seed of augmentations and captions, which depend only on the seed, the sample's key and their own
-            index.
-        layout: `npz` (float32) or `pth.gz` (bfloat16), as in the public data sets; `compact` (bfloat16) or `compact8`
-            (8 bits) for one small member.
-        batch_size: number of samples per batch, with all their augmentations.
-        num_compared: maximum number of samples of the first shard for measuring the teachers' agreement
-            (`ViewAgreement`), with one more encoded image per sample; 0 for no measurement.
+        num_augmentations: number of stored augmentations per image.
+        seed: random seed of augmentations and captions; each augmentation or caption depends only on the seed, the
+            sample's key and the index of the augmentation or caption.
+        layout: storage layout: `npz` (float32) or `pth.gz` (bfloat16), as in the public data sets; or `compact`
+            (bfloat16) or `compact8` (8 bits), with one small member per sample.
+        batch_size: number of samples per batch, each with all augmentations.
+        num_compared: maximum number of samples of the first shard on which to measure the teachers' agreement
+            (`ViewAgreement`), at the cost of one more encoded image per sample; 0 for no measurement.
         limits: limits on work and memory per image; the job skips images beyond these limits.
 
     Raises:
-        ValueError: if a number is out of range. `reinforce` checks that there are teachers or a captioner, since
-            callers can pass loaded ones.
+        ValueError: if a number is out of range, or the layout or the caption set is not valid. The spec may have
+            neither teachers nor a captioner, because callers of `reinforce` can pass loaded models.
 
     Examples:
         >>> augmentation = mobileclip.data.datacompdr_augmentation(256)

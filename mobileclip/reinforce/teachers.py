@@ -30,7 +30,7 @@ from mobileclip.tensor_files.weights import weights_sha256
 
 @runtime_checkable
 class TextTeacher(Protocol):
-    """The thread-safe interface of a teacher for texts."""
+    """Interface of a teacher that encodes texts; implementations must be thread-safe."""
 
     @property
     def name(self) -> str:
@@ -38,11 +38,11 @@ class TextTeacher(Protocol):
 
     @property
     def weights_sha256(self) -> str:
-        """Hash of the teacher's weights by `weights_sha256`; a job stores the hash, and compares it on resumption."""
+        """Hash of the teacher's weights by `weights_sha256`, which a job stores and a resumed job compares."""
 
     @property
     def dim(self) -> int:
-        """Dim of the joint embedding."""
+        """Dimension of the joint embedding."""
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Return the embeddings of texts, normalised or not.
@@ -58,11 +58,11 @@ class Teacher(TextTeacher, Protocol):
 
     @property
     def logit_scale(self) -> float:
-        """The teacher's factor of cosine similarities; the distillation loss must use the same factor."""
+        """The teacher's logit scale, a factor of cosine similarities; the distillation loss must use the same scale."""
 
     @property
     def image(self) -> ImageInput:
-        """The image input; its size is the size of the augmented images."""
+        """The teacher's image input, which includes the size of the augmented images."""
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Return the embeddings of images, normalised or not.
@@ -73,12 +73,12 @@ class Teacher(TextTeacher, Protocol):
 
 
 class NotFiniteError(ValueError):
-    """A teacher returned NaN or infinity, for one input or for all inputs."""
+    """Raised if a teacher returns NaN or infinity."""
 
 
 @attrs.frozen(eq=False)
 class TeacherEnsemble:
-    """Several teachers as one: the ensemble normalises each teacher's embedding, then concatenates them.
+    """Several teachers as one: the ensemble normalises each teacher's embedding, then concatenates the embeddings.
 
     Args:
         teachers: teachers with different names, at least one.
@@ -87,7 +87,7 @@ class TeacherEnsemble:
         ValueError: if there is no teacher, a name is duplicated, or teachers have different backgrounds for transparent
             images.
 
-    Source: section 4 of the paper.
+    Source: MobileCLIP, section 4.
     """
 
     teachers: tuple[Teacher, ...] = attrs.field(converter=tuple[Teacher, ...])
@@ -126,7 +126,7 @@ class TeacherEnsemble:
 
     @property
     def image_sizes(self) -> tuple[int, ...]:
-        """All image sizes of the teachers, in pixels."""
+        """The teachers' different image sizes in pixels, in ascending order."""
         return tuple(sorted({teacher.image.size for teacher in self.teachers}))
 
     @property
@@ -187,7 +187,7 @@ def unit_embeddings(teacher: TextTeacher, embedding: Tensor) -> Tensor:
 
 @attrs.frozen(kw_only=True)
 class TeacherSpec(ABC):
-    """Base class of teacher specs; register your own in `teachers` or by the entry point `mobileclip.teacher`.
+    """Base class of teacher specs; register a subclass in `teachers` or with the entry point `mobileclip.teacher`.
 
     Examples:
         >>> from mobileclip.serialization import from_json, to_json
@@ -201,7 +201,7 @@ class TeacherSpec(ABC):
         """Return the teacher with loaded weights.
 
         Args:
-            device: device of the teacher, such as `cuda:1`; embeddings are returned on the CPU.
+            device: device of the teacher, such as `cuda:1`; the teacher returns embeddings on the CPU.
 
         Raises:
             ValueError: if the weights do not exist or cannot be loaded.
@@ -209,20 +209,20 @@ class TeacherSpec(ABC):
 
 
 teachers: Registry[type[TeacherSpec]] = Registry("teacher")
-"""Spec classes of teachers by name; add your own here or by an entry point in `mobileclip.teacher`."""
+"""Teacher specs by name; other packages register specs here or with an entry point in `mobileclip.teacher`."""
 
 register_spec_base(TeacherSpec, teachers)
 
 
 def build_ensemble(specs: Sequence[TeacherSpec], device: str = "cpu") -> TeacherEnsemble:
-    """Return an ensemble of the teachers, in this order.
+    """Return an ensemble of the teachers in the order of `specs`.
 
     Args:
         specs: specs of at least one teacher; the teachers' names must differ.
         device: device of the teachers.
 
     Raises:
-        ValueError: if `specs` is empty, two teachers are the same, or a teacher cannot be built.
+        ValueError: if `specs` is empty, two teachers have the same name, or a teacher's weights cannot be loaded.
     """
     return TeacherEnsemble([spec.build(device) for spec in specs])
 
@@ -236,7 +236,7 @@ class ModelTeacher:
 
     Args:
         name: display name.
-        clip: the model, which computes on its own device in the precision of its weights.
+        clip: the model, which computes on the model's device in the precision of the weights.
         logit_scale: factor of cosine similarities; by default the model's logit scale, rounded to two decimals.
         max_batch: maximum number of images or texts per batch, to limit memory.
         weights_sha256: hash of the loaded weights; the class computes the hash by default.
@@ -291,12 +291,12 @@ def teacher_of(
     spec: CheckpointTeacher | OpenClipTeacher | TransformersTeacher,
     device: str,
 ) -> ModelTeacher:
-    """Return a checkpoint's model as a reparameterized teacher.
+    """Return the model in a checkpoint as a reparameterized teacher.
 
     Args:
         stored: the content of the checkpoint.
         name: function that maps the hash of the weights to the display name.
-        spec: the options.
+        spec: spec of the teacher, with logit scale, precision and batch size.
         device: device of the computation.
 
     Raises:
@@ -327,7 +327,7 @@ class CheckpointTeacher(TeacherSpec):
     """A checkpoint of an image-text model, folded for inference.
 
     Args:
-        checkpoint: a file in the official layout, open_clip's or this library's, in training form or folded, or
+        checkpoint: a file in Apple's, open_clip's or this library's layout, in training or folded form; or
             `hf-hub:OWNER/NAME`.
         model: name of the model, such as `mobileclip_b`; None to detect the name from the file.
         logit_scale: factor of cosine similarities; None for the model's own logit scale.
@@ -347,7 +347,7 @@ class CheckpointTeacher(TeacherSpec):
         Raises:
             FileNotFoundError: if the file does not exist.
             CheckpointError: if names or shapes of tensors in the file do not match the model.
-            ValueError: if the name is unknown, or the checkpoint has only one tower.
+            ValueError: if the model name is unknown, or the checkpoint has only one tower.
         """
         stored, stem = read_checkpoint(self.checkpoint, self.model), Path(self.checkpoint).stem
         return teacher_of(stored, lambda sha256: f"{stem}-{sha256[:8]}", spec=self, device=device)
@@ -356,7 +356,7 @@ class CheckpointTeacher(TeacherSpec):
 @teachers.register("open_clip")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class OpenClipTeacher(TeacherSpec):
-    """A model of open_clip (extra `teachers`).
+    """A teacher from open_clip (extra `teachers`).
 
     Augmented images are square, so the model's own cropping does not matter.
 
@@ -372,9 +372,9 @@ class OpenClipTeacher(TeacherSpec):
         max_batch: maximum number of images or texts per batch.
 
     Raises:
-        ValueError: if there is no source of weights, or more than one.
+        ValueError: if `model` and `pretrained` together name no weights, or two sources of weights.
 
-    Source: section 4 of the paper, for two teachers, `ViT-L-14` with the tags `openai` and `datacomp_xl_s13b_b90k`.
+    Source: MobileCLIP, section 4, for two teachers: `ViT-L-14` with the tags `openai` and `datacomp_xl_s13b_b90k`.
     """
 
     model: str = attrs.field(default="ViT-L-14", validator=validators.min_len(1))
@@ -390,7 +390,7 @@ class OpenClipTeacher(TeacherSpec):
         """Return the teacher with loaded weights.
 
         Raises:
-            ImportError: if open_clip is missing.
+            ImportError: if open_clip is not installed.
             ValueError: if open_clip does not have the model or the tag, or the weights do not fit.
         """
         return teacher_of(read_open_clip(self._source()), self._source().name, spec=self, device=device)
@@ -402,7 +402,7 @@ class OpenClipTeacher(TeacherSpec):
 @teachers.register("transformers")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TransformersTeacher(TeacherSpec):
-    """An image-text model of transformers (extra `transformers`) of type clip, metaclip_2 or siglip.
+    """A teacher from transformers (extra `transformers`): a model of type clip, metaclip_2 or siglip.
 
     The teacher ignores the bias of models with a sigmoid loss, since a constant bias does not change a softmax over
     similarities. Augmented images are square, so the model's own cropping does not matter.
@@ -431,7 +431,7 @@ class TransformersTeacher(TeacherSpec):
 
         Raises:
             ValueError: if the model does not exist, lacks weights, or is of an unsupported type.
-            ImportError: if transformers is missing.
+            ImportError: if transformers is not installed.
         """
         source = TransformersSource(model=self.model, revision=self.revision)
         return teacher_of(read_dual_encoder(source), source.name, spec=self, device=device)

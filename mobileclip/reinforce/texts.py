@@ -40,15 +40,15 @@ def reinforce_texts(
 ) -> tuple[TextsCard, SkipReport]:
     """Store texts with a teacher's embeddings, for `mobileclip.data.TextPipelineSpec`.
 
-    The teacher encodes a repeated text once per part. A second call resumes: it skips existing parts with the same
-    texts and teacher.
+    The teacher encodes a repeated text once per part. A second call skips existing parts with the same texts and
+    teacher.
 
     Args:
         pairs: texts, and errors for unusable rows; the report counts and lists the errors.
-        teacher: teacher that computes the embeddings, which are stored as float16 with unit length.
-        output: folder of the parts and the card; the card is written last.
-        space: identity of the model that defines the embedding space, as JSON; see
-            `mobileclip.inference.ModelIdentity`.
+        teacher: teacher that computes the embeddings; the function stores the embeddings as float16 with unit length.
+        output: folder of the parts and the card; the function writes the card last.
+        space: identity of the model that defines the embedding space, as JSON (see
+            `mobileclip.inference.ModelIdentity`); empty if unknown.
         texts_per_part: maximum number of texts per part; memory holds one part.
         console: console of the progress display; None for no display.
 
@@ -119,7 +119,7 @@ def _write_part(path: Path, part: Sequence[TextPair], languages: dict[str, int],
 
 
 def _encoded(texts: list[str], teacher: TextTeacher) -> Tensor:
-    """Return embeddings of unit length."""
+    """Return the teacher's embeddings of texts, normalised to unit length."""
 
     def encode(batch: list[str]) -> Tensor:
         return unit_embeddings(teacher, teacher.encode_texts(batch))

@@ -48,9 +48,9 @@ class Problem:
     """A problem in a shard.
 
     Args:
-        kind: short description, for counting.
+        kind: kind of the problem, such as `wrong_count`, for counting.
         where: name of the shard, followed by the key if the problem is in a sample.
-        detail: exact description.
+        detail: description of the problem in one line.
     """
 
     kind: str
@@ -67,7 +67,7 @@ class ShardTask:
     """The samples of a shard to verify, and the samples to recompute.
 
     Args:
-        entry: entry of the manifest.
+        entry: the shard's entry in the manifest.
         rows: indices of the samples to parse and check; None for all samples.
         replayed: indices of the samples to return for recomputation.
     """
@@ -87,11 +87,11 @@ class ShardFindings:
     """The result of checking a shard.
 
     Args:
-        num_samples: read samples.
-        num_checked: parsed samples.
-        problems: found problems.
+        num_samples: number of samples read.
+        num_checked: number of samples parsed and checked.
+        problems: problems of the shard and of its samples.
         replayed: samples for recomputation.
-        keys: 64-bit hashes of all samples' keys.
+        keys: 64-bit hashes of the keys of all samples.
     """
 
     num_samples: int
@@ -114,7 +114,7 @@ class ShardCheck:
     card: ReinforcementCard
 
     def __call__(self, task: ShardTask) -> ShardFindings:
-        """Return the shard's findings.
+        """Read and check the samples of a shard.
 
         Raises:
             StorageError: if the shard's store or disk failed.
@@ -157,11 +157,11 @@ class ShardCheck:
         return attrs.evolve(SAMPLE_LIMITS, dim=sum(self.card.teacher_dims) or None)
 
     def read(self, shard: str, on_skip: Callable[[Skip], None]) -> Iterable[RawSample]:
-        """Yield a shard's samples; yield none for a missing shard, which the check of files reports.
+        """Yield a shard's samples; a missing shard yields no samples, because `verify` reports missing files.
 
         Args:
             shard: name of the shard.
-            on_skip: function that is called with the reason if the shard is truncated.
+            on_skip: function that receives the reason if the shard is truncated.
         """
         path = storage.join(self.directory, shard)
         return read_shard(path, on_skip, self.limits) if storage.exists(path) else ()
@@ -194,7 +194,7 @@ def place(shard: str, key: str) -> str:
 def parts_of(
     sample: ReinforcedSample, card: ReinforcementCard
 ) -> Iterator[tuple[str, TeacherEntry, npt.NDArray[np.float32]]]:
-    """Yield a sample's embeddings by name and teacher."""
+    """Yield the name, the teacher and the values of each embedding of a sample."""
     named = {f"{name}_emb": emb for name, emb in sample.syn_text_emb.items()}
     for name, emb in {"image_emb": sample.image_emb, "text_emb": sample.text_emb, **named}.items():
         for teacher, part in zip(card.teachers, np.split(emb, np.cumsum(card.teacher_dims)[:-1], axis=-1), strict=True):
@@ -206,15 +206,15 @@ class Verification:
     """The result of verifying a reinforced directory: counts and errors.
 
     Args:
-        num_shards: number of shards read completely.
-        num_samples: number of samples read completely.
+        num_shards: number of shards selected for reading.
+        num_samples: number of samples read from these shards.
         num_checked: number of samples with checked members, shapes and norms.
         all_shards: number of shards in the manifest.
         all_samples: number of samples in the manifest.
         num_replayed: number of samples with recomputed augmentations and embeddings.
         largest_difference: largest norm of the difference between a stored and a recomputed embedding of one teacher,
-            both of unit length; 0 if no embedding was recomputed.
-        problems: the first problems of each kind.
+            both of unit length; 0 without recomputed embeddings.
+        problems: the first problems of each kind, at most `MAX_NAMED`.
         counts: total number of problems by kind.
         notes: checks that were not possible, with reasons.
     """
@@ -238,9 +238,9 @@ class Verification:
     def __str__(self) -> str:
         lines = [f"{self.num_samples:,} samples in {self.num_shards:,} shards read"]
         if self.num_shards < self.all_shards:
-            lines[0] += f", drawn from {self.all_samples:,} in {self.all_shards:,}"
+            lines[0] += f", selected from {self.all_samples:,} samples in {self.all_shards:,} shards"
         if self.num_checked < self.num_samples:
-            lines.append(f"{self.num_checked:,} of them, drawn at random, checked")
+            lines.append(f"{self.num_checked:,} of these samples, selected at random, checked")
         if self.num_replayed:
             lines.append(
                 f"{self.num_replayed} samples replayed and encoded again: embeddings differ by at most "
@@ -267,10 +267,10 @@ def verify(
 ) -> Verification:
     """Read all or some samples of a reinforced directory, and recompute a few of them.
 
-    The function checks that all files exist with the manifest's sizes. For every shard that it reads, it checks the
-    number of samples and looks for duplicate keys. For every sample, it checks members, shapes, norms and the number of
-    augmentations. For random samples, it checks that the image is the reinforced image, that the seed reproduces the
-    stored augmentations, and that the teachers reproduce the stored embeddings.
+    The function checks that all files exist with the manifest's sizes. In the selected shards, the function checks the
+    numbers of samples, looks for duplicate keys, and checks every sample's members, shapes, norms and number of
+    augmentations. For random samples, the function also recomputes the image's hash, the augmentations and the
+    embeddings, and compares the recomputed values with the stored values.
 
     Args:
         directory: local path or URL.
@@ -281,7 +281,7 @@ def verify(
         device: device for recomputing; `auto` selects the best available device.
         seed: seed of the random selection.
         engine: engine that reads the shards; None for this process. The result does not depend on the engine.
-        show_progress: whether to show a bar.
+        show_progress: whether to show a progress bar.
 
     Raises:
         ValueError: if the card does not exist or cannot be read.
@@ -397,7 +397,7 @@ class _Verifier:
         )
 
     def load(self, teachers: TeacherEnsemble | None, device: str) -> None:
-        """Use the given teachers, or build the teachers in the card; if that is not possible, add a note instead."""
+        """Use the given teachers, or build the teachers in the card; if the build fails, add a note."""
         specs = [entry.spec for entry in self.card.teachers]
         if not specs:
             self.notes.append("the shards have captions but no embeddings, so nothing was recomputed")
@@ -413,7 +413,7 @@ class _Verifier:
             return
         for entry, teacher in zip(self.card.teachers, built.teachers, strict=True):
             if entry.weights_sha256 != teacher.weights_sha256:
-                detail = f"its weights differ from the card's: {teacher.name}"
+                detail = f"the weights of {teacher.name} differ from the card's"
                 self.add(Problem("wrong_teacher", entry.name, detail))
         self.teachers = built
 
@@ -422,20 +422,20 @@ class _Verifier:
         sizes = storage.find_sizes(self.directory, ["", *known])
         for shard, entry in known.items():
             if shard not in sizes:
-                yield Problem("missing_shard", shard, "the manifest lists it, but the file is missing")
+                yield Problem("missing_shard", shard, "the manifest lists the shard, but the file is missing")
             elif sizes[shard] not in (None, entry.num_bytes):
                 yield Problem("wrong_size", shard, f"{sizes[shard]} bytes, the manifest says {entry.num_bytes}")
         for name in sorted(name for name in sizes if name.endswith(".tar") and name not in known):
-            yield Problem("unknown_shard", name, "the manifest does not list it; a resumed job writes it again")
+            yield Problem("unknown_shard", name, "the manifest does not list the shard; a resumed job writes it again")
         total = sum(entry.num_samples for entry in self.entries)
         if total != self.card.num_samples:
             detail = f"{self.card.num_samples} samples, the manifest says {total}"
             yield Problem("wrong_card", "the card", detail)
 
     def _replay(self, shard: str, sample: ReinforcedSample) -> None:
-        """Reinforce the sample again from its image and captions, and compare the results."""
+        """Reinforce the sample again from the stored image and captions, and compare the results."""
         card, where = self.card, place(shard, sample.key)
-        assert card.augmentation is not None, "where there are teachers, there are augmentations"
+        assert card.augmentation is not None, "a card with teachers has augmentations"
         spec = ReinforcementSpec(
             augmentation=card.augmentation,
             num_augmentations=card.num_augmentations,
@@ -479,5 +479,5 @@ def _repeated_keys(tasks: Sequence[ShardTask], keys: Buckets, check: ShardCheck)
         for raw in check.read(shard, lambda _: None):
             if key_hash(raw.key) in hashes:
                 if raw.key in first:
-                    yield Problem("duplicate_key", place(shard, raw.key), f"it is in {first[raw.key]} too")
+                    yield Problem("duplicate_key", place(shard, raw.key), f"the key is also in {first[raw.key]}")
                 first.setdefault(raw.key, shard)

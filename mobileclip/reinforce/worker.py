@@ -1,4 +1,4 @@
-"""The work on one unit of the source: write a temporary shard, verify it, and move it to its final path."""
+"""The work on one unit of the source: write a temporary shard, verify the shard, and move it to the final path."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Member = tuple[str, Mapping[str, bytes]]
 
 
 class _StoppedError(Exception):
-    """The caller no longer waits for the work."""
+    """Raised in the worker thread if the caller no longer waits for the work."""
 
 
 class WatchedSource(Generic[T]):
@@ -69,13 +69,13 @@ class WatchedSource(Generic[T]):
             self._ended.set()
 
     def pass_to(self, work: Callable[[], ResultT]) -> Future[ResultT]:
-        """Run `work` on this stream in another thread; return the future after the stream has ended.
+        """Run `work` on this source in another thread; at the end of the source, return the future of `work`.
 
         Args:
             work: function that iterates over this object once.
 
         Raises:
-            Exception: the error of `work`, if it fails before the end of the source.
+            Exception: the error of `work`, if `work` fails before the end of the source.
         """
         pool = ThreadPoolExecutor(1, thread_name_prefix="making")
         outcome = pool.submit(work)
@@ -105,10 +105,11 @@ class ReinforcementWork(Work[Unit, ShardEntry]):
     """The reinforcement of units, for an engine.
 
     Args:
-        spec: the options.
-        teachers: loaded teachers to use instead of the spec's teachers, for an engine in this process.
-        captioner: loaded captioner to use instead of the spec's captioner.
-        measured: name of the unit on which to measure the agreement.
+        spec: options of the reinforcement.
+        teachers: loaded teachers to use instead of the spec's teachers, for an engine in this process; None for the
+            spec's teachers.
+        captioner: loaded captioner to use instead of the spec's captioner; None for the spec's captioner.
+        measured: name of the unit on which to measure the teachers' agreement; None for no measurement.
     """
 
     spec: ReinforcementSpec
@@ -117,7 +118,7 @@ class ReinforcementWork(Work[Unit, ShardEntry]):
     measured: str | None = None
 
     def open(self, place: Place) -> ShardWorker:
-        """Return a worker with the loaded teachers and captioner, or load those in the spec."""
+        """Return a worker with the given models; without given models, load the spec's teachers and captioner."""
         spec, teachers, captioner = self.spec, self.teachers, self.captioner
         if teachers is None and captioner is None:
             teachers = build_ensemble(spec.teachers, place.device) if spec.teachers else None
@@ -128,16 +129,16 @@ class ReinforcementWork(Work[Unit, ShardEntry]):
 
 @attrs.frozen(kw_only=True, eq=False)
 class ShardWorker:
-    """Writes shards with teachers that it loads once; the first shard adds the teachers to the output's card.
+    """Writes shards with loaded teachers and captioners; at the start, the worker writes or compares the card.
 
     Args:
-        spec: the options.
+        spec: options of the reinforcement.
         teachers: teachers of the stored embeddings; None for captions only.
         captioner: captioner of the synthetic captions; None for no captions.
         num_threads: number of batches to process concurrently, from one or two units, with one thread per batch; the
-            threads share torch's threads. On the CPU, one thread per core is fastest. With a GPU, the threads decode
-            and replay while the GPU computes.
-        measured: name of the unit on which to measure the agreement; None for no measurement.
+            threads share PyTorch's threads. On the CPU, one thread per core is fastest. With a GPU, the threads decode
+            and augment while the GPU computes.
+        measured: name of the unit on which to measure the teachers' agreement; None for no measurement.
 
     Raises:
         ValueError: if there are neither teachers nor a captioner, or the output was written with different options,
@@ -162,13 +163,13 @@ class ShardWorker:
         open_card(self.spec, self.teachers, self.captioner)
 
     def __call__(self, unit: Unit, on_samples: OnProgress) -> Callable[[], ShardEntry]:
-        """Write a unit's shard to a temporary file; return a function that moves the file and returns its entry.
+        """Write a unit's shard to a temporary file; return a function that moves the file and returns the entry.
 
         The call returns at the end of the unit's source. The unit's last batches therefore overlap with the next unit's
         first batches, and the device never waits.
 
         Args:
-            unit: unit of the source; an existing shard is replaced.
+            unit: unit of the source; the worker replaces an existing shard.
             on_samples: function that another thread calls with the number of samples since the last call.
 
         Raises:
@@ -184,7 +185,7 @@ class ShardWorker:
     def _make(
         self, unit: Unit, source: Iterable[ImageTextSample], skips: SkipReport, on_samples: OnProgress
     ) -> tuple[ShardEntry, Sequence[str], Path | None, ExitStack]:
-        """Write a unit's temporary shard; return its entry, keys, file (if it has samples), and the pending move."""
+        """Write a unit's temporary shard; return the entry, keys, file (None without samples), and pending move."""
         compared, keys = list[ReinforcedSample](), list[str]()
         target, fingerprint, staged = storage.join(self.spec.output, unit.name), unit.fingerprint(), None
         with ExitStack() as placing:
@@ -216,7 +217,7 @@ class ShardWorker:
         compared: list[ReinforcedSample],
         on_samples: OnProgress,
     ) -> Iterator[Member]:
-        """Yield each sample's members; keep the first samples of the measured unit."""
+        """Yield each sample's members; collect the first samples of the measured unit in `compared`."""
         num_compared = self.spec.num_compared if unit.name == self.measured else 0
         for sample in samples:
             if isinstance(sample, ReinforcedSample) and len(compared) < num_compared:
@@ -268,7 +269,7 @@ class ShardWorker:
 
     @contextmanager
     def _threads(self) -> Iterator[ThreadPoolExecutor]:
-        """Yield a pool of threads that share torch's threads."""
+        """Yield a pool of threads that share PyTorch's threads."""
         share = max(1, self._torch_threads // self.num_threads)
         try:
             with ThreadPoolExecutor(self.num_threads, initializer=_use_threads, initargs=(share,)) as pool:
@@ -284,7 +285,7 @@ class ShardWorker:
 
 
 def _use_threads(count: int) -> None:
-    """Set the number of torch threads for calls in this thread."""
+    """Set the number of PyTorch threads for calls in this thread."""
     # On its first access, a thread copies the last number set in any thread; this must not happen after the call below.
     torch.get_num_threads()
     torch.set_num_threads(count)
@@ -334,7 +335,7 @@ def _merged(unit: UnreachedRows, new: Mapping[str, Mapping[str, bytes]], target:
 
 
 def _refuse_failures(unit: Unit, keys: Sequence[str], skips: SkipReport) -> None:
-    """Raise an error if a unit was truncated (trying again may help), or if none of its embeddings are finite."""
+    """Raise an error if a unit was truncated (a retry may help), or if no sample of the unit has finite embeddings."""
     for reason in _UNREAD:
         for skip in skips.named.get(reason, ()):
             raise skip.error(f"{reason}: {skip.detail}")

@@ -23,7 +23,7 @@ from mobileclip.reparam.module import (
 )
 
 PLAIN: set[type[nn.Module]] = {nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.SyncBatchNorm, LayerScale}
-"""Layers whose weights determine the computation. Add a subclass with its own `forward` only if that still holds."""
+"""Layers whose weights determine the computation; add a subclass only if its weights determine its `forward`."""
 
 _EMPTY = {nn.Identity, nn.ModuleList, nn.Sequential, nn.ModuleDict}
 _ALGEBRA = ("fold", "scaled", "shifted")
@@ -32,14 +32,15 @@ _COMPUTE = ("forward", "_conv_forward", "__call__")
 
 
 def refuse_lost(module: nn.Module, folded: nn.Module) -> None:
-    """Raise if folding dropped the computation of a submodule.
+    """Raise an error if folding dropped the computation of a submodule.
 
     Args:
         module: original module.
-        folded: result of the module's `fold`; submodules of both `module` and `folded` are not checked.
+        folded: result of the module's `fold`; the function does not check submodules that `folded` keeps.
 
     Raises:
-        ValueError: if a dropped submodule may compute more than its weights express; the message names the first one.
+        ValueError: if a dropped submodule may compute more than its weights express; the message names the
+            first dropped submodule.
     """
     kept = set(folded.modules())
     for name, part in module.named_modules():
@@ -48,7 +49,7 @@ def refuse_lost(module: nn.Module, folded: nn.Module) -> None:
         shown = f"its part {name!r}" if name else "the block itself"
         is_copied = not name and type(folded) is type(module)  # hooks and all
         if is_hooked(part) and not is_copied:
-            raise ValueError(f"{shown} has hooks, and folding would drop them; remove them first")
+            raise ValueError(f"{shown} has hooks, and folding would drop the hooks; remove the hooks first")
         if not _is_plain(part):
             raise ValueError(
                 f"{shown} is a {type(part).__name__} whose forward cannot be folded; merge adapters first, "
@@ -77,10 +78,10 @@ def _owner(cls: type, name: str) -> type:
 
 
 Fold: TypeAlias = Callable[[nn.Module], nn.Module]
-"""A function that returns the folded form of a module in evaluation mode; it may change the module in place."""
+"""A function from a module in evaluation mode to the folded module; the function may change the module in place."""
 
 folds: Registry[Fold] = Registry("fold")
-"""Fold functions by the name of the package that defines a module's class; each must also fold the submodules."""
+"""Fold functions by top-level package of the module's class; each function must also fold the submodules."""
 
 _MEANS = ("reparameterize", "fuse", "switch_to_deploy")
 
@@ -99,12 +100,12 @@ def fold_timm(module: nn.Module) -> nn.Module:
 
 
 def fold_of(module: nn.Module) -> Fold | None:
-    """Return the fold function for a module's package, or None."""
+    """Return the fold function for the package of a module's class, or None if no fold function is registered."""
     return folds.get(type(module).__module__.partition(".")[0])
 
 
 def warn_if_foldable(module: nn.Module) -> None:
-    """Warn about a module that seems reparameterizable but has no registered fold; the module stays unchanged."""
+    """Warn if a module seems foldable but has no fold function; the module stays unchanged."""
     cls = type(module)
     means = next((name for name in _MEANS if callable(getattr(cls, name, None))), None)
     if means is not None:
@@ -128,18 +129,18 @@ def reparameterize(
     inplace: bool = False,
     check: Tensor | tuple[Tensor, ...] | None = None,
 ) -> Module:
-    """Return `model` reparameterized: equal outputs, fewer operations; the original stays unchanged.
+    """Return `model` in its inference form, with equal outputs and fewer operations.
 
     The function replaces every reparameterizable module, including the root, by its inference form;
-    `mobileclip.reparam.folds` handles modules of other libraries. It removes wrappers of `torch.compile` and
-    DistributedDataParallel, so compile the result again. Folding twice changes nothing. The arithmetic runs in float64
-    with one final cast, so bfloat16 and float16 models lose precision only in that cast.
+    `mobileclip.reparam.folds` has functions for modules of other libraries. `reparameterize` also removes wrappers of
+    `torch.compile` and DistributedDataParallel, so compile the result again. Folding twice changes nothing. The
+    arithmetic runs in float64, so bfloat16 and float16 models lose precision only in one final cast.
 
     Args:
         model: any module in evaluation mode. The result has the same class, unless the root itself folds into a module
             of a different class (a RepMixer becomes a convolution).
         only: classes to fold; empty for all. Apple's code, for example, does not fold some norms and scales.
-        inplace: whether to fold the model itself instead of a copy; use only the result afterwards.
+        inplace: whether to fold `model` itself instead of a copy; afterwards, use only the result.
         check: an example input, or a tuple of inputs, to compare outputs before and after folding; None for no check.
 
     Raises:
@@ -166,7 +167,7 @@ def reparameterize(
 def _folded(
     module: nn.Module, only: tuple[type[Reparameterizable], ...], done: dict[nn.Module, nn.Module], path: str = ""
 ) -> nn.Module:
-    """Fold `module` in place, or into a new module; `done` keeps shared modules shared."""
+    """Fold `module` in place, or into a new module; the mapping `done` keeps shared modules shared."""
     if module in done:
         return done[module]
     if (inner := _unwrapped(module, path)) is not None:
@@ -186,7 +187,7 @@ def _folded(
 
 
 def _unwrapped(module: nn.Module, path: str) -> nn.Module | None:
-    """Return the module inside a PyTorch wrapper, or None.
+    """Return the module inside a PyTorch wrapper, or None if the module is not a wrapper.
 
     Raises:
         ValueError: if the weights are sharded over processes.
@@ -194,7 +195,8 @@ def _unwrapped(module: nn.Module, path: str) -> nn.Module | None:
     if _is_one(module, "torch.distributed.fsdp", "FSDPModule", "FullyShardedDataParallel"):
         raise ValueError(
             f"cannot fold the {type(module).__name__} {path!r}: each process holds only a shard of the weights; gather "
-            "them into an unsharded model first, with torch.distributed.checkpoint.state_dict.get_model_state_dict"
+            "the weights into an unsharded model first, with "
+            "torch.distributed.checkpoint.state_dict.get_model_state_dict"
         )
     if _is_one(module, "torch._dynamo.eval_frame", "OptimizedModule"):
         return cast("nn.Module", module._orig_mod)  # noqa: SLF001 - there is no public attribute
@@ -203,7 +205,7 @@ def _unwrapped(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def _is_one(module: nn.Module, place: str, *names: str) -> bool:
-    """Return whether a module is an instance of named classes, without importing them, which would take a second."""
+    """Return whether a module is an instance of the named classes, without a slow import of the classes."""
     there = sys.modules.get(place)
     return isinstance(module, tuple(getattr(there, name) for name in names if hasattr(there, name)))
 
@@ -243,7 +245,7 @@ def _tensors(output: object) -> list[Tensor]:
 
 
 def foldable_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the name and module of everything that folding would remove: branches, batch norms and layer scales.
+    """Yield the name and module of each branch, batch norm and layer scale that folding would remove.
 
     Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))

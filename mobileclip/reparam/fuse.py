@@ -1,7 +1,7 @@
 """Kernel algebra: pure functions on weights that express a branch, a norm or a scale as a convolution.
 
 All functions compute in float64 (float32 on devices without float64), since folding in bfloat16 has several times the
-error of folding before casting. Results stay in that dtype; the caller casts once, at the end.
+error of folding before casting. The functions do not cast the results back; the caller casts once, at the end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
-"""Norms that are an affine map in evaluation mode, and so fold."""
+"""Norms that are an affine map per channel in evaluation mode, and can therefore be folded."""
 
 
 def widened(tensor: Tensor) -> Tensor:
@@ -113,11 +113,11 @@ def identity_kernel(dim: int, kernel_size: tuple[int, int], *, groups: int, like
 def pad_kernel(kernel: Tensor, kernel_size: tuple[int, int]) -> Tensor:
     """Return `kernel` centred and zero-padded to `kernel_size`.
 
-    Convolutions with either kernel agree if each pads its input by half its kernel size.
+    Convolutions with the original and the padded kernel agree if each convolution pads by half its kernel size.
 
     Raises:
-        ValueError: if the target size is smaller than the kernel, or differs from it by an odd number, so that the
-            centres do not align.
+        ValueError: if a target side is smaller than the kernel side, or differs from the kernel side by an odd number,
+            so that the centres do not align.
 
     Examples:
         >>> pad_kernel(torch.full((1, 1, 1, 1), 5), (3, 3)).squeeze()
@@ -145,7 +145,7 @@ def plain_conv(
 
     Args:
         kernel: kernel of shape `(out, in / groups, height, width)`.
-        bias: `(out,)`, or None.
+        bias: bias of shape `(out,)`; None for a convolution without bias.
         like: a tensor with the dtype of the result, such as the original weight.
         stride: stride in (rows, columns).
         padding: zero padding of (rows, columns); half the kernel size by default.

@@ -73,16 +73,16 @@ class LayerScale(nn.Module):
 
 
 def refuse_training(module: nn.Module) -> None:
-    """Raise if `module` or any submodule is in training mode.
+    """Raise an error if `module` or any submodule is in training mode.
 
     Raises:
-        ValueError: if a module is in training mode; the message names the first one.
+        ValueError: if a module is in training mode; the message names the first such module.
     """
     for name, child in module.named_modules():
         if child.training:
             where = f"its part {name!r}" if name else type(module).__name__
             raise ValueError(
-                f"cannot fold a module in training mode: {where} is; call model.eval() first "
+                f"cannot fold the module: {where} is in training mode; call model.eval() first "
                 "(folding freezes the batch statistics, so a folded model cannot be trained further)"
             )
 
@@ -164,7 +164,8 @@ def in_classes(model: Module, cls_of: Callable[[nn.Module], type[nn.Module] | No
 def copied(module: Module) -> Module:
     """Return a deep copy of `module`, in half the time of `copy.deepcopy`.
 
-    Every module has a dozen collections of hooks, almost all empty; these are replaced instead of deep-copied.
+    Every module has a dozen collections of hooks, mostly empty; the function replaces empty collections instead of
+    deep-copying.
 
     Examples:
         >>> layer = nn.Linear(4, 2)

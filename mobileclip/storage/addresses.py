@@ -1,4 +1,4 @@
-"""Helpers to distinguish local paths from URLs, and to print untrusted text safely."""
+"""Distinguishes local paths from URLs, and makes untrusted text safe to print."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def printable(text: object, *, limit: int = 300) -> str:
     `\x1b`, so that a name cannot move the cursor, add a row or disguise itself.
 
     Args:
-        text: any object, converted by `str`.
-        limit: maximum number of characters; a longer text is truncated, and a note is added.
+        text: any object; `str` converts the object.
+        limit: maximum number of characters of `text`; the function truncates a longer text and appends the length.
     """
     whole = str(text)
     kept = whole if len(whole) <= limit else whole[:limit]
@@ -38,7 +38,7 @@ def without_secrets(text: object) -> str:
     The function removes the user, password, query and fragment from every URL, and marks a removed query by `?...`.
 
     Args:
-        text: a URL, or a text with URLs, converted by `str`.
+        text: a URL, a text with URLs, or any object; `str` converts the object.
     """
     return _ADDRESS.sub(_bare, str(text))
 
@@ -91,7 +91,7 @@ def file_name(path: AnyPath) -> str:
 
 
 def is_same(one: AnyPath, other: AnyPath) -> bool:
-    """Return whether two paths are equal after resolving links; the files need not exist. URLs are equal as texts."""
+    """Return whether two paths are equal after resolving links, or two URLs as strings; the files may be missing."""
     if is_remote(one) or is_remote(other):
         return os.fspath(one) == os.fspath(other)
     return local_path(one).resolve() == local_path(other).resolve()

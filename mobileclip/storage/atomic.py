@@ -1,4 +1,4 @@
-"""Atomic writes of local files and folders, locks for exclusive writers, and checks of output paths."""
+"""Writes local files and folders atomically, locks output folders, and checks output paths."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ LOCK = ".lock"
 def exclusive(directory: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     """Lock a folder while a job writes to it; the system releases the lock when the process ends.
 
-    The lock file is never removed, because two waiting processes could then both acquire the lock.
+    The function never removes the lock file, because two waiting processes could then both acquire the lock.
 
     Args:
-        directory: the folder, created if missing.
-        wait_seconds: maximum time to wait for the lock, in seconds; by default, do not wait.
+        directory: folder to lock; the function creates a missing folder.
+        wait_seconds: maximum time to wait for the lock, in seconds; 0 for no wait.
 
     Raises:
         ValueError: if this or another process already holds the lock.
@@ -46,7 +46,7 @@ def exclusive(directory: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     except filelock.Timeout:
         waited = f", still after waiting for {wait_seconds:g} s" if wait_seconds else ""
         raise ValueError(
-            f"another job is writing to {directory}{waited}; wait for it, end leftover processes of a killed "
+            f"another job is writing to {directory}{waited}; wait for the job, end leftover processes of a killed "
             "launcher, or choose another output"
         ) from None
     except NotImplementedError as error:
@@ -65,7 +65,7 @@ def exclusive(directory: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
 LEFT_OVER_SECONDS = 24 * 3600.0
 
 PREFIX = ".mobileclip-"
-"""Prefix of the names of incomplete and temporary files and folders."""
+"""Name prefix of temporary files and folders, including incomplete outputs."""
 
 _TEMPORARY, _ORIGINAL = ".tmp", ".before"
 
@@ -76,13 +76,13 @@ def is_left_over(name: str) -> bool:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return a new temporary path in the folder of `path`; the first call for a folder removes leftovers there."""
+    """Return a new temporary path in the folder of `path`; the first call for a folder removes old temporary files."""
     sweep(path.parent)
     return path.parent / f"{_name()}{_TEMPORARY}"
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporary files of dead processes and restore half-replaced folders, once per process and folder."""
+    """Remove temporary files of dead processes, and restore half-replaced folders, once per process and folder."""
     _sweep(folder, os.getpid())
 
 
@@ -97,7 +97,7 @@ def _sweep(folder: Path, _: int) -> None:
 
 
 def _put_back(holder: Path) -> None:
-    """Restore the original folder, or remove it if its replacement (identified by inode) is in place."""
+    """Restore the original folder, or remove the original if the replacement (known by inode) is in place."""
     inode = holder.name.removesuffix(_ORIGINAL).rpartition("-")[2]
     for original in list(holder.iterdir()):
         place = holder.parent / original.name
@@ -122,7 +122,7 @@ def _name() -> str:
 
 
 def _has_dead_writer(name: str) -> bool:
-    """Return whether the name belongs to a dead process of this machine."""
+    """Return whether a temporary file name contains the ID of a dead process of this machine."""
     place, _, rest = name.removeprefix(PREFIX).partition("-")
     process = rest.partition("-")[0]
     if place != _place() or not process.isdecimal():
@@ -138,7 +138,7 @@ def _has_dead_writer(name: str) -> bool:
 
 @cache
 def _place() -> str:
-    """Return a short identifier of the scope in which process IDs are unique: this boot of the machine or container.
+    """Return a short identifier of this boot of the machine or container, which is the scope of process IDs.
 
     Machines that share a folder may have processes with equal IDs.
     """
@@ -155,15 +155,15 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path, and move its file into place at the end of the block.
+    """Yield a temporary path, and move the temporary file into place at the end of the block.
 
-    File and folder are synced to disk at the end; an error leaves no output. The first write in a folder removes
-    leftovers of dead processes. If the path is a link, its target is replaced; the new file has the permissions of the
-    old one. Content for a pipe, a device or an open stream, such as `/dev/stdout`, is stored in the temporary directory
-    (`TMPDIR`) until the end of the block.
+    The function syncs file and folder to disk at the end; an error leaves no output. The first write in a folder
+    removes temporary files of dead processes. For a link, the function replaces the target of the link. A new file has
+    the permissions of the replaced file. For a pipe, a device or an open stream, such as `/dev/stdout`, the temporary
+    directory (`TMPDIR`) stores the content until the end of the block.
 
     Args:
-        path: path of the file; an existing file is replaced, and the directory must exist.
+        path: path of the file, which may exist, in an existing directory.
 
     Raises:
         OSError: if the file cannot be written.
@@ -199,7 +199,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def is_stream(path: Path) -> bool:
-    """Return whether the path is a pipe, device or standard stream, which is written to instead of replaced."""
+    """Return whether the path is a pipe, device or standard stream, which a writer cannot replace by a file."""
     try:
         status = path.stat()
     except OSError:
@@ -214,7 +214,7 @@ def _opened_stream(path: Path) -> IO[bytes]:
 
 
 def _printed_to(status: os.stat_result) -> int | None:
-    """Return the file descriptor of the standard stream that writes to a file, or None."""
+    """Return the file descriptor of the standard stream that writes to the file; None for any other file."""
     for number in (1, 2):
         with suppress(OSError):
             if os.path.samestat(status, os.fstat(number)):
@@ -239,15 +239,16 @@ def _named(path: Path, temporary: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield an empty temporary folder, and move it into place at the end of the block.
+    """Yield an empty temporary folder, and move the temporary folder into place at the end of the block.
 
-    The files are synced to disk at the end; an error leaves no output, and leftovers of dead processes are removed as
-    in `atomic_path`. If another process has created the folder meanwhile, that folder is kept. A folder to be replaced
-    is first moved aside; if the process is killed at that moment, the next write in the parent folder restores it.
+    The function syncs the files to disk at the end; an error leaves no output. Like `atomic_path`, the function removes
+    temporary files of dead processes. If another process has created the folder during the block, the folder of the
+    other process stays. To replace a folder, the function first moves the old folder aside; if the process is killed
+    at that moment, the next write in the parent folder restores the old folder.
 
     Args:
-        path: path of the folder; missing parents are created.
-        overwrite: whether to replace an existing folder after the new one is complete.
+        path: path of the folder; the function creates missing parents.
+        overwrite: whether to replace an existing folder after the new folder is complete.
 
     Raises:
         ValueError: if the path has no name, such as `.` or `..`.
@@ -292,7 +293,8 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 def _replace(temporary: Path, path: Path) -> None:
     """Swap a folder with the temporary folder.
 
-    The original stays in a holder folder, named after the inode of its replacement, until the replacement is in place.
+    The original stays in a holder folder until the replacement is in place. The holder name contains the inode of the
+    replacement.
     """
     holder = path.parent / f"{_name()}-{temporary.stat().st_ino}{_ORIGINAL}"
     holder.mkdir()
@@ -303,7 +305,7 @@ def _replace(temporary: Path, path: Path) -> None:
 
 
 def move_into_place(source: Path, target: Path) -> None:
-    """Rename a file on the same disk, and sync its folder."""
+    """Rename a file on the same disk, and sync the target folder."""
     source.replace(target)
     _synchronise(target.parent)
 
@@ -312,12 +314,12 @@ def unwritable(error: OSError, path: Path) -> OSError:
     """Return an error that names the unwritable file and a remedy."""
     if error.errno in _FULL:
         said = os.strerror(error.errno)  # not `error.strerror`, which may contain the message of an inner error
-        return OSError(error.errno, f"{path} cannot be written: {said}; free some space and run this again")
+        return OSError(error.errno, f"{path} cannot be written: {said}; free some space and run the command again")
     return OSError(error.errno, f"{path} cannot be written: {error.strerror or error}")
 
 
 def _synchronise(folder: Path) -> None:
-    """Sync the folder's entries; otherwise a power failure may lose a file's new name."""
+    """Sync the entries of a folder, because a power failure may otherwise lose a new file name."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -341,15 +343,15 @@ def require_output(path: AnyPath, *, overwrite: bool, suffixes: Collection[str] 
         suffixes: allowed suffixes, such as `.npz`; empty for any name.
 
     Raises:
-        ValueError: if the suffix is not allowed; the message lists the suffixes.
+        ValueError: if the suffix is not allowed (the message lists the suffixes), or the path is a URL.
         FileExistsError: if the file exists and `overwrite` is False.
-        OSError: if the path is a folder, or its folder cannot be created or written to.
+        OSError: if the path is a folder, or the parent folder cannot be created or is not writable.
     """
     place = _local(path)
     if is_stream(place):
         return
     if suffixes and place.suffix.lower() not in suffixes:
-        raise ValueError(f"{path} cannot be written: its name must end with {' or '.join(suffixes)}")
+        raise ValueError(f"{path} cannot be written: the name must end with {' or '.join(suffixes)}")
     if _is_there(place):
         if place.is_dir():
             raise IsADirectoryError(
@@ -364,14 +366,15 @@ def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -
     """Check that a folder can be written without overwriting existing data.
 
     Args:
-        path: path of the folder, which need not exist.
+        path: path of the folder, which may be missing.
         overwrite: whether to replace a folder that contains `marker`.
-        marker: name of a file that identifies replaceable folders; a non-empty folder without this file is never
-            replaced. Locks and leftovers of killed processes do not count as content.
+        marker: name of a file that identifies replaceable folders. A non-empty folder without the marker is not
+            replaceable. Locks and temporary files of killed processes do not count as content.
 
     Raises:
         FileExistsError: if the folder has content, and `overwrite` is False or `marker` is missing.
-        OSError: if the path is a file, or the folder cannot be created or written to.
+        OSError: if the path is a file, or the folder cannot be created or is not writable.
+        ValueError: if the path is a URL.
     """
     place = _local(path)
     sweep(place.parent)
@@ -384,7 +387,9 @@ def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -
         if not overwrite:
             raise FileExistsError(f"{path} already exists; choose another folder, or replace it with `--overwrite`")
         if not (place / marker).is_file():
-            raise FileExistsError(f"{path} has files but no {marker}, so it is not replaced; choose another folder")
+            raise FileExistsError(
+                f"{path} has files but no {marker}, so `--overwrite` does not apply; choose another folder"
+            )
     _require_writable(place)
 
 
@@ -401,7 +406,7 @@ def _local(path: AnyPath) -> Path:
 
 
 def _is_there(place: Path) -> bool:
-    """Return whether a file, folder or link exists, including broken links; raise for an invalid name."""
+    """Return whether a file, folder or link exists, including broken links; raise an OSError for an invalid name."""
     try:
         place.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -410,7 +415,7 @@ def _is_there(place: Path) -> bool:
 
 
 def _require_writable(folder: Path) -> None:
-    """Raise if a folder cannot be created or written to."""
+    """Raise an OSError if a folder cannot be created or is not writable."""
     nearest = next((one for one in (folder, *folder.parents) if _is_there(one)), None)
     if nearest is None:
         return

@@ -1,4 +1,4 @@
-"""Interface and limits of remote stores, and a stream that reconnects after a broken connection."""
+"""Defines the interface and limits of remote stores, and a stream that reconnects after a broken connection."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class StoreLimits:
     """Timeouts, retry pauses and minimum data rates of remote stores.
 
     Args:
-        answer_seconds: timeout for a web server's response header, including connecting and redirects.
-        stall_seconds: time below `min_bytes_per_second` after which a connection counts as broken.
+        answer_seconds: timeout for the response header of a web server, including connection and redirects.
+        stall_seconds: maximum time below `min_bytes_per_second`; after this time, a connection counts as broken.
         min_bytes_per_second: minimum data rate of a connection.
-        recovery_seconds: time below `min_bytes_per_second`, including retries and their pauses, after which reading a
-            file fails.
-        call_seconds: timeout for one fsspec call to a store that is not a web server, such as reading a block.
-        retry_delays_seconds: pauses before each retry, also after a store's request to slow down.
+        recovery_seconds: maximum time below `min_bytes_per_second`, including retries and pauses; after this time,
+            reading a file fails.
+        call_seconds: timeout for one fsspec call, such as reading a block.
+        retry_delays_seconds: pause before each retry, also for a request of the store to slow down.
         max_bytes: maximum size of a file, in bytes.
     """
 
@@ -58,7 +58,7 @@ _in_use = StoreLimits()
 
 
 def store_limits() -> StoreLimits:
-    """Return the current limits."""
+    """Return the current limits of remote stores."""
     return _in_use
 
 
@@ -74,10 +74,10 @@ def use_limits(limits: StoreLimits) -> Iterator[None]:
 
 
 class StallTimeout:
-    """A time budget for a slow sender: waiting consumes the budget, and received bytes restore it.
+    """A time budget for a slow sender: waiting consumes the budget, and received bytes restore the budget.
 
     Args:
-        seconds: maximum budget.
+        seconds: maximum budget, and budget at the start.
         bytes_per_second: data rate at which the budget stays constant.
     """
 
@@ -86,7 +86,7 @@ class StallTimeout:
         self._rate = bytes_per_second
 
     def spend(self, seconds: float, num_bytes: int) -> None:
-        """Record received bytes and elapsed seconds."""
+        """Subtract the elapsed time from the budget, and add time for the received bytes."""
         self.left = min(self._most, self.left - seconds + num_bytes / self._rate)
 
 
@@ -94,15 +94,15 @@ _trusted: ContextVar[tuple[str, ...] | None] = ContextVar("trusted", default=Non
 
 
 class RefusedHostError(PermissionError):
-    """Raised if an untrusted URL names a host to which connections are not allowed."""
+    """Raised if an untrusted URL names a forbidden host."""
 
 
 @contextmanager
 def public_hosts_only(trusted: Sequence[str] = ()) -> Iterator[None]:
     """Restrict connections in this block, including redirects, to hosts with public internet addresses.
 
-    Otherwise, an untrusted list of URLs could read private data from cloud metadata services or local machines. If a
-    proxy is configured, the proxy decides which hosts are reachable.
+    Without this restriction, an untrusted list of URLs could read private data from cloud metadata services or local
+    machines. A configured proxy can still reach any host.
 
     Args:
         trusted: names of additional allowed hosts, such as `127.0.0.1` or `images.example`.
@@ -131,8 +131,8 @@ def connect(
     private = next((ip for ip in places if not _is_public(ipaddress.ip_address(ip))), None)
     if private is not None:
         raise RefusedHostError(
-            f"{host} resolves to {private}, which is not a public address; if you trust the host, add it to "
-            "`hosts` of the source (--hosts)"
+            f"{host} resolves to {private}, which is not a public address; if you trust the host, add the host "
+            "to `hosts` of the source (--hosts)"
         )
     # Connect to the checked addresses: a second look-up could return other addresses.
     for ip in places[:-1]:
@@ -161,12 +161,12 @@ _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectory
 
 
 def is_transient(error: Exception) -> bool:
-    """Return whether the same call may succeed later, as a store, network, disk or memory was unavailable.
+    """Return whether a retry may succeed, because a store, network, disk or memory was unavailable.
 
     False means that a file is damaged, missing or forbidden.
 
     Args:
-        error: any exception.
+        error: exception from reading or writing a file.
     """
     if isinstance(error, (StorageError, MemoryError)):
         return True
@@ -184,7 +184,7 @@ class Info:
         size: size in bytes; None if the server does not state the size.
         version: string that changes with the content, as far as the store knows; for some stores, only a modification
             time.
-        etag: checksum or similar identifier of the content, from the store; empty if the store has none.
+        etag: checksum or similar identifier of the content, from the store; empty without an identifier.
     """
 
     size: int | None
@@ -200,17 +200,17 @@ class Info:
 class Backend(Protocol):
     """Interface of a remote store. Transient failures raise `StorageError`; other failures raise a different `OSError`.
 
-    Only writable stores implement the last three methods.
+    Only writable stores implement `upload`, `rename` and `remove`.
     """
 
     def check(self, address: str, *, write: bool = False) -> None:
-        """Check that this machine can read or write such URLs, without connecting."""
+        """Check that this machine can read or write URLs with the scheme of `address`, without connecting."""
 
     def open(self, address: str, position: int) -> tuple[Any, str]:
-        """Return the version of a file and a stream from byte `position` that has `seekable`, `seek` and `close`."""
+        """Return a stream from byte `position`, with `seekable`, `seek` and `close`, and the version of the file."""
 
     def read(self, address: str, stream: Any, size: int) -> bytes:  # noqa: ARG002 - for stores that need it
-        """Return at most `size` bytes of an open stream; empty at the end."""
+        """Return at most `size` bytes of an open stream; return no bytes at the end."""
         data: bytes = stream.read(size)
         return data
 
@@ -241,11 +241,11 @@ class Backend(Protocol):
 
 
 def retried(call: Callable[[], T], num_attempts: int | None = None) -> T:
-    """Call a function, and retry the call after a pause if it raises `StorageError`.
+    """Call a function, and retry after a pause if the function raises `StorageError`.
 
     Args:
-        call: the function, which may be called several times.
-        num_attempts: maximum number of attempts, at most `StoreLimits.num_attempts`; None for that number.
+        call: function without arguments.
+        num_attempts: maximum number of calls; None for `StoreLimits.num_attempts`, which is also the upper limit.
     """
     delays = store_limits().retry_delays_seconds
     for delay in delays if num_attempts is None else delays[: num_attempts - 1]:
@@ -260,7 +260,7 @@ class RemoteStream(io.RawIOBase):
     """A readable file of a remote store; after a broken connection, reading continues at the same byte.
 
     Args:
-        backend: store of the file.
+        backend: backend that opens the URL.
         address: URL of the file.
         num_attempts: maximum number of attempts per connection; None for `StoreLimits.num_attempts`.
 

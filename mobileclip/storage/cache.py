@@ -1,4 +1,4 @@
-"""A local cache of remote files; the least recently used files are removed first."""
+"""Caches remote files in a local folder, and removes the least recently used files first."""
 
 from __future__ import annotations
 
@@ -64,15 +64,15 @@ _LOCK_SECONDS = 60.0
 class FileCache:
     """A cache folder for remote files, which several processes may share.
 
-    The first complete read of a file stores a copy. Old copies are removed after a new copy is complete, so the folder
-    temporarily exceeds its limit. Leftovers of killed processes are removed after a day. The name of a copy contains
-    its size, so truncated copies are detected and downloaded again. Files of unknown size are not cached.
+    The first complete read of a file stores a copy. The cache removes old copies after a new copy is complete, so the
+    folder temporarily exceeds the limit, and removes unfinished copies of killed processes after a day. The name of a
+    copy contains the file size, so the cache detects truncated copies. The cache does not store files of unknown size.
 
-    The cache assumes that remote files do not change; if they change, delete the folder.
+    The cache assumes that remote files do not change; if a remote file changes, delete the folder.
 
     Args:
-        path: path of the folder, created if missing.
-        max_bytes: maximum total size of all complete copies in bytes, 100 GB by default.
+        path: path of the cache folder; the cache creates a missing folder.
+        max_bytes: maximum total size of all complete copies, in bytes; 100 GB by default.
     """
 
     path: Path
@@ -80,10 +80,10 @@ class FileCache:
 
     @contextmanager
     def open_read(self, address: str) -> Iterator[IO[bytes]]:
-        """Open a file, from the cache if possible; local files are not cached.
+        """Open a file, from the cache if possible; open a local file directly.
 
         Raises:
-            OSError: if the file cannot be read; failing to store a copy is not an error.
+            OSError: if the file cannot be read; a copy that cannot be stored raises no error.
         """
         if not is_remote(address):
             with open_read(address) as stream:
@@ -112,7 +112,7 @@ class FileCache:
 
     @contextmanager
     def _copying(self, stream: IO[bytes], address: str, name: str) -> Iterator[IO[bytes]]:
-        """Yield a stream that copies the file to the cache while it is read, if the cache can store the file."""
+        """Yield a stream that also copies the bytes read to the cache, if the cache can store the file."""
         part, target = self.path / f"{name}.{secrets.token_hex(8)}{_UNFINISHED}", None
         with suppress(OSError):
             num_bytes = size(address)
@@ -140,7 +140,7 @@ class FileCache:
                 part.unlink()
 
     def _make_room(self, num_bytes: int) -> bool:
-        """Remove leftovers, and the least recently read copies until a new copy fits; return whether it fits."""
+        """Remove old unfinished copies, and the least recently read copies until a new copy fits; return success."""
         total, copies = num_bytes, []
         for entry in os.scandir(self.path):
             with suppress(OSError):  # another process has removed the file

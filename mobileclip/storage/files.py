@@ -1,4 +1,4 @@
-"""Operations on files and folders, for local paths and remote URLs."""
+"""Reads, writes, lists and hashes files at local paths and remote URLs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def check_address(path: AnyPath) -> None:
-    """Check that this machine can open URLs of this kind, without connecting.
+    """Check that this machine can open URLs with the scheme of `path`, without connecting.
 
     Raises:
         ValueError: if the URL scheme is unsupported, or a package is missing; the message names the package.
@@ -66,7 +66,7 @@ def open_read(path: AnyPath, *, num_attempts: int | None = None, regular: bool =
         # Files in /proc state the size 0 and may never end, so an empty file is not opened.
         is_regular = stat.S_ISREG(status.st_mode)
         if regular and not is_regular:
-            raise OSError("it is a folder, pipe or device, expected a regular file")
+            raise OSError("the path is a folder, pipe or device, expected a regular file")
         with local_path(path).open("rb") if status.st_size or not is_regular else io.BytesIO() as stream:
             yield stream
         return
@@ -148,8 +148,7 @@ def size(path: AnyPath) -> int | None:
 def fingerprint(path: AnyPath) -> str:
     """Return a short string that changes with the file: size and modification time, or the store's version.
 
-    A reset modification time or a power failure can hide a change; `content_hash` reads the file, so it detects such
-    changes.
+    A reset modification time or a power failure can hide a change. `content_hash` reads the file and sees every change.
 
     Raises:
         OSError: if the file does not exist, or its store cannot be reached.
@@ -158,7 +157,7 @@ def fingerprint(path: AnyPath) -> str:
 
 
 def make_directory(path: AnyPath) -> None:
-    """Create a directory and its parents if they are missing; do nothing for remote stores."""
+    """Create a missing directory and missing parents; do nothing for remote stores."""
     if not is_remote(path):
         local_path(path).mkdir(parents=True, exist_ok=True)
 
@@ -180,17 +179,17 @@ def remove(path: AnyPath) -> None:
 
 @contextmanager
 def atomic_write(path: AnyPath) -> Iterator[IO[bytes]]:
-    """Yield a stream whose content becomes the file at the end of the block; an error leaves no file.
+    """Yield a stream for the content of a file, which appears at the end of the block; an error leaves no file.
 
-    A local file is written under a temporary name in the same directory. A remote file is written to this machine's
-    temporary directory (`TMPDIR`), and uploaded when complete.
+    The stream of a local file writes to a temporary file in the same directory. The stream of a remote file writes to
+    the local temporary directory (`TMPDIR`); the function uploads the complete file.
 
     Args:
-        path: path or URL; an existing file is replaced, and a local directory must exist.
+        path: path or URL of the file, which may exist; the directory of a local file must exist.
 
     Raises:
         OSError: if the file cannot be written.
-        ValueError: if the URL is read-only, its scheme is unsupported, or a package is missing.
+        ValueError: if the URL is read-only, the URL scheme is unsupported, or a package is missing.
     """
     with atomic_file(path) as temporary, temporary.open("wb") as stream:
         yield stream
@@ -201,11 +200,11 @@ def atomic_file(path: AnyPath) -> Iterator[Path]:
     """Yield the path of a temporary local file that becomes `path` at the end of the block; see `atomic_write`.
 
     Args:
-        path: path or URL; an existing file is replaced, and a local directory must exist.
+        path: path or URL of the file, which may exist; the directory of a local file must exist.
 
     Raises:
         OSError: if the file cannot be written.
-        ValueError: if the URL is read-only, its scheme is unsupported, or a package is missing.
+        ValueError: if the URL is read-only, the URL scheme is unsupported, or a package is missing.
     """
     if not is_remote(path):
         with atomic_path(local_path(path)) as temporary:
@@ -224,7 +223,7 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
     """Yield a local path with the content of a file: the file itself, or a temporary copy.
 
     Args:
-        path: path or URL; remote files are copied to the temporary directory (`TMPDIR`).
+        path: path or URL; the function copies a remote file to the temporary directory (`TMPDIR`).
 
     Raises:
         OSError: if the file cannot be read, or the copy cannot be written.
@@ -277,7 +276,7 @@ def file_info(path: AnyPath) -> Info:
 def modified_ns(status: os.stat_result) -> int:
     """Return a file's modification time in nanoseconds since 1970, wrapped to a signed 64-bit integer.
 
-    File systems allow times after the year 2262, which SQLite and Parquet cannot store as 64-bit integers.
+    File systems allow times after the year 2262, but SQLite and Parquet cannot store later times in 64 bits.
     """
     return (status.st_mtime_ns + 2**63) % 2**64 - 2**63
 
@@ -311,8 +310,7 @@ def find_files(
 
     Args:
         directory: path or URL.
-        recursive: whether to include files in subdirectories; hidden directories are not entered, and links to
-            directories are not followed.
+        recursive: whether to include files in subdirectories, except for hidden directories and links to directories.
         outside: whether to follow links to files outside the directory.
         passed_over: function called with the relative path and kind of every skipped entry: `hidden_folder`,
             `linked_folder`, `outside_link`, `broken_link`, `special_file`, `unreadable_folder` or `unreadable_file`.
@@ -326,13 +324,14 @@ def find_files(
 
 
 def find_sizes(directory: AnyPath, names: Iterable[str] = ("",)) -> dict[str, int | None]:
-    """Return the sizes of all files in the folders of the given names, by relative path; None for an unknown size.
+    """Return the sizes in bytes of all files next to the named files, by relative path; None for an unknown size.
 
     The function lists whole folders instead of requesting single files.
 
     Args:
-        directory: path or URL.
-        names: relative paths of files, which select the folders to list; by default, the directory itself.
+        directory: path or URL of a folder.
+        names: relative paths of files; the function lists the folders of these files. By default, the function lists
+            only `directory`.
 
     Raises:
         OSError: if the directory cannot be listed.
@@ -346,7 +345,7 @@ def find_sizes(directory: AnyPath, names: Iterable[str] = ("",)) -> dict[str, in
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder name is hidden, or belongs to macOS archive metadata."""
+    """Return whether a file or folder name is hidden, or is `__MACOSX`, the folder of macOS archive metadata."""
     return name.startswith(".") or name == _MAC_ARCHIVE
 
 
@@ -420,10 +419,10 @@ _SETTLED_SECONDS = 2.0
 
 
 def content_hash(path: AnyPath) -> str:
-    """Return the SHA-256 of a file, or its store's equivalent, such as an ETag.
+    """Return the SHA-256 of a file; for a remote file with an ETag or similar identifier, size and identifier.
 
-    Local files are read at about 1 GB/s, and only once per process while their size and times stay unchanged. Remote
-    files without an ETag or similar identifier are also read.
+    The function reads local files at about 1 GB/s, and only once per process while the size and times of the file stay
+    unchanged. The function also reads remote files without an identifier.
 
     Raises:
         OSError: if the file is missing or cannot be read.

@@ -1,4 +1,4 @@
-"""Files in the stores that fsspec supports: s3, gs, memory and others."""
+"""Reads and writes files in the stores that fsspec supports: s3, gs, memory and others."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class FsspecBackend(Backend):
         return stream, version
 
     def read(self, address: str, stream: Any, size: int) -> bytes:
-        """Read at most `size` bytes, with a timeout, because fsspec implementations may wait forever."""
+        """Read at most `size` bytes with a timeout, because fsspec implementations may wait forever."""
         return _in_time(address, lambda: bytes(stream.read(size)))
 
     def info(self, address: str) -> Info:
@@ -74,12 +74,12 @@ class FsspecBackend(Backend):
         }
 
     def upload(self, source: str, address: str) -> None:
-        """Upload a local file, which the store shows only when complete."""
+        """Upload a local file; other readers see only the complete file."""
         filesystem, path = _filesystem(address)
         _call(address, lambda: filesystem.put_file(source, path))
 
     def rename(self, source: str, target: str) -> None:
-        """Move a file within the store by copying and removing it."""
+        """Move a file within the store: copy the file, then remove the original."""
         _do(source, "mv", _filesystem(target)[1])
 
     def remove(self, address: str) -> None:
@@ -102,7 +102,7 @@ def _filesystem(address: str) -> tuple[Any, str]:
 
 
 def _known(address: str, call: Callable[[], T]) -> T:
-    """Call a function, and convert its errors to `ValueError` with the URL and a remedy."""
+    """Call a function, and convert import and value errors to a `ValueError` with the URL and a remedy."""
     try:
         return call()
     except ImportError as error:
@@ -134,7 +134,7 @@ def _call(address: str, call: Callable[[], T]) -> T:
 
 
 def _in_time(address: str, call: Callable[[], T]) -> T:
-    """Call a function with a timeout; a call that times out continues in its thread, and its result is ignored."""
+    """Call a function in a thread with a timeout; after a timeout, the thread continues, but the result is lost."""
     seconds = store_limits().call_seconds
     outcome: Future[T] = Future()
 

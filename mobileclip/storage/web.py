@@ -55,21 +55,21 @@ class Exchange:
         return self._answers[-1]
 
     def close(self) -> None:
-        """Close every response, because urllib leaves malformed redirects open."""
+        """Close every response, because urllib does not close malformed redirects."""
         for answer in self._answers:
             answer.close()
 
     def begin_body(self) -> None:
-        """Switch to the limits of the body; from now on, its reader closes the response."""
+        """Switch to the limits of the response body; after this call, the body closes the response."""
         self._patience = StallTimeout(self._limits.stall_seconds, self._limits.min_bytes_per_second)
         self._answers.clear()
 
     def allow(self, num_bytes: int) -> None:
-        """Allow the next `num_bytes` of the body, and their framing bytes."""
+        """Allow the next `num_bytes` of the body, plus framing bytes."""
         self._allowance = num_bytes + _SPARE_BYTES
 
     def seconds_left(self) -> float:
-        """Return the current timeout in seconds.
+        """Return the remaining time in seconds.
 
         Raises:
             TimeoutError: if no time is left.
@@ -102,7 +102,7 @@ class Exchange:
         return TimeoutError(f"less than {rate} arrived for {limits.stall_seconds:g} s")
 
     def opener(self) -> urllib.request.OpenerDirector:
-        """Return an opener that follows redirects only to web servers, because urllib also follows redirects to ftp."""
+        """Return a URL opener that follows redirects only to web servers; by default, urllib also follows ftp URLs."""
         opener = urllib.request.OpenerDirector()
         opener.add_handler(_Handler(self))
         for kind in ("Proxy", "HTTPRedirect", "HTTPDefaultError", "Unknown"):
@@ -136,7 +136,7 @@ class _Handler(urllib.request.HTTPHandler):
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    """Return the TLS context with the trusted certificates, which takes tens of milliseconds to load."""
+    """Return a cached TLS context, because loading the trusted certificates takes tens of milliseconds."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
@@ -184,11 +184,11 @@ class WebBackend(Backend):
     """Backend for `http:` and `https:` URLs, which are read-only."""
 
     def check(self, address: str, *, write: bool = False) -> None:
-        """Raise if the URL is to be written, or contains a user or password."""
+        """Raise a ValueError if the URL contains a user or password, or `write` is True."""
         if "@" in address.partition("://")[2].partition("/")[0]:
             raise ValueError(
-                f"{_named(address)} contains a user or password, which would not be sent; use a URL without "
-                "them, such as a signed URL"
+                f"{_named(address)} contains a user or password, which requests do not send; use a URL "
+                "without credentials, such as a signed URL"
             )
         if write:
             raise ValueError(f"{address} can only be read; write to a path, or to a URL such as s3://bucket/key")
@@ -246,13 +246,13 @@ class WebBackend(Backend):
 
 
 class _Body(io.RawIOBase):
-    """The body of a response; unlike http.client, it distinguishes a broken connection from the end of the file.
+    """The body of a response, which, unlike http.client, distinguishes a broken connection from the end of the file.
 
     Args:
         address: URL of the file.
         response: response of the server.
         exchange: request that received the response.
-        position: first byte to return; if the server sends the whole file, the earlier bytes are skipped.
+        position: offset of the first byte to return; the body skips earlier bytes if the server sends the whole file.
     """
 
     def __init__(self, address: str, response: http.client.HTTPResponse, exchange: Exchange, position: int) -> None:
@@ -273,7 +273,7 @@ class _Body(io.RawIOBase):
         self.version = self.etag or changed or ("" if self.size is None else str(self.size))
 
     def _check(self, name: str, position: int) -> None:
-        """Raise unless the response is the file from `position` to its end."""
+        """Raise an OSError if the response is not the file from `position` to the end."""
         headers, status = self._response.headers, self._response.status
         if status == http.HTTPStatus.PARTIAL_CONTENT:
             found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
@@ -291,10 +291,12 @@ class _Body(io.RawIOBase):
                 "uncompressed file; configure the server to send the file uncompressed"
             )
         if headers.get_content_type() == "text/html" and not name.endswith((".html", ".htm")):
-            raise OSError(f"{self._name}: the server answers with a web page instead of the file; open it in a browser")
+            raise OSError(
+                f"{self._name}: the server answers with a web page instead of the file; open the URL in a browser"
+            )
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return up to `size` bytes as soon as some are available; empty at the end."""
+        """Return up to `size` bytes as soon as bytes are available; return no bytes at the end."""
         size = _PIECE_BYTES if size < 0 else size
         self._exchange.allow(size)
         try:

@@ -1,6 +1,6 @@
 """Reads safetensors and PyTorch weight files with size limits, without running code from the files.
 
-This package reads file formats; `encoders.checkpoints` finds the model that the tensors belong to.
+This package reads file formats; `mobileclip.encoders.checkpoints` finds the model for the tensors.
 """
 
 from mobileclip.tensor_files.errors import CheckpointCode, CheckpointError

@@ -1,4 +1,4 @@
-"""The error class for weight files, display of tensor names in messages, and the maximum number of tensors."""
+"""Defines the error class for weight files, the display of tensor names, and the maximum number of tensors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CheckpointCode = Literal[
     "no_checkpoint",  # a repository or folder without checkpoints
     "not_storable",  # a checkpoint with this file name cannot store the model
 ]
-"""Kinds of checkpoint problems, for programs that handle some of them."""
+"""Kinds of checkpoint problems, for programs that handle individual kinds."""
 
 
 class CheckpointError(ValueError):
@@ -52,16 +52,16 @@ class CheckpointError(ValueError):
 
 
 def shown(name: object) -> str:
-    """Return a name from a file for use in a message: quoted, escaped, and at most one line long."""
+    """Return a name from a file for display in a message: quoted, escaped, and at most 83 characters long."""
     text = repr(name[: _MAX_SHOWN + 1] if isinstance(name, str) else name)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def check_count(num_tensors: int) -> None:
-    """Raise if a file claims to contain more tensors than any model has.
+    """Raise if a file has more tensors than any model.
 
     Raises:
         CheckpointError: if `num_tensors` exceeds the maximum.
     """
     if num_tensors > MAX_TENSORS:
-        raise CheckpointError(f"it contains {num_tensors:,} tensors, but the maximum is {MAX_TENSORS:,}")
+        raise CheckpointError(f"the file has {num_tensors:,} tensors, but the maximum is {MAX_TENSORS:,}")

@@ -11,29 +11,31 @@ from mobileclip.tensor_files.errors import CheckpointError
 
 
 def read_numbers(file: IO[bytes], start: int, count: int, dtype: torch.dtype) -> Tensor:
-    """Return the numbers at a position of a file as a new tensor, never as a view of the file.
+    """Read values at a position of a file into a new tensor, which shares no memory with the file.
 
     Shape:
         `(count,)`.
 
     Args:
-        file: file, opened for reading bytes.
-        start: position of the first number, in bytes.
+        file: file, opened for reading in binary mode.
+        start: offset of the first value, in bytes.
         count: number of values.
         dtype: dtype of the values.
 
     Raises:
-        CheckpointError: if the file ends before the last number.
+        CheckpointError: if the file ends before the last value.
     """
     content = torch.empty(count * dtype.itemsize, dtype=torch.uint8)
     file.seek(start)
     if file.readinto(content.numpy().data) != len(content):  # type: ignore[attr-defined]  # binary files have it
-        raise CheckpointError("it ends in the middle of a tensor: it was truncated, or another program is writing it")
+        raise CheckpointError(
+            "the file ends in the middle of a tensor; the file is truncated, or another program is writing the file"
+        )
     return content.view(dtype)
 
 
 def own_numbers(module: nn.Module) -> None:
-    """Copy every tensor of a module loaded by another library, since the tensors may be memory-mapped.
+    """Copy every parameter and buffer of a module from another library, because the data may be memory-mapped.
 
     The function replaces one tensor at a time; shared parameters stay shared.
     """

@@ -1,4 +1,4 @@
-"""Reads tensor files; detects their format from the first bytes, not from the file name."""
+"""Reads tensor files, and detects the file format from the first bytes, not from the file name."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _CHUNK_BYTES = 1 << 20
 def read_tensors(
     path: Path, *, sha256: str | None = None, mmap: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of a file by name, and its metadata, which only safetensors files have.
+    """Return the tensors of a file by name, and the metadata, which are empty for PyTorch files.
 
-    No code in the file is executed: PyTorch files are read by `torch.load(weights_only=True)`. If a training checkpoint
-    nests the weights, the function reads the first of `ema`, `state_dict`, `model` and similar keys.
+    The function executes no code from the file: `torch.load(weights_only=True)` reads PyTorch files. If a training
+    checkpoint nests the weights, the function reads the first of `ema`, `state_dict`, `model` and similar keys.
 
     Args:
         path: path of the file.
-        sha256: expected digest of the file, in hexadecimal; None to accept any file.
-        mmap: whether to memory-map the file, so that the data of a tensor are read on first use. Changes to the file
-            then change the tensors, and truncating the file crashes the process.
+        sha256: expected SHA-256 of the file, in hexadecimal; None to accept any file.
+        mmap: whether to memory-map the file, to load the data of a tensor on first use. Changes to the file then change
+            the tensors, and truncating the file crashes the process.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        CheckpointError: if the file is damaged, its digest differs from `sha256`, or it contains something other than
-            dense tensors; the message states the problem.
+        CheckpointError: if the file is damaged, has a different SHA-256 than `sha256`, or contains anything other than
+            dense tensors.
     """
     if not path.is_file():
         what = "expected a weights file, but found a folder" if path.is_dir() else "no checkpoint"
@@ -49,7 +49,7 @@ def check_sha256(path: Path, expected: str | None) -> None:
 
     Args:
         path: path of the file.
-        expected: expected digest, in hexadecimal; None to accept any file.
+        expected: expected SHA-256, in hexadecimal; None to accept any file.
 
     Raises:
         CheckpointError: if the digests differ.
@@ -57,8 +57,8 @@ def check_sha256(path: Path, expected: str | None) -> None:
     found = None if expected is None else file_sha256(path)
     if found != expected:
         raise CheckpointError(
-            f"{path} is not the file that was expected: its SHA-256 is {found}, not {expected}; download it "
-            "again, and do not use it if the error persists",
+            f"{path} is not the file that was expected: the SHA-256 is {found}, not {expected}; download the file "
+            "again, and do not use the file if the error persists",
             code="digest",
         )
 
@@ -83,7 +83,7 @@ def _read(path: Path, *, mmap: bool) -> tuple[dict[str, Tensor], dict[str, str]]
         tensors, metadata = read_safetensors(path, num_bytes, mmap=mmap)
     else:
         raise CheckpointError(
-            "it is damaged, or is neither a safetensors file nor a file of torch.save; download or save the file again"
+            "the file is damaged, or not a safetensors or torch.save file; download or save the file again"
         )
     for name in tensors:
         if len(name) > _MAX_NAME:

@@ -1,4 +1,4 @@
-"""Reads safetensors files, after a check of their header."""
+"""Reads safetensors files, after a check of the header."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def read_safetensors(path: Path, num_bytes: int, *, mmap: bool) -> tuple[dict[st
                     return {name: views.get_tensor(name) for name in entries}, metadata
                 return {name: _tensor(file, entry, start) for name, entry in entries.items()}, metadata
         except (SafetensorError, RuntimeError, TypeError, AttributeError, OverflowError) as error:
-            raise CheckpointError(f"it is damaged ({shown(str(error))})") from error
+            raise CheckpointError(f"the file is damaged ({shown(str(error))})") from error
 
 
 def _tensor(file: IO[bytes], entry: dict[str, Any], start: int) -> Tensor:
@@ -61,22 +61,22 @@ def _tensor(file: IO[bytes], entry: dict[str, Any], start: int) -> Tensor:
 
 
 def _checked_header(file: IO[bytes], num_bytes: int) -> tuple[dict[str, dict[str, Any]], dict[str, str], int]:
-    """Return the header entry of each tensor, the metadata, and the position where the numbers start."""
+    """Return the header entry of each tensor, the metadata, and the offset of the tensor data in bytes."""
     length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
     if length > min(_MAX_HEADER_BYTES, num_bytes - _LENGTH_BYTES):
         raise CheckpointError(
-            f"its header has {length:,} bytes in a file of {num_bytes:,}, but the maximum is {_MAX_HEADER_BYTES:,}"
+            f"the header has {length:,} bytes in a file of {num_bytes:,}, but the maximum is {_MAX_HEADER_BYTES:,}"
         )
     text = file.read(length)
     try:
         header = parse_json(text)
     except ValueError as error:
-        raise CheckpointError(f"its header is damaged: {error}") from None
+        raise CheckpointError(f"the header is damaged: {error}") from None
     if not isinstance(header, dict):
-        raise CheckpointError("its header is not a JSON object")
+        raise CheckpointError("the header is not a JSON object")
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise CheckpointError("its metadata contains values that are not strings")
+        raise CheckpointError("the metadata have values that are not strings")
     check_count(len(header))
     for name, entry in header.items():
         kind = entry.get("dtype") if isinstance(entry, dict) else None

@@ -1,4 +1,4 @@
-"""Reads PyTorch files, as archives (since 1.6) or streams (before 1.6), by `torch.load(weights_only=True)`."""
+"""Reads PyTorch archives (since 1.6) and streams (before 1.6) by `torch.load(weights_only=True)`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 ARCHIVE_START, STREAM_START = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
 AVERAGES = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")
 NESTED = (*AVERAGES, "state_dict", "model_state_dict", "model", "module", "params")
-"""Keys under which training scripts store weights, in order of preference: averaged weights first."""
+"""Keys of weights in training checkpoints, in order of preference: averaged weights first."""
 
 _MAX_NESTED = 4
 _WEIGHTS = frozenset(
@@ -37,15 +37,15 @@ _DAMAGE = (
 
 
 def read_torch(path: Path, *, is_archive: bool, mmap: bool) -> dict[str, Tensor]:
-    """Return the tensors of a PyTorch file; without `mmap`, they share no memory.
+    """Return the tensors of a PyTorch file by name; without `mmap`, the tensors share no memory.
 
     Args:
         path: path of the file.
         is_archive: whether the file is an archive rather than a stream.
-        mmap: whether to memory-map an archive; streams are always read into memory.
+        mmap: whether to memory-map an archive; the function always reads a stream into memory.
 
     Raises:
-        CheckpointError: if the file is damaged, or contains something other than tensors.
+        CheckpointError: if the file is damaged, or contains anything other than dense tensors.
     """
     try:
         with warnings.catch_warnings():
@@ -59,7 +59,9 @@ def read_torch(path: Path, *, is_archive: bool, mmap: bool) -> dict[str, Tensor]
         raise _refused(error) from None
     tensors = weights_of(value)
     if sum(tensor.nbytes for tensor in tensors.values()) > 2 * path.stat().st_size:
-        raise CheckpointError("its tensors have more than twice the size of the file: too many of them share memory")
+        raise CheckpointError(
+            "the tensors have more than twice the size of the file, because too many tensors share memory"
+        )
     return tensors if mmap else _apart(tensors)
 
 
@@ -67,9 +69,11 @@ def _check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise CheckpointError("it has compressed entries, which torch.save never writes; extract it, or save it again")
+        raise CheckpointError(
+            "the archive has compressed entries, which torch.save never writes; save the weights again"
+        )
     if len({member.filename for member in members}) < len(members):
-        raise CheckpointError("it has two entries of the same name")
+        raise CheckpointError("the archive has two entries of the same name")
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -85,16 +89,17 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _refused(error: BaseException) -> CheckpointError:
-    """Return a CheckpointError with a one-line version of PyTorch's long message."""
+    """Return a CheckpointError with one line of the error message from PyTorch."""
     said = str(error)
     if "GLOBAL " in said:
         called = said.partition("GLOBAL ")[2].partition(" ")[0]
         return CheckpointError(
-            f"it contains more than tensors: it calls {shown(called)}, which could run any code", code="unsafe"
+            f"the file contains more than tensors: loading calls {shown(called)}, which could run any code",
+            code="unsafe",
         )
     told = said.rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
     return CheckpointError(
-        f"it is damaged, truncated, or contains more than tensors ({type(error).__name__}: {shown(told)})"
+        f"the file is damaged or truncated, or contains more than tensors ({type(error).__name__}: {shown(told)})"
     )
 
 
@@ -108,7 +113,7 @@ def weights_of(value: Any) -> dict[str, Tensor]:
         value: a result of `torch.load`, or a `state_dict`.
 
     Raises:
-        CheckpointError: if there are no weights, or something other than tensors is among the weights.
+        CheckpointError: if there are no weights, or a value among the weights is not a dense tensor.
     """
     for _ in range(_MAX_NESTED):
         if not isinstance(value, Mapping) or any(isinstance(one, Tensor) for one in value.values()):
@@ -121,14 +126,16 @@ def weights_of(value: Any) -> dict[str, Tensor]:
         value = value[kept[0]]
     if not isinstance(value, Mapping) or not value:
         raise CheckpointError(
-            "it is not a dictionary from names to tensors; save a model's state_dict", code="not_weights"
+            "the checkpoint is not a dictionary from names to tensors; save a model's state_dict", code="not_weights"
         )
     check_count(len(value))
     for name, tensor in value.items():
         if not isinstance(name, str):
             # The message shows only numbers, since the repr of nested tuples can take forever.
             what = f"the number {name}" if isinstance(name, int) else f"a {type(name).__name__}"
-            raise CheckpointError(f"it has {what} as a key, expected the name of a tensor", code="not_weights")
+            raise CheckpointError(
+                f"the checkpoint has {what} as a key, expected the name of a tensor", code="not_weights"
+            )
         _check_tensor(name, tensor)
     return {name: tensor.detach() for name, tensor in value.items()}
 
@@ -143,8 +150,8 @@ def _holds_tensors(value: Any, depth: int = _MAX_NESTED) -> bool:
 def _check_tensor(name: str, tensor: Any) -> None:
     if not isinstance(tensor, Tensor):
         raise CheckpointError(
-            f"it is not a dictionary from names to tensors: {shown(name)} is a {type(tensor).__name__}; save a model's "
-            "state_dict",
+            f"the checkpoint is not a dictionary of tensors: {shown(name)} is a {type(tensor).__name__}; save the "
+            "state_dict of a model",
             code="not_weights",
         )
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:

@@ -1,4 +1,4 @@
-"""A SHA-256 digest of a model's weights that does not depend on the file format."""
+"""Computes a SHA-256 digest of the weights of a model, independently of the file format."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 def weights_sha256(state: Mapping[str, Tensor], *, head: str = "{}\x1f{}\x1f{}\x1e") -> str:
-    """Return the SHA-256 of a state dict: of names in sorted order, dtypes, shapes and data.
+    """Return the SHA-256 of the names in sorted order, dtypes, shapes and data of a state dict.
 
     The digest does not depend on the device, the memory layout, the order of the names or the file format; any changed
     bit changes the digest. The function runs at the speed of SHA-256 and copies one tensor at a time.
 
     Args:
-        state: a state dict.
+        state: tensors by name, such as the `state_dict` of a module.
         head: format string for name, dtype and shape, hashed before the data of each tensor.
     """
     digest = hashlib.sha256()

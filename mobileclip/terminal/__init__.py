@@ -1,6 +1,6 @@
-"""Output and logging: lines (`printing`), images (`pictures`), `help`, signals (`interruption`), `silence`.
+"""Output, logging and signals: `printing`, `pictures`, `help`, `flags`, `interruption` and `silence`.
 
-This subpackage formats output; the callers write the texts.
+The subpackage only formats output; the texts are in the calling modules.
 """
 
 import lazy_loader

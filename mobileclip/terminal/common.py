@@ -1,4 +1,4 @@
-"""The flags of every command, `--quiet` and `--strict`, and the marker of rare flags."""
+"""The flags that every command accepts, `--quiet` and `--strict`, and the marker of rare flags."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import attrs
 T = TypeVar("T")
 RARE = "rare"
 Rare = Annotated[T, RARE]
-"""Marks the type of an argument or field whose flag only `--help-all` shows."""
+"""Marks an argument or field as rare: `--help-all` shows the flag, but `--help` does not."""
 
 
 @attrs.frozen(kw_only=True)
@@ -19,7 +19,7 @@ class Common:
     """The flags that every command accepts: `--quiet` and `--strict`.
 
     Args:
-        quiet: whether to hide progress.
+        quiet: whether to hide progress bars.
         strict: whether skipped inputs count as a failure.
     """
 
@@ -31,7 +31,7 @@ _in_use = Common()
 
 
 def common_flags() -> Common:
-    """Return the common flags of this process's command."""
+    """Return the common flags of the command that this process runs."""
     return _in_use
 
 
@@ -49,7 +49,7 @@ def split_common_flags(names: Collection[str], arguments: Sequence[str]) -> tupl
 
 @contextmanager
 def use_common(told: Common) -> Iterator[None]:
-    """Use these common flags in all threads of this process within the context."""
+    """Use common flags in all threads of this process until the context ends."""
     global _in_use  # noqa: PLW0603 - progress displays anywhere in the process read it
     before, _in_use = _in_use, told
     try:

@@ -1,4 +1,4 @@
-"""Parses command lines with tyro: short names, repeatable lists, defaults that depend on other fields, rare flags."""
+"""Parses command lines with tyro: short names, repeatable lists, defaults computed from other fields, rare flags."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Reading:
     """The rules that turn fields and arguments into flags.
 
     Args:
-        aliases: further flag names of fields, by class and field name.
-        letters: short names by field or argument name, for all classes.
-        fixed: fields without flags.
-        made_by: factories to call instead of a class, by class.
-        all_flags: whether to show rare flags.
+        aliases: additional flag names of fields, by class and field name.
+        letters: short flag names, such as `-o`, by field or argument name, for all classes.
+        fixed: fields without flags, as pairs of class and field name.
+        made_by: functions that create instances of a class from the flags, by class.
+        all_flags: whether the help shows rare flags.
     """
 
     aliases: Mapping[Field, tuple[str, ...]] = attrs.field(factory=dict)
@@ -68,9 +68,9 @@ class Reading:
         Args:
             name: name of the field or argument.
             kind: type of the field or argument.
-            default: default value.
-            aliases: further names of the flag.
-            follows: whether the default depends on other fields.
+            default: default value of the field or argument.
+            aliases: additional names of the flag.
+            follows: whether the default is computed from other fields.
         """
         whole, *said = get_args(kind) if get_origin(kind) is Annotated else (kind,)
         if RARE in said and not self.all_flags:
@@ -98,12 +98,12 @@ class Reading:
 
 @attrs.frozen
 class Flag:
-    """A flag as tyro reads it, and the conversion of its value.
+    """The type and default of a flag for tyro, and the conversion of the parsed value.
 
     Args:
-        kind: type of the flag, for tyro.
+        kind: annotated type of the flag, for tyro.
         default: default value, for tyro.
-        value: function that converts the value from tyro.
+        value: function from the value that tyro parsed to the value of the field or argument.
     """
 
     kind: Any
@@ -113,13 +113,13 @@ class Flag:
 
 @attrs.frozen(eq=False)
 class _Chosen:
-    """A command-line value of a field with a computed default."""
+    """A value from the command line for a field with a computed default."""
 
     value: Any
 
 
 def _chosen_of(kind: Any) -> Any:
-    """Return a type that tyro parses into `_Chosen`."""
+    """Return an annotated type that tyro parses into `_Chosen`."""
     read = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, parent_markers=set()))
     assert isinstance(read, PrimitiveConstructorSpec), (
         "a field that depends on other fields is a number, a word or a list of these"
@@ -132,7 +132,7 @@ def _only_chosen(given: Any) -> Any:
 
 
 def _listed(default: Any, given: tuple[Any, ...]) -> Any:
-    """Return the values of a list flag, which may be repeated or take several values, or the default."""
+    """Return the values of a repeatable list flag as one tuple; without values, return the default."""
     return tuple(chain.from_iterable(one if isinstance(one, tuple) else (one,) for one in given)) or default
 
 
@@ -142,7 +142,7 @@ def is_list(kind: Any) -> bool:
 
 
 def _word(kind: Any, default: object) -> str | None:
-    """Return the placeholder of a flag's values in the help text, with `|None` unless None is the default."""
+    """Return the placeholder for a flag's value in the help, such as `INT`; `|None` marks an optional value."""
     parts = get_args(kind)
     if get_origin(kind) in (Union, types.UnionType) and len(parts) == 2 and parts[1] is types.NoneType:
         word = _word(parts[0], default)
@@ -154,7 +154,7 @@ def _word(kind: Any, default: object) -> str | None:
 
 @contextmanager
 def specs_read(reading: Reading) -> Iterator[None]:
-    """Let tyro parse attrs classes; attrs computes the defaults of fields that the command line does not set."""
+    """Let tyro parse attrs classes within the context; attrs computes the defaults of fields without a flag value."""
     registry = ConstructorRegistry()
     asking: list[StructTypeInfo] = []
 
@@ -200,7 +200,7 @@ def specs_read(reading: Reading) -> Iterator[None]:
 
 
 def _follows(kind: type, given: object, name: str) -> bool:
-    """Return whether a field still has a default that is computed from other fields."""
+    """Return whether a field has the default that attrs computes from other fields."""
     make = attrs.fields_dict(kind)[name].default
     takes_self: bool = isinstance(make, attrs.Factory) and make.takes_self  # type: ignore[arg-type,union-attr]
     return takes_self and isinstance(given, kind) and getattr(given, name) == make.factory(given)  # type: ignore[union-attr]
@@ -214,17 +214,17 @@ def parse(
     reading: Reading | None = None,
     **choices: Any,
 ) -> T:
-    """Parse a command line, and call its target with the values.
+    """Parse a command line, and call a class or function with the values.
 
     Args:
-        target: a class or function; its arguments become flags, and its positional-only arguments become positional.
+        target: a class or function. Positional-only arguments become positional; all other arguments become flags.
         arguments: the command line without the program name; None for `sys.argv`.
         description: formatted text at the start of `--help`.
-        reading: rules for flags from arguments and fields.
-        choices: further arguments of `tyro.cli`.
+        reading: rules that turn fields and arguments into flags; None for no special rules.
+        choices: further keyword arguments of `tyro.cli`.
 
     Raises:
-        SystemExit: with status 0 after `--help`, or 2 if the command line is not valid.
+        SystemExit: with status 0 after printing the help, or with status 2 if the command line is not valid.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     is_asking = ASKING_ALL in given or not ASKING.isdisjoint(given)
@@ -254,7 +254,7 @@ def parse(
 
 
 def _refuse_unknown(arguments: Sequence[str], names: Collection[str], program: str) -> None:
-    """Exit with status 2 if there is an unknown flag, and print the nearest known flags."""
+    """Print the nearest known flags and exit with status 2 if there is an unknown flag."""
     for name in (one.partition("=")[0].replace("_", "-") for one in arguments if one.startswith("--")):
         if name not in names and name != "--":
             near = " or ".join(map(repr, difflib.get_close_matches(name, names)))
@@ -264,20 +264,20 @@ def _refuse_unknown(arguments: Sequence[str], names: Collection[str], program: s
 
 
 def _program() -> str:
-    """Return the program name as typed, with `python -m NAME` instead of Python's path."""
+    """Return the program name from the command line, with `python -m NAME` in place of a module's path."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return sys.argv[0] if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def flags_of(target: Callable[..., Any], reading: Reading | None = None, **choices: Any) -> list[str]:
-    """Return the flags that the help of a command lists, including rare flags."""
+    """Return all flags of a command, including rare flags, as listed by `--help-all`."""
     with redirect_stdout(io.StringIO()) as said, suppress(SystemExit):
         parse(target, [ASKING_ALL], description="", reading=reading, **choices)
     return sorted(set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", said.getvalue())))
 
 
 def reader_of(function: Callable[..., T], reading: Reading) -> Callable[..., Callable[[], T]]:
-    """Return a function for tyro, with the arguments of `function`, that returns the call with the parsed values."""
+    """Return a function for tyro with the arguments of `function`; a call returns `function` bound to parsed values."""
     hints, given = get_type_hints(function, include_extras=True), inspect.signature(function).parameters
     flags, parameters = {}, []
     for name, one in given.items():

@@ -1,6 +1,6 @@
 """Formats the text of `--help` to the width of the terminal.
 
-tyro does not wrap descriptions, so this module wraps them.
+tyro does not wrap the descriptions of commands to the terminal width.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import shutil
 import textwrap
 
 PROGRAMS = ("python ", "torchrun ", "mobileclip ", "make ")
-"""Prefixes of lines with commands."""
+"""Prefixes of help text lines that are commands."""
 
 _WIDEST = 120
 
 
 def paragraphs(text: str) -> str:
-    """Return a text wrapped to the width of the terminal.
+    """Return paragraphs wrapped to the width of the terminal, at most 120 characters.
 
     Args:
         text: paragraphs separated by empty lines.
@@ -26,11 +26,11 @@ def paragraphs(text: str) -> str:
 
 
 def format_help(text: str, *, heading: str = "") -> str:
-    """Return a paragraph wrapped to the terminal without breaking words; commands keep their lines for copying.
+    """Return a paragraph wrapped to the terminal's width without breaking words; keep each command on one line.
 
     Args:
-        text: prose, or only commands if the first line is a command.
-        heading: prefix of the first line; the other lines are indented by the same width.
+        text: a paragraph of prose; or commands only, if the first line is a command.
+        heading: prefix of the first line; the other lines have an indent of equal width.
     """
     indent = " " * len(heading)
     if text.startswith(PROGRAMS):
@@ -46,7 +46,7 @@ def format_help(text: str, *, heading: str = "") -> str:
 
 
 def command_lines(text: str) -> list[str]:
-    """Return one line per command of a text; lines that do not begin with a program name are continuations."""
+    """Return one line per command of a text; a line that does not begin with a program name continues a command."""
     found: list[str] = []
     for line in text.strip().splitlines():
         words = " ".join(line.split())

@@ -1,11 +1,12 @@
-"""Ctrl-C, SIGTERM, SIGHUP and SIGUSR1: a command exits after the current unit, and prints a line about the saved state.
+"""Handles Ctrl-C, SIGTERM, SIGHUP and SIGUSR1: a command stops early, and prints a line about the saved state.
 
-The exit status is 130, 143 or 129. Schedulers warn with SIGUSR1: SLURM's `--signal=USR1@120` sends this signal two
-minutes before the time limit. The exit status is then 75, "try again" (`EX_TEMPFAIL`).
+The exit status of the command is 130 after Ctrl-C, 143 after SIGTERM and 129 after SIGHUP. After SIGUSR1, a scheduler's
+warning, the exit status is 75, "try again" (`EX_TEMPFAIL`): SLURM's `--signal=USR1@120` sends SIGUSR1 two minutes
+before the time limit.
 
-The first signal raises `Interrupted` immediately, or at the end of a training step. A second signal, more than a second
-later, exits immediately, as does a cleanup that takes more than a few seconds. Errors after a signal are still raised.
-Child processes of a command ignore signals and exit with the command.
+The first signal raises `Interrupted` immediately, or at the end of a training step. The process exits at once after a
+second signal more than a second later, or after a few seconds of cleanup. Errors after a signal still propagate. Child
+processes of a command ignore signals, and exit with the command.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ _SHOW_CURSOR = "\x1b[?25h"
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the program to stop.
+    """Raised after a signal that asks the program to stop.
 
     Args:
         number: signal number.
-        kept: saved state and how to resume, for the user, if known.
+        kept: description of the saved state and of the command that resumes, for the user; empty if unknown.
     """
 
     def __init__(self, number: int, kept: str = "") -> None:
@@ -56,17 +57,17 @@ class Interrupted(KeyboardInterrupt):
 
 @attrs.define
 class _Heard:
-    """The first signal that this process received, and how the process responds to it.
+    """The first signal that this process received, and the settings for the response to signals.
 
     Args:
-        process: id of the owner; a forked child must ignore its copy.
-        is_child: whether this is a child process of a command.
+        process: id of the process that owns the object; a forked child must ignore a copied object.
+        is_child: whether this process is a child process of a command.
         postponed: number of active `postponed` contexts.
-        may_be_cut: whether a signal may interrupt the work of these contexts now.
-        number: number of the first signal.
-        at: time of the first signal that is not a scheduler's warning.
-        program: name of the command and its saved state, if the program exits with the command and has not printed this
-            message yet.
+        may_be_cut: whether a signal may now interrupt the code in a `postponed` context.
+        number: number of the first signal; None before any signal.
+        at: `time.monotonic()` of the first signal other than SIGUSR1; None before such a signal.
+        program: name and saved state of the command, for the message; None if the process outlives the command, or has
+            already printed the message.
     """
 
     process: int = attrs.field(factory=os.getpid)
@@ -86,7 +87,7 @@ heard = _Heard()
 
 
 def _install(*numbers: signal.Signals) -> dict[signal.Signals, Any]:
-    """Install handlers in the main thread for signals without other handlers; return the previous handlers."""
+    """In the main thread, install handlers for signals with default handlers; return the previous handlers."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     nobody = (signal.default_int_handler, signal.SIG_DFL)
@@ -130,7 +131,7 @@ def _on_signal(number: int, _frame: FrameType | None) -> None:
 
 
 def _left_soon(interrupted: Interrupted) -> Interrupted:
-    """Limit the time that the program takes to exit, in case a thread waits or a process hangs."""
+    """Return the error, and limit the time until the program exits, in case a thread or process hangs."""
     if heard.program:
         # Not with `threading`, since the interrupted code may hold its locks.
         _thread.start_new_thread(_leave_late, (interrupted,))
@@ -168,16 +169,17 @@ def _status_of(number: int) -> int:
 
 @contextmanager
 def interruptible(name: str, kept: str, *, is_program: bool = True) -> Iterator[None]:
-    """Handle signals during a command; only in the main thread.
+    """Handle signals during a command; outside the main thread, do nothing.
 
     Args:
         name: name of the command, for the message.
-        kept: saved state and how to resume, a sentence without a full stop.
-        is_program: whether the program exits with the command, even if cleanup takes more than a few seconds.
+        kept: saved state and the way to resume, as a sentence without a full stop.
+        is_program: whether the program exits with the command; the program then exits after a few seconds, even during
+            cleanup.
 
     Raises:
         SystemExit: with status 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP, and 75 after SIGUSR1.
-        BaseException: any other error of the command, with or without an earlier signal.
+        BaseException: any error of the command that no signal caused.
     """
     before = _install(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, WARNING)
     heard.program = (name, kept) if is_program and before else heard.program
@@ -199,41 +201,42 @@ def interruptible(name: str, kept: str, *, is_program: bool = True) -> Iterator[
 
 
 def _signal_behind(error: BaseException | None) -> Interrupted | None:
-    """Return the `Interrupted` behind an exception or its causes, since libraries wrap exceptions; else None."""
+    """Return the `Interrupted` in an exception's chain of causes, since libraries wrap exceptions; else None."""
     if error is None or isinstance(error, Interrupted):
         return error
     return Interrupted(signal.SIGINT) if isinstance(error, KeyboardInterrupt) else _signal_behind(error.__cause__)
 
 
 class Postponed:
-    """Reports a signal received during work that must not be cut short, and raises `Interrupted` afterwards."""
+    """Reports a signal that arrived during a `postponed` context, and raises `Interrupted` on request."""
 
     @property
     def requested(self) -> bool:
-        """Whether a signal arrived."""
+        """Whether a signal has arrived, for code in the main thread."""
         return heard.number is not None and threading.current_thread() is threading.main_thread()
 
     @property
     def warned(self) -> bool:
-        """Whether a scheduler's warning arrived."""
+        """Whether the first signal was a scheduler's warning (SIGUSR1)."""
         return self.requested and heard.number == WARNING
 
     def stop(self, kept: str, *, warned: bool = False) -> NoReturn:
-        """Raise `Interrupted` for a signal that this process or another process of the run received.
+        """Raise `Interrupted` after a signal to this process or to another process of the run.
 
         Args:
-            kept: saved state and how to resume, a sentence without a full stop.
-            warned: whether any process of the run received a scheduler's warning, for a common exit status.
+            kept: saved state and the way to resume, as a sentence without a full stop.
+            warned: whether any process of the run received a scheduler's warning; all processes then exit with the same
+                status, 75.
         """
         raise _left_soon(Interrupted(WARNING if warned else heard.number or signal.SIGTERM, kept))
 
     @contextmanager
     def not_now(self) -> Iterator[None]:
-        """Let a signal raise `Interrupted` immediately, during an interruptible action or wait.
+        """Let a signal raise `Interrupted` immediately, for example while the code in the context waits.
 
         Raises:
-            Interrupted: if a signal arrives in this context or arrived before it; catch this error, save the state, and
-                call `stop`.
+            Interrupted: if a signal arrives during or before the context. The caller should catch the error, save the
+                state, and call `stop`.
         """
         if not heard.postponed or threading.current_thread() is not threading.main_thread():
             yield
@@ -249,12 +252,12 @@ class Postponed:
 
 @contextmanager
 def postponed() -> Iterator[Postponed]:
-    """Postpone signals to the end of this context; the code in the context polls for signals.
+    """Postpone signals to the end of the context; the code in the context polls the yielded object for signals.
 
-    Outside a command, for instance in a notebook, this context postpones only Ctrl-C.
+    Outside a command, for example in a notebook, the context postpones only Ctrl-C.
 
     Raises:
-        Interrupted: at the end, if the code did not poll a received signal.
+        Interrupted: at the end of the context, if a signal arrived and the code did not call `stop`.
     """
     before = _install(signal.SIGINT)
     if heard.is_child and heard.number is not None:
@@ -277,10 +280,10 @@ def _end_abruptly() -> None:
 
 
 def leave_to_parent(end: Callable[[], None] = _end_abruptly) -> None:
-    """In a child process of a command: ignore Ctrl-C and warnings, and exit with the command.
+    """In a child process of a command: ignore SIGINT, SIGHUP and SIGUSR1, and exit with the command.
 
     Args:
-        end: function to call when the command has exited; must end this process and its children.
+        end: function to call after the exit of the command; must end this process and all child processes.
     """
     for number in (signal.SIGINT, signal.SIGHUP, WARNING):
         signal.signal(number, signal.SIG_IGN)
@@ -296,9 +299,9 @@ def leave_to_parent(end: Callable[[], None] = _end_abruptly) -> None:
 
 
 def save_for_parent() -> None:
-    """In a training child process of a command: SIGTERM exits after the current step, or immediately outside training.
+    """In a training child process: end on SIGTERM after the current step, or immediately outside training.
 
-    When the command exits, this process saves its state and exits as well.
+    When the command exits, the child process saves the training state and exits as well.
     """
 
     def end() -> None:
@@ -314,9 +317,10 @@ def save_for_parent() -> None:
 
 
 def serve_loader(_worker: int) -> None:
-    """In a data loader's worker, forked or spawned: only the process that loads data ends the worker.
+    """In a data loader's worker, forked or spawned: ignore SIGTERM from all processes except the parent process.
 
-    Launchers and schedulers send SIGTERM to all processes together, and the current step still needs its batch.
+    Launchers and schedulers send SIGTERM to all processes together, but the current training step still needs a batch
+    from the worker.
     """
     if sys.platform == "linux":  # other systems do not report the sender of a signal
         signal.pthread_sigmask(
@@ -335,16 +339,16 @@ def _obey(parent: int) -> None:
 
 @contextmanager
 def ending(pool: ProcessPoolExecutor) -> Iterator[Callable[..., Future[Any]]]:
-    """End a pool's processes if its context ends early; training processes first save their state.
+    """End the processes of a pool if the context ends with an error; training processes first save the training state.
 
     Args:
-        pool: pool whose pending calls are cancelled.
+        pool: process pool; after an error, the context manager also cancels pending calls.
 
     Yields:
-        The pool's `submit`; after a signal, the context checks the submitted calls for errors.
+        A function like the pool's `submit`; after a signal, the context manager checks all submitted calls for errors.
 
     Raises:
-        Exception: error of a submitted call after the signal, for example if saving failed.
+        Exception: if a submitted call failed after a signal, for example while saving the training state.
     """
     begun: list[Future[Any]] = []
 

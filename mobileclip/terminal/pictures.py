@@ -1,4 +1,4 @@
-"""Prints images on a terminal, two pixels per character."""
+"""Prints images on a terminal, with two pixels per character."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UPPER_HALF = "▀"
 
 
 def can_show_images() -> bool:
-    """Return whether standard output is a terminal with colours that can show half blocks."""
+    """Return whether standard output is a terminal with colours and a Unicode encoding."""
     console = output_console()
     return console.color_system is not None and console.encoding.startswith("utf")
 
@@ -25,8 +25,8 @@ def show_images(rows: Iterable[tuple[Image.Image | None, str]]) -> None:
     """Print images on standard output, each with a text to its right.
 
     Args:
-        rows: RGB images (a terminal column per pixel column, a line per two pixel rows) with texts; None for a missing
-            image.
+        rows: pairs of an RGB image, or None for a missing image, and a text. An image takes one terminal column per
+            pixel column, and one line per two pixel rows.
     """
     from rich.table import Table
 

@@ -26,10 +26,10 @@ _LINE = 10_000
 
 
 def say(text: object = "", *, error: bool = False) -> None:
-    """Print a text of one or more lines.
+    """Print a text of one or more lines, with control characters escaped.
 
     Args:
-        text: value whose `str` is printed; a character that the stream cannot encode becomes an escape sequence.
+        text: value to print as `str(text)`; a character that the stream cannot encode becomes an escape sequence.
         error: whether to print on standard error instead of standard output.
     """
     stream = output_stream(error=error)
@@ -48,7 +48,7 @@ def has_reader() -> bool:
 
 
 def say_json(value: object, *, indent: int | None = None) -> None:
-    """Print a value as JSON for programs, with escapes for all non-ASCII characters.
+    """Print a value as JSON on standard output, with escapes for all non-ASCII characters.
 
     Args:
         value: a JSON value.
@@ -60,23 +60,23 @@ def say_json(value: object, *, indent: int | None = None) -> None:
 
 
 def shown(text: object) -> str:
-    """Return a text made safe for a terminal."""
+    """Return a text that is safe for a terminal: with escaped control characters and without secrets in URLs."""
     return "\n".join(printable(line, limit=_LINE) for line in without_secrets(text).split("\n"))
 
 
 def console(*, shown: bool = True) -> Console | None:
-    """Return a console on standard error for progress; None without `shown`, with `--quiet` or a closed stream."""
+    """Return a console on standard error for progress; None without `shown`, with `--quiet`, or for a closed stream."""
     if not shown or sys.stderr is None or common_flags().quiet:
         return None
     return _console_class()(stderr=True, markup=False, emoji=False, highlight=False)
 
 
 def print_table(*parts: Any, min_width: int = 100) -> None:
-    """Print rich tables and texts on standard output; in a pipe or file, tab-separated and without truncation.
+    """Print rich tables and texts on standard output; into a pipe or file, tab-separated and without truncation.
 
     Args:
         parts: tables and texts, printed in this order.
-        min_width: minimum number of columns, even on a narrower terminal.
+        min_width: minimum width in characters, even on a narrower terminal.
     """
     output = output_console()
     if output.is_terminal:
@@ -102,12 +102,12 @@ def _tab_separated(part: Any) -> str:
 
 
 def output_console() -> Console:
-    """Return standard output as a console."""
+    """Return a rich console on standard output."""
     return _console_class()(file=output_stream(), markup=False, emoji=False, highlight=False)
 
 
 def get_logger(name: str) -> logging.Logger:
-    """Return the logger of a module; the logger makes its arguments safe for terminals."""
+    """Return the logger of a module; the logger makes the arguments of messages safe for terminals."""
     logger = logging.getLogger(name)
     logger.addFilter(_safe)
     return logger
@@ -128,7 +128,7 @@ def _encodable(text: str, stream: TextIO) -> str:
 
 @cache
 def _console_class() -> type[Console]:
-    """Return a subclass of rich's console, imported on use, that makes text safe."""
+    """Return a subclass of rich's `Console` that makes text safe for terminals; import rich on first use."""
     from rich.console import Console
     from rich.text import Text
 

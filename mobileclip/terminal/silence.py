@@ -1,6 +1,7 @@
-"""Silences libraries: their loggers, warnings and output streams.
+"""A lock for code that silences the loggers, warnings and output streams of libraries.
 
-All threads share these. If two threads silenced and restored them in overlapping order, the process could stay silent.
+Loggers, warning filters and standard streams belong to the whole process. If two threads changed and restored a stream
+in overlapping order, the process could stay silent.
 """
 
 from __future__ import annotations
@@ -8,4 +9,4 @@ from __future__ import annotations
 import threading
 
 SILENCING = threading.RLock()
-"""Lock to hold during temporary changes of loggers, warning filters or standard streams."""
+"""The lock to hold while loggers, warning filters or standard streams are temporarily changed."""

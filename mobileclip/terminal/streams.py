@@ -1,4 +1,4 @@
-"""Handles standard streams that are closed at the start, by a scheduler, or later, by a reader."""
+"""Handles standard streams that a scheduler closed before the start, or a reader closed later."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 
 def ensure_streams() -> None:
-    """Open closed standard streams on the null device.
+    """Open each closed standard stream on the null device.
 
-    Otherwise the next opened file, such as a checkpoint, gets the stream's file descriptor, and libraries print into
-    that file.
+    Otherwise the next file that the process opens, such as a checkpoint, gets the file descriptor of the closed stream,
+    and libraries print into the file.
     """
     # `os.open` returns the lowest free descriptor.
     while (opened := os.open(os.devnull, os.O_RDWR)) < len(_STREAMS):
@@ -26,12 +26,12 @@ def ensure_streams() -> None:
 
 
 def output_stream(*, error: bool = False) -> TextIO:
-    """Return standard output or error; a closed stream discards writes."""
+    """Return standard output or standard error; for a closed stream, a buffer that nobody reads."""
     stream = sys.stderr if error else sys.stdout
     return stream if stream is not None else io.StringIO()
 
 
 def discard_output() -> None:
-    """Stop printing after the reader exited, and discard buffered output."""
+    """Discard all further standard output, and buffered output, after the reader exited."""
     with open(os.devnull, "w", encoding="utf-8") as nothing:  # noqa: PTH123 - no path
         os.dup2(nothing.fileno(), sys.stdout.fileno())

@@ -1,6 +1,6 @@
-"""Contract suites for blocks, encoders, losses and specs, of this library or your own.
+"""Conformance tests for blocks, encoders, losses and specs, of this library or of your code.
 
-Each suite is one function to call in a test. The function raises an error that describes the problem.
+Call one function per test, such as `check_block`. If a check fails, the function raises an `AssertionError`.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Contract suite of blocks: checks that blocks learn, and can be saved, copied, folded and exported."""
+"""Conformance tests of blocks: checks that blocks learn, and can be saved, copied, folded and exported."""
 
 from __future__ import annotations
 
@@ -33,17 +33,19 @@ def check_block(
 ) -> None:
     """Check a block's shape, dtype, gradients, state dict, copies, folding, export and half precision.
 
-    The suite checks that two builds with one seed are equal; that the block returns one finite tensor of its input's
+    The function checks that two builds with one seed are equal; that the block returns one finite tensor of its input's
     dtype in training and evaluation mode; that in evaluation mode examples are independent and the block's state does
     not change; that gradients reach every parameter and the input; that state dict, deep copy and pickle restore the
     block; that folding, once or twice, gives equal outputs and does not change the original; and that the block and its
     folded form run in bfloat16, in float16 and through `torch.export`.
 
     Args:
-        block: a function or class without arguments, or a spec with `build()`.
-        inputs: inputs of the block, with at least three examples each; the suite casts float32 inputs to other dtypes.
+        block: a class or function that returns a new block when called without arguments, or a spec with `build()`.
+        inputs: inputs of the block, with at least three examples each; the function casts float32 inputs to other
+            dtypes.
         shape: expected output shape; None skips the check.
-        folds: whether folding must remove all batch norms; otherwise some may stay, or folding may raise `ValueError`.
+        folds: whether folding must remove all batch norms; if False, batch norms may stay, or folding may raise
+            `ValueError`.
         export: whether to test `torch.export`, which takes seconds.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Helpers for the suites: random weights, copies, and comparison of results."""
+"""Helpers for the conformance tests: random weights, copies, and comparison of results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def with_random_statistics(model: ModuleT) -> ModuleT:
-    """Return the model with scales, shifts and statistics of order one, so that no layer is almost an identity."""
+    """Randomise scales, shifts and running statistics in place, so that no layer is almost an identity."""
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             if name.endswith(("running_mean", "running_var")):
@@ -52,7 +52,7 @@ def first_line(error: Exception) -> str:
 
 
 def exported(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
-    """Return a module after `torch.export`."""
+    """Export a module with `torch.export`, and return the exported module."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

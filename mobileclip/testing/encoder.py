@@ -1,4 +1,4 @@
-"""Contract suite of image and text encoders: checks that encoders can be saved, loaded, folded and exported."""
+"""Conformance tests of image and text encoders: checks that encoders can be saved, loaded, folded and exported."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _MOST_ERROR = 1e-4
 def check_encoder(spec: ImageEncoderSpec | TextEncoderSpec, *, export: bool = True) -> None:
     """Check that saving, loading, folding and exporting an encoder keeps its outputs, and that JSON keeps its spec.
 
-    The suite checks that the spec is frozen, hashable, equal after a JSON round trip, and registered in its family;
+    The function checks that the spec is frozen, hashable, equal after a JSON round trip, and registered in its family;
     that the encoder's `.spec` equals the spec; and that its embeddings have the spec's width, do not depend on other
     examples, and are equal after saving and loading, after reparameterization and through `torch.export`.
 
     Args:
-        spec: spec of the encoder; prefer a small one for speed.
+        spec: spec of the encoder; a small encoder is faster to check.
         export: whether to test `torch.export`, which takes seconds.
 
     Raises:
@@ -74,7 +74,7 @@ def _check_spec(spec: ImageEncoderSpec | TextEncoderSpec) -> None:
 def _check_outputs(spec: ImageEncoderSpec | TextEncoderSpec, model: nn.Module, inputs: Tensor) -> Tensor:
     name = type(spec).__name__
     is_said = getattr(model, "spec", None) == spec
-    assert is_said, f"the model from {name}.build() has no `.spec` equal to this spec; set it in the model's __init__"
+    assert is_said, f"the model from {name}.build() has no `.spec` equal to the spec; set `.spec` in its __init__"
     outputs = cast("Tensor", model(inputs))
     width = (len(inputs), spec.embedding_dim)
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__

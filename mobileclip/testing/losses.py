@@ -1,4 +1,4 @@
-"""Contract suite of losses: checks keywords, sums and gradients in any order, precision and number of processes."""
+"""Conformance tests of losses: checks keywords, terms, gradients, order of pairs, precision and process groups."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _Inputs = dict[str, Tensor]
 def check_loss(spec: LossSpec, *, teacher_dims: int = 0, synthetic: bool = True, processes: int = 1) -> None:
     """Check a loss's keywords, terms, gradients and copies, in half precision and over several processes.
 
-    The suite checks the spec (`check_spec`); that the loss accepts embeddings by keyword and returns finite `LossTerms`
-    whose total is the sum of both terms and whose unnamed terms are zero; that gradients reach the embeddings, the
-    logit scale and every parameter, scale with the total, and do not depend on which inputs require gradients; that the
-    order of pairs does not matter; that a copy has its own parameters; that values and gradients in bfloat16 and
-    float16 at a logit scale of 100 are finite and close to float64; and that the value and gradients averaged over
-    several processes, each with a share of the batch, equal those of one process.
+    The function checks the spec (`check_spec`); that the loss accepts embeddings by keyword and returns finite
+    `LossTerms`, with a total equal to the sum of the two terms, and zero for terms without a name; that gradients reach
+    the embeddings, the logit scale and every parameter, scale with the total, and are equal if only the texts require
+    gradients; that the order of pairs does not matter; that a copy has its own parameters; that in bfloat16 and float16
+    at a logit scale of 100, gradients are finite and values are close to float64; and that value and gradients are
+    equal for a batch in one process and a batch shared by several processes.
 
     Args:
-        spec: spec of a registered class.
+        spec: spec of the loss; the class must be registered.
         teacher_dims: total width of the teachers' embeddings; 0 for a loss without teachers.
         synthetic: whether the loss also accepts synthetic captions.
         processes: number of processes that share a batch; 1 for single-process losses.
@@ -47,7 +47,7 @@ def check_loss(spec: LossSpec, *, teacher_dims: int = 0, synthetic: bool = True,
         >>> check_loss(ReinforcedLossSpec(teacher_dims=(5, 3)), teacher_dims=8)
         >>> check_loss(0.5)
         Traceback (most recent call last):
-        AssertionError: float is not an attrs class; make it one with @attrs.frozen(kw_only=True)
+        AssertionError: float is not an attrs class; decorate the class with @attrs.frozen(kw_only=True)
     """
     check_spec(spec, family=LossSpec)
     for with_synthetic in (False, True) if synthetic else (False,):

@@ -1,4 +1,4 @@
-"""Contract suite of specs: checks that specs are values, and that JSON keeps all their fields."""
+"""Conformance tests of specs: checks that specs are hashable, and that JSON keeps all their fields."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _UNKNOWN = "no_field_has_this_name"
 
 
 def check_spec(spec: Any, *, family: type | None = None) -> None:
-    """Check that a spec is a value, and that JSON keeps all its fields.
+    """Check that a spec is a hashable attrs instance, and that JSON keeps all its fields.
 
-    The JSON round trip keeps all fields and their types, including fields that `==` ignores, and the hash, unless a
-    field holds a mapping. JSON with an unknown key raises an error that names the key.
+    A JSON round trip must keep all fields and their types, including fields that `==` ignores, and the hash, unless a
+    field holds a mapping. Reading JSON with an unknown key must raise an error that names the key.
 
     Args:
-        spec: an instance of the spec class; set fields to non-default values, since the suite cannot check defaults.
+        spec: an instance of the spec class; set fields to non-default values, since a lost field gets its default.
         family: base class with a registry, such as `TeacherSpec`; JSON then contains the registered name.
 
     Raises:
@@ -32,12 +32,12 @@ def check_spec(spec: Any, *, family: type | None = None) -> None:
         >>> mobileclip.testing.check_spec(ReinforcedLossSpec(distill_weight=0.5), family=LossSpec)
         >>> mobileclip.testing.check_spec(0.5)
         Traceback (most recent call last):
-        AssertionError: float is not an attrs class; make it one with @attrs.frozen(kw_only=True)
+        AssertionError: float is not an attrs class; decorate the class with @attrs.frozen(kw_only=True)
     """
     cls = type(spec)
-    assert attrs.has(cls), f"{cls.__name__} is not an attrs class; make it one with @attrs.frozen(kw_only=True)"
+    assert attrs.has(cls), f"{cls.__name__} is not an attrs class; decorate the class with @attrs.frozen(kw_only=True)"
     assert cls.__hash__ is not None, (
-        f"{cls.__name__} has no hash, so it is not a value; make it @attrs.frozen(kw_only=True)"
+        f"{cls.__name__} is not hashable; decorate the class with @attrs.frozen(kw_only=True)"
     )
     for read_as in (cls, *([family] if family is not None else [])):
         try:

@@ -1,7 +1,7 @@
 """Training: the spec of a run, the training loop, optimisers, schedules and processes.
 
-This subpackage contains the training loop, checkpoints and resumption. `losses` contains the losses, and `recipes` the
-command lines.
+This subpackage contains the training loop and resumable checkpoints. `mobileclip.losses` contains the losses, and
+`mobileclip.recipes` contains the commands.
 """
 
 from mobileclip.training.distributed import World, process_group

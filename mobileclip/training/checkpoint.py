@@ -79,7 +79,7 @@ class RunState:
     Args:
         objective: the model and the loss, with their weights and buffers.
         optimizer: optimiser of the objective's parameters.
-        average: the student's moving average, if this process keeps one.
+        average: moving average of the student; None if this process keeps no average.
         world: the processes of the run. All processes save and restore together; only the first process writes and
             reads files.
     """
@@ -97,14 +97,14 @@ class RunState:
         return model
 
     def snapshot(self, *, step: int, position: StreamPosition) -> StateFile | None:
-        """Return the state after `step` steps in the first process, which writes it; None in the others.
+        """Return the state after `step` steps in the first process, and None in the other processes.
 
-        The snapshot is a copy in CPU memory. The next snapshot reuses this memory, so write each snapshot before taking
-        the next.
+        The snapshot is a copy in CPU memory. The next snapshot reuses this memory, so write a snapshot before you take
+        another one.
 
         Args:
             step: number of completed steps.
-            position: position of this process in its data.
+            position: position of this process in its data stream.
         """
         random = self.world.gather(_random_state(self.world.device))
         positions = self.world.gather(position)
@@ -126,7 +126,7 @@ class RunState:
     def resume(self, checkpoints: CheckpointFolder) -> tuple[int, StreamPosition]:
         """Resume from the newest readable checkpoint; return the completed steps and the position in the data.
 
-        The first process reads the checkpoints. It renames damaged checkpoints and logs a warning.
+        The first process reads the checkpoints, renames damaged checkpoints, and logs a warning for each.
 
         Raises:
             ValueError: if none of the checkpoints can be read, the newest readable checkpoint is from a run with
@@ -162,7 +162,7 @@ class RunState:
         _require_equal(found, [said.partition(": ")[2] for said in found], "are not in the same state", "start again")
 
     def _compare_found(self, checkpoints: CheckpointFolder, newest: str | None) -> None:
-        """Raise an error if a process finds a different checkpoint from the first process; finding none is allowed."""
+        """Raise an error if a process finds a different checkpoint from the first process; no checkpoint is fine."""
         if self.world.size == 1:
             return
         # The lookup is by name: a shared file system may list a new file late, but can open it.
@@ -309,7 +309,7 @@ def _require_equal(said: list[str], values: list[Any], what: str, advice: str) -
     """Raise an error if the value of a process differs from the first process's value.
 
     Args:
-        said: messages of all processes, each starting with the name of its machine.
+        said: one message per process, which starts with the name of the process's machine.
         values: values that must be equal, one per process.
         what: predicate of the error message, such as `find different checkpoints`.
         advice: remedy, the last sentence of the error message.
@@ -349,7 +349,7 @@ _MAX_HEADER_BYTES = 1 << 24
 
 
 class DamagedError(ValueError):
-    """An error for a damaged training checkpoint."""
+    """Raised if a training checkpoint is damaged."""
 
 
 @attrs.frozen(kw_only=True)
@@ -420,16 +420,16 @@ def mark(path: storage.AnyPath) -> str | None:
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 digest of tensors: of their names, dtypes, shapes and values."""
+    """Return a SHA-256 digest of the names, dtypes, shapes and values of tensors."""
     return weights_sha256(tensors, head="{} {} {}\n")
 
 
 class BackgroundWriter:
-    """Writer that works in a background thread; leaving its context waits for the last write.
+    """Context manager that writes files in a background thread, and waits for the last write on exit.
 
     Raises:
-        Exception: the error of the last write, unless the context ends with another error; in that case the write's
-            error is logged.
+        Exception: the error of the last write; if the context ends with another error, the writer only logs the error
+            of the last write.
     """
 
     def __init__(self) -> None:
@@ -453,17 +453,17 @@ class BackgroundWriter:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the last write failed with an error that has not been raised yet."""
+        """Whether the last write failed with an error that neither `begin` nor `wait` has raised."""
         return self._last is not None and self._last.done() and self._last.exception() is not None
 
     def begin(self, write: Callable[[], None]) -> None:
-        """Wait for the previous write, then start this one.
+        """Wait for the previous write, then start `write` in the background thread.
 
         Args:
             write: function that writes a file; the data to write must not change until the function returns.
 
         Raises:
-            Exception: the error of the previous write; this write then does not start.
+            Exception: the error of the previous write; in this case, `write` does not start.
         """
         self.wait()
         self._last = self._pool.submit(write)
@@ -472,7 +472,7 @@ class BackgroundWriter:
         """Wait for the last write to end.
 
         Raises:
-            Exception: the write's error, once.
+            Exception: the error of the last write; later calls do not raise the error again.
         """
         last, self._last = self._last, None
         if last is not None:

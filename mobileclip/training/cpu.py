@@ -32,14 +32,15 @@ _WIDE = {torch.float32, torch.float64}
 
 
 class CpuConv2d(nn.Conv2d):
-    """PyTorch's convolution with the same values and gradients, computed by operations that oneDNN runs fast.
+    """A `torch.nn.Conv2d` with the same values and gradients, computed by operations that oneDNN runs fast.
 
-    - The weight gradient of a wide depthwise kernel is computed in strips of three columns: up to ten times as fast as
-      in one piece.
-    - A strided convolution of `m` outputs per channel becomes `m` depthwise convolutions: up to three times as fast.
-    - A strided 1x1 convolution of fewer than 16 channels runs without stride on the selected positions only. In the
-      channels-last memory format, which the compiler also uses, oneDNN's backward pass of the strided convolution
-      writes out of bounds.
+    - The class computes the weight gradient of a wide depthwise kernel in strips of three columns, up to ten times as
+      fast as in one piece.
+    - A strided depthwise convolution with `m` output channels per input channel runs as `m` depthwise convolutions, up
+      to three times as fast.
+    - A strided 1x1 convolution with fewer than 16 input channels runs without stride, on the positions that the stride
+      selects. In the channels-last memory format, which `torch.compile` also uses, oneDNN's backward pass of the
+      strided convolution writes out of bounds.
 
     Arguments, shapes and errors are those of `torch.nn.Conv2d`.
     """
@@ -61,7 +62,7 @@ class CpuConv2d(nn.Conv2d):
         return super().forward(input)
 
     def _interleaved(self, x: Tensor) -> Tensor:
-        """Return the convolution, computed as one depthwise convolution per output channel of an input channel."""
+        """Return the convolution, computed as `out_channels / groups` depthwise convolutions."""
         several = self.out_channels // self.groups
         biases = [None] * several if self.bias is None else [self.bias[start::several] for start in range(several)]
         return interleave(
@@ -77,7 +78,7 @@ _PLAIN = (nn.Conv2d, CpuConv2d)
 
 
 def is_slow(conv: nn.Conv2d) -> bool:
-    """Return whether `CpuConv2d` has its own algorithm for this convolution."""
+    """Return whether `CpuConv2d` has its own algorithm for `conv`."""
     if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return False
     depthwise = 1 < conv.groups == conv.in_channels and conv.dilation == (1, 1)
@@ -87,18 +88,18 @@ def is_slow(conv: nn.Conv2d) -> bool:
 
 
 def _picks(conv: nn.Conv2d) -> bool:
-    """Return whether this is a strided 1x1 convolution of few input channels."""
+    """Return whether `conv` is a strided 1x1 convolution with few input channels."""
     few = conv.groups == 1 and conv.in_channels < _FEW
     return few and conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.padding == (0, 0)
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Return whether `x` is on a CPU and nothing is being compiled."""
+    """Return whether `x` is on a CPU, outside `torch.compile`."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def computes_wide(x: Tensor) -> bool:
-    """Return whether `x` is on a CPU, in float32 or float64 without autocast, and nothing is being compiled."""
+    """Return whether `x` is on a CPU, in float32 or float64 without autocast, outside `torch.compile`."""
     return on_cpu(x) and x.dtype in _WIDE and not torch.is_autocast_enabled("cpu")
 
 
@@ -136,11 +137,11 @@ class _ConvAndPicked(torch.autograd.Function):
 
 
 class _DepthwiseConv(torch.autograd.Function):
-    """A depthwise convolution of stride 1 whose weight gradient is computed in strips."""
+    """A depthwise convolution with stride 1 that computes its weight gradient in strips of columns."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
-        """Return the convolution."""
+        """Return the depthwise convolution of `x`."""
         ctx.save_for_backward(x, weight)
         ctx.padding = padding
         return F.conv2d(x, weight, bias, padding=padding, groups=x.shape[1])
@@ -148,10 +149,10 @@ class _DepthwiseConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        """Return the gradients of the input, of the weight and of the bias.
+        """Return the gradients of the input, weight and bias.
 
-        Column `v` of the kernel is multiplied with columns `v` to `v + width` of the padded input. A few neighbouring
-        columns together are therefore a narrower kernel over that part of the input.
+        The convolution multiplies column `v` of the kernel with columns `v` to `v + width` of the padded input. A strip
+        of neighbouring kernel columns is therefore a narrower kernel over a part of the padded input.
         """
         x, weight = ctx.saved_tensors
         rows, columns = ctx.padding
@@ -168,7 +169,7 @@ class _DepthwiseConv(torch.autograd.Function):
 
 
 def _gradients(grad: Tensor, x: Tensor, kernel: Tensor, padding: tuple[int, int], *, weight: bool) -> Tensor:
-    """Return the gradient of the weight, or of the input, of a depthwise convolution of stride 1."""
+    """Return the weight gradient, or the input gradient if not `weight`, of a depthwise convolution with stride 1."""
     mask = [not weight, weight, False]
     both = _aten.convolution_backward(grad, x, kernel, None, (1, 1), padding, (1, 1), False, (0, 0), x.shape[1], mask)
     wanted: Tensor = both[1] if weight else both[0]
@@ -192,10 +193,10 @@ class NormBranch(NamedTuple):
 
 
 def merges(norms: Sequence[nn.Module | None], x: Tensor) -> bool:
-    """Return whether `sum_of_norms` can replace these norms of `x` and its convolutions.
+    """Return whether `sum_of_norms` can replace `norms`, the norms of `x` or of convolutions of `x`.
 
-    The function returns False for frozen or synchronised norms, which do not use the statistics of this process's
-    batch, and in half precision, where the fused sums are slower.
+    The function returns False for frozen or synchronised norms, which do not use the statistics of this process's batch
+    alone, and in half precision, where the fused sums are slower.
     """
     own = all(type(norm) is nn.BatchNorm2d and norm.training and norm.affine for norm in norms)
     return own and computes_wide(x)
@@ -207,22 +208,22 @@ def sum_of_norms(
     """Return `residual + factor * sum of sign * norm(scale * x)`, normalised with the batch's statistics.
 
     A batch norm is an affine function of its input, so a sum of batch norms is affine as well. With the mean `m_i` and
-    the variance `v_i` of each distinct input `x_i`, and the weight `g_j` (times sign and factor), scale `w_j` and bias
-    of each branch `j`:
+    the variance `v_i` of each distinct input `x_i`, and the weight `g_j` (times sign and factor) and scale `w_j` of
+    each branch `j`:
 
-    `y = residual + sum_i a_i (x_i - m_i) + shift`, with `a_i = sum over branches j of x_i of g_j w_j / sqrt(w_j^2 v_i +
-    eps_j)`.
+    `y = residual + sum_i a_i (x_i - m_i) + shift`, where `shift` is the sum of the biases (times sign and factor), and
+    `a_i` is the sum of `g_j w_j / sqrt(w_j^2 v_i + eps_j)` over the branches `j` with input `x_i`.
 
     The function reads each input once for its statistics and once for the sum; the norms' running statistics follow
-    from `m_i` and `v_i`. The gradient needs two sums per input, of `dy` and of `dy (x_i - m_i)`, and one pass for
-    `dx_i`.
+    from `m_i` and `v_i`. The backward pass needs the sums of `dy` and of `dy (x_i - m_i)` for each input, and one pass
+    for `dx_i`.
 
     Shape:
         `(batch, dim, height, width)`.
 
     Args:
-        branches: the summands; `merges` must hold for their norms.
-        residual: tensor to add, the same object as a branch's input; None adds no tensor.
+        branches: the summands; `merges` must return True for the norms of the branches.
+        residual: tensor to add, which must be the same object as the `x` of a branch; None adds no tensor.
         factor: factor per channel of the sum, a tensor of any shape with `dim` values; None for 1.
 
     Raises:
@@ -256,7 +257,7 @@ def sum_of_norms(
 
 
 def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
-    """Update the running statistics with the batch's statistics, as the norm itself would."""
+    """Update the running statistics of `norm` with the batch's statistics, as `norm` itself would."""
     if norm.running_mean is None or norm.running_var is None:
         return
     momentum = norm.momentum
@@ -268,18 +269,18 @@ def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean and the biased variance of each channel."""
+    """Return the mean and the biased variance of each channel of `x`."""
     mean, variance = _aten.batch_norm_update_stats(x, None, None, 0.0)
     return mean, variance
 
 
 def _of_branches(values: Tensor, source: Sequence[int]) -> Tensor:
-    """Return the value of each branch's input."""
+    """Return the values of the branches' inputs, one row per branch."""
     return torch.stack([values[index] for index in source])
 
 
 def _of_inputs(values: Tensor, source: Sequence[int]) -> Tensor:
-    """Return the sum of the branches' values for each input, without index tensors, which need a copy to the device."""
+    """Return the sum of the branches' values per input; index tensors would need a copy to the device."""
     rows = values.unbind()
     sums = [[row for row, index in zip(rows, source, strict=True) if index == own] for own in range(max(source) + 1)]
     return torch.stack([sum(own[1:], start=own[0]) for own in sums])
@@ -348,7 +349,7 @@ class _SumOfNorms(torch.autograd.Function):
 
 
 def _moments(grad: Tensor, inputs: Sequence[Tensor], means: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sums of `grad (x - mean)` for each input, and of `grad`, per channel."""
+    """Return the sums per channel: of `grad (x - mean)` for each input, and of `grad`."""
     moments, total = [], grad
     one = torch.ones_like(means[0])
     for x, mean in zip(inputs, means, strict=True):
@@ -363,20 +364,21 @@ def _moments(grad: Tensor, inputs: Sequence[Tensor], means: Tensor) -> tuple[Ten
 def fuse_for_cpu(model: Module) -> Module:
     """Make every block of a model train faster on a CPU, with the same values and gradients.
 
-    In training mode, feature maps are in the channels-last memory format. In float32, sums of batch norms are computed
-    in one pass over their common input, the gradients of wide depthwise kernels are computed in strips, and layer
-    scales are multiplied into the preceding weights. The function replaces blocks and convolutions of the model by
-    faster versions with the same parameters, names, hooks and folding. A block uses its plain formula if its submodules
-    have hooks or were replaced. All blocks use their plain formulas in evaluation mode and under `torch.compile`,
-    except for convolutions that would crash under `torch.compile`.
+    The function replaces blocks and convolutions of the model by faster versions with the same parameters, names, hooks
+    and folding. In training mode, the faster versions keep feature maps in the channels-last memory format. In float32,
+    the faster versions also compute a sum of batch norms in one pass over the common input, compute the weight
+    gradients of wide depthwise kernels in strips, and multiply layer scales into the preceding weights. A block uses
+    its plain formula in evaluation mode, under `torch.compile`, or if its submodules have hooks or were replaced.
+    Strided 1x1 convolutions with fewer than 16 input channels are an exception: under `torch.compile`, the plain
+    versions would crash.
 
-    The plain formulas can be differentiated twice, and by `torch.func`; the faster versions cannot.
+    The plain formulas support double backward and `torch.func`; the faster versions do not.
 
     Args:
         model: any module, modified in place.
 
     Returns:
-        The model, or its replacement if the model itself is such a block.
+        The model, or the replacement of `model` if the function replaces `model` itself.
     """
     return in_classes(
         model, lambda one: CpuConv2d if isinstance(one, nn.Conv2d) and is_slow(one) else _FUSED.get(type(one))
@@ -384,7 +386,7 @@ def fuse_for_cpu(model: Module) -> Module:
 
 
 class FusedConvStem(ConvStem):
-    """A stem whose output, and therefore every later feature map, is in the channels-last memory format."""
+    """A convolutional stem with channels-last output; later feature maps keep this memory format."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the feature map of the images `x`."""
@@ -401,7 +403,7 @@ class FusedMobileOneBlock(MobileOneBlock):
     fold = MobileOneBlock.fold
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the activated, gated sum of the branches of `x`."""
+        """Return the sum of the branches' outputs for `x`, after squeeze-and-excite and activation."""
         if _hooked(self) or not _branches_merge(self, x):
             return super().forward(x)
         y: Tensor = self.activation(self.squeeze_excite(sum_of_norms(_norm_branches(self, x))))
@@ -414,7 +416,7 @@ class FusedLargeKernelConv(LargeKernelConv):
     fold = LargeKernelConv.fold
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the activated, gated sum of both kernels over `x`."""
+        """Return the sum of both kernels' outputs for `x`, after squeeze-and-excite and activation."""
         convs = [conv for conv in (self.large, self.small) if isinstance(conv, ConvNorm)]
         if _hooked(self) or not self.training or len(convs) < 2 or not merges([conv.norm for conv in convs], x):
             return super().forward(x)
@@ -429,7 +431,7 @@ class FusedRepMixer(RepMixer):
     fold = RepMixer.fold
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x` mixed over its neighbourhoods."""
+        """Return the feature map after token mixing."""
         parts = (self.mixer, self.norm)
         if _hooked(self) or not all(isinstance(part, MobileOneBlock) and _branches_merge(part, x) for part in parts):
             return super().forward(x)
@@ -438,7 +440,7 @@ class FusedRepMixer(RepMixer):
 
 
 class FusedRepMixerBlock(RepMixerBlock):
-    """A RepMixer block that multiplies its layer scale into the last weights of its network."""
+    """A RepMixer block that multiplies its layer scale into the last weights of its feed-forward network."""
 
     fold = RepMixerBlock.fold
 
@@ -450,13 +452,13 @@ class FusedRepMixerBlock(RepMixerBlock):
 
 
 class FusedTextRepMixerBlock(TextRepMixerBlock, FusedRepMixerBlock):
-    """A RepMixer block over a sequence that multiplies its layer scale into the last weights of its network."""
+    """A RepMixer block for sequences that multiplies its layer scale into its feed-forward network's last weights."""
 
     fold = TextRepMixerBlock.fold
 
 
 class FusedAttentionBlock(AttentionBlock):
-    """An attention block that multiplies its second layer scale into the last weights of its network."""
+    """An attention block that multiplies its second layer scale into the last weights of its feed-forward network."""
 
     fold = AttentionBlock.fold
 
@@ -491,7 +493,7 @@ def _conv_norms(block: MobileOneBlock) -> list[ConvNorm]:
 
 
 def _branches_merge(block: MobileOneBlock, x: Tensor) -> bool:
-    """Return whether the branches can be summed as norms: in training mode, with the statistics of the batch."""
+    """Return whether `sum_of_norms` can replace the branches' norms: in training mode, with the batch's statistics."""
     convs = _conv_norms(block)
     unfolded = len(convs) == len(block.branches) + (block.scale is not None)
     norms: list[nn.Module] = [conv.norm for conv in convs]
@@ -499,7 +501,7 @@ def _branches_merge(block: MobileOneBlock, x: Tensor) -> bool:
 
 
 def _norm_branches(block: MobileOneBlock, x: Tensor) -> list[NormBranch]:
-    """Return the branches as norms of convolutions of `x`, and of `x` itself."""
+    """Return the branches of `block`, each the norm of a convolution of `x` or of `x` itself."""
     convs = _conv_norms(block)
     is_factor = _is_factor(block)
     if is_factor and block.stride > 1 and [type(conv.conv) in _PLAIN for conv in convs] == [True, True]:
@@ -515,17 +517,17 @@ def _norm_branches(block: MobileOneBlock, x: Tensor) -> list[NormBranch]:
 
 
 def _is_factor(block: MobileOneBlock) -> bool:
-    """Return whether the 1x1 branch is a factor per channel."""
+    """Return whether the 1x1 branch is depthwise, that is, only scales each channel."""
     if not isinstance(block.scale, ConvNorm) or type(block.scale.conv) not in _PLAIN:
         return False
     return block.groups == block.scale.conv.in_channels == block.scale.conv.out_channels
 
 
 def _scaled(scale: nn.Module, network: nn.Module, x: Tensor) -> Tensor:
-    """Return `scale(network(x))`; in training, multiply the weights, which are smaller than the features.
+    """Return `scale(network(x))`; in training, multiply the scale into the weights, a smaller tensor than the features.
 
-    `gamma * (W h + b) = (gamma W) h + gamma b`: this saves one pass over the features in each direction and one stored
-    feature map.
+    Since `gamma * (W h + b) = (gamma W) h + gamma b`, scaled weights save one pass over the features in each direction
+    and one stored feature map.
     """
     known = type(scale) is LayerScale and type(network) is ConvFFN and type(network.fc2) in _PLAIN
     watched = is_hooked(scale) or _hooked(network)

@@ -28,7 +28,7 @@ from mobileclip.terminal.interruption import postponed
 T = TypeVar("T")
 
 COLLECTIVE_SECONDS = 1800.0
-"""Default timeout of a collective, in seconds; the first process's own work, such as evaluation, does not count."""
+"""Default timeout of a collective in seconds, without the first process's own work, such as evaluation."""
 
 # Messages of gloo, NCCL and the store about processes that are late or gone.
 _LATE = re.compile(
@@ -48,12 +48,12 @@ class World:
     """This process and its process group in a run.
 
     Args:
-        rank: number of this process, from 0; process 0 writes files and shows progress.
+        rank: rank of this process, from 0; process 0 writes files and shows progress.
         size: number of processes.
         device: device of this process.
         group: the process group; None for a single process.
         store: key-value store on which the other processes wait while the first process works alone; without a store,
-            the usual timeout applies.
+            the timeout of the process group applies.
     """
 
     rank: int = 0
@@ -86,12 +86,12 @@ class World:
         return values
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """Return the first process's result of `make` in all processes; an error of `make` is raised in all processes.
+        """Return the first process's result of `make`, or raise the error of `make`, in all processes.
 
         The other processes wait for up to a day, or until the first process has ended.
 
         Args:
-            make: function that only the first process calls; it must return a picklable value.
+            make: function that only the first process calls; the returned value must be picklable.
         """
         if self.group is None:
             return make()
@@ -109,7 +109,7 @@ class World:
         return cast("T", outcome[0])
 
     def broadcast(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the first process's tensors, on the CPU, in all processes; the others' tensors are ignored."""
+        """Return the first process's tensors, on the CPU, in all processes; other processes can pass an empty dict."""
         if self.group is None:
             return tensors
         kinds = self.from_first(lambda: {name: (value.shape, value.dtype) for name, value in tensors.items()})
@@ -137,7 +137,7 @@ class World:
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
-        """Postpone signals during the block, while the other processes wait for this process."""
+        """Postpone signals during the block if other processes may be waiting for this process."""
         with nullcontext() if self.group is None else postponed():
             yield
 
@@ -146,11 +146,11 @@ class World:
 def process_group(
     device: str | torch.device = AUTO, *, collective_seconds: float = COLLECTIVE_SECONDS
 ) -> Iterator[World]:
-    """Join the other processes of a run that `torchrun` or `srun` started, or use a single process without them.
+    """Join the processes that `torchrun` or `srun` started; without a launcher, use a single process.
 
     Args:
         device: name of a device; `auto` for this process's GPU, or the best available device.
-        collective_seconds: timeout of every collective operation.
+        collective_seconds: timeout of every collective operation, in seconds.
 
     Raises:
         TimeoutError: if another process is late or dead; the message names the collective operation. With NCCL, PyTorch
@@ -205,11 +205,11 @@ def _meet(place: ProcessPlace, within: timedelta) -> Store:
 
 
 def _own_store(board: Store, place: ProcessPlace, within: timedelta) -> Store:
-    """Return a new store for this attempt; the launcher's store may still have values of an attempt before a restart.
+    """Return a new store for this attempt; the launcher's store may still have values from before a restart.
 
     Args:
         board: the launcher's store, for exchanging the new store's address.
-        place: rank of this process, and number of processes.
+        place: rank of this process, number of processes, and rendezvous address.
         within: timeout for connecting to the new store.
     """
     if place.is_first:
@@ -248,10 +248,10 @@ BatchType = TypeVar("BatchType", bound=Batch)
 
 @attrs.frozen
 class _OnTheWay(Generic[BatchType]):
-    """A batch that is being copied, or an error in its place.
+    """A batch during its copy to the device, or an error instead of a batch.
 
     Args:
-        batch: a batch on the device, complete after the event; None at the end of the source.
+        batch: a batch on the device, complete after the event `copied`; None at the end of the source.
         copied: CUDA event recorded after the copy; None if there is nothing to wait for.
         error: error of the source, exception of a signal, or KeyboardInterrupt; None without an error.
     """
@@ -271,7 +271,8 @@ class Feed(Generic[BatchType]):
         source: iterator of batches.
         count: maximum number of batches.
         device: target of the copies.
-        waiting: context manager around each wait for the source; it may raise a signal's exception.
+        waiting: function that returns a context manager for each wait for the source; the context may raise a signal's
+            exception.
     """
 
     def __init__(
@@ -292,9 +293,9 @@ class Feed(Generic[BatchType]):
         """Seconds that this process has waited for batches since the last `take` began."""
 
     def advance(self) -> None:
-        """Wait for the next batch and start its copy; call this method after queueing the work of a step.
+        """Wait for the next batch and start the copy of the batch; call this method after queueing the work of a step.
 
-        If the source fails or a signal arrives, `take` raises the error in place of that batch.
+        If the source fails or a signal arrives, the next `take` raises the error.
         """
         if self._next is not None:
             return

@@ -1,4 +1,4 @@
-"""The exponential moving average of a model's weights, the result of a run."""
+"""Exponential moving average (EMA) of a model's weights."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 
 
 class MovingAverage:
-    """Computes `average <- decay average + (1 - decay) weight` after every step, starting from the initial weights.
+    """Exponential moving average of weights: each update sets `average = decay * average + (1 - decay) * weight`.
 
-    The average includes floating-point buffers (BatchNorm's statistics); integer buffers are copied.
+    The average starts at the initial weights, and includes floating-point buffers such as BatchNorm statistics.
+    `update` copies integer buffers.
 
     Args:
-        model: model whose copy becomes `module`, in evaluation mode.
-        decay: decay per step, in [0, 1); the paper uses 0.9995 at 200k steps.
+        model: model to average; `module` starts as a copy of the model in evaluation mode.
+        decay: factor of the old average per update, in [0, 1); MobileCLIP uses 0.9995 for 200k steps.
 
     Source: MobileCLIP, table 12.
     """

@@ -1,4 +1,4 @@
-"""The training loop of one process, which may be one of several processes that train the same model."""
+"""The training loop of one process; several processes can train one model together."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ logger = get_logger(__name__)
 _KEYS_SHOWN = 8
 
 Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
-"""Function of the model (in evaluation mode, adapters merged) and the completed steps; returns metrics by name."""
+"""Function that maps a model (in evaluation mode, adapters merged) and the number of steps to metrics by name."""
 
 
 @attrs.frozen(kw_only=True)
@@ -50,8 +50,8 @@ class TrainingResult:
     """The result of a training run.
 
     Args:
-        model: the trained student in evaluation mode, or its moving average if the run keeps one.
-        num_steps: number of steps of this call, without the steps before resuming.
+        model: the student's moving average in evaluation mode; the student itself if this process keeps no average.
+        num_steps: number of steps that this call ran, without steps before the resumption.
     """
 
     model: nn.Module
@@ -70,21 +70,21 @@ def train(
     title: str = "train",
     console: Console | None = None,
 ) -> TrainingResult:
-    """Train `model` on batches with keys; resume from the newest checkpoint in `output`.
+    """Train `model`, or resume from the newest checkpoint in `output`.
 
     On the CPU, losses and weights of a killed and resumed run are bit-identical to those of an uninterrupted run.
 
     Args:
         spec: training options.
-        model: an image-text model or a classifier, depending on the loss; trained in place.
-        batches: training data; with several processes, the share of this process.
-        output: folder for `metrics.jsonl` and `checkpoints/`, or a URL such as `s3://bucket/run`; URLs are not locked,
-            so do not start two runs with the same URL.
-        card: card of the reinforced data, if any. The loss must have the dims of the card's teachers; different logit
-            scales only cause a log message.
+        model: an image-text model, classifier, captioner or text tower, depending on the loss; trained in place.
+        batches: training data of this process.
+        output: folder for `metrics.jsonl` and `checkpoints/`, or a URL such as `s3://bucket/run`. The run locks a
+            folder, but not a URL, so do not start two runs with the same URL.
+        card: card of the reinforced data; None without a card. The loss must have the dims and, unless `tuned_scales`
+            is set, the logit scales of the card's teachers.
         world: the processes of the run, with this process's device; None for a single process on the CPU.
         evaluate: function that the first process calls with the model or its average, every `evaluate_every_steps` and
-            at the end; the run logs the returned metrics.
+            at the end; the run logs the returned metrics. None for no evaluation.
         title: title of the progress display.
         console: console of the progress display; None for no display.
 
@@ -92,9 +92,10 @@ def train(
         ValueError: if the loss and the data have different teachers, the checkpoint is from a run with different
             options, a second run writes to the folder, the batches end too early or lack inputs of the loss, or
             `channels_last` is set on the CPU.
-        Interrupted: after a signal (SIGTERM only in a command); the run first saves the state after the current step.
-        FloatingPointError: if the loss or its gradient is not finite; the message has the step, some keys of the batch
-            and the last checkpoint; `diverged.json` has all keys. The weights stay as they were before the step.
+        Interrupted: after a signal (outside a command, only after Ctrl-C); the run first finishes the current step and
+            saves the state.
+        FloatingPointError: if the loss or its gradient is not finite. The message has the step, some keys of the batch
+            and the last checkpoint; `diverged.json` lists all keys. The weights stay as before the step.
     """
     world = World() if world is None else world
     stated = spec.loss.about_teachers if isinstance(spec.loss, ReinforcedLossSpec) else {}
@@ -143,11 +144,11 @@ def train(
 
 @attrs.frozen
 class _Wishes:
-    """The actions that a process requests after a step; all processes carry out the request of any process.
+    """The actions that a process requests after a step; all processes carry out an action that any process requests.
 
     Args:
         stop: save the state and exit, after a signal.
-        warned: whether the signal is a scheduler's warning, after which the user starts the same command again.
+        warned: whether the signal is a scheduler's warning of the time limit.
         save: save the state, because a checkpoint is due, the last save failed, or a loader worker died.
         fail: save the state and exit, because the batch source failed.
     """
@@ -162,8 +163,8 @@ class _Wishes:
 class _Run:
     """Runs the steps, and logs, evaluates, saves and stops after the same step in all processes.
 
-    Saving only waits for a copy in memory. A background thread then writes the metrics before the state, so that no
-    saved state lacks its metrics.
+    A save only waits for a copy of the state in memory. A background thread then writes the metrics before the state,
+    so that no saved state lacks its metrics.
 
     Args:
         spec: training options.
@@ -171,15 +172,15 @@ class _Run:
         minimised: the objective, possibly wrapped in DistributedDataParallel.
         feed: batches, prefetched to the device.
         batches: source of the batches, for the position and skipped samples in checkpoints.
-        output: folder of the run.
-        checkpoints: checkpoints of the run.
-        skipped: files of skipped samples, one per process.
-        log: log of metrics, in the first process only.
-        evaluate: evaluation function in the first process, or None.
+        output: folder or URL of the run.
+        checkpoints: folder of the run's checkpoints.
+        skipped: folder of the lists of skipped samples.
+        log: log of metrics; None in all processes but the first.
+        evaluate: evaluation function, for the first process; None for no evaluation.
         progress: the progress display.
-        signals: received signals.
-        writer: background writer of checkpoints, in the first process.
-        saved_step: step of the newest checkpoint.
+        signals: received signals, which end the run after a step.
+        writer: background writer of checkpoints, which only the first process uses.
+        saved_step: number of completed steps in the newest checkpoint.
     """
 
     spec: TrainingSpec
@@ -279,7 +280,7 @@ class _Run:
         self.look(done)
 
     def look(self, done: int) -> None:
-        """Evaluate in the first process if due; the others wait without a timeout, and a signal ends the evaluation."""
+        """Evaluate in the first process if due, while the other processes wait; a signal ends the evaluation."""
         is_due = self._is_due(done, self.spec.evaluate_every_steps)
         if is_due and not self.world.from_first(lambda: self._evaluated(done)):
             self.stop(done, warned=self.signals.warned)
@@ -307,7 +308,7 @@ class _Run:
         )
 
     def finish(self) -> None:
-        """Wait until all files are written; torchrun would otherwise kill the remaining processes.
+        """Wait until all files are written; otherwise torchrun would kill the writing process when another exits.
 
         Raises:
             OSError: if a file cannot be written.
@@ -335,11 +336,11 @@ class _Run:
         )
 
     def _num_lost(self) -> int:
-        """Return the number of dead loader workers, if known; the cause of their death may also kill this process."""
+        """Return the number of dead loader workers, 0 if unknown; the cause of a death may also kill this process."""
         return int(getattr(self.batches, "num_lost", 0))
 
     def _agreed(self, terms: tuple[Tensor, ...], norm: Tensor) -> tuple[dict[str, float], _Wishes]:
-        """Return the mean loss and combined requests of all processes, with one collective and one device transfer."""
+        """Return mean metrics and combined requests of all processes, with one collective and one device transfer."""
         names, wishes = self.state.objective.term_names, self._wishes()
         own = in_float64(torch.stack([term.detach() for term in (*terms, norm)]))
         if self.world.group is not None:
@@ -376,7 +377,7 @@ class _Run:
 
     @contextmanager
     def _keeping(self, done: int) -> Iterator[None]:
-        """If the source fails, save the state and say so in the error's message.
+        """If the source fails, save the state and add the saved step to the error's message.
 
         With several processes, `_Wishes.fail` saves the state in all processes together.
         """
@@ -412,7 +413,7 @@ class _Run:
         self.writer.begin(write)
 
     def _evaluated(self, done: int) -> bool:
-        """Evaluate and log, unless the log already has the evaluation; return False if a signal interrupted it."""
+        """Evaluate and log, unless the log already has the evaluation; return False if a signal arrived."""
         if self.log is None or self.evaluate is None or self.log.was_evaluated(done - 1):
             return True
         try:

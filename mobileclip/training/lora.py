@@ -36,13 +36,13 @@ class LoraSpec:
 
     Args:
         rank: number of rows of `A` and columns of `B`.
-        alpha: scale, `s = alpha / rank`; twice the rank by default.
+        alpha: numerator of the scale `s = alpha / rank`; None for twice the rank.
         dropout: dropout probability on the inputs of `A`.
-        extras: names of parameters or modules to train as well, such as `image_encoder.head.project`. The default is
-            ignored for a tower without logit scale.
+        extras: names of parameters or modules to train in addition to the adapters, such as
+            `image_encoder.head.project`. `add_lora` ignores the default if the model has no logit scale.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if `rank` or `alpha` is below 1, or `dropout` is outside [0, 1).
 
     Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models".
 
@@ -58,13 +58,13 @@ class LoraSpec:
 
 
 def add_lora(model: nn.Module, spec: LoraSpec | None = None) -> None:
-    """Add adapters to `model`; afterwards only adapters and extras require gradients.
+    """Add low-rank adapters to `model`; afterwards only adapters and extras require gradients.
 
-    `B` starts at zero, so outputs do not change at first; torch's random generator initialises `A`.
+    `B` starts at zero, so the model's outputs do not change at first. PyTorch's random generator initialises `A`.
 
     Args:
         model: an image-text model, a tower, or a module that contains a tower; modified in place.
-        spec: settings of the adapters; None for the default settings.
+        spec: settings of the adapters; None for `LoraSpec()`.
 
     Raises:
         ValueError: if the model already has adapters, lacks one of the extras, or has no trainable layer for adapters.

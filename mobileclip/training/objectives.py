@@ -1,4 +1,4 @@
-"""Objectives: functions from a batch to the loss, with micro-batches that fit into memory."""
+"""Objectives: modules that compute the loss of a batch, with micro-batches that fit into memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Rows: TypeAlias = Tensor | RangeNumbers
 
 
 def max_logit_scale(model: nn.Module) -> float:
-    """Return the maximum logit scale: the model's, or CLIP's if the model has none."""
+    """Return the maximum logit scale of `model`, or CLIP's maximum if the model has none."""
     most: float = getattr(model, "max_logit_scale", MAX_LOGIT_SCALE)
     return most
 
@@ -48,11 +48,12 @@ def max_logit_scale(model: nn.Module) -> float:
 class Objective(nn.Module, ABC):
     """A model, its loss and its augmentation as one module, with all trained parameters.
 
-    The loss is computed on the whole batch; the towers may process micro-batches.
+    The objective computes the loss on the whole batch; the towers may process micro-batches.
 
     Args:
         spec: training options.
-        model: model, moved to the device and set to training mode; checkpoints store its `.spec`.
+        model: model with a `spec`, which checkpoints store; the objective moves the model to the device, in training
+            mode.
         world: the processes of the run.
 
     Raises:
@@ -94,7 +95,7 @@ class Objective(nn.Module, ABC):
     @property
     @abstractmethod
     def towers(self) -> tuple[nn.Module, ...]:
-        """The model's encoders, which are compiled if the spec says so."""
+        """The model's encoders (and a captioner's decoder), which `compile="towers"` compiles."""
 
     @property
     def image_input(self) -> ImageInput:
@@ -120,7 +121,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
-        """Return the terms of the loss in the order of `term_names`, and their total.
+        """Return the terms of the loss in the order of `term_names`, followed by the total.
 
         Args:
             batch: batch on the device; images are uint8 pixels or normalised floats.
@@ -132,7 +133,7 @@ class Objective(nn.Module, ABC):
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
-        """Clamp the logit scale to its bounds, if the model has one; called after each optimiser step."""
+        """Clamp the logit scale, if any, to its bounds; the training loop calls this after each optimiser step."""
         if (scale := getattr(self.model, "logit_scale", None)) is not None:
             least, most = self.spec.min_logit_scale, max_logit_scale(self.model)
             scale.clamp_(min=None if least is None else math.log(least), max=math.log(most))
@@ -145,10 +146,10 @@ class Objective(nn.Module, ABC):
         return normalize_pixels(image, self._contract, memory_format=memory_format)
 
     def image_rows(self, image: Tensor, progress: float) -> tuple[Tensor] | tuple[Tensor, Rows]:
-        """Return the inputs of `images_of`: pixels and, with RangeAugment, its parameters.
+        """Return the inputs of `images_of`: pixels and, with RangeAugment, the parameters of RangeAugment.
 
-        Without micro-batches, and in a compiled step (where random numbers are not compiled), this function already
-        applies RangeAugment, and returns the changed images and loss terms.
+        Without micro-batches, and in a compiled step (without compiled random numbers), this function already applies
+        RangeAugment, and returns the changed images and loss terms.
 
         Args:
             image: images of the whole batch, as stored in `batch.image`.
@@ -167,8 +168,8 @@ class Objective(nn.Module, ABC):
 
         Args:
             image: all or some of the images from `image_rows`.
-            numbers: for the same images, RangeAugment's parameters, or its loss terms if `image_rows` has already
-                changed the images; None without RangeAugment.
+            numbers: RangeAugment's parameters for the images in `image`, or RangeAugment's loss terms if `image_rows`
+                has already changed the images; None without RangeAugment.
         """
         image = self.normalized(image)
         if self.range_augment is None or numbers is None:
@@ -195,7 +196,7 @@ class Objective(nn.Module, ABC):
     def in_pieces(
         self, encode: Callable[..., tuple[Tensor, ...]], module: nn.Module, *inputs: Rows
     ) -> tuple[Tensor, ...]:
-        """Return `encode(*inputs)`, computed in micro-batches that are recomputed in the backward pass.
+        """Return `encode(*inputs)`, computed in micro-batches; the backward pass recomputes each micro-batch.
 
         Args:
             encode: function that maps each input row independently to a row of each output tensor.
@@ -216,7 +217,7 @@ class Objective(nn.Module, ABC):
 
 
 class ImageTextObjective(Objective):
-    """The objective of an image-text model: the model's loss on a batch.
+    """The objective of an image-text model: the contrastive and distillation loss on images with texts.
 
     Args:
         spec: training options.
@@ -224,8 +225,7 @@ class ImageTextObjective(Objective):
         world: the processes of the run.
 
     Raises:
-        ValueError: see `Objective`; if the model is a classifier; or if the model would be compiled for several CPU
-            threads.
+        ValueError: if the model is a classifier, or `compile` is set on a CPU with several threads; or see `Objective`.
     """
 
     model: DualEncoder
@@ -248,7 +248,7 @@ class ImageTextObjective(Objective):
 
     @property
     def towers(self) -> tuple[nn.Module, ...]:
-        """Both encoders."""
+        """The image encoder and the text encoder."""
         return self.model.image_encoder, self.model.text_encoder
 
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
@@ -264,7 +264,7 @@ class ImageTextObjective(Objective):
         return terms.contrastive, terms.distillation, with_mean(terms.total, augmentation)
 
     def _embed(self, batch: ReinforcedBatch, progress: float) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Return the embeddings for the loss, and RangeAugment's terms if any."""
+        """Return the embeddings for the loss, and RangeAugment's loss terms if any."""
         # Real and synthetic captions go through the text tower together, as one batch of twice the size.
         texts = {"text": batch.text} | ({} if batch.syn_text is None else {"syn_text": batch.syn_text})
         with self.autocast(batch.image.device):
@@ -280,7 +280,7 @@ class ImageTextObjective(Objective):
 
     @torch.no_grad()
     def _learnable(self, batch: ReinforcedBatch) -> ReinforcedBatch:
-        """Return the samples of a batch that are selected by the student's losses in evaluation mode."""
+        """Return the selected samples of a batch; for the selection, the student runs in evaluation mode."""
         loss, selection = self.spec.loss, self.spec.selection
         assert isinstance(loss, ReinforcedLossSpec), "checked by the spec"
         teachers = self._stored(batch)
@@ -345,7 +345,7 @@ def _unit(embedding: Tensor) -> Tensor:
 
 
 def with_mean(total: Tensor, terms: Sequence[Tensor]) -> Tensor:
-    """Return `total` plus the mean of each tensor in `terms`, which have one value per image."""
+    """Return `total` plus the mean of each tensor in `terms`; every tensor has one value per image."""
     for term in terms:
         total = total + term.mean()
     return total
@@ -358,25 +358,26 @@ def wide(embedding: Tensor) -> Tensor:
 
 @singledispatch
 def build_objective(loss: LossSpec, *, spec: TrainingSpec, model: nn.Module, world: World) -> Objective:
-    """Return the objective for the class of the run's loss spec; unknown classes are image-text losses.
+    """Return the objective for a loss spec; a spec class without a registered objective counts as an image-text loss.
 
     Register your own objective for a loss spec class with `build_objective.register`.
 
     Args:
-        loss: spec of the loss, whose class selects the objective.
+        loss: spec of the loss; the spec's class selects the objective.
         spec: training options.
         model: the student.
         world: the processes of the run.
 
     Raises:
-        ValueError: if the loss is not for this kind of model; or see `Objective`.
+        ValueError: if the loss does not fit the kind of model, such as cross-entropy for an image-text model; or see
+            `Objective`.
     """
     del loss
     return ImageTextObjective(spec, model=model, world=world)
 
 
 def is_of_texts(loss: LossSpec) -> bool:
-    """Return whether a loss is for image-text models: no objective is registered for its spec."""
+    """Return whether a loss is for image-text models: `build_objective` has no other objective for the spec's class."""
     return build_objective.dispatch(type(loss)) is build_objective.dispatch(object)
 
 
@@ -389,7 +390,7 @@ class CrossEntropySpec(LossSpec):
     label_smoothing` and distributes the rest over all classes.
 
     Args:
-        label_smoothing: share of the target that is spread over all classes, in [0, 1).
+        label_smoothing: fraction of the target to distribute over all classes, in [0, 1).
         mixing: settings of mixup and CutMix; None for neither.
 
     Source: FastViT (arXiv 2303.14189), with label smoothing 0.1, mixup 0.2 and CutMix 1.0; Szegedy et al. 2016, section
@@ -406,12 +407,12 @@ class CrossEntropySpec(LossSpec):
 
     @property
     def needs_teachers(self) -> bool:
-        """Whether the loss needs teachers: no, only labels."""
+        """False: the loss needs labels, but no teachers."""
         return False
 
     @property
     def term_names(self) -> tuple[str | None, str | None]:
-        """The loss has neither a contrastive nor a distillation term."""
+        """None for both terms: the loss has neither a contrastive nor a distillation term."""
         return None, None
 
     def build(self, *, process_group: distributed.ProcessGroup | None = None) -> nn.CrossEntropyLoss:
@@ -439,7 +440,7 @@ class ClassificationObjective(Objective):
                 "into a mobileclip.encoders.Classifier"
             )
         super().__init__(spec, model=model, world=world)
-        assert isinstance(spec.loss, CrossEntropySpec), "the loss decides which objective is built"
+        assert isinstance(spec.loss, CrossEntropySpec), "the loss class selects the objective"
         self._draw = None if spec.loss.mixing is None else self.not_compiled(spec.loss.mixing.draw)
 
     @property
@@ -449,11 +450,11 @@ class ClassificationObjective(Objective):
 
     @property
     def term_names(self) -> tuple[str | None, ...]:
-        """The only term is the total."""
+        """Empty: the loss has no terms besides the total."""
         return ()
 
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
-        """Return the loss alone."""
+        """Return the total loss as the only term."""
         if not isinstance(batch, LabelledBatch):
             raise ValueError(f"cross-entropy needs images with labels, but the batches are {type(batch).__name__}")
         image = batch.image
@@ -467,7 +468,7 @@ class ClassificationObjective(Objective):
         return (with_mean(self.loss(logits, targets), augmentation),)
 
     def _logits(self, rows: tuple[Rows, ...], mixture: Mixture | None) -> tuple[Tensor, ...]:
-        """Return logits, and the loss terms of RangeAugment if any."""
+        """Return the logits, and RangeAugment's loss terms if any."""
         partners = () if mixture is None else tuple(one.flip(0) for one in rows)
 
         def encode(*pieces: Any) -> tuple[Tensor, ...]:
@@ -486,7 +487,7 @@ def _(loss: CrossEntropySpec, *, spec: TrainingSpec, model: nn.Module, world: Wo
 
 
 class CaptionObjective(Objective):
-    """The objective of a captioner: its loss on images with one caption each.
+    """The objective of a captioner: the caption and contrastive loss on images with one caption each.
 
     Args:
         spec: training options with a `CaptionLossSpec`.
@@ -514,7 +515,7 @@ class CaptionObjective(Objective):
 
     @property
     def uses_all_weights(self) -> bool:
-        """Whether the contrastive term has weight; otherwise the logit scale and the projections get no gradient."""
+        """Whether every weight gets a gradient; without a contrastive term, logit scale and projections get none."""
         return self.spec.loss.contrastive_weight > 0  # type: ignore[attr-defined, no-any-return]
 
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
@@ -538,7 +539,7 @@ class CaptionObjective(Objective):
         return terms.contrastive, terms.distillation, with_mean(terms.total, augmentation)
 
     def _encode(self, text: Tensor, image: Tensor, *numbers: Rows) -> tuple[Tensor, ...]:
-        """Return both embeddings and each caption's negative log-likelihood, without storing the logits."""
+        """Return image and text embeddings and each caption's negative log-likelihood, without storing the logits."""
         image, *augmentation = self.images_of(image, *numbers)
         out = self.model(image, text)
         return wide(out.image), wide(out.text), self.loss.sums(out.logits, out.labels), *augmentation  # type: ignore[operator]
@@ -551,15 +552,15 @@ def _(loss: CaptionLossSpec, *, spec: TrainingSpec, model: nn.Module, world: Wor
 
 
 class TextDistillationObjective(Objective):
-    """The objective of a distilled text tower: its loss on texts with a teacher's embeddings.
+    """The objective of text-tower distillation: the loss on texts with a teacher's embeddings.
 
     Args:
         spec: training options with a `TextDistillationLossSpec`.
-        model: the text tower, which maps ids to embeddings with the teacher's width.
+        model: the text tower, which maps token ids to embeddings with the teacher's dimension.
         world: the processes of the run.
 
     Raises:
-        ValueError: see `Objective`; if the model embeds images; or if the spec has options for images.
+        ValueError: if the model embeds images, or the spec has options for images; or see `Objective`.
     """
 
     def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
@@ -570,7 +571,7 @@ class TextDistillationObjective(Objective):
             )
         of_images = [name for name in ("range_augment", "channels_last") if getattr(spec, name)]
         if of_images:
-            raise ValueError(f"a text tower has no images; leave out {' and '.join(of_images)}, only for images")
+            raise ValueError(f"a text tower has no images; leave out the image options {' and '.join(of_images)}")
         super().__init__(spec, model=model, world=world)
 
     @property
@@ -579,7 +580,7 @@ class TextDistillationObjective(Objective):
         return (self.model,)
 
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
-        """Return the relation term, the cosine term and their sum."""
+        """Return the relation term, the cosine term and the total."""
         del progress
         if not isinstance(batch, TextBatch):
             raise ValueError(
@@ -602,10 +603,10 @@ _FIRST, _STEPS_TO_GROWTH = 2.0**16, 2_000
 
 
 class LossScale(nn.Module):
-    """A factor that scales the loss, so that gradients can pass through float16.
+    """A factor for the loss that keeps gradients within the range of float16.
 
-    The run skips a step if the gradient overflows, and halves the factor; after 2,000 steps without overflow it doubles
-    the factor. The state is in buffers and therefore in the module's checkpoints.
+    If the gradient overflows, the run skips the step and halves the factor; after 2,000 steps without overflow, the run
+    doubles the factor. The state is in buffers, so checkpoints include the state.
 
     Source: `torch.amp.GradScaler`, as in Apple's scripts.
 
@@ -624,16 +625,16 @@ class LossScale(nn.Module):
         self.register_buffer("num_finite", torch.tensor(0))
 
     def backward(self, loss: Tensor, parameters: Iterable[Tensor]) -> None:
-        """Compute the gradients with the scaled loss, and divide them by the factor."""
+        """Compute the gradients of the scaled loss, and divide the gradients by the factor."""
         (loss * self.factor).backward()  # type: ignore[no-untyped-call]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch._foreach_mul_(gradients, 1 / self.factor)
 
     def leaves_out(self, *, is_finite: bool) -> bool:
-        """Update the factor after a step; return whether the step is skipped because its gradient overflowed.
+        """Update the factor after a step; return whether to skip the step because the gradient overflowed.
 
         Args:
-            is_finite: whether the loss and its gradient are finite. At a factor of 1, no step is skipped.
+            is_finite: whether the loss and its gradient are finite. At a factor of 1, the method always returns False.
         """
         if is_finite:
             self.num_finite += 1

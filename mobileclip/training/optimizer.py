@@ -20,7 +20,7 @@ from mobileclip.serialization import register_spec_base
 from mobileclip.strict import repeated, strict
 
 Kind = Literal["weights", "positions", "class_tokens", "layer_scales"]
-"""Parameters that can have weight decay: matrices and kernels; position embeddings; class tokens; layer scales."""
+"""Kinds of parameters with optional weight decay: matrices or kernels, positions, class tokens, layer scales."""
 
 Granularity = Literal["block", "stage"]
 """Unit that counts as a layer of an MCi tower."""
@@ -56,7 +56,7 @@ class OptimizerSpec(ABC):
 
 
 optimizers: Registry[type[OptimizerSpec]] = Registry("optimizer")
-"""Optimiser specs by name; third parties add their own here or by an entry point in `mobileclip.optimizer`."""
+"""Optimiser specs by name; other packages register here or with an entry point in `mobileclip.optimizer`."""
 register_spec_base(OptimizerSpec, optimizers)
 
 
@@ -68,15 +68,16 @@ class AdamWSpec(OptimizerSpec):
     Args:
         beta1: decay per step of the running mean of the gradient.
         beta2: decay per step of the running mean of the squared gradient.
-        eps: constant added to the root of the mean square.
-        weight_decay: coefficient of weight decay; a step removes `learning_rate * weight_decay` of each weight.
+        eps: constant added to the square root of the mean squared gradient, against division by zero.
+        weight_decay: coefficient of weight decay; a step multiplies each decayed weight by `1 - learning_rate *
+            weight_decay`.
         decayed: kinds of parameters with weight decay: `weights`, `positions`, `class_tokens`, `layer_scales`. Norms,
             biases and the logit scale never have weight decay.
 
     Source: MobileCLIP, table 12.
 
-    Differs: Apple's scripts exempt parameters with one dimension, or named like a norm or a bias. These scripts
-        therefore decay positions, class tokens of timm's towers, and layer scales with several dimensions.
+    Differs: Apple's scripts exempt parameters that have one dimension or the name of a norm or bias. Apple's scripts
+        therefore decay position embeddings, class tokens of timm's towers, and layer scales with several dimensions.
 
     Examples:
         >>> optimizer = AdamWSpec().build(nn.Sequential(nn.Linear(4, 2), nn.LayerNorm(2)))
@@ -118,7 +119,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
     """Set the learning rate of every group, multiplied by the group's `rate_scale` if it has one.
 
     Args:
-        optimizer: an optimiser, such as the result of an `OptimizerSpec`, whose learning rates are zero at first.
+        optimizer: an optimiser, for example from `OptimizerSpec.build`.
         learning_rate: learning rate of a step, at least 0.
     """
     for group in optimizer.param_groups:
@@ -175,7 +176,7 @@ def _kind(module: nn.Module, name: str, parameter: Tensor) -> Kind | None:
 
 @singledispatch
 def tower_layers(tower: nn.Module) -> list[list[str]]:
-    """Return the layers of a tower from input to output: for each layer, its stage and the names of its modules.
+    """Return the layers of a tower from input to output, each as a stage name followed by module names.
 
     Register towers of other libraries with `tower_layers.register`. A layer is `[stage, name, ...]`. Layers of one
     stage are consecutive, and the names of modules or parameters must cover every parameter.
@@ -220,20 +221,22 @@ def _transformer_layers(layers: nn.Module) -> list[list[str]]:
 
 
 def rate_scales(model: nn.Module, decay: float, *, by: Granularity = "block") -> dict[str, float]:
-    """Return the learning-rate factor of every parameter, `decay^(layers above it)`.
+    """Return learning-rate factors by parameter name: `decay ** n` for a parameter with `n` layers above it.
 
-    In each tower, the head has the factor 1, the layer below it `decay`, and so on down to the stem or the token
-    embedding. Parameters outside towers, such as the logit scale or a classifier's linear layer, have the factor 1.
+    In each tower, the head has the factor 1, the layer below the head has the factor `decay`, and so on down to the
+    stem or the token embedding. Parameters outside towers, such as the logit scale or a classifier's linear layer, have
+    the factor 1.
 
     Args:
         model: a tower, an image-text model, a classifier, or a module that contains a tower, such as a detector.
         decay: factor per layer, in (0, 1]; 1 gives equal learning rates. Deep towers need values close to 1: over the
             46 layers of MCi2, a decay of 0.9 gives a factor of 0.009 at the stem.
-        by: unit that counts as a layer of an MCi tower: a `block` or a `stage`. In transformers, every layer
-            counts as one.
+        by: unit that counts as a layer of an MCi tower: a `block` or a `stage`. In a transformer, the unit is always a
+            transformer layer.
 
     Raises:
-        ValueError: if the decay is out of range, the model has no tower, or the order of a tower's layers is not known.
+        ValueError: if `decay` is outside (0, 1], the model has no tower, or a tower's class is not registered in
+            `tower_layers`.
 
     Source: Howard and Ruder, "Universal Language Model Fine-tuning", section 3.2; Bao et al., "BEiT", appendix G, for
         image towers.
@@ -292,16 +295,16 @@ def layer_rate_groups(
     """Return the trainable parameters as groups for an optimiser, in order from the input to the output.
 
     A group has `params`, its own `lr` for PyTorch's optimisers and schedulers, `weight_decay`, and `rate_scale`, which
-    multiplies the schedule's learning rate in `mobileclip.training.train`. Each learning rate has one group with and
-    one group without weight decay (see `decay_groups`).
+    multiplies the schedule's learning rate in `mobileclip.training.train`. Parameters with and without weight decay
+    (see `decay_groups`) are in separate groups, for each learning rate.
 
     Args:
-        model: see `rate_scales`.
-        decay: see `rate_scales`.
+        model: a tower, or a module that contains a tower; see `rate_scales`.
+        decay: learning-rate factor per layer, in (0, 1]; see `rate_scales`.
         lr: learning rate of the layers nearest to the output; the learning rate of a group is `lr * rate_scale`.
-        weight_decay: coefficient for parameters with weight decay.
+        weight_decay: coefficient of weight decay for the kinds in `decayed`.
         decayed: kinds of parameters with weight decay.
-        by: see `rate_scales`.
+        by: unit that counts as a layer of an MCi tower; see `rate_scales`.
 
     Raises:
         ValueError: see `rate_scales`; or if no parameter requires a gradient.
@@ -335,10 +338,10 @@ def _groups(
 @optimizers.register("layer_decay_adamw")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class LayerDecayAdamWSpec(AdamWSpec):
-    """AdamW with learning rates that decrease towards the input: the schedule's, times each group's `rate_scale`.
+    """AdamW with layer-wise learning rates: the schedule's rate times a factor that decreases towards the input.
 
     Args:
-        rate_decay: ratio of a layer's learning rate to that of the layer above it, in (0, 1].
+        rate_decay: ratio of a layer's learning rate to the rate of the next layer towards the output, in (0, 1].
         rate_layers: unit that counts as a layer of an MCi tower: a `block` or a `stage`.
 
     Source: Bao et al., "BEiT", appendix G.

@@ -33,14 +33,14 @@ _TAIL_BYTES = 1 << 16
 
 
 class MetricLog:
-    """Appends metrics to a JSONL file; a resumed run first removes lines after its checkpoint.
+    """Appends metrics to a JSONL file; for a resumed run, the log first removes the lines after the checkpoint.
 
-    Object stores cannot append. For a URL, the log keeps all lines in memory, and the function that `written`
-    returns uploads the file at every checkpoint.
+    Object stores cannot append. For a URL, the log therefore keeps all lines in memory, and the function returned by
+    `written` uploads the whole file.
 
     Args:
-        path: a URL, or a file, which is created if missing.
-        resume_step: first step of the resumed run; the log removes the lines of this and later steps.
+        path: path or URL of the metrics file; the log creates a missing file.
+        resume_step: first step of the run, 0 for a new run; the log removes the lines of this and later steps.
         tensorboard: local folder for TensorBoard files; None writes no TensorBoard files.
 
     Raises:
@@ -59,7 +59,7 @@ class MetricLog:
         self._writer = None if tensorboard is None else _summary_writer(tensorboard, resume_step)
 
     def was_evaluated(self, step: int) -> bool:
-        """Return whether the log has an evaluation of this step from an earlier run."""
+        """Return whether an earlier run has logged an evaluation of `step`."""
         return step in self._evaluated
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -76,7 +76,7 @@ class MetricLog:
             self._writer.flush()
 
     def written(self) -> Callable[[], None]:
-        """Return a thread-safe function that uploads the current lines; for a local file, it does nothing."""
+        """Return a thread-safe function that uploads the current lines; for a local file, the function does nothing."""
         if self._lines is None:
             return lambda: None
         return partial(storage.write_text, self.path, "".join(self._lines))
@@ -99,13 +99,13 @@ def read_metrics(path: AnyPath) -> list[dict[str, float]]:
 def last_metrics(path: Path) -> dict[str, float] | None:
     """Return the last complete line of a local metrics file; None without a complete line.
 
-    The function reads only the end of the file, so it is cheap to call every second.
+    The function reads only the end of the file, so a call every second is cheap.
 
     Args:
         path: metrics file, which may not exist yet.
 
     Raises:
-        ValueError: if the line is not valid JSON.
+        ValueError: if the last complete line is not valid JSON.
         OSError: if the file cannot be read.
     """
     if not path.exists():
@@ -141,7 +141,7 @@ Lines = list[dict[str, float]]
 def plot_curves(runs: Mapping[str, AnyPath], path: AnyPath, *, metrics: Sequence[str] | None = None) -> None:
     """Plot metrics over steps in a PNG file, with one panel per metric and one line per run.
 
-    The plot marks the best step of each evaluation metric.
+    The plot marks each run's best step of each evaluation metric.
 
     Args:
         runs: metrics file of each run, by the name of the run in the legend.
@@ -162,7 +162,7 @@ def plot_curves(runs: Mapping[str, AnyPath], path: AnyPath, *, metrics: Sequence
 
 
 def _usual(logged: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
-    """Return the default metrics: nonzero loss terms and the main evaluation metrics."""
+    """Return the default metrics: nonzero loss terms, main evaluation metrics, logit scale and learning rate."""
     names: dict[str, None] = {}
     evaluated: dict[str, None] = {}
     for line in logged:
@@ -206,12 +206,12 @@ _MAX_SPEC_BYTES = 1 << 26
 
 @attrs.frozen(kw_only=True)
 class RunGroup:
-    """Runs whose settings differ only in the seeds.
+    """Runs with settings that differ only in the seeds.
 
     Args:
         name: folders of the runs, separated by commas.
         steps: number or range of completed steps, as text.
-        values: last value of each metric, as text; for several runs, the mean, standard deviation and number of runs.
+        values: last value by metric name, as text; for several runs, the mean, standard deviation and number of runs.
     """
 
     name: str
@@ -221,10 +221,10 @@ class RunGroup:
 
 @attrs.frozen(kw_only=True)
 class ComparedRuns:
-    """A comparison of runs.
+    """The differing options and the last metrics of several runs.
 
     Args:
-        groups: the runs, grouped by settings without seeds.
+        groups: the runs, grouped by all settings except the seeds.
         choices: options that differ between groups, by dotted name; one value per group, in the order of `groups`.
         metrics: names of all metrics, evaluation metrics first.
     """
@@ -313,7 +313,7 @@ class SkippedFolder:
     """A folder of files that list skipped samples and shards, one line per item with the reason.
 
     Args:
-        path: the folder, which is created with its first file.
+        path: path or URL of the folder; `write` creates a missing folder.
     """
 
     path: str
@@ -322,8 +322,8 @@ class SkippedFolder:
         """Write the items that a process has skipped since the last checkpoint.
 
         Args:
-            skips: skipped items in the batches up to the step.
-            step: step of the next checkpoint.
+            skips: samples and shards skipped in the batches up to `step`.
+            step: number of completed steps at the next checkpoint.
             rank: rank of the process.
 
         Raises:
@@ -335,7 +335,7 @@ class SkippedFolder:
             storage.write_text(storage.join(self.path, f"step-{step:08d}.process-{rank}.jsonl"), "".join(lines))
 
     def forget_after(self, step: int) -> None:
-        """Remove the files of later steps, before a resumed run writes them again."""
+        """Remove the files of steps after `step`; a resumed run writes these files again."""
         for path in storage.list_files(self.path):
             found = _NAME.fullmatch(storage.file_name(path))
             if found is not None and int(found[1]) > step:

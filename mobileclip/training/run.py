@@ -1,4 +1,4 @@
-"""A training run as one spec: model, data, training and output."""
+"""A training run as one spec: model, data, training options and initial weights."""
 
 from __future__ import annotations
 
@@ -56,15 +56,16 @@ class RunSpec:
     Args:
         model: the student: a `DualEncoderSpec`, a `ClassifierSpec`, a `CoCaSpec`, a text tower's spec, or any
             `StudentSpec`.
-        data: a pipeline of the library, or any `DataSpec`; its `batch_size` is the total over all processes.
-        training: training options; a classifier needs `CrossEntropySpec` or a loss with its own objective.
-        initial_weights: a checkpoint in training form, in any known layout; None for random weights. A classifier loads
-            the image tower (see `mobileclip.encoders.load_backbone`) and keeps a random head. A captioner loads a file
-            of any context length (see `load_model`).
+        data: the training data: a pipeline of the library, or any `DataSpec`. The data's `batch_size` is the total over
+            all processes.
+        training: training options; a classifier needs `CrossEntropySpec` or another loss with a registered objective.
+        initial_weights: path of a checkpoint in training form, in any known layout; None for random weights. A
+            classifier loads the image tower (see `mobileclip.encoders.load_backbone`) and keeps a random head. A
+            captioner loads a file of any context length (see `load_model`).
 
     Raises:
         ValueError: if data and model have different inputs or classes, a classifier has an image-text loss, or `model`
-            or `data` does not implement its interface.
+            is not a `StudentSpec`, or `data` is not a `DataSpec`.
 
     Examples:
         >>> from mobileclip.data import ReinforcedPipelineSpec
@@ -106,7 +107,7 @@ class RunSpec:
 
     @property
     def resolved(self) -> RunSpec:
-        """The same run, for saving: the model's text input includes the content of the tokenizer file."""
+        """The run to save: the model's text input is the data's, with the content of the tokenizer file."""
         if not (isinstance(self.model, DualEncoderSpec | TextEncoderSpec) and hasattr(self.data, "text")):
             return self
         text = attrs.evolve(_tower(self.model, "text"), input=self.data.text)
@@ -119,7 +120,7 @@ class RunSpec:
         return getattr(self.data, "card", None)
 
     def start(self) -> nn.Module:
-        """Return the student at the start of training, with random weights or loaded weights."""
+        """Return the student before training, with random weights or the initial weights."""
         if self.initial_weights is not None and isinstance(self.model, CoCaSpec):
             stored = read_checkpoint(self.initial_weights, mmap=True).spec
             if not isinstance(stored, CoCaSpec):
@@ -150,11 +151,12 @@ def run(
     Under `torchrun` or `srun`, every process must call this function for its share of the batch.
 
     Args:
-        spec: the run.
+        spec: options of the run.
         output: folder, or URL such as `s3://bucket/run`, for `run.json`, `metrics.jsonl`, `checkpoints/` and, at the
-            end, `model.safetensors`. The run locks a folder, but not a URL. A folder without checkpoints can be
-            reused with different options.
-        evaluate: function that returns the `evaluate` argument of `train` for the model's spec; None for no evaluation.
+            end, `model.safetensors`. The run locks a folder, but not a URL. A later run can reuse a folder without
+            checkpoints for different options.
+        evaluate: function that takes the model's spec and returns the `evaluate` argument of `train`; None for no
+            evaluation.
         device: name of a device; `auto` for this process's GPU, or the best available device.
         title: title of the progress display.
         console: console of the progress display; None for no display.
@@ -164,7 +166,7 @@ def run(
         ValueError: if the folder contains a different run, the batch size is not divisible by the number of processes,
             the run contradicts its data (see `follow_card`), or the data, the checkpoint or the training loop raise a
             ValueError.
-        FloatingPointError: if the loss is not finite.
+        FloatingPointError: if the loss or its gradient is not finite.
         TimeoutError: if another process of the run, or a data worker, does not respond in time.
     """
     spec = spec.resolved
@@ -195,10 +197,10 @@ def run(
 
 
 def plain(run: RunSpec) -> RunSpec:
-    """Return the run for plain image-text pairs, with real captions only and without teachers.
+    """Return a copy of `run` that trains on real captions only, without teachers.
 
     Args:
-        run: run on image-text samples; a distillation loss keeps only its contrastive term, CLIP's or SigLIP's, with
+        run: run on image-text samples; a distillation loss keeps only its contrastive term (CLIP or SigLIP), with
             weight 1.
 
     Raises:
@@ -228,7 +230,7 @@ def _save(model: nn.Module, spec: Any, path: str, batches: object) -> None:
 
 
 def _tower(model: Any, name: str) -> Any:
-    """Return the model's image or text tower spec, or None."""
+    """Return the spec of the tower `name`, `image` or `text`; None if the model has no such tower."""
     return model if isinstance(model, TextEncoderSpec) and name == "text" else getattr(model, name, None)
 
 
@@ -243,7 +245,7 @@ def _check_classes(model: Any, data: Any) -> None:
 
 
 def _check(spec: RunSpec, output: storage.AnyPath) -> None:
-    """Raise an error if the folder, the card or the first samples contradict the run, before writing or loading."""
+    """Raise an error if the output folder, the card or the first samples contradict the run."""
     _refuse_other(spec, output)
     follow_card(spec)
     if isinstance(spec.data, ReinforcedPipelineSpec):
@@ -275,12 +277,12 @@ def _refuse_lacking(data: ReinforcedPipelineSpec) -> None:
 def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, tuple[str, ...]]:
     """Return a run that agrees with its data's card, and one line for each option taken from the card.
 
-    The card contains the captioner, and the teachers' dims and logit scales. Without a captioner in the card, the first
-    samples show whether the data has synthetic captions. The function adapts the recipe's options to the card; if the
-    user's options contradict the card, the error names them.
+    The card contains the captioner, the teachers' dims and the teachers' logit scales. Without a captioner in the card,
+    the first samples show whether the data has synthetic captions. The function adapts the recipe's options to the
+    card; an error names the user's options that contradict the card.
 
     Args:
-        run: run whose options may contradict the card.
+        run: run with options that may contradict the card.
         recipe: the recipe's options; None if the user chose all options.
 
     Raises:
@@ -349,7 +351,7 @@ def claimed(
         world: the processes of the run; all processes must call this function.
         refuse: function that raises a ValueError if the folder contains a different run.
         checkpoints: subfolder with the run's checkpoints.
-        kept: file in the folder whose existence also keeps the folder reserved; None for no such file.
+        kept: file in the folder; if the file exists, an error does not release the folder. None for no such file.
         made: subfolder to remove when the run releases the folder; None for no subfolder.
     """
 

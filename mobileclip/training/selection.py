@@ -1,4 +1,4 @@
-"""Selection of the pairs of a larger batch that the student finds harder than its teachers do."""
+"""Batch selection: train only on the image-text pairs that are harder for the student than for the teachers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class SelectionSpec:
 
     Args:
         share: selected fraction of every batch; 1 selects all pairs.
-        num_chunks: number of chunks; the selection of a chunk depends on the previous chunks.
+        num_chunks: number of chunks, which `choose_pairs` samples one after another; the probabilities for a chunk
+            depend on the pairs in the previous chunks.
 
     Examples:
         >>> SelectionSpec(share=0.25, num_chunks=3).sizes(40)
@@ -37,7 +38,7 @@ class SelectionSpec:
         return self.share < 1
 
     def sizes(self, batch_size: int) -> tuple[int, ...]:
-        """Return the number of pairs in each chunk; if the division has a remainder, the first chunks have one more.
+        """Return the number of selected pairs per chunk; the first chunks get the remainder, one pair each.
 
         Raises:
             ValueError: if fewer than two pairs of the batch would be selected.
@@ -56,14 +57,15 @@ class PairLosses:
     """A model's contrastive loss for every pair of a batch, given the selected pairs.
 
     `l_i(S) = (log(1 + sum_{j in S} exp(s_ij - s_ii)) + log(1 + sum_{j in S} exp(s_ji - s_ii))) / 2`: the contrastive
-    loss of pair i in a batch that consists of S and i, with the similarities `s_ij = scale * image_i @ text_j`.
+    loss of pair i in a batch of the selected pairs S and pair i, with the similarities `s_ij = scale * image_i @
+    text_j`.
 
     Shape:
         image, text (B, D).
 
     Args:
-        image: image embeddings of any length; the class normalises them.
-        text: text embeddings, in the order of the images.
+        image: image embeddings, normalised or not.
+        text: text embeddings in the order of the images, normalised or not.
         scale: logit scale, after `exp`.
     """
 
@@ -75,10 +77,10 @@ class PairLosses:
         self._over_images = torch.full_like(self._own, -torch.inf)
 
     def add(self, chosen: Tensor) -> None:
-        """Add pairs to S; the losses are then valid for pairs outside S.
+        """Add pairs to the selected pairs S; `beside_chosen` is then valid only for pairs outside S.
 
         Args:
-            chosen: indices of the pairs.
+            chosen: indices of the pairs to add.
         """
         over_texts = (self._image @ self._text[chosen].mT).logsumexp(1)
         over_images = (self._text @ self._image[chosen].mT).logsumexp(1)
@@ -86,11 +88,11 @@ class PairLosses:
         self._over_images = torch.logaddexp(self._over_images, over_images)
 
     def beside_chosen(self) -> Tensor:
-        """Return `l_i(S)`; shape (B,)."""
+        """Return the loss `l_i(S)` of every pair i given the selected pairs S; shape (B,)."""
         return (F.softplus(self._over_texts - self._own) + F.softplus(self._over_images - self._own)) / 2
 
     def beside_all(self) -> Tensor:
-        """Return the loss of every pair in the whole batch, shape (B,); memory grows linearly with the batch."""
+        """Return the loss of every pair in the whole batch, shape (B,); memory use is linear in the batch size."""
         starts = range(0, len(self._own), _BLOCK)
         over_texts = torch.cat([(self._image[at : at + _BLOCK] @ self._text.mT).logsumexp(1) for at in starts])
         over_images = torch.cat([(self._text[at : at + _BLOCK] @ self._image.mT).logsumexp(1) for at in starts])
@@ -99,18 +101,18 @@ class PairLosses:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Learnability:
-    """The student's loss minus the teachers' mean loss for each pair, with one caption set.
+    """Learnability of each pair with one caption set: the student's loss minus the mean of the teachers' losses.
 
     Args:
-        student: losses of the student.
-        teachers: losses of each teacher; the class uses their mean.
+        student: pair losses of the student's embeddings.
+        teachers: pair losses of each teacher's embeddings.
     """
 
     student: PairLosses
     teachers: Sequence[PairLosses]
 
     def add(self, chosen: Tensor) -> None:
-        """Add pairs to the selection."""
+        """Add the pairs with the indices `chosen` to the selection."""
         for losses in (self.student, *self.teachers):
             losses.add(chosen)
 
@@ -126,21 +128,21 @@ class Learnability:
 def choose_pairs(spec: SelectionSpec, captions: Sequence[Learnability], draws: Tensor) -> Tensor:
     """Return the indices of the pairs that a step trains on, in ascending order.
 
-    The function samples pairs without replacement, with softmax probabilities: the first chunk by the learnability in
-    the whole batch, and further chunks by the learnability given the selected pairs.
+    The function samples pairs without replacement. The probabilities are the softmax of the learnability: in the whole
+    batch for the first chunk, and given the selected pairs for later chunks.
 
-    Shape: draws (chunks, B), from [0, 1) -> (chosen,).
+    Shape: draws (chunks, B) -> (selected pairs,).
 
     Args:
         spec: settings of the selection.
-        captions: learnability with each caption set, before any pair is selected; the function adds them up.
-        draws: uniform random numbers.
+        captions: learnability with each caption set, before any pair is selected; the score is the sum over caption
+            sets.
+        draws: uniform random numbers in [0, 1), one per chunk and pair.
 
     Source: Evans et al., "Data curation via joint example selection further accelerates multimodal learning", algorithm
-        1, with learnability as the score. Differs: the terms are those of a softmax loss. The reference is the
-        teachers' stored embeddings of the same views and captions, so no reference model runs. The algorithm samples
-        the first chunk by the pairs' own terms, which a softmax loss does not have; this function uses the learnability
-        in the whole batch instead.
+        1, with learnability as the score. Differs: the losses are softmax losses. The teachers' stored embeddings of
+        the same views and captions replace the reference model. The algorithm samples the first chunk by the loss term
+        of each pair alone. A softmax loss has no such term, so this function uses the learnability in the whole batch.
     """
     score = torch.stack([one.beside_all() for one in captions]).sum(0)
     is_chosen = torch.zeros(len(score), dtype=torch.bool, device=score.device)

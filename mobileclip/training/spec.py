@@ -1,4 +1,4 @@
-"""The training options of a run, saved with checkpoints and compared on resumption; interfaces of models and data."""
+"""Training options of a run, stored in checkpoints; interfaces of student and data specs."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from mobileclip.training.selection import SelectionSpec
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Schedule(ABC):
-    """Base class of schedules: linear warm-up, `peak (s + 1) / w` for step `s < w`, then the curve of a subclass.
+    """Base class of schedules: linear warm-up, `peak * (s + 1) / w` at step `s < w`, then the curve of a subclass.
 
     Args:
         total_steps: number of steps of the whole run, `n`.
         peak: highest learning rate.
-        final: learning rate at the end; by default 1e-6, or the peak if that is lower.
-        warmup_steps: number of steps to the peak, `w`; a value below 1 is a share of the run. The default is 2,000, or
-            a tenth of the run if that is smaller.
+        final: learning rate at the end; by default the lower of 1e-6 and `peak`.
+        warmup_steps: number of warm-up steps, `w`; a value below 1 is a fraction of `total_steps`. The default is the
+            smaller of 2,000 and a tenth of `total_steps`.
 
     Examples:
         >>> class FlatSchedule(Schedule):
@@ -68,7 +68,7 @@ class Schedule(ABC):
             raise ValueError(f"final ({self.final}) must not exceed peak ({self.peak})")
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0; after the last step the rate stays at `final`."""
+        """Return the learning rate of step `step`, from 0; cosine schedules stay at `final` after the last step."""
         if step < self._warmup:
             return self.peak * (step + 1) / self._warmup
         return self._after_warmup(step)
@@ -87,22 +87,22 @@ class Schedule(ABC):
 
 
 def default_warmup(total_steps: int, most: int = 2_000) -> int:
-    """Return the default number of warm-up steps: `most`, or a tenth of the run if that is smaller."""
+    """Return the default number of warm-up steps: a tenth of the run, at most `most`."""
     return min(most, total_steps // 10)
 
 
 def steps_of(given: float, total_steps: int) -> int:
-    """Return a number of steps; a value below 1 is a share of the run."""
+    """Return `given` as a number of steps; a value below 1 is a fraction of `total_steps`."""
     return int(given) if given >= 1 else round(given * total_steps)
 
 
 def default_final(peak: float, most: float = 1e-6) -> float:
-    """Return the default final learning rate: `most`, or the peak if that is lower."""
+    """Return the default final learning rate: the lower of `most` and the peak."""
     return min(most, peak)
 
 
 schedules: Registry[type[Schedule]] = Registry("schedule")
-"""Schedules by name; third parties add their own here or by an entry point in `mobileclip.schedule`."""
+"""Schedules by name; other packages register schedules here or with an entry point in `mobileclip.schedule`."""
 register_spec_base(Schedule, schedules)
 
 
@@ -111,7 +111,7 @@ register_spec_base(Schedule, schedules)
 class CosineSchedule(Schedule):
     """A schedule that rises linearly to the peak in `warmup_steps`, then falls to `final` along half a cosine.
 
-    After the warm-up, the learning rate is `final + (peak - final) (1 + cos(pi (s - w) / (n - w))) / 2`.
+    After `w` warm-up steps, step `s` of `n` has the rate `final + (peak - final) (1 + cos(pi (s - w) / (n - w))) / 2`.
 
     Source: MobileCLIP, table 12.
 
@@ -130,11 +130,11 @@ class CosineSchedule(Schedule):
 class ConstantCosineSchedule(Schedule):
     """A schedule for long training: linear warm-up to the peak, a constant phase, then half a cosine to `final`.
 
-    Several runs can branch off from one constant phase, which does not depend on the decay after it.
+    Runs with different decays can share one constant phase, because the constant phase does not depend on the decay.
 
     Args:
-        constant_steps: number of steps before the decay, including the warm-up, or a share of the run; half of the run
-            by default.
+        constant_steps: number of steps before the decay, including the warm-up; a value below 1 is a fraction of
+            `total_steps`. The default is half of the run.
 
     Source: MobileCLIP, table 12, B (LT): 300k constant steps, 300k cosine steps.
 
@@ -173,7 +173,7 @@ class ConstantCosineSchedule(Schedule):
 
 @runtime_checkable
 class StudentSpec(Protocol):
-    """Interface of a student's spec, an attrs class; a run compares its `image.input` and `text.input` with the data.
+    """Interface of a student's spec, an attrs class with an `image.input` and a `text.input` that match the data.
 
     Register your own spec class in `students`, or define it at the top level of an imported module.
 
@@ -188,7 +188,7 @@ class StudentSpec(Protocol):
 
 @runtime_checkable
 class DataSpec(Protocol):
-    """Interface of a data spec, an attrs class; a run compares its `image` and `text` with the student's inputs.
+    """Interface of a data spec, an attrs class with an `image` and a `text` that match the student's inputs.
 
     Register your own spec class in `pipelines`, or define it at the top level of an imported module.
 
@@ -201,16 +201,16 @@ class DataSpec(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Number of samples per step: over all processes in a `RunSpec`, per process in a built pipeline's spec."""
+        """Number of samples per step, over all processes; `run` builds the data with the share of one process."""
 
     def build(self) -> BatchSource[Batch]:
         """Return the batches of this process."""
 
 
 students: Registry[type[StudentSpec]] = Registry("student")
-"""Specs of models to train, by name; third parties add their own here or by an entry point in `mobileclip.student`."""
+"""Specs of models to train, by name; other packages register here or with an entry point in `mobileclip.student`."""
 pipelines: Registry[type[DataSpec]] = Registry("pipeline")
-"""Specs of training data, by name; third parties add their own here or by an entry point in `mobileclip.pipeline`."""
+"""Specs of training data, by name; other packages register here or with an entry point in `mobileclip.pipeline`."""
 
 register_spec_base(StudentSpec, students, own=(DualEncoderSpec, ClassifierSpec, CoCaSpec))
 register_spec_base(DataSpec, pipelines, own=(ReinforcedPipelineSpec, LabelledPipelineSpec, TextPipelineSpec))
@@ -229,16 +229,16 @@ COMPILED: tuple[Compile, ...] = ("towers", "step")
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Memory:
-    """The activations that a training step stores; the backward pass recomputes all others.
+    """Options for less activation memory: the backward pass recomputes activations that the step does not store.
 
-    With both options, each block runs forward three times.
+    With `micro_batch` and `recompute`, each block runs forward three times per step.
 
     Args:
-        micro_batch: images or texts per forward pass of a tower; None for the whole batch. The step stores only the
-            towers' outputs, and encodes each micro-batch again in the backward pass. The loss sees the whole batch;
-            batch norms see micro-batches.
-        recompute: activation checkpointing: store only the inputs of blocks, and run each block again in the backward
-            pass.
+        micro_batch: number of images or texts per forward pass of a tower; None for the whole batch. The step stores
+            only the towers' outputs, and encodes each micro-batch again in the backward pass. The loss sees the whole
+            batch; batch norms see one micro-batch at a time.
+        recompute: whether to use activation checkpointing, which stores only the inputs of blocks and runs each block
+            again in the backward pass.
 
     Raises:
         ValueError: if `micro_batch` is below 1.
@@ -252,29 +252,30 @@ class Memory:
 class TrainingSpec:
     """The options of a training run, except for model and data.
 
-    Equality ignores the last seven fields, because they do not change the trained weights.
+    Equality ignores the last seven fields (from `log_every_steps`), which do not change the trained weights.
 
     Args:
-        loss: spec of the loss.
-        schedule: schedule of learning rates; its `total_steps` is the length of the run.
+        loss: spec of the loss; the spec's class also selects the objective (see `build_objective`).
+        schedule: learning-rate schedule; the schedule's `total_steps` is the length of the run.
         optimizer: spec of the optimiser; AdamW by default.
-        max_gradient_norm: norm to which larger gradients are clipped; None for no clipping.
-        min_logit_scale: minimum of the logit scale, after the exponential; None for no minimum. The model's spec has
-            the maximum. The scale starts at 1 / 0.07, and falls below 1 only in failing runs.
-        ema_decay: decay per step of the moving average of the weights; None for no average.
-        precision: `bfloat16` runs the towers' convolutions and matrix products in autocast. Norm statistics, softmax
-            sums, embedding norms, logits, loss, weights, gradients, optimiser state and moving average stay in float32.
-            `float16` also scales the loss; the run does not log steps that it skips because the gradient overflows.
+        max_gradient_norm: maximum norm of the gradient, for gradient clipping; None for no clipping.
+        min_logit_scale: minimum of `exp(logit_scale)`; None for no minimum. The model's spec has the maximum. The value
+            starts at 1 / 0.07, and falls below 1 only in failing runs.
+        ema_decay: decay per step of the weights' moving average, in [0, 1); None for no average.
+        precision: `float32`; or `bfloat16` or `float16` to run the towers' convolutions and matrix products in
+            autocast. Norm statistics, softmax sums, embedding norms, logits, loss, weights, gradients, optimiser state
+            and moving average stay in float32. With `float16`, the run also scales the loss, and skips steps with an
+            overflowing gradient without logging metrics for these steps.
         memory: activations to store for the backward pass; all activations by default.
         channels_last: whether convolutions use the channels-last memory format, which is faster on a GPU; not allowed
             on the CPU, where convolutional stems always use this format.
         compile: `towers` compiles each tower with torch.compile, `step` compiles everything from pixels to the loss,
             and None is eager mode. Compilation takes minutes.
-        range_augment: RangeAugment (brightness, contrast and noise of learnt strength) on the student's images, applied
-            per micro-batch, or to the whole batch in a compiled step; None for no RangeAugment.
-        selection: selection of the pairs in each batch that are harder for the student than for its teachers. The
-            data's `batch_size` is the size before selection.
-        seed: random seed of the model; the data has a separate seed.
+        range_augment: spec of RangeAugment, which changes brightness, contrast and noise of the student's images with
+            learnt strengths: per micro-batch, or for the whole batch in a compiled step. None for no RangeAugment.
+        selection: settings for training only on the pairs of each batch that are harder for the student than for the
+            teachers. The data's `batch_size` is the size before selection.
+        seed: random seed of the model and the training steps; the data has a separate seed.
         log_every_steps: number of steps between two lines of metrics.
         checkpoint_every_steps: number of steps between two checkpoints; the last step always writes a checkpoint.
         checkpoint_every_minutes: time in minutes between two checkpoints, by the first process's clock.

@@ -81,9 +81,9 @@ def test_an_index_is_made_brought_up_to_date_written_and_searched(capsys, photos
     (photos / "torn.png").write_bytes(TORN)
     status, out, err = run(capsys, "index", "-o", "web/made.safetensors", *ONE)
     assert (status, "torn.png" in err, out.splitlines()[-1]) == (0, True, "wrote 4 images to web/made.safetensors")
-    told(out, "4 images in the index: 1 encoded, 3 as before, 4 removed or moved away, 1 cannot be read")
+    told(out, "4 images in the index: 1 encoded, 3 unchanged, 4 removed or moved away, 1 cannot be read")
     status, out, err = run(capsys, "index", "photos/", *ONE)
-    assert (status, err, "4 as before, 1 cannot be read" in out) == (0, "", True)
+    assert (status, err, "4 unchanged, 1 cannot be read" in out) == (0, "", True)
 
 
 def test_every_command_takes_the_index_its_pictures_or_nothing(capsys, photos, telling_file, index, tmp_path):
@@ -105,7 +105,7 @@ def test_every_command_takes_the_index_its_pictures_or_nothing(capsys, photos, t
             assert "4" in out or "mine" in out, (command, name, out)
     for number, name in enumerate(("photos", folder)):
         told(worked(capsys, "merge", name, "others", "-o", f"both{number}", "--quiet"), "5 images in both", "5 rows")
-    assert "5 images in the index: 0 encoded, 5 as before" in worked(capsys, "index", "--index", "both0", *ONE)
+    assert "5 images in the index: 0 encoded, 5 unchanged" in worked(capsys, "index", "--index", "both0", *ONE)
 
 
 def test_a_folder_that_is_gone_ends_nothing_until_it_is_forgotten(capsys, photos, index, tmp_path):
@@ -113,7 +113,7 @@ def test_a_folder_that_is_gone_ends_nothing_until_it_is_forgotten(capsys, photos
     shutil.rmtree(tmp_path / "more")
     draw(photos / "new.png", 9)
     status, out, err = run(capsys, "index", "-i", "made", *ONE)
-    assert (status, "8 images in the index: 1 encoded, 4 as before, 3 kept from missing folders" in out) == (0, True)
+    assert (status, "8 images in the index: 1 encoded, 4 unchanged, 3 kept from missing folders" in out) == (0, True)
     assert f"{tmp_path}/more is missing or empty: the index keeps but hides its 3 images" in err
     worked(capsys, "dedup", "-i", "made", "--threshold", 0.01, "--quiet")
     assert "more" not in Path("duplicates.jsonl").read_text(encoding="utf-8")
@@ -126,7 +126,7 @@ def test_a_folder_that_is_gone_ends_nothing_until_it_is_forgotten(capsys, photos
     forgotten = run(capsys, "index", "--forget", "more", "-i", "made")
     assert forgotten == (0, "removed 3 images of more; the index is made\n", "")
     _, out, err = run(capsys, "index", "-i", "made", *ONE)
-    assert ("5 images in the index: 0 encoded, 5 as before\n" in out, err) == (True, "")
+    assert ("5 images in the index: 0 encoded, 5 unchanged\n" in out, err) == (True, "")
 
 
 @pytest.mark.parametrize("says_the_model", [True, False])
@@ -142,7 +142,7 @@ def test_a_moved_folder_is_indexed_again_without_being_encoded(capsys, photos, i
     told(
         out,
         f"in {photos} before; their embeddings in {indexes}/photos-",
-        "5 images in the index: 1 encoded, 4 recognised by their content",
+        "5 images in the index: 1 encoded, 4 recognised by content",
     )
     for flags in ((), ("--where", "tag=a kite")):
         found = as_json(capsys, "search", '@"mine"', *flags)
@@ -150,7 +150,7 @@ def test_a_moved_folder_is_indexed_again_without_being_encoded(capsys, photos, i
     # From now on it is an index like any other.
     for inputs in (("pictures",), (), ("pictures",)):
         status, out, err = run(capsys, "index", *inputs, *ONE)
-        assert (status, err, "5 images in the index: 0 encoded, 5 as before" in out) == (0, "", True)
+        assert (status, err, "5 images in the index: 0 encoded, 5 unchanged" in out) == (0, "", True)
     # What a killed process was copying is not an index, not even the newest.
     (made,) = indexes.glob("pictures-*")
     file = shutil.copytree(made, made.parent / ".mobileclip-killed.tmp") / "index.sqlite"
@@ -158,7 +158,7 @@ def test_a_moved_folder_is_indexed_again_without_being_encoded(capsys, photos, i
     assert f"the index is {made}\n" in run(capsys, "index", *ONE)[1]
     # Where the folder is back, its own index is as it was.
     Path("pictures").rename(photos)
-    assert "5 images in the index: 1 encoded, 4 as before" in worked(capsys, "index", "photos", *ONE)
+    assert "5 images in the index: 1 encoded, 4 unchanged" in worked(capsys, "index", "photos", *ONE)
 
 
 def test_no_index_is_taken_along_to_other_pictures(capsys, photos, index, tmp_path):
@@ -222,7 +222,7 @@ def test_duplicates_are_listed_and_kept_with_or_without_an_index(capsys, photos,
     assert "best copy" in Path("page.html").read_text(encoding="utf-8")
     refused(capsys, "duplicates.jsonl already exists", "dedup")
     (photos / "copy.png").unlink()
-    assert "4 as before, 1 removed or moved away" in worked(capsys, *given, "-o", "again.jsonl")
+    assert "4 unchanged, 1 removed or moved away" in worked(capsys, *given, "-o", "again.jsonl")
     assert Path("again.jsonl").read_text(encoding="utf-8") == ""
     refused(capsys, "an existing index has its own model", "dedup", "-m", telling_file, "-o", "third.jsonl")
     for name in ("blank.png", "white.png"):
@@ -248,7 +248,7 @@ def test_an_index_keeps_to_its_model_and_refuses_another_before_its_weights_are_
         (("mobileclip_b", "--image-size", 256), "not mobileclip_b for images of 256 pixels: "),
     ):
         told(refused(capsys, "", "index", "photos", "-i", "made", "--quiet", "-m", *arguments), named)
-    assert "4 as before" in index("photos", "-i", "made")
+    assert "4 unchanged" in index("photos", "-i", "made")
     shutil.move("made", "elsewhere")
     worked(capsys, "search", "a cat", "-i", "elsewhere")
 

@@ -64,7 +64,7 @@ def in_header(name):
     num_processes = int(re.search(r"--nproc-per-node (\d+)", header.entries["Command"])[1])
     said = re.match(
         r"(\d+) GPUs, each with (\d+) micro-batches of (\d+) in (\d+) GiB"
-        r"(?: with recomputation, 25 % more compute; (\d+) GiB without;|; (\d+) GiB with --recompute,)",
+        r"(?: with recomputation \(25 % more compute\), (\d+) GiB without\.|; (\d+) GiB with --recompute,)",
         header.entries["Hardware"],
     )
     num_gpus, num_pieces, piece, own, without, with_it = (int(number or 0) for number in said.groups())

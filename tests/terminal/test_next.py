@@ -13,8 +13,8 @@ from tests.encoders.small import SMALL, randomised
 
 TINY = "`mobileclip {} --tiny`"
 NEXT = [
-    ("search 'a dog'", "make one: `mobileclip index FOLDER`"),
-    ("search 'a dog' --index nowhere", "give an index, or the folder of images of an index"),
+    ("search 'a dog'", "create an index: `mobileclip index FOLDER`"),
+    ("search 'a dog' --index nowhere", "give the folder of an index, or an indexed image folder"),
     ("dedup photos --model mobileclip_s22", "`mobileclip list`"),
     ("info mobileclip_s22", "did you mean 'mobileclip_s2' .* `mobileclip list`"),
     ("classify photos/0.jpg a -m frobnicate", "no similar name exists\\. .* `mobileclip list`"),

@@ -87,7 +87,7 @@ def _limits(model: str | None) -> str:
 
 
 def examples(collection: Collection) -> dict[str, Any]:
-    """Return a few existing images, spread over a collection.
+    """Return a few existing images, spread evenly over a collection.
 
     Args:
         collection: collection, with or without images.
@@ -101,10 +101,10 @@ def examples(collection: Collection) -> dict[str, Any]:
 
 
 def unreadable(collection: Collection) -> dict[str, Any]:
-    """Return the unreadable files with their reasons, up to a maximum number.
+    """Return at most 200 unreadable files, with a reason per file.
 
     Args:
-        collection: collection with the files.
+        collection: collection to inspect.
     """
     found = [(path, why) for path, why in collection.store.values("path", "problem") if why is not None]
     shown = found[:_MOST_UNREADABLE]
@@ -112,10 +112,10 @@ def unreadable(collection: Collection) -> dict[str, Any]:
 
 
 def columns(collection: Collection) -> dict[str, Any]:
-    """Return the columns with values: name, kind, and range or most common values.
+    """Describe each column that has values: name, kind, and range or most common values.
 
     Args:
-        collection: collection with the columns.
+        collection: collection to inspect.
     """
     found = []
     for name in (*NUMBERS, *TEXTS):
@@ -164,7 +164,7 @@ def save_example(served: ServedCollection, request: Request) -> Response:
         request: POST request without content.
 
     Raises:
-        HTTPException: for a cross-site request, or an invalid query.
+        HTTPException: if the content type is not `application/json`, or an id is not an integer.
         ValueError: if the name is invalid, or the image does not exist.
         OSError: if the index cannot be written.
     """
@@ -183,7 +183,7 @@ def save_example(served: ServedCollection, request: Request) -> Response:
 
 
 def requested_concept(collection: Collection, texts: Sequence[str]) -> dict[str, Any]:
-    """Return the `concept` with its examples' ids if a query is only a single concept; otherwise an empty dict.
+    """Return the `concept` with the ids of its examples if a query is a single concept; otherwise an empty dict.
 
     Args:
         collection: collection to search.
@@ -198,7 +198,7 @@ def requested_concept(collection: Collection, texts: Sequence[str]) -> dict[str,
 
 
 def tags_of(collection: Collection, matches: Sequence[Match]) -> list[dict[str, Any]]:
-    """Return the tags of each image, as `tags`, if any.
+    """Return a dict per image, with the key `tags` if the image has tags.
 
     Args:
         collection: collection with the tags.
@@ -248,7 +248,7 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
 
     Args:
         collection: collection to search. The application reads the index again after a change.
-        uploads: limit for uploaded query images.
+        uploads: limit for uploaded query images; None for the default limit.
     """
     served, thumbnails = ServedCollection(collection), Thumbnails()
 
@@ -349,7 +349,7 @@ def _query(asked: QueryParams, picture: bytes | None) -> dict[str, Any]:
 
 
 def _several(asked: QueryParams, name: str) -> list[str]:
-    """Return the texts of a parameter, up to a maximum number, as encoding and comparing each text takes time."""
+    """Return the values of a query parameter; refuse more than 16 values, since encoding each text takes time."""
     given = [one for one in asked.getlist(name) if one.strip()]
     if len(given) > _MOST_TEXTS:
         raise HTTPException(400, f"there are {len(given)} values of {name}=, expected at most {_MOST_TEXTS}")
@@ -445,7 +445,7 @@ def serve(collection: Collection, *, port: int) -> None:
         port: port from 1 to 65535, or 0 for any free port. The function prints the URL.
 
     Raises:
-        ValueError: if the port is out of its range, or the index is damaged.
+        ValueError: if the port is not from 0 to 65535, or the index is damaged.
         OSError: if the index cannot be read, or the port is in use.
     """
     if not 0 <= port <= _LAST_PORT:

@@ -1,4 +1,4 @@
-"""Access checks of the web server, and a limit for uploaded images."""
+"""Checks access to the web server, and limits uploaded images."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ T = TypeVar("T")
 
 
 class Uploads:
-    """Uploaded images of running requests, up to a limit; `num_free` is the number of free bytes.
+    """Receives images from concurrent requests, up to a total size; `num_free` is the number of free bytes.
 
     Args:
         num_bytes: limit for all uploads, in bytes; above this limit, the server asks clients to retry.
@@ -99,8 +99,8 @@ class Uploads:
         """Yield the encoded image in a request's body.
 
         Raises:
-            HTTPException: if the content type is wrong, the image is empty or too large, or all uploads together
-                exceed the limit.
+            HTTPException: if the content type is not `application/octet-stream`, the image is empty or too large, or
+                all uploads together exceed the limit.
         """
         # HTML forms of other sites cannot send this content type.
         if request.headers.get("content-type", "").partition(";")[0].strip() != _IMAGE_TYPE:

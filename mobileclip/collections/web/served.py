@@ -67,7 +67,7 @@ class Thumbnails:
         self._decoding = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
     def get(self, match: Match, indexed: Indexed, side: int) -> bytes | None:
-        """Return a thumbnail as WebP without metadata; None if the image's file is missing or changed.
+        """Return a thumbnail as WebP without metadata; None if the image is missing, changed or unreadable.
 
         Args:
             match: match of the image.
@@ -124,7 +124,7 @@ _LONGEST_TEXT = 4096
 
 
 class UnreadableIndexError(Exception):
-    """The index is missing or damaged, or its model cannot be loaded."""
+    """Raised if the index is missing or damaged, or its model cannot be loaded."""
 
 
 @attrs.define(eq=False)
@@ -139,11 +139,11 @@ class _KeptDuplicates:
 class ServedCollection:
     """A collection for requests from several threads.
 
-    A loaded collection never changes. After a write, the server loads a new collection, and running requests keep the
-    old collection.
+    A loaded collection never changes. After a write to the index, the server loads a new collection, and running
+    requests keep the old collection.
 
     Args:
-        collection: the opened collection.
+        collection: collection to serve.
     """
 
     def __init__(self, collection: Collection) -> None:
@@ -177,7 +177,7 @@ class ServedCollection:
             return self._collection
 
     def duplicates(self, threshold: float) -> Duplicates:
-        """Return the groups of near duplicates; the last result is cached.
+        """Return the groups of near duplicates, and cache the last result.
 
         Args:
             threshold: see `Collection.duplicates`.
@@ -204,7 +204,7 @@ def image_of(collection: Collection, number: int) -> tuple[Match, Indexed]:
     (row,) = collection.snapshot.rows([collection.snapshot.place(number)])
     if row is None:
         raise ValueError(
-            f"the index has no image with the id {number}; search again, as the image may have been removed"
+            f"the index has no image with the id {number}; search again, since an update may have removed the image"
         )
     return match_of(row, 1.0), Indexed(sha256=row["sha256"], mtime_ns=row["mtime_ns"])
 

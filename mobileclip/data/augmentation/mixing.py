@@ -28,20 +28,20 @@ _NUM_ATTEMPTS = 10
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class RandomErasingSpec:
-    """Random erasing: replace a rectangle of some images by noise of ImageNet's mean and standard deviation.
+    """Random erasing: replace a rectangle of some images with noise of ImageNet's mean and standard deviation.
 
     Args:
-        probability: probability that a rectangle of an image is erased.
-        area: minimum and maximum fraction of the image that is erased; at most 1.
-        ratio: minimum and maximum aspect ratio (height / width) of the rectangle.
+        probability: probability that a rectangle of an image is erased, from 0 to 1.
+        area: minimum and maximum fraction of the image that is erased, in (0, 1].
+        ratio: minimum and maximum aspect ratio (height / width) of the rectangle, above 0.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if `probability`, `area` or `ratio` is out of range.
 
     Source: Zhong et al. 2017, "Random Erasing Data Augmentation"; the defaults are those of FastViT's training script
         (timm's mode `pixel`).
 
-    Differs: noise is clipped to 0 to 255, because this class erases pixels before they are normalised.
+    Differs: noise is clipped to 0 to 255, because this class erases pixels before normalisation.
 
     Examples:
         >>> import numpy
@@ -66,7 +66,7 @@ class RandomErasingSpec:
             `(height, width, 3)`, uint8.
 
         Args:
-            pixels: the image.
+            pixels: RGB image.
             rng: source of randomness.
         """
         if rng.random() >= self.probability:
@@ -86,7 +86,7 @@ class RandomErasingSpec:
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Return normal numbers by the Box-Muller transform of `rng.random`, which every numpy version draws alike."""
+    """Draw normal numbers by the Box-Muller transform of `rng.random`, which is equal in every numpy version."""
     first, second = rng.random(shape), rng.random(shape)
     normal: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = np.sqrt(-2 * np.log1p(-first)) * np.cos(
         2 * math.pi * second
@@ -103,10 +103,10 @@ class MixingSpec:
     image's border clips the rectangle. Targets are mixed in proportion to the pixels.
 
     Args:
-        mixup_alpha: parameter of the Beta distribution of Mixup's share; 0 turns Mixup off.
-        cutmix_alpha: parameter of the Beta distribution of CutMix's share; 0 turns CutMix off.
+        mixup_alpha: alpha of the Beta distribution of Mixup's share, from 0 to 1000; 0 turns Mixup off.
+        cutmix_alpha: alpha of the Beta distribution of CutMix's share, from 0 to 1000; 0 turns CutMix off.
         cutmix_share: fraction of the mixed batches that use CutMix, if both alphas are positive.
-        probability: probability that a batch is mixed.
+        probability: probability that a batch is mixed, in (0, 1].
 
     Raises:
         ValueError: if a number is out of range, or both alphas are 0.
@@ -138,7 +138,7 @@ class MixingSpec:
 
         Args:
             images: batch of images, which is not modified.
-            targets: class probabilities.
+            targets: class probabilities per image.
         """
         mixture = self.draw(images.shape, images.device)
         if mixture is None:
@@ -187,7 +187,7 @@ class Mixture:
     own: Tensor | None = None
 
     def images(self, images: Tensor, partners: Tensor) -> Tensor:
-        """Return images (a whole batch or a part) mixed with their partners; neither input is modified.
+        """Return images (a batch or part of a batch) mixed with partner images; neither tensor is modified.
 
         Shape:
             two normalised tensors `(batch, channels, height, width)` -> the same shape.
@@ -195,7 +195,7 @@ class Mixture:
         return self.between(images, partners) if self.own is None else torch.where(self.own, images, partners)
 
     def between(self, x: Tensor, partners: Tensor) -> Tensor:
-        """Return the weighted mean of `x` and its partners; `share` is the weight of `x`."""
+        """Return the weighted mean of `x` and `partners`; `share` is the weight of `x`."""
         return self.share * x + (1 - self.share) * partners
 
 

@@ -1,4 +1,4 @@
-"""RandAugment's image operations for Pillow, with the same pixels as torchvision's, and a registry for more.
+"""RandAugment's image operations for Pillow, equal to torchvision's bit for bit, and a registry of operations.
 
 The public data sets store an operation by its index in `OPERATIONS`, so the order never changes. Operations of other
 packages are stored by name.
@@ -37,10 +37,10 @@ class Operation:
         apply: function `(image, magnitude) -> image` that returns an RGB image of the same size; equal arguments give
             equal bits.
         strengths: function `(number of bins, side of the image in pixels) -> unsigned magnitude of every bin`.
-        signed: whether the sign of the magnitude is also drawn.
+        signed: whether the sign of the magnitude is drawn at random.
         translates: whether the magnitude is a number of pixels.
-        replayed_as: name of the operation that is stored and replayed instead, if only the strengths of the two differ;
-            None to store this operation.
+        replayed_as: name of an operation to store and replay instead, with the same `apply` and other strengths; None
+            to store this operation.
 
     Examples:
         >>> from PIL import Image, ImageOps
@@ -94,7 +94,7 @@ def rotate(image: RgbImage, magnitude: float) -> RgbImage:
 
 
 def _blended(image: RgbImage, level: int, factor: float) -> RgbImage:
-    """Blend with one grey level, `level + factor (pixel - level)`, by a lookup table that Pillow's blending fills."""
+    """Blend with one grey level, `level + factor (pixel - level)`, with a lookup table from `Image.blend`."""
     table = Image.blend(Image.new("L", (256, 1), level), Image.frombytes("L", (256, 1), bytes(range(256))), factor)
     return image.point(list(table.tobytes()) * 3)
 
@@ -105,12 +105,12 @@ def brightness(image: RgbImage, magnitude: float) -> RgbImage:
 
 
 def color(image: RgbImage, magnitude: float) -> RgbImage:
-    """Blend with the grey image: a magnitude below zero gives paler colours, above zero stronger colours."""
+    """Blend with the grey image: a negative magnitude weakens colours, a positive magnitude strengthens colours."""
     return ImageEnhance.Color(image).enhance(1.0 + magnitude)
 
 
 def contrast(image: RgbImage, magnitude: float) -> RgbImage:
-    """Blend with the mean grey level: a magnitude below zero gives less contrast, above zero more."""
+    """Blend with the mean grey level: a negative magnitude lowers contrast, a positive magnitude raises contrast."""
     grey = image.convert("L")
     counts = grey.histogram()
     mean = sum(level * count for level, count in enumerate(counts)) / (grey.width * grey.height)
@@ -118,15 +118,15 @@ def contrast(image: RgbImage, magnitude: float) -> RgbImage:
 
 
 def sharpness(image: RgbImage, magnitude: float) -> RgbImage:
-    """Blend with the smoothed image: a magnitude below zero blurs, above zero sharpens."""
+    """Blend with the smoothed image: a negative magnitude blurs, a positive magnitude sharpens."""
     return Image.blend(_smoothed(image), image, 1.0 + magnitude)
 
 
 def _smoothed(image: RgbImage) -> RgbImage:
     """Return the 3 x 3 mean with weight 5 for the middle pixel, like Pillow's `SMOOTH`; border pixels are kept.
 
-    Pillow computes in floats and is several times slower. A sum over 13 is never half-way between two integers, so both
-    round alike.
+    Pillow computes in floats and is several times slower. An integer divided by 13 is never half-way between two
+    integers, so this function and Pillow round alike.
     """
     pixels = np.array(image).reshape(image.height, -1)
     if image.height >= 3 and image.width >= 3:
@@ -157,7 +157,7 @@ def solarize(image: RgbImage, magnitude: float) -> RgbImage:
 
 
 def auto_contrast(image: RgbImage, _magnitude: float) -> RgbImage:
-    """Stretch every channel to the full range."""
+    """Stretch every channel to the full range, 0 to 255."""
     from PIL import ImageOps
 
     return ImageOps.autocontrast(image)
@@ -171,7 +171,7 @@ def equalize(image: RgbImage, _magnitude: float) -> RgbImage:
 
 
 def _line(start: float, stop: float) -> Strengths:
-    """Return evenly spaced strengths, rounded to float32 like torchvision's."""
+    """Return a function for strengths evenly spaced from `start` to `stop`, in float32 like torchvision's."""
 
     def strengths(num_bins: int, _side: int) -> tuple[float, ...]:
         import torch
@@ -192,7 +192,7 @@ def _bits(num_bins: int, _side: int) -> tuple[float, ...]:
 
 
 def _few_bits(num_bins: int, _side: int) -> tuple[float, ...]:
-    """Return timm's numbers of bits, from 4 to 1 (timm: to 0, a black image); torchvision's go from 8 to 4."""
+    """Return timm's bits for posterise, from 4 to 1 (timm ends at 0, a black image); torchvision's go from 8 to 4."""
     return tuple(max(1.0, 4.0 - int(index / (num_bins - 1) * 4)) for index in range(num_bins))
 
 
@@ -216,7 +216,7 @@ OPERATIONS = (
 INDICES = {operation.name: index for index, operation in enumerate(OPERATIONS)}
 
 augmentation_operations: Registry[Operation] = Registry("augmentation_operation")
-"""Operations by name; third parties register theirs here or by a `mobileclip.augmentation_operation` entry point."""
+"""Operations by name; third parties add operations here or by a `mobileclip.augmentation_operation` entry point."""
 for _operation in (*OPERATIONS, Operation("PosterizeIncreasing", posterize, _few_bits, replayed_as="Posterize")):
     augmentation_operations.add(_operation.name, _operation)
 
@@ -225,7 +225,7 @@ def operation_of(stored: int | str) -> Operation:
     """Return a stored operation, found by its index in `OPERATIONS` or by its name.
 
     Raises:
-        ValueError: if no such operation exists; the message names the missing operation.
+        ValueError: if the index or the name is unknown.
     """
     if isinstance(stored, int) and 0 <= stored < len(OPERATIONS):
         return OPERATIONS[stored]
@@ -240,12 +240,12 @@ def operation_of(stored: int | str) -> Operation:
 
 @cache
 def strengths_of(operation: Operation, num_bins: int, side: int) -> tuple[float, ...]:
-    """Return the unsigned magnitude of every bin; see `magnitudes`."""
+    """Return the unsigned magnitude of an operation for every bin; see `magnitudes`."""
     return operation.strengths(num_bins, side)
 
 
 def magnitudes(num_bins: int, side: int) -> tuple[tuple[float, ...], ...]:
-    """Return the unsigned strength of every operation for every bin, rounded to float32 like torchvision's.
+    """Return the unsigned magnitude of every operation for every bin, rounded to float32 like torchvision's.
 
     Args:
         num_bins: number of strength bins.

@@ -37,13 +37,13 @@ class RangeAugmentSpec:
         target_psnr: peak signal-to-noise ratio of the augmented images relative to the originals, in decibels, at the
             start and at the end of training.
         weight: weight of the loss term.
-        fraction: fraction of the images that each operation changes.
+        fraction: fraction of the images that each operation changes, in (0, 1].
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if `target_psnr` or `weight` is not positive, or `fraction` is out of range.
 
-    Source: Mehta et al. 2022, "RangeAugment"; the default of 40 to 20 dB is that of the student alone in Table 12 of
-        the MobileCLIP paper.
+    Source: Mehta et al. 2022, "RangeAugment"; the default of 40 to 20 dB is the setting of the student alone in
+        Table 12 of the MobileCLIP paper.
 
     Examples:
         >>> augment = RangeAugmentSpec(target_psnr=(40, 20)).build()
@@ -81,7 +81,7 @@ class LearntRange(nn.Module):
     most: Tensor
 
     def range(self) -> Tensor:
-        """Return the two ends."""
+        """Return the lower and the upper end."""
         ends: Tensor = self.least + self.ends.sigmoid() * (self.most - self.least)
         return ends
 
@@ -103,8 +103,8 @@ class RangeNumbers:
     Args:
         order: order in which the operations are applied, the same for all images.
         target_error: target of the mean squared error, for pixels in [0, 1].
-        chosen: whether an operation changes an image.
-        chance: relative position of an operation's strength in its range, in [0, 1).
+        chosen: for each image and operation, whether the operation changes the image.
+        chance: relative position of the strength within the operation's range, in [0, 1).
         seed: seed of each image's noise, int64, on the CPU.
     """
 
@@ -137,19 +137,18 @@ class RangeAugment(nn.Module):
     value: `weight mean_i smooth_l1(mse_i, 10^(-psnr / 10))`. Add the term to the task's loss, and train the module's
     parameters with the model's (without weight decay). In evaluation mode, images do not change and the term is zero.
 
-    The gradients of this term and of the task's loss reach only the ranges, not the images.
+    The gradients of the loss term and of the task's loss reach the ranges, but not the images.
 
     Shape: (B, C, H, W) -> (B, C, H, W), and a scalar of at least float32.
 
     Source: Mehta et al. 2022.
-    Differs: the public code starts from wider ranges than it states, because it uses their ends as the input of the
-        sigmoid. Here, training starts from the stated ends: brightness and contrast in [0.5, 1.5], noise below 0.1.
-        Each operation runs on all images, with a neutral strength for images that are not chosen; the result is the
-        same.
+    Differs: the public code starts from wider ranges than it states, because the code passes the ends to the sigmoid
+        as inputs. Here, training starts from the stated ends: brightness and contrast in [0.5, 1.5], noise below 0.1.
+        Each operation runs on all images, with a neutral strength for images that are not chosen.
 
-    The published term is smallest when the median image has the target error. Some images are chosen for no operation,
-    so batches end 2 to 3 dB above the target. The narrowest ranges of brightness and contrast, [0.9, 1.1], give 30 to
-    35 dB: higher targets are approached, not met.
+    The published loss term is smallest when the median image has the target error. No operation changes some of the
+    images, so batches end 2 to 3 dB above the target. The narrowest ranges of brightness and contrast, [0.9, 1.1], give
+    30 to 35 dB, so training does not reach higher targets.
     """
 
     def __init__(self, spec: RangeAugmentSpec) -> None:
@@ -179,7 +178,7 @@ class RangeAugment(nn.Module):
             generator: source of randomness; None uses torch's default CPU generator.
 
         Raises:
-            ValueError: if the images are not a float batch, or `progress` is not in [0, 1].
+            ValueError: if `image` is not a float batch (B, C, H, W), or `progress` is not in [0, 1].
         """
         _check_progress(progress)
         if not self.training:
@@ -238,7 +237,7 @@ class RangeAugment(nn.Module):
             std: standard deviation per channel by which the pixels were divided.
 
         Raises:
-            ValueError: if the images are not a float batch.
+            ValueError: if `image` is not a float batch (B, C, H, W).
         """
         _check_images(image)
         shift, scale = (image.new_tensor(values)[:, None, None] for values in (mean, std))
@@ -259,7 +258,7 @@ class RangeAugment(nn.Module):
         return last + 0.5 * (first - last) * (1 + math.cos(math.pi * progress))
 
     def extra_repr(self) -> str:
-        """Return the settings."""
+        """Return the settings for the module's `repr`."""
         return str(self.spec)
 
     def _operation(self, name: str, image: Tensor, numbers: RangeNumbers) -> Tensor:

@@ -37,7 +37,7 @@ def _operations(values: Iterable[Sequence[Any]]) -> tuple[tuple[int | str, float
 
 @attrs.frozen(kw_only=True)
 class AugmentationParams:
-    """One augmentation of one image.
+    """The parameters of one augmentation of one image.
 
     Args:
         crop: top, left, height and width of the crop, in pixels of the source image.
@@ -47,7 +47,7 @@ class AugmentationParams:
             other size.
 
     Raises:
-        ValueError: if a number is out of range, or the crop exceeds an image of `image_size`.
+        ValueError: if the crop is empty or exceeds `image_size`, an operation is unknown, or a magnitude is not finite.
     """
 
     crop: tuple[int, int, int, int] = attrs.field(converter=_crop)
@@ -88,11 +88,10 @@ class AugmentationParams:
 
 
 def compress(params: AugmentationParams) -> CompressedAugmentation:
-    """Return the parameters as lists for JSON: `[[top, left, height, width], [[operation, magnitude], ...]]`.
+    """Return the parameters in the public JSON form: `[[top, left, height, width], [[operation, magnitude], ...]]`.
 
-    The public data sets have this format. A torchvision operation is stored by its index, which the public loaders
-    understand; any other operation is stored by its name. The size of the source image is not included; pass it to
-    `decompress`.
+    A torchvision operation becomes an index, which the public loaders understand; any other operation becomes a name.
+    The result lacks the size of the source image; pass the size to `decompress`.
     """
     return [list(params.crop), [[index, magnitude] for index, magnitude in params.operations]]
 
@@ -101,11 +100,11 @@ def decompress(compressed: Any, image_size: tuple[int, int] | None = None) -> Au
     """Return exactly the parameters that were passed to `compress`.
 
     Args:
-        compressed: parameters in the public form; the list of operations may be missing or null if none was applied.
-        image_size: width and height of the source image, or None if unknown.
+        compressed: parameters in the form of `compress`; the list of operations may be missing or null if empty.
+        image_size: width and height of the source image, in pixels; None if unknown.
 
     Raises:
-        ValueError: if `compressed` does not have the public form.
+        ValueError: if `compressed` is malformed, or `AugmentationParams` rejects the values.
     """
     try:
         crop, operations = compressed if len(compressed) == 2 else (*compressed, None)
@@ -126,16 +125,16 @@ def _malformed(compressed: Any) -> str:
 
 
 def bounds(values: Iterable[float]) -> tuple[float, float]:
-    """Convert the lower and the upper bound of a spec to floats."""
+    """Convert a lower and an upper bound, such as the `scale` of `AugmentationSpec`, to floats."""
     low, high = values
     return float(low), float(high)
 
 
 def increasing(_: object, attribute: attrs.Attribute[tuple[float, float]], value: tuple[float, float]) -> None:
-    """Validate the lower and the upper bound of a spec.
+    """Validate a lower and an upper bound, such as the `scale` of `AugmentationSpec`.
 
     Raises:
-        ValueError: unless both bounds are positive, with the lower bound first.
+        ValueError: if a bound is not positive, or the lower bound is above the upper bound.
     """
     if not 0 < value[0] <= value[1]:
         raise ValueError(f"{attribute.name} must be two positive numbers, the lower first, not {value}")
@@ -143,7 +142,7 @@ def increasing(_: object, attribute: attrs.Attribute[tuple[float, float]], value
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class AugmentationSpec:
-    """A random resized crop followed by RandAugment. The spec has no state, so it also applies the augmentation.
+    """A random resized crop followed by RandAugment, with methods to sample, store and apply augmentations.
 
     The crop covers a uniformly drawn fraction `scale` of the area at a log-uniform aspect ratio, and is resized to
     `size` x `size`. Then `num_operations` operations, drawn with replacement, are applied one after another.
@@ -152,14 +151,14 @@ class AugmentationSpec:
         size: side of the output, in pixels.
         scale: minimum and maximum area of the crop as a fraction of the image, in (0, 1].
         ratio: minimum and maximum aspect ratio (width / height) of the crop.
-        interpolation: filter of the antialiased resize. The operations always use the nearest pixel and fill with
-            black.
+        interpolation: filter of the antialiased resize. The RandAugment operations always use the nearest pixel and
+            fill with black.
         num_operations: number of RandAugment operations; 0 applies only the crop.
         magnitude: index of the strength bin, from 0 to `num_bins - 1`.
         num_bins: number of strength bins.
         reference_size: side of the image, in pixels, for which translations are sampled.
         scale_translations: whether replay rescales translations from `reference_size` to `size`. The public data sets
-            do not: at a different size, the student sees the image moved by a different fraction than the teachers did.
+            use False: at another size, the student's image is moved by another fraction than the teachers' image.
         operation_probability: probability that each drawn operation is applied; 1 applies all of them.
         operations: names in `augmentation_operations` to draw from; torchvision's 14 operations by default. Cards and
             stored augmentations refer to other operations by name.
@@ -167,7 +166,7 @@ class AugmentationSpec:
     Raises:
         ValueError: if a number is out of range, or an operation does not exist.
 
-    Source: section 4 and appendix of the paper; Cubuk et al. 2020 for RandAugment.
+    Source: section 4 and appendix of the MobileCLIP paper; Cubuk et al. 2020 for RandAugment.
 
     Examples:
         >>> params = AugmentationSpec(size=224).sample(augmentation_rng(0, "a key", 0), (640, 480))
@@ -204,7 +203,7 @@ class AugmentationSpec:
             size: width and height of the source image, in pixels, like `PIL.Image.size`.
 
         Raises:
-            ValueError: if the image is empty.
+            ValueError: if the width or the height is below 1.
         """
         width, height = size
         if width < 1 or height < 1:
@@ -226,8 +225,8 @@ class AugmentationSpec:
     def apply(self, image: Image.Image, params: AugmentationParams) -> Image.Image:
         """Return the augmented image, `size` x `size`, RGB; equal arguments give equal bits.
 
-        This method replays a whole image. Training decodes only the crop and calls the two steps `resize` and `operate`
-        on it (see `SourceImage` in `data.loading.examples`), with the same bits as result.
+        Training does not call `apply`, but decodes only the crop and calls `resize` and `operate` on the crop, with the
+        same bits as result; see `SourceImage` in `data.loading.examples`.
 
         Args:
             image: source image of the size for which the parameters were sampled; converted to RGB if necessary.
@@ -249,7 +248,7 @@ class AugmentationSpec:
         return resize(crop, (self.size, self.size), self.interpolation)
 
     def operate(self, image: Image.Image, operations: Iterable[tuple[int | str, float]]) -> Image.Image:
-        """Apply operations to the resized crop in order; each is a pair as in `AugmentationParams.operations`."""
+        """Apply operations, in the form of `AugmentationParams.operations`, to the resized crop in order."""
         for stored, magnitude in operations:
             operation = operation_of(stored)
             rescale = self.size / self.reference_size if operation.translates and self.scale_translations else 1.0
@@ -283,10 +282,10 @@ class AugmentationSpec:
 
 
 def augmentation_rng(seed: int, key: str, index: int) -> np.random.Generator:
-    """Return the generator of one stored augmentation, the same on any worker and machine and in any order.
+    """Return the generator of one stored augmentation, equal on every worker and machine and in any order of calls.
 
     Args:
-        seed: the reinforcement's seed.
+        seed: seed of the reinforcement.
         key: the sample's key.
         index: index of the augmentation within the sample.
     """
@@ -294,24 +293,24 @@ def augmentation_rng(seed: int, key: str, index: int) -> np.random.Generator:
 
 
 augmentations: Registry[Callable[[int], AugmentationSpec]] = Registry("augmentation")
-"""Augmentations by name; third parties register theirs here or by a `mobileclip.augmentation` entry point."""
+"""Augmentations by name; third parties add augmentations here or by a `mobileclip.augmentation` entry point."""
 
 
 @augmentations.register("datacompdr")
 def datacompdr_augmentation(size: int) -> AugmentationSpec:
-    """Return the policy of the public reinforced data sets: crop 0.08-1, then 2 operations at magnitude 9 of 31.
+    """Return the policy of the public data sets: crop 8 to 100 % of the area, then 2 operations at magnitude 9 of 31.
 
     Args:
         size: side of the output, in pixels: 224 for the teachers, the student's input size for replay.
 
-    Source: section 4 of the paper.
+    Source: section 4 of the MobileCLIP paper.
     """
     return AugmentationSpec(size=size)
 
 
 @augmentations.register("imagenet")
 def imagenet_augmentation(size: int) -> AugmentationSpec:
-    """Return the policy for training classifiers on ImageNet: crop 0.08-1, then RandAugment `m9`, `n2`.
+    """Return the policy for ImageNet classifiers: crop 8 to 100 % of the area, then RandAugment `m9`, `n2`.
 
     FastViT is trained with timm's `rand-m9-mstd0.5-inc1`, which applies each of two operations with probability 1/2 at
     9/10 of the operation's maximum strength. torchvision's magnitude 9, which the reinforced data sets store, is 9/30

@@ -1,10 +1,10 @@
-"""One policy for every command: which files of a folder are images by name, and why the others are left out.
+"""Find the image files of a folder by one policy for every command, and report every file that is left out.
 
 Hidden files (names that begin with a dot) are left out. Hidden folders and the `__MACOSX` folders of macOS archives are
 not entered. Links to files in the folder are followed; links to files outside the folder are followed only if the
 environment variable `MOBILECLIP_FOLLOW_LINKS` is 1. Links to folders are not followed, because they may lead anywhere
-or form cycles. Pipes, sockets, devices and unreadable folders are left out. Every file or folder that is left out is
-counted and named.
+or form cycles. Pipes, sockets, devices and unreadable folders are left out. `FolderFiles.left_out` lists every file
+and folder that is left out.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class FolderFiles:
         return tuple(sorted(filter(is_image_name, self.files)))
 
     def left_out(self, used: Collection[str] = ()) -> tuple[Skip, ...]:
-        """Return a `Skip` with the reason for every file that is not an image.
+        """Return one `Skip` for every file and folder that is left out.
 
         Args:
             used: names of files that are read in addition to the images.
@@ -67,7 +67,7 @@ class FolderFiles:
         return (*self.passed_over, *(_skip(self.path, name, OTHER) for name in others))
 
     def said_left_out(self) -> str:
-        """Return the end of a message, which describes the files left out; empty if none was left out."""
+        """Return the end of a message that describes the files left out; empty if no file was left out."""
         return "".join(f"; left out: {line}" for line in describe_left_out(self.left_out()))
 
 
@@ -92,10 +92,10 @@ def list_folder(path: str | os.PathLike[str]) -> FolderFiles:
 
 
 def find_images(given: Path) -> tuple[list[Path], tuple[Skip, ...]]:
-    """Return the images at a path, in order, and the files that were left out.
+    """Return the sorted paths of the images at a path, and one `Skip` for every file left out.
 
     Args:
-        given: path of an image with any name, or of a folder to search.
+        given: path of an image with any extension, or path of a folder to search with its subfolders.
 
     Raises:
         ValueError: if the folder contains no images.
@@ -112,7 +112,7 @@ def find_images(given: Path) -> tuple[list[Path], tuple[Skip, ...]]:
 
 
 def describe_left_out(skips: Sequence[Skip]) -> tuple[str, ...]:
-    """Return one line per reason, with the number of files and their kinds."""
+    """Return one line per reason, with the number of files and the most common extensions."""
     kinds: dict[str, Counter[str]] = defaultdict(Counter)
     for skip in skips:
         kinds[skip.reason][posixpath.splitext(skip.key)[1].lower() or posixpath.basename(skip.key)] += 1
@@ -125,7 +125,7 @@ def describe_left_out(skips: Sequence[Skip]) -> tuple[str, ...]:
 
 
 def printable_name(name: str) -> str:
-    """Return a file name as printable text: names on disk may contain line breaks and bytes that are not text."""
+    """Return a file name as printable text: names on disk may contain line breaks and undecodable bytes."""
     text = os.fsencode(name).decode(errors="replace")
     return "".join(letter if letter.isprintable() else "_" for letter in text)
 

@@ -1,7 +1,7 @@
-"""JPEG files: header parsing before decoding, copies without metadata or rows below a crop, and fast decoding.
+"""JPEG files: header parsing, removal of metadata and of rows below a crop, and fast decoding.
 
-If simplejpeg is installed (extra `speed`), it decodes JPEGs directly into an array. simplejpeg and Pillow both use
-libjpeg-turbo and return the same pixels, but Pillow takes longer to fill an array.
+If simplejpeg is installed (extra `speed`), `decode_jpeg` uses simplejpeg to decode directly into an array. simplejpeg
+and Pillow both use libjpeg-turbo and return the same pixels, but Pillow takes longer to fill an array.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Jpeg:
             bottom; otherwise None.
         is_plain: whether the file holds a single 8-bit image with one or three channels, which simplejpeg decodes to
             the same pixels as Pillow.
-        exif: encoded EXIF metadata.
-        xmp: XMP metadata.
+        exif: encoded EXIF metadata; None if missing.
+        xmp: XMP metadata; None if missing.
     """
 
     data: bytes
@@ -84,14 +84,14 @@ class Jpeg:
         limits.check_scans(num_scans, self.width * self.height, name)
 
     def above(self, bottom: int) -> tuple[bytes, int]:
-        """Return the JPEG without rows far below `bottom`, and its new height; the rows above decode to equal pixels.
+        """Return the JPEG cut somewhat below row `bottom`, and the new height; the rows above decode to equal pixels.
 
         Only the height in the header changes: the encoded rows stay in the file, and a decoder skips them on its way to
         the end marker. A file without the end marker is returned unchanged, so that decoders still detect that the file
         is truncated. A file with several scans is also returned unchanged.
 
         Args:
-            bottom: number of required rows.
+            bottom: number of required rows, from the top.
         """
         if self.row_group is None or not self.data.endswith(_END):
             return self.data, self.height
@@ -182,7 +182,7 @@ def _frame(kind: int, content: bytes) -> dict[str, Any] | None:
 
 
 def decode_jpeg(data: bytes, size: tuple[int, int], *, reduce: int, strict: bool) -> Pixels | None:
-    """Return the pixels of a JPEG, or None if Pillow must decode it: the file is damaged or simplejpeg is missing.
+    """Return the pixels of a JPEG; None if the file is damaged or simplejpeg is missing, so that Pillow must decode.
 
     Shape: (height, width, 3), uint8.
 

@@ -1,9 +1,9 @@
 """The supported image formats, limits on the cost of an image, and the error for an unusable image.
 
-Pillow supports about forty more formats. Some start other programs (PostScript starts Ghostscript), some are decoded
-byte by byte in Python (QOI, BLP), and few of them are used for photographs. JPEG 2000 is left out because its header
-gives no bound on the decoder's work. Vector graphics (SVG, WMF, PDF) are left out because they hold no pixels. Pillow
-does not decode HEIC, so pillow-heif (an extra) does. Of a camera raw file, only the embedded preview is read.
+Pillow supports about forty more formats, few of which are used for photographs. Some formats start other programs
+(PostScript starts Ghostscript), and Pillow decodes some formats byte by byte in Python (QOI, BLP). JPEG 2000 is left
+out because its header gives no bound on the decoder's work. Vector graphics (SVG, WMF, PDF) are left out because they
+hold no pixels. pillow-heif (extra `heif`) decodes HEIC. Of a camera raw file, only the embedded preview is read.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class ImageFormat:
 
     Args:
         name: name of Pillow's plug-in.
-        extensions: file extensions in lower case without the dot, the most common one first.
-        start: pattern that matches the first bytes of a file.
+        extensions: file extensions in lower case without the dot, the most common extension first.
+        start: pattern that matches the first bytes of a file in this format.
         extra: extra of this library that installs the decoder; None if Pillow includes the decoder.
         is_held: whether the decoder keeps a copy of the pixels for the lifetime of the image.
     """
@@ -73,13 +73,13 @@ def is_image_name(name: str) -> bool:
 
 
 def format_names() -> str:
-    """Return the names of all formats, for messages."""
+    """Return the comma-separated names of all supported formats."""
     return ", ".join(kind.name for kind in IMAGE_FORMATS)
 
 
 MIB = 2**20
 MAX_PIXELS = "MOBILECLIP_MAX_PIXELS"
-_RAISE = f"if you trust it, increase {MAX_PIXELS} (num_pixels of ImageLimits), or scale the image down"
+_RAISE = f"if you trust the image, increase {MAX_PIXELS} (num_pixels of ImageLimits), or scale the image down"
 
 
 class ImageError(ValueError):
@@ -90,7 +90,7 @@ class ImageError(ValueError):
             `not_an_image`, `unsupported_format`, `truncated`, `corrupt`, `too_large`, `too_many_scans`,
             `out_of_memory`, `unsupported_mode`, `extreme_shape`, `missing_package`.
         message: message that names the image, the problem and the remedy.
-        install: for the reason `missing_package`, the missing package and the command that installs it.
+        install: for the reason `missing_package`, the missing package and its installation command; otherwise empty.
     """
 
     def __init__(self, reason: str, message: str, install: str = "") -> None:
@@ -124,8 +124,8 @@ def _growing(least: int, per_pixel: int) -> Any:
 class ImageLimits:
     """Limits on the work and memory for one image; all limits are checked before decoding.
 
-    Counts, not a clock, bound the time, so that the machine's load does not affect which samples are used. An image
-    beyond the limits is not decoded and raises `ImageError`.
+    The limits are counts, not times, so that the load of the machine does not change the set of usable samples. An
+    image beyond the limits is not decoded and raises `ImageError`.
 
     Args:
         num_pixels: maximum width times height of the decoded image, after any reduction of a JPEG to 1/2, 1/4 or 1/8.
@@ -149,20 +149,20 @@ class ImageLimits:
         """Raise if a file has too many bytes to be read.
 
         Raises:
-            ImageError: if the limit is exceeded, with the reason `too_large`.
+            ImageError: if the file has more than `num_file_bytes` bytes; reason `too_large`.
         """
         if num_bytes > self.num_file_bytes:
             raise ImageError(
                 "too_large",
-                f"{name} has more than {self.num_file_bytes:,} bytes; if you trust it, increase num_file_bytes of "
-                f"ImageLimits, or {MAX_PIXELS}, with which this limit grows",
+                f"{name} has more than {self.num_file_bytes:,} bytes; if you trust the file, increase num_file_bytes "
+                f"of ImageLimits, or {MAX_PIXELS}, with which num_file_bytes grows",
             )
 
     def check_pixels(self, width: int, height: int, name: str) -> None:
         """Raise if an image has too many pixels to be decoded.
 
         Raises:
-            ImageError: if the limit is exceeded, with the reason `too_large`.
+            ImageError: if the image has more than `num_pixels` pixels; reason `too_large`.
         """
         if width * height > self.num_pixels:
             raise ImageError(
@@ -174,7 +174,7 @@ class ImageLimits:
         """Raise if a JPEG has too many scans, or too many pixels in all scans, to be decoded.
 
         Raises:
-            ImageError: if a limit is exceeded, with the reason `too_many_scans`.
+            ImageError: if the JPEG exceeds `num_scans` or `num_scan_pixels`; reason `too_many_scans`.
         """
         if num_scans > self.num_scans or num_scans * num_pixels > self.num_scan_pixels:
             raise ImageError(

@@ -19,7 +19,7 @@ ORIENTATION = 0x0112
 """EXIF tag of the orientation."""
 
 TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-"""Size of one value of a tag in bytes, by type."""
+"""Size of one tag value in bytes, by TIFF type number."""
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 18: "Q"}
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _TURNS = {
@@ -36,7 +36,7 @@ _ON_ITS_SIDE, _UPSIDE_DOWN, _MIRRORED = (5, 6, 7, 8), (3, 4, 7, 8), (2, 3, 6, 7)
 
 
 def read_orientation(exif: bytes | None, xmp: bytes | None) -> int:
-    """Return the orientation, 1 to 8; 1 (upright) if the metadata is missing or unreadable.
+    """Return the EXIF orientation, 1 to 8; 1 (upright) if the metadata is missing or unreadable.
 
     Args:
         exif: EXIF data, with or without the prefix `Exif`.
@@ -57,7 +57,7 @@ def read_orientation(exif: bytes | None, xmp: bytes | None) -> int:
 
 
 def turned(image: Image.Image, orientation: int) -> Image.Image:
-    """Rotate or mirror an image by its EXIF orientation."""
+    """Rotate or mirror an image upright by its EXIF orientation."""
     turn = _TURNS.get(orientation)
     return image if turn is None else image.transpose(turn)
 
@@ -65,7 +65,7 @@ def turned(image: Image.Image, orientation: int) -> Image.Image:
 def turned_pixels(pixels: Pixels, orientation: int) -> Pixels:
     """Return an upright view of an image's pixels, without copying.
 
-    Shape: (height, width, channels) -> the same, or (width, height, channels).
+    Shape: (height, width, channels) -> (height, width, channels) or (width, height, channels).
     """
     found = pixels.swapaxes(0, 1) if orientation in _ON_ITS_SIDE else pixels
     found = found[::-1] if orientation in _UPSIDE_DOWN else found
@@ -117,7 +117,7 @@ def tiff_tags(data: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def whole_number(data: bytes, kind: int, place: int) -> int | None:
-    """Return the integer at an offset of `data`, or None if its type is not an integer type."""
+    """Return the integer at offset `place` of `data`; None if the TIFF type `kind` is not an integer type."""
     order = "<" if data[:2] == b"II" else ">"
     return int(struct.unpack_from(order + _INTEGERS[kind], data, place)[0]) if kind in _INTEGERS else None
 
@@ -148,7 +148,7 @@ class CameraNotes:
 
 
 def read_camera_notes(exif: bytes | None) -> CameraNotes:
-    """Parse camera metadata; missing and damaged values are None, as are all values of data above 256 KiB.
+    """Parse camera metadata; missing and damaged values are None, and so are all values if `exif` exceeds 256 KiB.
 
     Args:
         exif: EXIF data, with or without the prefix `Exif`; None if missing.
@@ -184,7 +184,7 @@ def read_camera_notes(exif: bytes | None) -> CameraNotes:
 
 
 class _Bounded(io.BytesIO):
-    """EXIF data that can be read at most twice in total, because overlapping tags would be read once per tag."""
+    """A stream that raises after twice the size of its EXIF data: Pillow reads overlapping tags once per tag."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)

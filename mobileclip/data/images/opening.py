@@ -2,16 +2,16 @@
 
 A malicious image file attacks the program that opens it in one of three ways:
 
-- It starts another program or an interpreter. This module opens only the formats of `limits.py` and recognises them by
-  their first bytes, never by Pillow's guess.
-- It exhausts memory or time. This module counts pixels, bytes and the scans of a JPEG before decoding and applies
+- The file starts another program or an interpreter. This module opens only the formats of `limits.py` and recognises a
+  format by the first bytes of the file, never by Pillow's detection.
+- The file exhausts memory or time. This module counts pixels, bytes and the scans of a JPEG before decoding and applies
   `ImageLimits`.
-- It contains expensive metadata, which Pillow parses in Python, some of it repeatedly. The pixels do not depend on
+- The file contains expensive metadata, which Pillow parses in Python, in part repeatedly. The pixels do not depend on
   metadata, so this module removes all metadata except the orientation from JPEG and PNG files before decoding. The tags
   of a TIFF file may claim at most twice the size of the file.
 
-After these checks, a decoder may still fail; `image_error` describes the failure. This module does not protect against
-a decoder that can be made to run code; keep Pillow up to date.
+A decoder may still fail after the checks; `image_error` converts the failure to an `ImageError`. This module does not
+protect against decoders with vulnerabilities that let a file run code; keep Pillow up to date.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PNG_NOTES = re.compile(rb"eXIf|[tiz](?:TXt|EXt)(Raw profile type exif\0|XML:com
 
 
 def _bare_png(data: bytes) -> bytes:
-    """Return a PNG with only the chunks that affect its pixels or their orientation."""
+    """Return a PNG with only the chunks that affect pixels or orientation."""
     kept, seen = [data[:8]], set()
     begun = position = 8
     while position + 12 <= len(data):
@@ -67,7 +67,7 @@ def _checked_jpeg(data: bytes, limits: ImageLimits, name: str, reduce: int) -> J
 
 
 def _check_tags(data: bytes, name: str) -> None:
-    """Raise if the tags of a TIFF file overlap: Pillow reads each tag separately, so 2 MB may be read 100,000 times."""
+    """Raise if the tags of a TIFF file overlap: Pillow reads each tag separately, and may read 2 MB 100,000 times."""
     num_bytes = sum(TAG_BYTES.get(kind, 0) * num_values for _, kind, num_values, _ in tiff_tags(data))
     if num_bytes > 2 * len(data):
         raise ImageError("corrupt", f"{name} has tags that claim {num_bytes:,} bytes; the file has {len(data):,}")
@@ -88,8 +88,8 @@ def raw_preview(data: bytes, limits: ImageLimits, name: str) -> bytes | None:
         name: name of the image, for messages.
 
     Raises:
-        ImageError: if the file is damaged or contains no preview; with the reason `missing_package` if rawpy is not
-            installed.
+        ImageError: if the file is too large, damaged or without a preview, or if rawpy is not installed (reason
+            `missing_package`).
     """
     if not _is_raw(data):
         return None
@@ -113,7 +113,7 @@ def raw_preview(data: bytes, limits: ImageLimits, name: str) -> bytes | None:
 
 
 def _is_raw(data: bytes) -> bool:
-    """Return whether a file is a raw file: by its first bytes, or a TIFF with a small image before a larger one."""
+    """Return whether a file is a camera raw file, by its first bytes or, for a TIFF, by its tags."""
     if _RAW_START.match(data):
         return True
     if not data.startswith(_TIFF):
@@ -200,7 +200,7 @@ def read_image_file(source: EncodedImage, limits: ImageLimits, name: str) -> byt
         raise ImageError("unreadable", f"{name} cannot be read: {error}") from error
     if not isinstance(data, bytes):
         raise ImageError(
-            "unreadable", f"{name} returns {type(data).__name__} when read, expected bytes; open it in binary mode"
+            "unreadable", f"{name} returns {type(data).__name__}, expected bytes; open the file in binary mode"
         )
     return data
 
@@ -273,11 +273,11 @@ def _opened(kind: ImageFormat, data: bytes, name: str) -> Image.Image:
 
 
 def image_error(error: Exception, name: str) -> ImageError:
-    """Convert an error of opening or decoding to an `ImageError`; raise errors of the machine."""
+    """Convert an exception from opening or decoding to an `ImageError`; raise if the machine ran out of memory."""
     raise_machine_fault(error)
     match error:
         case Image.DecompressionBombError() | Image.DecompressionBombWarning():
-            detail = f"{error}; if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS too"
+            detail = f"{error}; if you trust the image, increase PIL.Image.MAX_IMAGE_PIXELS too"
             return ImageError("too_large", f"{name} is too large ({detail})")
         case UnidentifiedImageError():
             return ImageError(

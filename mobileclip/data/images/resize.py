@@ -1,4 +1,4 @@
-"""Resizing images with Pillow (as in training) or torch (in half the time), and conversion to RGB."""
+"""Resizing images with Pillow or, in half the time, with torch, and converting images to RGB."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def resize(
     interpolation: Filter,
     box: tuple[float, float, float, float] | None = None,
 ) -> Image.Image:
-    """Resize an image with Pillow and antialiasing, for replay, transforms and pages.
+    """Resize an image with Pillow, with antialiasing.
 
     Args:
         image: image of any mode.
         size: width and height, in pixels.
-        interpolation: the filter; use `lanczos` for display.
+        interpolation: filter; `lanczos` is only for display.
         box: left, top, right and bottom of the source region, in pixels; None for the whole image.
     """
     return image.resize(size, Image.Resampling[interpolation.upper()], box)
@@ -53,9 +53,9 @@ class Centre:
     Args:
         width: width of the resized image, in pixels.
         height: height of the resized image, in pixels.
-        left: left edge of the square.
-        top: top edge of the square.
-        side: side of the square.
+        left: left edge of the square, in pixels.
+        top: top edge of the square, in pixels.
+        side: side of the square, in pixels.
     """
 
     width: int
@@ -65,7 +65,7 @@ class Centre:
     side: int
 
     def rows(self, size: tuple[int, int], interpolation: Filter) -> tuple[int, int]:
-        """Return the first and the exclusive end row of the square in a source image of `size` (width, height)."""
+        """Return the start and the exclusive end of the rows that the square needs from an image of `size`."""
         if _is_tall(*size):
             return 0, size[1]
         height = size[1]
@@ -77,17 +77,17 @@ class Centre:
 
 
 def resize_centre(image: Image.Image | Pixels, height: int, centre: Centre, interpolation: Filter) -> Pixels:
-    """Resize only the centre of an image; the pixels equal those of `resize` and a crop, bit for bit.
+    """Resize only the centre of an image, with the same bits as `resize` followed by a crop.
 
     Pillow resizes rows first, rounds to 8 bits, and then resizes columns. This function calls Pillow in the same order
-    for the needed rows only. Some releases of Pillow resize the columns of tall images first, so tall images are
-    resized completely.
+    for the needed rows only. Some releases of Pillow resize the columns of tall images first, so this
+    function resizes tall images completely.
 
     Args:
         image: an RGB image, or pixels (height, width, 3) in any memory order; rows below `centre.rows` may be missing.
         height: height of the whole image, in pixels.
-        centre: centre of the resized image.
-        interpolation: the filter.
+        centre: size of the resized image, and the square to return.
+        interpolation: filter, such as `bicubic`.
     """
     width = image.width if isinstance(image, Image.Image) else image.shape[1]
     columns, lines = (slice(start, start + centre.side) for start in (centre.left, centre.top))
@@ -112,9 +112,9 @@ def resize_reduced_centre(
 
     Args:
         image: an RGB image, or pixels (height, width, 3); rows below the centre may be missing.
-        size: exact width and height of the reduced image, without the decoder's rounding up.
-        centre: centre of the resized image.
-        interpolation: the filter.
+        size: exact width and height of the reduced image, in pixels, before the decoder rounds up.
+        centre: size of the resized image, and the square to return.
+        interpolation: filter, such as `bicubic`.
     """
     across, down = size[0] / centre.width, size[1] / centre.height
     # Rounding must not move the box out of the image.
@@ -138,7 +138,7 @@ def _rows(image: Image.Image | Pixels, top: int, bottom: int) -> Image.Image:
 def resized_crop(
     image: Image.Image | Pixels, box: tuple[float, float, float, float], size: int, interpolation: Interpolation
 ) -> Image.Image:
-    """Crop an image, and resize the crop to `size` x `size` with antialiasing; training with `decode="fast"` uses this.
+    """Crop an image, and resize the crop to `size` x `size` with antialiasing, for `decode="fast"`.
 
     The box may have fractional coordinates, because the image may have been decoded at a reduced size. Width and height
     stay exact; left and top are rounded to quarters of a pixel, with linear interpolation.
@@ -147,7 +147,7 @@ def resized_crop(
         image: an RGB image, or pixels (height, width, 3).
         box: left, top, width and height in pixels; the top left corner is inside the image.
         size: side of the output, in pixels.
-        interpolation: the filter.
+        interpolation: filter, such as `bicubic`.
     """
     left, top, width, height = box
     (first, end, right), (above, below, down) = _span(left, width), _span(top, height)

@@ -1,4 +1,4 @@
-"""Loading images of all formats as RGB, and preparing the input of an image tower, bit for bit like the release."""
+"""Load images of all supported formats as RGB, and prepare an image tower's input, bit for bit like the release."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def normalize_pixels(
 
     `(pixel / 255 - mean) / std`
 
-    Shape: (..., channels, height, width), uint8 -> the same, float32.
+    Shape: (..., channels, height, width), uint8 -> the same shape, float32.
 
     Args:
         pixels: values from 0 to 255, such as `Batch.image`; in any memory format.
-        image: the image contract, which contains mean and std.
+        image: the model's `ImageInput`, which contains mean and std.
         memory_format: memory format of the result; `torch.channels_last` needs a batch.
 
     Raises:
@@ -82,26 +82,25 @@ ImageSource = EncodedImage | Image.Image | Pixels
 LIMITS = ImageLimits()
 
 READING = 2
-"""Version of the decoding of files to pixels; results of other versions are recomputed. Version 1 ignored
-orientation."""
+"""Version of the image decoding, to detect cached results of an older version. Version 1 ignored the orientation."""
 
 
 @attrs.frozen
 class ImageTransform:
-    """Turn an image into the input of an image tower; the whole library uses this transform.
+    """Convert an image to the input of an image tower; the whole library uses this transform.
 
-    Steps: rotate by the EXIF orientation, composite transparency onto the contract's background, resize the shorter
-        side to `size` (antialiased), crop the centre, `(pixel / 255 - mean) / std`.
+    Steps: rotate by the EXIF orientation, composite transparency onto the background of `image_input`, resize the
+        shorter side to `size` (antialiased), crop the centre, `(pixel / 255 - mean) / std`.
 
     Shape: an image of any size -> (3, size, size), float32.
 
     Args:
-        image_input: the model's image contract.
+        image_input: size, resizing, mean, std and background that the model expects.
 
     Raises:
-        ValueError: if the contract's channels are not RGB.
+        ValueError: if the model's images do not have three channels.
 
-    Source: the release's torchvision transform, to the bit.
+    Source: the release's torchvision transform, bit for bit.
     Differs: the release ignores the EXIF orientation. Images are converted to RGB first, not last. Images about 2000
         times as long as wide are rejected.
     """
@@ -113,7 +112,7 @@ class ImageTransform:
         self.image_input.require_rgb("ImageTransform returns")
 
     def __call__(self, source: ImageSource) -> torch.Tensor:
-        """Return the input for one image; see `load_image`.
+        """Return the image tower's input for one image, which may have any type that `load_image` accepts.
 
         Shape: an image -> (3, size, size), float32.
 
@@ -123,12 +122,12 @@ class ImageTransform:
         return self.normalize(self.pixels(source))
 
     def pixels(self, source: ImageSource, *, name: str | None = None, limits: ImageLimits = LIMITS) -> Pixels:
-        """Return the resized and cropped pixels of an image; see `load_image`.
+        """Return the resized and cropped pixels of an image.
 
         Shape: an image -> (size, size, 3), uint8.
 
         Args:
-            source: see `load_image`.
+            source: image of any type that `load_image` accepts.
             name: name of the image, for messages; by default, a name derived from the source.
             limits: limits on work and memory.
 
@@ -143,7 +142,7 @@ class ImageTransform:
         return np.array(resized.crop((centre.left, centre.top, right, bottom)))
 
     def centre(self, size: tuple[int, int], name: str) -> Centre:
-        """Return the size to which an upright image is resized, and the central square that is cropped from it.
+        """Return the size to which to resize an upright image, and the central square to crop from the resized image.
 
         Args:
             size: width and height of the image, in pixels.
@@ -199,20 +198,20 @@ def load_image(
 ) -> Image.Image:
     """Load an image as RGB, upright and completely decoded; only the first frame of an animation is loaded.
 
-    The function converts grey and CMYK, and scales 16 bits per channel to 8. The result has no EXIF orientation; with
-    `orient=False`, `info["orientation"]` holds the orientation.
+    The function converts greyscale and CMYK images to RGB, and scales 16 bits per channel to 8. The result has no EXIF
+    orientation; with `orient=False`, `info["orientation"]` holds the orientation.
 
     Args:
         source: a path, the bytes of a file, a file opened for reading bytes, a PIL image, or an array of uint8,
             (height, width) or (height, width, 3 or 4). Files are JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIF (HEIC;
             extra `heif`), or camera raw files (DNG, CR2, NEF, ARW, ORF, RW2; extra `raw`), of which the embedded
             preview is read.
-        orient: rotate the image by its EXIF orientation, if readable. TIFF and HEIF files are always rotated.
+        orient: whether to rotate the image by its EXIF orientation, if readable. TIFF and HEIF decoders always rotate.
         background: colour behind a transparent image. None drops the alpha channel, as in the training of the published
             models.
         reduce: 2, 4 or 8 to decode a JPEG at 1 / `reduce` of its size, rounded up, which is faster; other formats
             ignore `reduce`.
-        limits: limits on work and memory; the limits do not apply to PIL images.
+        limits: limits on work and memory; the limits do not apply to PIL images and arrays.
         name: name of the image, for messages; by default, a name derived from the source.
 
     Raises:
@@ -344,7 +343,7 @@ class TowerImage:
         pixels: input of the tower before normalisation.
         width: width of the upright image, in pixels.
         height: height of the upright image, in pixels.
-        exif: encoded EXIF metadata, or None.
+        exif: encoded EXIF metadata; None if the file has none.
     """
 
     pixels: Pixels
@@ -411,12 +410,12 @@ def read_pixels(
     reduced: bool = False,
     name: str | None = None,
 ) -> Pixels:
-    """Return the tower's input pixels for any image source; see `read_tower_image`.
+    """Return the input pixels of an image tower for an image of any type that `load_image` accepts.
 
     Shape: an image -> (size, size, 3), uint8.
 
     Args:
-        source: see `load_image`.
+        source: image of any type that `load_image` accepts.
         transform: transform to the tower's input.
         reduced: see `read_tower_image`; ignored for decoded images.
         name: name of the image, for messages; by default, a name derived from the source.
@@ -432,7 +431,7 @@ def read_pixels(
 
 
 def _reduction(size: tuple[int, int], limits: ImageLimits) -> int:
-    """Return the reduction at which a JPEG fits the pixel limit: 1, 2, 4 or 8."""
+    """Return the smallest reduction (1, 2, 4 or 8) at which a JPEG fits the pixel limit, or 8 if none fits."""
     width, height = size
     fitting = (one for one in (1, *reversed(_REDUCTIONS)) if -(-width // one) * -(-height // one) <= limits.num_pixels)
     return next(fitting, _REDUCTIONS[0])

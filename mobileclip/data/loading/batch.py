@@ -59,7 +59,7 @@ class Batch:
         return self._map(lambda value: value[start:stop], texts=lambda value: value[start:stop])
 
     def at(self, places: Tensor) -> Self:
-        """Return the samples at the given indices, in that order."""
+        """Return the samples at the given indices, in the order of the indices."""
         numbers = places.tolist()
         return self._map(
             lambda value: value[places.to(value.device)], texts=lambda value: tuple(value[number] for number in numbers)
@@ -89,8 +89,8 @@ class ImageBatch(Batch):
     Shape: image (B, 3, S, S) uint8, in `torch.channels_last` memory format.
 
     Args:
-        image: the augmented images; `mobileclip.data.normalize_pixels` turns them into a model's input, on the model's
-            device.
+        image: the augmented images; `mobileclip.data.normalize_pixels` converts the pixels to a model's input, on the
+            model's device.
     """
 
     image: Tensor
@@ -133,13 +133,13 @@ class ReinforcedBatch(ImageBatch):
 
     Args:
         text: token ids of one caption per sample, by default a real caption; see the pipeline's option `captions`.
-        syn_text: token ids of one synthetic caption per sample, if used in addition to the real caption.
-        teacher_image: the teachers' embeddings of the same augmented images.
+        syn_text: token ids of one synthetic caption per sample; None if `text` has the only captions.
+        teacher_image: the teachers' embeddings of the augmented images in `image`.
         teacher_text: the teachers' embeddings of the captions in `text`.
         teacher_syn_text: the teachers' embeddings of the captions in `syn_text`.
-        online_images: the same augmented images in the online teachers' sizes, by side in pixels.
-        captions: the captions in `text`, if the batch has online images.
-        syn_captions: the captions in `syn_text`, if the batch has online images.
+        online_images: the augmented images at the sizes of the online teachers, by side in pixels.
+        captions: the captions in `text` as strings; None if the batch has no online images.
+        syn_captions: the captions in `syn_text` as strings; None if the batch has no online images.
     """
 
     text: Tensor
@@ -179,7 +179,7 @@ def interleaved(batches: Sequence[BatchType], numbers: Sequence[Sequence[int]]) 
 
     Args:
         batches: batches with the same fields.
-        numbers: for each batch, the sort keys of its samples.
+        numbers: for each batch, one sort key per sample.
     """
     if len(batches) == 1:
         return batches[0]
@@ -222,7 +222,7 @@ _is_shared = False
 
 
 def share_images() -> None:
-    """Allocate all further images of this process, a worker, in shared memory."""
+    """Make `stack_pixels` allocate all further batches of this worker process in shared memory."""
     global _is_shared  # noqa: PLW0603 - of this process
     _is_shared = True
 
@@ -258,7 +258,7 @@ class BatchSource(Protocol[BatchType_co]):
         """Yield batches from a position; equal positions give equal batches."""
 
     def position(self, num_batches: int) -> StreamPosition:
-        """Return the position after the run's first `num_batches` batches; the stream may already be further."""
+        """Return the position after the run's first `num_batches` batches; the stream may already be further ahead."""
 
     def take_skips(self, num_batches: int) -> Sequence[Skip]:
         """Return the skips of the first `num_batches` batches; every skip is returned only once."""
@@ -274,7 +274,7 @@ class ChangedBatches(ABC, Generic[BatchType]):
         """Return the changed batch."""
 
     def stream(self, position: StreamPosition) -> Iterator[BatchType]:
-        """Yield the wrapped source's batches from a position, changed."""
+        """Yield the changed batches of the wrapped source from a position."""
         return map(self.changed, self.batches.stream(position))
 
     def position(self, num_batches: int) -> StreamPosition:

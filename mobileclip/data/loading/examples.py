@@ -44,19 +44,19 @@ if TYPE_CHECKING:
 
 
 class SourceImage:
-    """An encoded image from which one crop is decoded, at one or more sizes.
+    """An encoded image, with a method that decodes one crop at one or more sizes.
 
-    If the format allows it, this class reads the image size from the header and decodes only when the crop is known,
-    without the rows below the crop.
+    For most JPEGs, this class reads the image size from the header and decodes only in `replay`, without the rows below
+    the crop.
 
     Args:
         data: the encoded image.
         limits: limits on work and memory.
-        orient: whether crops refer to the upright image. Newly sampled crops do; stored crops do not.
-        background: see `decode_image`.
+        orient: whether crops refer to the upright image: True for newly sampled crops, False for stored crops.
+        background: colour behind transparent pixels; None drops the alpha channel.
 
     Raises:
-        BadSampleError: for the same reasons as `decode_image`, at construction or in `replay`.
+        BadSampleError: if the image exceeds a limit or cannot be decoded; most JPEGs are decoded only in `replay`.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class SourceImage:
 
         `exact` returns the same pixels as `AugmentationSpec.apply`, bit for bit. `fast` decodes a JPEG without its high
         frequencies at 1/2, 1/4 or 1/8 of its size, if the crop is then still at least as large as the largest output.
-        `fast` also resizes every image with `resized_crop`, which is within three levels (of 255) of `exact` for images
-        decoded at full size.
+        `fast` also resizes every image with `resized_crop`. For images decoded at full size, the pixels of `fast` and
+        `exact` differ by at most three levels (of 255).
 
         Shape: (size, size, 3) each, uint8.
 
@@ -135,20 +135,20 @@ class ExampleSpec:
     """Settings for making an example from a sample with an image: size, augmentation, decoding and limits.
 
     Args:
-        image: the student's image contract; augmentations are replayed at its size.
-        augmentation: augmentation at the student's size. None uses the policy of the public data sets; its translations
-            are in pixels of the teachers' image for replayed augmentations, and of the student's image for newly
-            sampled ones.
+        image: the student's `ImageInput`; augmentations are replayed at `image.size`.
+        augmentation: augmentation at the student's size. None uses the policy of the public data sets, with
+            translations in pixels of the teachers' image for replayed augmentations, and of the student's image for
+            newly sampled augmentations.
         decode: `exact` or `fast`. `fast` decodes JPEGs at 1/2, 1/4 or 1/8 of their size if the crop is then still at
             least as large as the output, and resizes with torch's filters; the pixels differ slightly from the
             teachers' input.
         limits: limits on work and memory per image; images beyond the limits are skipped.
-        sample_limits: limits on the data of a sample; samples beyond the limits are skipped, and no memory is allocated
-            for them.
+        sample_limits: limits on the data of a sample; readers skip samples beyond the limits without allocating memory
+            for the data.
         seed: seed of all random choices and of the sample order.
 
     Raises:
-        ValueError: if a number is out of range, or the sizes of the augmentation and the image contract differ.
+        ValueError: if `decode` is unknown, or `augmentation.size` differs from `image.size`.
 
     Examples:
         >>> ExampleSpec(image=mobileclip.inputs.ImageInput(size=256)).decode
@@ -165,7 +165,7 @@ class ExampleSpec:
     def __attrs_post_init__(self) -> None:
         if self.augmentation is not None and self.augmentation.size != self.image.size:
             raise ValueError(
-                f"the augmentation has size {self.augmentation.size}, but the image contract has size "
+                f"the augmentation has size {self.augmentation.size}, but the student's image has size "
                 f"{self.image.size}; set both to the same size"
             )
 
@@ -206,7 +206,7 @@ class ReinforcedExampleSpec(ExampleSpec):
     """Settings for making an example from an image-text sample, with or without teacher embeddings.
 
     Args:
-        text: the student's text contract.
+        text: the student's `TextInput`: tokenizer, vocabulary size and context length.
         reinforced: whether to read teacher embeddings and stored augmentations. If False, augmentations are newly
             sampled and batches contain only images and captions.
         captions: kind of caption in `text`: `real`, `synthetic`, or `either`, which draws one kind per sample. `both`,
@@ -223,12 +223,12 @@ class ReinforcedExampleSpec(ExampleSpec):
             If None, a pipeline uses the dimension of the first usable sample.
         teacher_columns: first and (exclusive) end column of the teacher embeddings, to use only some of the teachers;
             None uses all columns.
-        online: sides, in pixels, of images for teachers that run during training. Batches then also contain these
-            images and the captions as strings. Stored translations are in pixels and are not rescaled to these sides.
+        online: sides, in pixels, of images for teachers that run during training. Batches then also contain images
+            of every side, and the captions as strings. Stored translations are in pixels and are not rescaled.
 
     Raises:
-        ValueError: for the same reasons as `ExampleSpec`, or if `caption_sets` is not a regular expression,
-            `teacher_columns` is not a valid range, or a side in `online` is repeated or not positive.
+        ValueError: if an option of `ExampleSpec` is invalid, `captions` is unknown, a number is out of range,
+            `caption_sets` is not a regular expression, or a side in `online` is repeated.
 
     Source: MobileCLIP (arXiv 2311.17049), tables 3a, 4a and 4b, table 2 for columns and table 4d for online teachers;
         MobileCLIP2 (arXiv 2508.20691) and its released scripts for shares and sets of captions.
@@ -259,7 +259,7 @@ class Example:
 
     Args:
         key: key of the sample.
-        images: pixels of the augmented image at every size of the maker, the student's size first.
+        images: pixels of the augmented image at the student's size, then at every size in `online`.
         caption: caption for the student.
         syn_caption: additional synthetic caption for the student, or None.
         teacher_image: teacher embedding of the augmented image, or None.
@@ -277,11 +277,11 @@ class Example:
 
 
 class ExampleMaker:
-    """Makes examples and collates them into batches; all choices depend only on the seed, the epoch and the key.
+    """Makes examples and collates examples into batches; random choices depend only on seed, epoch and key.
 
     Args:
-        spec: settings of the examples; also accepts a `ReinforcedPipelineSpec`.
-        tokenizer: function from texts to token ids (B, context length); None uses the text contract's tokenizer.
+        spec: settings of the examples, such as a `ReinforcedPipelineSpec`.
+        tokenizer: function from texts to token ids (B, context length); None uses the tokenizer of `spec.text`.
     """
 
     def __init__(self, spec: ReinforcedExampleSpec, *, tokenizer: TextToIds | None = None) -> None:
@@ -309,14 +309,14 @@ class ExampleMaker:
 
         Args:
             sample: a sample; teacher embeddings require a `StoredSample` or `ReinforcedSample`.
-            epoch: number of the epoch.
+            epoch: number of the epoch, from 0.
 
         Raises:
             BadSampleError: if the image or a synthetic caption is missing, the image or a teacher embedding is damaged,
-                or the image or dimension does not match the stored augmentations or embeddings.
+                the image does not match the stored augmentations, or the embeddings have the wrong dimension.
         """
         if sample.image is None:
-            raise BadSampleError("no_image", "the sample has no image; join the data set with one that has the images")
+            raise BadSampleError("no_image", "the sample has no image; join the data set with a data set of images")
         rng = seeded_rng(self._spec.seed, "example", epoch, sample.key)
         source = SourceImage(
             sample.image,
@@ -392,7 +392,7 @@ class ExampleMaker:
     def _no_synthetic(self, sample: ImageTextSample) -> str:
         chosen, there = self._spec.caption_sets, sorted(sample.syn_captions)
         if chosen is None or not there:
-            return "the sample has no synthetic caption; captions='real' needs none"
+            return "the sample has no synthetic caption; captions='real' requires no synthetic caption"
         return f"no set of synthetic captions matches {chosen!r}; the sample has {', '.join(there)}"
 
     def _row(self, sample: ImageTextSample, name: str, index: int) -> Embeddings | None:

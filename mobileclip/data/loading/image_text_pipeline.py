@@ -24,7 +24,7 @@ _LACKING = frozenset(("missing_member", "no_caption", "no_syn_caption", "no_imag
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ReinforcedPipelineSpec(ReinforcedExampleSpec, PipelineSpec):
-    """Options of a pipeline of image-text samples: those of `ReinforcedExampleSpec` and `PipelineSpec`.
+    """Options of an image-text pipeline: all options of `ReinforcedExampleSpec` and `PipelineSpec`.
 
     Examples:
         >>> choices = {"shards": "{000..127}.tar", "batch_size": 512, "image": mobileclip.inputs.ImageInput(size=256)}
@@ -34,15 +34,15 @@ class ReinforcedPipelineSpec(ReinforcedExampleSpec, PipelineSpec):
 
     @property
     def card(self) -> ReinforcementCard | None:
-        """The card next to the shards, if any, restricted to the teachers of the selected columns."""
+        """Card of the reinforced shards, restricted to the teachers in `teacher_columns`; None if there is no card."""
         card = card_of_shards(expand_shards(self.shards)) if self.reinforced and self.shards else None
         return card if card is None or self.teacher_columns is None else card.in_columns(self.teacher_columns)
 
     def lacking_samples(self) -> tuple[Sequence[Skip], Sequence[str]]:
-        """Return the skips and the members of the first samples, if none of these samples is usable.
+        """Return the skips and the member extensions of the first samples, if all of the samples lack a part.
 
-        The function reads up to 64 samples of up to eight shards. Both sequences are empty if a sample is usable, or
-        has a problem other than a missing member, image or caption, because later samples may not share that problem.
+        The function reads up to 64 samples of up to eight shards. If a sample is usable, or has a problem other than a
+        missing member, image or caption, both sequences are empty, because later samples may be usable.
         """
         shards = expand_shards(self.shards)
         looked_at = shards[:: -(-len(shards) // _SHARDS_LOOKED_AT)]
@@ -59,14 +59,14 @@ class ReinforcedPipelineSpec(ReinforcedExampleSpec, PipelineSpec):
         """Return the pipeline.
 
         Args:
-            tokenizer: function from texts to token ids (B, context length); None for the text contract's tokenizer.
+            tokenizer: function from texts to token ids (B, context length); None uses the tokenizer of `text`.
             keep: function that selects the samples to use; see `Pipeline`.
         """
         return ReinforcedPipeline(self, tokenizer=Tokenizer(self.text) if tokenizer is None else tokenizer, keep=keep)
 
 
 class ReinforcedPipeline(Pipeline[ReinforcedBatch]):
-    """The pipeline of image-text samples.
+    """A pipeline of image-text samples.
 
     Args:
         spec: options of the pipeline.
@@ -74,7 +74,7 @@ class ReinforcedPipeline(Pipeline[ReinforcedBatch]):
         keep: function that selects the samples to use; see `Pipeline`.
 
     Raises:
-        ValueError: if the patterns match no shard, or only local shards that do not exist.
+        ValueError: if the patterns match no shard, or none of the matching shards exists.
     """
 
     spec: ReinforcedPipelineSpec

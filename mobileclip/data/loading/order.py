@@ -1,8 +1,8 @@
 """The order of a run's samples: a function of spec and step, independent of processes, workers and restarts.
 
-Samples come from *readers*; the spec sets their number, `num_readers`. Sample `n` of an epoch, or of an endless stream,
-is the next usable sample of reader `n % num_readers`, so every batch has the same share of every reader. Processes and
-their workers divide the readers among them; each reader always yields the same samples in the same order.
+Samples come from `num_readers` *readers*. Sample `n` of an epoch, or of an endless stream, is the next usable sample of
+reader `n % num_readers`, so every batch has the same share of every reader. Each process, and each worker of a process,
+runs some of the readers; a reader always yields the same samples in the same order.
 
 A reader skips bad samples and unreadable shards. To replace skipped samples, the reader first repeats its own samples
 and then reads other readers' samples. To resume, a run needs only the positions of all readers.
@@ -31,7 +31,7 @@ from mobileclip.strict import strict
 Sampling = Literal["epoch", "endless", "with_replacement"]
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
 NUM_READERS = 96
-"""Divisible by most process counts in practice, and enough for many workers."""
+"""Default number of readers: divisible by most numbers of processes, and enough for many workers."""
 READERS_OF_A_SHARD = 4
 MOST_OFF = 0.02
 """Maximum difference between a source's share of the readers and the requested share."""
@@ -43,17 +43,17 @@ CursorRow = tuple[int, int, int, int]
 
 @attrs.frozen(kw_only=True)
 class Segment:
-    """Consecutive reads of one reader from one shard.
+    """The samples of one shard that one reader reads in one pass.
 
     Args:
-        shard: name of the shard.
+        shard: name of the shard, such as a path or URL.
         number: index of the shard in its source; with the seed, the index determines the order of the shard's samples.
         epoch: number of earlier passes over the shard or, with replacement, the index of the draw; determines
             augmentations and captions.
         start: index of the first sample.
         stop: index after the last sample; None for all samples.
         stride: step from sample to sample; other readers read the samples in between.
-        is_repeat: whether a reader has already read these samples in this epoch.
+        is_repeat: whether a reader has already read the samples in this epoch.
     """
 
     shard: str
@@ -146,13 +146,13 @@ class EpochOrder:
         return [attrs.evolve(one, is_repeat=True) for one in cut] if number else cut
 
     def steps(self, first: int, batch_size: int, *, epoch: int | None = None) -> Iterator[tuple[int, range]]:
-        """Yield the epoch of every step and the numbers of its samples.
+        """Yield the epoch and the sample numbers of every step.
 
         Args:
             first: number of the first step.
             batch_size: batch size over all processes.
-            epoch: epoch whose steps are yielded, including an incomplete last batch; None yields an endless stream of
-                epochs without incomplete batches.
+            epoch: epoch of all steps, which include an incomplete last batch; None yields an endless stream of epochs
+                without incomplete batches.
 
         Raises:
             ValueError: if an endless stream has fewer samples than one batch.
@@ -196,7 +196,7 @@ class ShuffledShards:
 
     Sample `n` of a run is the next sample of reader `n % num_readers`, and every reader draws whole shards. The
     sources' shares of every batch match the weights to within 2 %. With replacement, every draw is from all shards, so
-    a shard may repeat before others occur.
+    a shard may repeat before other shards occur.
 
     Args:
         sources: names of the shards of each source.
@@ -264,7 +264,7 @@ class ShuffledShards:
         return (Segment(shard=names[shard], number=shard, epoch=times, start=part, stride=num_parts),)
 
     def steps(self, first: int, batch_size: int, *, epoch: int | None = None) -> Iterator[tuple[int, range]]:
-        """Yield the sample numbers of every step without end, all with epoch 0."""
+        """Yield epoch 0 and the sample numbers of every step, without end."""
         del epoch
         return ((0, range(step * batch_size, (step + 1) * batch_size)) for step in count(first))
 
@@ -299,10 +299,11 @@ def _places(values: Iterable[Iterable[int]]) -> tuple[CursorRow, ...]:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class StreamPosition:
-    """A position in a stream of batches; `to_json` of `mobileclip.serialization` writes it next to a checkpoint.
+    """A position in a stream of batches, stored as JSON next to a checkpoint.
 
     Usable samples are known only after decoding, so the position stores the progress of every reader. Each process
-    knows its own readers. The merged positions are the run's position, for any number of processes after the restart.
+    knows only its own readers; `joined_positions` merges the positions of all processes. Any number of processes can
+    resume from the merged position.
 
     Args:
         first_batch: number of consumed batches.
@@ -358,7 +359,7 @@ def joined_positions(positions: Sequence[StreamPosition]) -> StreamPosition:
     if any(one.first_batch != first.first_batch for one in positions):
         raise ValueError(f"the processes are at different batches: {[one.first_batch for one in positions]}")
     if any(one.data != first.data for one in positions):
-        raise ValueError("the processes read different data; pass the same files to all of them")
+        raise ValueError("the processes read different data; pass the same files to all processes")
     return attrs.evolve(
         first,
         num_readers=max(one.num_readers for one in positions),
@@ -368,7 +369,7 @@ def joined_positions(positions: Sequence[StreamPosition]) -> StreamPosition:
 
 
 def data_digest(names: Sequence[str], sizes: Sequence[int]) -> str:
-    """Return a hash of shards' sizes and of their names relative to their common folder."""
+    """Return a hash of the sizes of shards and of the shard names relative to the common folder."""
     folder = os.path.commonprefix(names).rpartition("/")[0]  # noqa: RUF071 - names may be URLs
     return hashlib.sha256(json.dumps([[name[len(folder) :] for name in names], sizes]).encode()).hexdigest()
 
@@ -421,7 +422,7 @@ def _fitting(weights: Sequence[float], num_shards: Sequence[int], most_readers: 
     asked = ", ".join(f"{share:.3g}" for share in shares)
     raise ValueError(
         f"sources of {', '.join(map(str, num_shards))} shards cannot have the shares {asked} of a batch without "
-        f"duplicate samples; the nearest possible shares are {had}. Use these as weights, or split the shards"
+        f"duplicate samples; the nearest possible shares are {had}. Use the nearest shares, or split the shards"
     )
 
 

@@ -1,4 +1,4 @@
-"""The base of all pipelines: from shards to named batches, in one or several processes.
+"""The base class of all pipelines, from shards to named batches, in one or several processes.
 
 The example of a sample depends only on the seed, the epoch and the sample's key. The samples of a batch depend only on
 the spec and the number of the batch. Batches are therefore bit-identical for any number of workers, and the batches of
@@ -60,7 +60,7 @@ _MOST_NAMED = 1_000_000
 # Without slots, because only one base of a class may have slots.
 @attrs.frozen(kw_only=True, field_transformer=strict, slots=False)
 class PipelineSpec(ExampleSpec):
-    """The settings that all pipelines share, in addition to those of `ExampleSpec`.
+    """The settings of all pipelines, in addition to the settings of `ExampleSpec`.
 
     Args:
         shards: paths or brace patterns of the shards.
@@ -68,27 +68,27 @@ class PipelineSpec(ExampleSpec):
             used directly yields batches of this size in every process.
         sampling: `epoch`, `endless` or `with_replacement`. `epoch` reads every sample once per epoch. `endless` repeats
             the shards in random order without knowing the number of samples; an epoch has as many batches as
-            `num_samples` would fill. `with_replacement` is like `endless`, but draws shards with replacement, like the
-            released scripts.
+            `num_samples` samples fill. `with_replacement` is like `endless`, but draws shards with replacement, like
+            the released training scripts.
         weights: relative share of each item of `shards` in every batch; an empty tuple samples all shards equally. Not
             supported with sampling `epoch`.
         epochs: number of epochs per iteration over the pipeline.
         shuffle: whether to shuffle the shards and, within a buffer, the samples. If False, a single reader yields
             samples in stored order.
-        num_readers: number of shards that all processes together read in parallel; each of them has the same share of
+        num_readers: number of shards that all processes together read in parallel; each reader has the same share of
             every batch. The number must be a multiple of the number of processes. Small data sets use fewer readers:
-            with sampling `epoch`, the largest divisor of this number that exceeds neither the number of samples nor
+            with sampling `epoch`, the largest divisor of `num_readers` that exceeds neither the number of samples nor
             four times the number of shards; otherwise, the largest divisor that does not exceed the number of shards.
         shuffle_buffer: number of encoded samples in the buffer of every reader. The order of shards is uniform, but the
-            order of samples within a shard is not: two samples enter the buffer for each one that leaves, so sample `i`
-            leaves at position `i / 2` at the earliest. In a shard that fits into the buffer, the first sample comes
-            after 12 % of the others on average, and the last after 70 %. Shuffle samples when you write shards.
+            order of samples within a shard is not: two samples enter the buffer for each sample that leaves, so sample
+            `i` leaves at position `i / 2` at the earliest. In a shard that fits into the buffer, the first sample comes
+            after 12 % of the samples on average, and the last after 70 %. Shuffle samples when you write shards.
         num_workers: number of worker processes that read, decode and augment, at most one per reader; 0 uses only this
             process.
         uids: file that lists the samples to use, as for `mobileclip.data.loading.uids.UidList`; None uses all samples.
             Not supported with sampling `epoch`.
         cache: folder that stores copies of remote shards for later reads; None stores no copies.
-        cache_bytes: maximum total size of the copies, in bytes; the oldest copies are removed first.
+        cache_bytes: maximum total size of the copies, in bytes; the cache removes the oldest copies first.
         worker_seconds: maximum time to wait for a worker's next batch, in seconds.
         stores: timeouts and other limits for remote stores. Specs that differ only in `stores`, the cache settings,
             `worker_seconds` or `num_workers` compare equal.
@@ -98,8 +98,8 @@ class PipelineSpec(ExampleSpec):
             raises a TypeError.
 
     Raises:
-        ValueError: for the same reasons as `ExampleSpec`, or if the number of weights differs from the number of
-            `shards`, or if weights or uids are set with sampling `epoch`.
+        ValueError: if an option of `ExampleSpec` is invalid, `sampling` is unknown, a number is out of range, the
+            numbers of `weights` and `shards` differ, or weights or uids are set with sampling `epoch`.
     """
 
     shards: tuple[str, ...] = attrs.field(converter=paths_of)
@@ -133,7 +133,7 @@ class PipelineSpec(ExampleSpec):
 
     @property
     def file_cache(self) -> FileCache | None:
-        """Cache of remote shards, or None."""
+        """Cache of remote shards; None if `cache` is None."""
         return None if self.cache is None else FileCache(path=self.cache, max_bytes=self.cache_bytes)
 
 
@@ -155,9 +155,10 @@ class _Progress:
 
 
 class Pipeline(IterableDataset[BatchType], ABC):
-    """An iterable of named batches; every epoch yields every usable sample of the shards once.
+    """An iterable of named batches; with sampling `epoch`, every epoch yields every usable sample once.
 
-    For torch, a pipeline is a data set of whole batches with its own workers: `DataLoader(pipeline, batch_size=None)`.
+    A pipeline is a torch `IterableDataset` of whole batches with its own workers; wrap a pipeline in a DataLoader with
+    `DataLoader(pipeline, batch_size=None)`.
 
     In a distributed run, every process yields an equal share of every batch; `mobileclip.processes` provides the rank
     of the process. See `mobileclip.data.loading.order` for the assignment of samples to processes.
@@ -167,7 +168,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         reader: reader of the shards.
         keep: function `(key, members) -> bool` that returns whether to use a sample; None uses the samples in the
             spec's `uids`, or all samples. Not supported with sampling `epoch`. Workers that are not forked get a
-            pickled copy.
+            pickled copy of the function.
 
     Raises:
         ValueError: if `keep` is passed with sampling `epoch`, because the length of an epoch would be unknown.
@@ -249,7 +250,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         if worker is not None and worker.num_workers > 1:
             raise ValueError(
                 f"each of the DataLoader's {worker.num_workers} workers would yield all batches; set num_workers "
-                "for the pipeline, and leave it at 0 for the DataLoader"
+                "of the pipeline, and num_workers=0 of the DataLoader"
             )
         fresh = _Progress(epoch=self._first_epoch, first_epoch=self._first_epoch)
         self._progress, self._resumed = self._resumed or fresh, None
@@ -269,7 +270,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         return {**attrs.asdict(self._progress, recurse=False), "position": to_json(position)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next iteration continue from a state.
+        """Resume the next iteration from a state.
 
         Args:
             state: return value of `state_dict`.
@@ -286,7 +287,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
                 yield batch
 
     def _followed(self, start: _Progress) -> Iterator[tuple[_Progress, BatchType]]:
-        """Yield the remaining batches of an epoch, each with the progress after it."""
+        """Yield the remaining batches of an epoch, each with the progress after the batch."""
         if isinstance(self._order, EpochOrder):
             yield from islice(self._whole_epoch(start), start.num_since, None)
             return
@@ -299,7 +300,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
             yield attrs.evolve(start, position=self._known[-1]), batch
 
     def epoch(self, epoch: int) -> Iterator[BatchType]:
-        """Yield the batches of one epoch: every usable sample once, or the same number of samples of an endless stream.
+        """Yield the batches of one epoch: every usable sample once or, with endless sampling, as many samples.
 
         Args:
             epoch: number of the epoch, from 0; determines the order, the augmentations and the captions.
@@ -313,8 +314,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
         """Yield an endless stream of batches from any position; a resumed run gets the same batches.
 
         All batches are complete in every process: the next samples replace skipped samples. With sampling `epoch`,
-        samples at the end of an epoch that do not fill a batch are dropped. A resumed stream opens one shard per reader
-        and decodes no earlier sample, for any number of workers and processes.
+        the stream drops samples at the end of an epoch that do not fill a batch. A resumed stream opens one shard per
+        reader and decodes no earlier sample, for any number of workers and processes.
 
         Args:
             position: position of an earlier stream, of this process or of all processes together; None starts at the
@@ -340,10 +341,10 @@ class Pipeline(IterableDataset[BatchType], ABC):
         """Return the position after a number of batches of the current stream.
 
         Args:
-            num_batches: number of consumed batches, including those before the stream was resumed.
+            num_batches: number of consumed batches, including the batches before the stream was resumed.
 
         Raises:
-            ValueError: if the stream has not reached this batch, or is more than three batches past it.
+            ValueError: if the stream has not yielded `num_batches` batches, or has yielded over three further batches.
         """
         if num_batches == 0:
             return StreamPosition()
@@ -360,7 +361,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         """Return this process's skips in the first batches of the current stream; every skip is returned only once.
 
         Args:
-            num_batches: number of consumed batches, including those before the stream was resumed.
+            num_batches: number of consumed batches, including the batches before the stream was resumed.
         """
         skips = []
         while self._left_out and self._left_out[0][0] <= num_batches:
@@ -387,8 +388,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
         first = position.first_batch
         if first and not position.places and next(order.steps(first, self._batch_size))[1].start:
             raise ValueError(
-                f"the position after batch {position.first_batch} lacks the positions of the readers; take it from "
-                "the checkpoint, or from the stream that reached this batch"
+                f"the position after batch {position.first_batch} lacks the positions of the readers; take the "
+                "position from the checkpoint, or from the stream that reached this batch"
             )
         places = [place for place in position.places if place[0] % self.world_size == self.rank]
         # Only the first process reports the skips of the run so far.
@@ -419,7 +420,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
     ) -> Iterator[tuple[StreamPosition, list[Chunk[BatchType]]]]:
         """Yield the chunks of all workers step by step, with the position after each step, and count the samples.
 
-        If a worker dies, all workers are restarted from the last position.
+        If a worker dies, the pipeline restarts all workers from the last position.
         """
         self.report, num_lost = SkipReport(), 0
         num_workers = max(1, min(self.spec.num_workers, self._order.num_readers // self.world_size))
@@ -440,8 +441,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
                 num_lost += 1
                 if num_lost == _MOST_LOST:
                     raise LostProcessError(
-                        f"{lost}; {_MOST_LOST} workers in a row have died there: a sample may be the cause, "
-                        "or too little memory. Reduce num_workers or batch_size, or leave out that "
+                        f"{lost}; {_MOST_LOST} workers in a row have died at the same step: a sample may be "
+                        "the cause, or too little memory. Reduce num_workers or batch_size, or leave out the "
                         "shard"
                     ) from None
                 self.num_lost += 1

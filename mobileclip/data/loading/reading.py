@@ -33,7 +33,7 @@ MAX_UNWANTED = 10_000_000
 
 
 class ShardReader(Protocol):
-    """Interface of a reader of samples, shard by shard."""
+    """Interface for reading samples shard by shard."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,7 +71,7 @@ class TarReader:
         """Return a reader for the shards that match patterns.
 
         Raises:
-            ValueError: if the patterns match no shard, or only local shards that do not exist.
+            ValueError: if the patterns match no shard, or none of the matching shards exists.
         """
         patterns = (shards,) if not isinstance(shards, (list, tuple)) else tuple(shards)
         names = expand_shards(shards)
@@ -94,7 +94,7 @@ class TarReader:
 
 
 class Maker(Protocol[SampleType, ExampleType, BatchType_co]):
-    """Interface of makers of examples and batches; random choices depend only on seed, epoch and key."""
+    """Interface for making examples and batches; random choices depend only on seed, epoch and key."""
 
     @property
     def limits(self) -> SampleLimits:
@@ -127,8 +127,8 @@ class OrderedSample:
         epoch: number of earlier passes over the sample's shard; determines augmentation and captions.
         place: the reader's position after the sample.
         is_repeat: whether a reader has already returned the sample in this epoch.
-        number: number of the sample within the epoch, which determines its position in a batch.
-        example: example made from the sample; None until it is made.
+        number: number of the sample within the epoch, which determines the position in a batch; -1 until known.
+        example: example made from the sample; None before the maker has made the example.
     """
 
     raw: RawSample
@@ -169,7 +169,7 @@ class SampleReading:
             reader: number of the reader.
             epoch: number of the epoch; 0 in an endless stream.
             place: position of the reader.
-            on_skip: function that is called with each skip after the position.
+            on_skip: function that receives each skip after the position.
             is_alone: whether the reader stops after its first turn.
         """
         num_empty, most = 0, min(MAX_EMPTY_SHARDS, MAX_EMPTY_ROUNDS * len(self.shards.names))
@@ -186,7 +186,7 @@ class SampleReading:
                     return
 
     def _segment(self, segment: Segment, num_passed: int, on_skip: Callable[[Skip], None]) -> Iterator[RawSample]:
-        """Yield the samples of a segment after the first `num_passed`, whose skips are not reported again."""
+        """Yield the samples of a segment after the first `num_passed` samples, without repeating reports of skips."""
         is_told = num_passed > 0 or segment.is_repeat
 
         def report(skip: Skip) -> None:
@@ -214,7 +214,7 @@ class Chunk(Generic[BatchType]):
         batch: the worker's samples of the step, or None if the worker has no samples.
         numbers: numbers of the worker's samples within the epoch, for sorting.
         skips: skipped samples and shards.
-        num_unwanted: number of samples outside the uid list.
+        num_unwanted: number of samples that `keep` rejected.
         places: positions of the readers after the step, as in `StreamPosition`.
         gave_up: whether a reader has no more samples, so that no step follows.
     """
@@ -239,7 +239,7 @@ class Chunks(Generic[BatchType]):
         world: rank of this process, and number of processes.
         start: position of the stream at the start.
         epoch: number of the epoch, in which each reader reads only its own part; None for an endless stream.
-        stores: timeouts for remote stores.
+        stores: timeouts and other limits for remote stores.
         at: index of every worker's current shard, -1 before the first; shared with the parent process.
     """
 
@@ -316,7 +316,7 @@ class _Readers(Generic[BatchType]):
                 return
 
     def _chunk(self, numbers: range) -> Chunk[BatchType]:
-        """Return this worker's share of a step with these sample numbers."""
+        """Return this worker's share of the step with the sample numbers `numbers`."""
         own = sorted(
             number
             for reader in self._own
@@ -376,7 +376,7 @@ class _Readers(Generic[BatchType]):
         return self._chunks.maker.example(self._chunks.maker.parse(key, members), epoch)
 
     def _collated(self, made: list[OrderedSample]) -> BatchType | None:
-        """Return the batch of the examples; if samples are bad, replace them and return None."""
+        """Collate the examples; if examples are bad, replace the bad examples in `made` and return None."""
         try:
             return self._chunks.maker.collate([sample.example for sample in made])
         except Exception as error:

@@ -31,9 +31,9 @@ class TextPipelineSpec:
         texts: folder of stored texts, see `mobileclip.reinforce.reinforce_texts`.
         batch_size: number of texts per step. In a training run, the processes share this number; a pipeline used
             directly yields this number in every process.
-        text: the student's text contract.
-        shares: relative share of each language in every batch, such as `{"de": 2, "fr": 1}`; languages that are not
-            listed are not used. None uses all texts equally often.
+        text: the student's `TextInput`: tokenizer, vocabulary size and context length.
+        shares: relative share of each language in every batch, such as `{"de": 2, "fr": 1}`; batches contain no other
+            languages. None uses all texts equally often.
         seed: seed of the order.
 
     Raises:
@@ -60,8 +60,8 @@ class TextPipelineSpec:
         """Return the pipeline.
 
         Raises:
-            FileNotFoundError: if no stored texts exist.
-            ValueError: see `TextPipeline`.
+            FileNotFoundError: if the folder of stored texts does not exist, or is incomplete.
+            ValueError: if the stored texts are damaged, or `shares` names a language without texts.
         """
         return TextPipeline(self)
 
@@ -69,14 +69,15 @@ class TextPipelineSpec:
 class TextPipeline:
     """An endless stream of text batches, divided among the processes.
 
-    Each language is shuffled separately, and reshuffled in every pass. Languages are mixed so that the count of each
-    language is always within one text of its share.
+    Each language is shuffled separately, and reshuffled in every pass. Languages are mixed so that the number of
+    texts of each language always stays within about one text of the language's share.
 
     Args:
         spec: options of the pipeline.
 
     Raises:
-        FileNotFoundError, ValueError: see `StoredTexts`; also ValueError if shares name a language without texts.
+        FileNotFoundError: if the folder of stored texts does not exist, or is incomplete.
+        ValueError: if the stored texts are damaged, or `shares` names a language without texts.
     """
 
     def __init__(self, spec: TextPipelineSpec) -> None:
@@ -168,8 +169,8 @@ class TextPipeline:
 def counts_after(num_samples: int, shares: np.ndarray) -> np.ndarray:
     """Return the number of samples of each kind among the first `num_samples`.
 
-    Sample `i` of a kind is due at position `(i + 1/2) / share`. Every count stays within about one of its share, and
-    never decreases.
+    Sample `i` of a kind is due at position `(i + 1/2) / share`. The count of every kind stays within about one of
+    `num_samples * share`, and never decreases as `num_samples` grows.
 
     Shape: shares (K,), which sum to 1 -> (K,) int64, which sum to `num_samples`.
     """

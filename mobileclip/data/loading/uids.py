@@ -29,7 +29,7 @@ _NUM_BUCKETS = 256
 def uid_of(key: str, members: Mapping[str, bytes]) -> tuple[int, int]:
     """Return the upper and the lower half of a sample's uid.
 
-    The uid is the value of `uid` in the sample's `.json`; otherwise the sample's key, if it has 32 hexadecimal digits;
+    The uid is the value of `uid` in the sample's `.json`; otherwise the sample's key, if made of 32 hexadecimal digits;
     otherwise the first half of the key's SHA-256.
 
     Args:
@@ -52,7 +52,7 @@ def sorted_uids(uids: Uids) -> Uids:
 
 
 def write_uids(path: Path, parts: Iterable[Uids]) -> int:
-    """Write the sorted unique uids in DataComp's format, and return their number.
+    """Write the sorted unique uids in DataComp's format, and return the number of unique uids.
 
     The function sorts 1/256 of the uids at a time, so a billion uids need about 100 MB of memory, and 16 GB of disk in
     addition to the file.
@@ -90,11 +90,11 @@ class UidList:
 
     Args:
         path: a `.npy` file of pairs of unsigned 64-bit numbers, the upper and the lower half of each uid, as in
-            DataComp; or a text file with a uid per line. Large `.npy` files must be sorted, because they are not loaded
-            into memory.
+            DataComp; or a text file with a uid per line. Large `.npy` files must be sorted, because `UidList` does
+            not load large files into memory.
 
     Raises:
-        ValueError: if the file has a different format, contains no uids, or is large and not sorted.
+        ValueError: if the file is not a uid list, contains no uids, or is large and not sorted.
         OSError: if the file cannot be read.
     """
 
@@ -108,7 +108,7 @@ class UidList:
         return len(self._pairs)
 
     def __call__(self, key: str, members: Mapping[str, bytes]) -> bool:
-        """Return whether the list has the sample's uid."""
+        """Return whether the list contains the sample's uid."""
         return bool(self.contains(np.array([uid_of(key, members)], dtype=PAIR))[0])
 
     def contains(self, uids: Uids) -> npt.NDArray[np.bool_]:
@@ -142,8 +142,8 @@ class UidList:
         places = np.linspace(0, len(pairs) - 1, _NUM_LOOKS).astype(np.int64)
         if np.any(np.diff(pairs["f0"][places].astype(np.float64)) < 0):
             raise ValueError(
-                f"{self.path} has {len(pairs):,} uids, and they are not sorted; sort the array with np.sort and "
-                "save it again"
+                f"{self.path} has {len(pairs):,} uids that are not sorted; sort the array with np.sort and "
+                "save the file again"
             )
         return pairs
 

@@ -1,4 +1,4 @@
-"""The loader as stages of webdataset pipelines: shard order, samples, filter, examples.
+"""Stages for webdataset pipelines: shard order, reading of samples, selection and examples.
 
 Each stage iterates over the dictionaries of the previous stage, in the format of webdataset's stages.
 """
@@ -26,9 +26,9 @@ def endless_shards(
 ) -> Iterator[dict[str, Any]]:
     """Yield an endless stream of shards, with sources in proportion to their weights; the first stage of a pipeline.
 
-    Each shard is a dictionary of `url` and `epoch`, the number of earlier passes. The order is that of a pipeline with
-    sampling `endless`, one shard per reader in turn. All processes and workers get the same order;
-    `webdataset.split_by_node` and `split_by_worker` divide it.
+    Each shard is a dictionary of `url` and `epoch`, the number of earlier passes. The order is the order of a
+    `Pipeline` with sampling `endless`, one shard per reader in turn. All processes and workers get the same order;
+    `webdataset.split_by_node` and `split_by_worker` divide the stream.
 
     Args:
         source: paths or patterns of the first source, as for `expand_shards`.
@@ -62,16 +62,15 @@ def read_shards(
     cache: FileCache | None = None,
     limits: SampleLimits = SAMPLE_LIMITS,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the samples of shards, within limits; this stage replaces `webdataset.tarfile_to_samples`.
+    """Yield the samples of shards; this stage replaces `webdataset.tarfile_to_samples`.
 
     Each sample is a dictionary of its members' bytes by extension, with `__key__`, `__url__` and, if known,
-    `__epoch__`. Readable samples of a damaged shard are also yielded.
+    `__epoch__`. The stage also yields the readable samples of a damaged shard.
 
     Args:
-        shards: dictionaries of `url` and, if known, `epoch`, as `endless_shards` and `webdataset.SimpleShardList` yield
-            them.
-        on_skip: function that is called with each skip; `SkipReport.add` counts skips in a report, including those of
-            workers.
+        shards: dictionaries of `url` and, if known, `epoch`, from `endless_shards` or `webdataset.SimpleShardList`.
+        on_skip: function that receives each skip, such as `SkipReport.add`; each DataLoader worker counts in its own
+            copy of the report.
         cache: folder for copies of remote shards; None for no copies.
         limits: limits on the size of a sample.
     """
@@ -88,7 +87,7 @@ def keep_samples(
     """Yield the samples that `keep` selects; a stage before `make_examples`.
 
     Args:
-        samples: content of members by extension, as bytes, with `__key__`.
+        samples: dictionaries of member content by extension, as bytes, with `__key__`.
         keep: function that selects the samples, such as a `UidList`.
         report: report that counts the samples rejected by `keep`; None counts nothing.
     """
@@ -108,16 +107,16 @@ def make_examples(
 ) -> Iterator[ExampleType]:
     """Yield an example of every usable sample; `maker.collate` makes batches of examples.
 
-    The reader of the shards limits the size of members.
+    The stage that reads the shards limits the size of members; `make_examples` does not.
 
     Args:
-        samples: content of members by extension, as bytes, with `__key__` and, if known, `__url__`; as `read_shards` or
-            `webdataset.tarfile_to_samples` yields them, not decoded.
+        samples: dictionaries of undecoded member content by extension, with `__key__` and, if known, `__url__`, from
+            `read_shards` or `webdataset.tarfile_to_samples`.
         maker: maker of examples, such as an `ExampleMaker`.
         epoch: number of the epoch, from 0; determines augmentations and captions. None uses each sample's `__epoch__`
             from `endless_shards` and `read_shards`.
-        on_skip: function that is called with each skip. `SkipReport.add` counts skips in a report, including those of
-            workers; the report then also counts the used samples.
+        on_skip: function that receives each skip, such as `SkipReport.add`, whose report then also counts the used
+            samples; each DataLoader worker counts in its own copy of the report.
 
     Raises:
         ValueError: if `epoch` is None and a sample has no `__epoch__`.

@@ -3,10 +3,10 @@
 Each worker has its own pipe. A worker copies tensors to shared memory before it sends a chunk, so full shared memory
 causes an error in the worker instead of a chunk that never arrives.
 
-torch's `DataLoader` is unsuitable for two reasons. Its SIGCHLD handler raises an exception for a dead worker anywhere
-in the training process, such as in a step or a checkpoint, so the worker cannot be replaced. Its workers also share a
-pipe whose write end the DataLoader itself keeps open, so the DataLoader waits beyond any timeout for a half-written
-message.
+torch's `DataLoader` is unsuitable for two reasons. The DataLoader's SIGCHLD handler raises an exception for a dead
+worker anywhere in the training process, such as in a step or a checkpoint, so the process cannot replace the worker.
+The DataLoader's workers also share a pipe whose write end the DataLoader itself keeps open, so the DataLoader waits
+beyond any timeout for a half-written message.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _HANDOVER_SECONDS = 1.0
 
 
 class LostWorkerError(Exception):
-    """A worker died; other workers can make its chunks again."""
+    """Raised if a worker dies; a new worker can make the lost chunks again."""
 
 
 class ChunkSource(Protocol[Item_co]):
@@ -103,7 +103,7 @@ class WorkerPool(Generic[Item]):
 
         Raises:
             LostWorkerError: if a worker dies.
-            TimeoutError: if a worker sends no chunk in time; it may be stopped or stuck.
+            TimeoutError: if a worker sends no chunk within `seconds`; the worker may be stopped or stuck.
             Exception: any exception that a worker raised.
         """
         return self._chunks()

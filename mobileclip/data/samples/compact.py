@@ -1,6 +1,6 @@
 """The compact record: a shard member with one sample's teacher embeddings, readable row by row.
 
-All numbers are little-endian. `docs/formats.md` describes the bytes.
+All numbers are little-endian. `docs/formats.md` describes the byte layout.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ class CompactRecord(EmbeddingRows):
 
     def __init__(self, data: bytes) -> None:
         if len(data) < _START or data[:4] != MAGIC:
-            raise _bad("it does not start with the record's magic bytes")
+            raise _bad("the member does not start with the record's magic bytes")
         _, version, header_length, num_rows = _PREAMBLE.unpack_from(data)
         if version != VERSION:
             raise _bad(
-                f"it has version {version}, but this library reads version {VERSION}; a newer version may read it"
+                f"the record has version {version}, but this library reads version {VERSION}; try a newer library"
             )
         header_end = _START + header_length
         rows_start = header_end + num_rows * _TABLE.itemsize
         if rows_start > len(data):
-            raise _bad(f"it has {len(data)} bytes, but header and table need {rows_start}")
+            raise _bad(f"the record has {len(data)} bytes, but header and table need {rows_start}")
         (checksum,) = _CHECKSUM.unpack_from(data, _PREAMBLE.size)
         if zlib.crc32(memoryview(data)[_START:rows_start], zlib.crc32(data[: _PREAMBLE.size])) != checksum:
             raise _bad("the header is damaged: the checksum differs")
@@ -70,7 +70,7 @@ class CompactRecord(EmbeddingRows):
         self.precision: StoredPrecision = header["precision"]
         """Precision to which the embeddings were rounded."""
         self.dim: int = header["dim"]
-        """Dim of every row."""
+        """Embedding dimension of every row."""
         rows: dict[str, int] = header["rows"]
         if sum(rows.values()) != num_rows:
             raise _bad(f"the arrays have {sum(rows.values())} rows, but the table has {num_rows}")
@@ -85,7 +85,7 @@ class CompactRecord(EmbeddingRows):
         self._ends = rows_start + np.cumsum(lengths)
         expected = rows_start + int(lengths.sum())
         if len(data) != expected:
-            raise _bad(f"it has {len(data)} bytes, but the table declares {expected}")
+            raise _bad(f"the record has {len(data)} bytes, but the table declares {expected}")
 
     def _row(self, name: str, index: int) -> Embeddings:
         if not 0 <= index < self.shapes[name][0]:
@@ -113,7 +113,7 @@ def write_record(content: Mapping[str, Any], arrays: Mapping[str, Embeddings], p
 
     Raises:
         BadSampleError: if a number cannot be stored in this precision: NaN, infinity or beyond 3.3e38.
-        ValueError: if the dims differ, or the content or the dim is larger than a record may hold.
+        ValueError: if the arrays differ in dim, or the content or the dim exceeds the maximum of a record.
     """
     dims = {array.shape[1] for array in arrays.values() if array.ndim == 2}
     if len(dims) != 1 or any(array.ndim != 2 for array in arrays.values()) or not 1 <= max(dims) <= MAX_DIM:
@@ -136,7 +136,7 @@ def write_record(content: Mapping[str, Any], arrays: Mapping[str, Embeddings], p
 
 
 def round_to_bfloat16(values: Embeddings) -> npt.NDArray[np.uint16]:
-    """Return the bits of the nearest bfloat16 numbers (ties to even) of finite numbers."""
+    """Round finite numbers to bfloat16 (ties to even), and return the bits as uint16."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 

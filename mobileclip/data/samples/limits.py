@@ -8,7 +8,7 @@ from attrs import validators
 from mobileclip.strict import strict
 
 MAX_DIM = 2**16
-"""Maximum dim of concatenated embeddings, far more than any teachers need."""
+"""Maximum dimension of concatenated teacher embeddings, far above any real dimension."""
 
 
 _LARGEST_NUMBER_BYTES = 8
@@ -22,24 +22,24 @@ _POSITIVE = validators.gt(0)
 
 
 class TooLargeError(ValueError):
-    """Raised for data beyond a limit: a decompression bomb, or a limit that is too low."""
+    """Raised for data beyond a limit; the data is a decompression bomb, or the limit is too low."""
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class SampleLimits:
-    """Limits on the size of a sample; readers skip larger samples and count them with the reason `too_large`.
+    """Limits on the size of a sample; readers skip larger samples with the reason `too_large`.
 
     The defaults are about a thousand times the size of a DataCompDR sample, enough for photographs of 100 MB.
 
     Args:
         member_bytes: maximum size of a member, in bytes.
-        sample_bytes: maximum bytes of all members of a sample.
+        sample_bytes: maximum total size of a sample's members, in bytes.
         num_members: maximum number of members of a sample.
         name_bytes: maximum length of a member's name, in bytes.
-        text_bytes: maximum bytes of a text or JSON member.
-        embedding_bytes: maximum bytes of a sample's embeddings, decompressed and as float32.
-        dim: dim of the concatenated teacher embeddings, if known from a card; embeddings may then decompress only to
-            the exact size of the sample's rows.
+        text_bytes: maximum size of a text or JSON member, in bytes.
+        embedding_bytes: maximum size of a sample's embeddings, in bytes, decompressed and as float32.
+        dim: dimension of the concatenated teacher embeddings, which bounds the decompressed size more tightly; None if
+            unknown.
         inflation: maximum ratio of a shard's decompressed to its compressed size; decompression bombs reach thousands.
 
     Raises:
@@ -56,7 +56,7 @@ class SampleLimits:
     dim: int | None = attrs.field(default=None, validator=validators.optional(_POSITIVE))
 
     def inflated_bytes(self, num_rows: int) -> int:
-        """Return the maximum decompressed bytes of a sample's embeddings.
+        """Return the maximum decompressed size of a sample's embeddings, in bytes.
 
         Args:
             num_rows: number of augmentations and captions of the sample.

@@ -1,7 +1,7 @@
 """Conversion between samples and shard members, in the layouts of the public data sets and in the compact layout.
 
-Readers drop blank captions with their embeddings. They reject a sample without real captions (reason `no_caption`); a
-set of synthetic captions may become empty.
+Readers drop blank captions and the embeddings of blank captions. Readers reject a sample without real captions (reason
+`no_caption`); a set of synthetic captions may become empty.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from mobileclip.data.skips import BadSampleError
 
 
 def parse_object(text: bytes, name: str, *, limit: int) -> dict[str, Any]:
-    """Parse the JSON object in a member, a line or a file.
+    """Parse a JSON object from the text of a member, a line or a file.
 
     Args:
         text: UTF-8 text, with or without byte-order mark.
         name: description of the text, for messages.
-        limit: maximum number of bytes.
+        limit: maximum size of the text, in bytes.
 
     Raises:
-        BadSampleError: with the reason `too_large`, `bad_text` (not UTF-8), or `bad_json` (not JSON, not an object, or
-            a duplicate key).
+        BadSampleError: if the text exceeds the limit (reason `too_large`), is not UTF-8 (`bad_text`), or is not a JSON
+            object with unique keys (`bad_json`).
     """
     if len(text) > limit:
         raise BadSampleError("too_large", f"{name} has {len(text):,} bytes, more than the limit of {limit:,}")
@@ -98,7 +98,7 @@ def parse_stored_sample(key: str, members: Mapping[str, bytes], limits: SampleLi
         limits: limits on the size of the sample.
 
     Raises:
-        BadSampleError: if a member is missing or malformed, or the members disagree.
+        BadSampleError: if a member is missing or malformed, or the embeddings do not match captions and augmentations.
     """
     read = _Members(key, members, limits)
     stored = read.object("paug.json")
@@ -127,7 +127,7 @@ def parse_reinforced_sample(
         limits: limits on the size of the sample.
 
     Raises:
-        BadSampleError: if a member is missing or malformed, or the members disagree.
+        BadSampleError: if a member is missing or malformed, or the embeddings do not match captions and augmentations.
     """
     return parse_stored_sample(key, members, limits).decoded()
 
@@ -135,9 +135,10 @@ def parse_reinforced_sample(
 def sample_members(sample: ImageTextSample, layout: Layout = "npz") -> dict[str, bytes]:
     """Return a sample's members for a shard, by extension.
 
-    In the public layouts, a single real caption with one unnamed set of synthetic captions is stored like in the first
-    release, with all text embeddings in `text_emb`. Named sets are stored like in the second release, with `NAME_emb`.
-    The source image's size and hash go into `paug.json`; the public loaders ignore them.
+    In the public layouts, a sample with one real caption and only the set `syn_text` gets the arrays of the MobileCLIP
+    data, with all text embeddings in `text_emb`. Any other sample gets the arrays of the MobileCLIP2 data, with one
+    array `NAME_emb` per set. `paug.json` also holds the size and hash of the source image, which the public loaders
+    ignore.
 
     Args:
         sample: a plain or a reinforced sample.
@@ -179,8 +180,8 @@ def check_layout(sample: ImageTextSample, layout: Layout) -> None:
     """Raise if a layout cannot store the reinforced sample together with the sample's other members.
 
     Raises:
-        BadSampleError: if the sample already has an `npz` or `pth.gz`, which readers of a public layout would mistake
-            for embeddings.
+        BadSampleError: if the layout is public and the sample already has a member `npz` or `pth.gz`, which readers
+            would mistake for embeddings.
     """
     taken = _PUBLIC_MEMBERS.intersection(sample.others) if layout in ("npz", "pth.gz") else ()
     if taken:
@@ -196,7 +197,7 @@ def json_captions(metadata: Mapping[str, Any]) -> tuple[str, ...]:
         metadata: the JSON object, with a caption or a list of captions under `caption`, `captions`, `text` or `texts`.
 
     Raises:
-        BadSampleError: if one of these values is neither a caption nor a list of captions.
+        BadSampleError: if the value of one of the four keys is neither a string nor a list of strings.
     """
     captions: dict[str, None] = {}
     for name in _JSON_CAPTIONS:
@@ -207,7 +208,7 @@ def json_captions(metadata: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 class _Members:
-    """The members of one sample, and all stored captions with an embedding each, including blank captions."""
+    """The parsed members of one sample; the captions include blank captions, which also have embeddings."""
 
     def __init__(self, key: str, members: Mapping[str, bytes], limits: SampleLimits) -> None:
         self._key, self._members, self._limits = key, members, limits
@@ -262,7 +263,7 @@ class _Members:
     def places(
         self, num_augmentations: int, shapes: Mapping[str, tuple[int, ...]]
     ) -> dict[str, tuple[tuple[str, int], ...]]:
-        """Check all shapes, and return the location of every row except those of blank captions."""
+        """Check all shapes, and return the location of every row except the rows of blank captions."""
         names = {name: f"{name}_emb" for name in self._sets}
         counts = {"image_emb": num_augmentations, "text_emb": len(self._first)}
         starts = dict.fromkeys(names, 0)

@@ -1,13 +1,16 @@
 """Row-by-row readers of embeddings in the public layouts: arrays in an npz or in a compressed torch file.
 
 numpy's and torch's own readers slow a loader down by 6 to 20 %, and a file of 700 bytes blocks torch's reader forever.
-Both kinds of file are zip files. `zipfile` opens them, decompresses an npz up to the wanted row, and compares
-checksums. The pickle that describes tensors is parsed but never run: Python's pure-Python unpickler has a method per
-instruction. This module keeps the methods for dictionaries, tuples, strings and numbers. It replaces the methods that
-name, call and change objects by methods that recognise the functions of tensors without calling them. It rejects
-everything else. The C unpickler is unsuitable, because nine bytes make it allocate gigabytes for its memo.
+Npz files and torch files are zip files. `zipfile` opens a file, decompresses an npz up to the wanted row, and compares
+checksums.
 
-If zlib-ng is installed (extra `speed`), it decompresses gzip to the same bytes.
+This module parses the pickle that describes tensors, but never runs the pickle. Python's pure-Python unpickler has one
+method per instruction. This module keeps the methods for dictionaries, tuples, strings and numbers, and replaces the
+methods for names, calls and assignments: the new methods recognise torch's functions for tensors without calling any
+function. All other instructions raise an error. The C unpickler is unsuitable, because a pickle of nine bytes makes the
+unpickler's memo allocate gigabytes.
+
+If zlib-ng is installed (extra `speed`), `gunzip` uses zlib-ng, with the same result.
 """
 
 from __future__ import annotations
@@ -80,15 +83,15 @@ def _open_zip(data: bytes) -> zipfile.ZipFile:
     try:
         archive = None if is_crowded else zipfile.ZipFile(io.BytesIO(data))
     except _DAMAGE as error:
-        raise CheckpointError(f"it is not a zip file, or is damaged: {printable(error, limit=200)}") from None
+        raise CheckpointError(f"the archive is not a zip file, or is damaged: {printable(error, limit=200)}") from None
     if archive is None or len(archive.infolist()) > _MOST_MEMBERS:
-        raise CheckpointError(f"it has more than {_MOST_MEMBERS} files")
+        raise CheckpointError(f"the archive has more than {_MOST_MEMBERS} files")
     if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in archive.infolist()):
-        raise CheckpointError("it uses a compression other than deflate")
+        raise CheckpointError("the archive uses a compression other than deflate")
     if len(archive.NameToInfo) < len(archive.infolist()):
-        raise CheckpointError("it is damaged: a name occurs twice")
+        raise CheckpointError("the archive is damaged: a name occurs twice")
     if sum(info.compress_size for info in archive.infolist()) > len(data):
-        raise CheckpointError("it is damaged: files in it overlap")
+        raise CheckpointError("the archive is damaged: files overlap")
     return archive
 
 
@@ -106,12 +109,12 @@ _LARGEST = 2.0**64
 class NpzRows(EmbeddingRows):
     """Embeddings in an npz that numpy wrote, read row by row.
 
-    The reader compares the checksum of an array after reading it completely. Until then, it detects a damaged row only
-    by a decompression error or by impossible numbers.
+    The reader compares the checksum of an array after reading the whole array. Before the end of the array, the reader
+    detects a damaged row only by a decompression error or by impossible numbers.
 
     Args:
         data: content of the npz.
-        limit: maximum decompressed bytes of all arrays.
+        limit: maximum decompressed size of all arrays, in bytes.
 
     Raises:
         TooLargeError: if the arrays exceed the limit.
@@ -122,7 +125,7 @@ class NpzRows(EmbeddingRows):
         archive = _open_zip(data)
         num_bytes = sum(info.file_size for info in archive.infolist())
         if num_bytes > limit:
-            raise TooLargeError(f"it has {num_bytes:,} bytes, more than the limit of {limit:,}")
+            raise TooLargeError(f"the arrays have {num_bytes:,} bytes, more than the limit of {limit:,}")
         self._arrays = {info.filename.removesuffix(".npy"): _Array(archive, info) for info in archive.infolist()}
         if len(self._arrays) < len(archive.infolist()):
             raise CheckpointError("two arrays have the same name")
@@ -221,10 +224,10 @@ def read_npy_header(start: bytes | bytearray) -> NpyHeader:
 @lru_cache(maxsize=1024)  # samples of a data set have one header or a few
 def _header(header: bytes) -> NpyHeader:
     if header[:8] != b"\x93NUMPY\x01\x00":
-        raise CheckpointError("it contains something other than arrays in numpy's format 1")
+        raise CheckpointError("the file contains something other than arrays in numpy's format 1")
     match = _HEADER.fullmatch(header, 10)
     if match is None or len(header) > MAX_HEADER_BYTES:
-        raise CheckpointError("it contains something other than arrays of numbers")
+        raise CheckpointError("the file contains something other than arrays of numbers")
     dtype = np.dtype(match[1].decode())
     shape = tuple(int(size) for size in match[3].split(b",") if size.strip())
     num_bytes = len(header) + math.prod(shape) * dtype.itemsize
@@ -239,7 +242,7 @@ def read_npy(data: bytes) -> npt.NDArray[Any]:
     """
     header = read_npy_header(data[:MAX_HEADER_BYTES])
     if header.num_bytes != len(data):
-        raise CheckpointError(f"it has {len(data)} bytes, but its header declares {header.num_bytes}")
+        raise CheckpointError(f"the file has {len(data)} bytes, but the header declares {header.num_bytes}")
     values = np.frombuffer(data, header.dtype, offset=header.first)
     return values.reshape(header.shape, order=header.order)
 
@@ -257,25 +260,25 @@ class TorchRows(EmbeddingRows):
     """Embeddings in a dictionary of 2-d tensors that torch saved, read row by row.
 
     Args:
-        data: the uncompressed file, whose checksum the caller has checked. Compressed files in the archive are
-            rejected, so the content is not larger than the file.
+        data: content of the file after gzip decompression. The reader rejects compressed files in the archive, so the
+            tensors are not larger than `data`.
 
     Raises:
-        ValueError: if the file is not such a dictionary.
+        ValueError: if the file is damaged, or is not a dictionary of 2-d tensors that torch saved.
     """
 
     def __init__(self, data: bytes) -> None:
         archive = _open_zip(data)
         if len({name.partition("/")[0] for name in archive.namelist()}) != 1:
-            raise CheckpointError("it is an archive, but not a torch file: its files are not in one folder")
+            raise CheckpointError("the archive is not a torch file: the files are not in one folder")
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise CheckpointError("a file in it is compressed, which torch does not support; unpack and save again")
+            raise CheckpointError("a file in the archive is compressed, unlike in torch's files; unpack and save again")
         folder = archive.namelist()[0].partition("/")[0]
         if _content(archive, f"{folder}/byteorder") != b"little":
-            raise CheckpointError("its numbers are not little-endian")
+            raise CheckpointError("the numbers are not little-endian")
         description = _content(archive, f"{folder}/data.pkl")
         if len(description) > _MAX_DESCRIPTION_BYTES:
-            raise CheckpointError(f"its description has more than {_MAX_DESCRIPTION_BYTES:,} bytes")
+            raise CheckpointError(f"the pickle has more than {_MAX_DESCRIPTION_BYTES:,} bytes")
         self._arrays = {
             name: _rows(_content(archive, f"{folder}/data/{tensor.storage.key}"), tensor)
             for name, tensor in described_tensors(description).items()
@@ -321,11 +324,11 @@ def described_tensors(pickle: bytes) -> Mapping[str, Described]:
     except CheckpointError:
         raise
     except EOFError:
-        raise CheckpointError("its description is truncated or too long") from None
+        raise CheckpointError("the pickle is truncated or too long") from None
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError, struct.error, UnpicklingError) as error:
-        raise CheckpointError(f"its description is malformed ({type(error).__name__}: {shown(str(error))})") from None
+        raise CheckpointError(f"the pickle is malformed ({type(error).__name__}: {shown(str(error))})") from None
     if type(value) is not dict or not all(isinstance(tensor, Described) for tensor in value.values()):
-        raise CheckpointError("it contains something other than a dictionary of tensors of embeddings")
+        raise CheckpointError("the file contains something other than a dictionary of embedding tensors")
     return value
 
 
@@ -333,7 +336,7 @@ def _content(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         return archive.read(name)
     except (KeyError, *_DAMAGE) as error:
-        raise CheckpointError(f"it is not a torch file, or is damaged: {printable(error, limit=200)}") from None
+        raise CheckpointError(f"the archive is damaged, or not a torch file: {printable(error, limit=200)}") from None
 
 
 def _rows(stored: bytes, tensor: Described) -> npt.NDArray[Any]:
@@ -351,7 +354,7 @@ def _rows(stored: bytes, tensor: Described) -> npt.NDArray[Any]:
 
 class _Steps(dict[int, Callable[[Any], None]]):
     def __missing__(self, code: int) -> NoReturn:
-        raise CheckpointError(f"its description has the instruction {bytes([code])!r}, which tensors do not need")
+        raise CheckpointError(f"the pickle has the instruction {bytes([code])!r}, which tensors do not need")
 
 
 class _Reader(_Unpickler):
@@ -369,10 +372,10 @@ class _Reader(_Unpickler):
     def persistent_load(self, identity: Any) -> _Storage:
         kind, storage, key, _, count, *view = identity
         if kind != "storage" or not isinstance(storage, _Global) or any(part is not None for part in view):
-            raise CheckpointError("it contains something other than the numbers of tensors")
+            raise CheckpointError("the file contains something other than the numbers of tensors")
         numbers = _NUMBERS.get(storage.name.removeprefix("torch "))
         if numbers is None:
-            raise CheckpointError(f"it contains {shown(storage.name)}, expected the numbers of embeddings")
+            raise CheckpointError(f"the file contains {shown(storage.name)}, expected floats")
         if not isinstance(key, str) or type(count) is not int or count < 0:
             raise TypeError("a storage has no name or no size")
         return _Storage(numbers, key, count)
@@ -394,7 +397,7 @@ class _Reader(_Unpickler):
         for key in items[0::2]:
             if not isinstance(key, str):
                 # The key is neither shown nor hashed, because deeply nested tuples would take forever.
-                raise CheckpointError(f"it has a {type(key).__name__}, expected the name of a tensor")
+                raise CheckpointError(f"the file has a {type(key).__name__}, expected the name of a tensor")
         self.stack[-1].update(zip(items[0::2], items[1::2], strict=True))
 
     dispatch |= {ord("s"): set_item, ord("u"): set_items, ord("R"): call}
@@ -413,11 +416,11 @@ def _called(function: Any, arguments: Any) -> Any:
         if not isinstance(storage, _Storage):
             raise TypeError("a tensor has no storage")
         if len(shape) != 2 or len(stride) != 2:
-            raise CheckpointError("it contains something other than 2-d tensors of embeddings")
+            raise CheckpointError("the file contains something other than 2-d tensors of embeddings")
         return Described(storage, offset, tuple(shape), tuple(stride))
     if name == "torch._utils _rebuild_parameter" and isinstance(arguments[0], Described):
         return arguments[0]
-    raise CheckpointError(f"it contains more than tensors: it calls {shown(name)}, which could run any code")
+    raise CheckpointError(f"the pickle is not only tensors: it calls {shown(name)}, which could run any code")
 
 
 def as_float32(value: Any) -> Embeddings:
@@ -433,7 +436,7 @@ def read_embeddings(name: str, data: bytes, *, limit: int) -> EmbeddingRows:
     Args:
         name: name of the member, ending in `npz` or `pth.gz`.
         data: content of the member.
-        limit: maximum decompressed bytes.
+        limit: maximum decompressed size, in bytes.
 
     Raises:
         BadSampleError: if the member is damaged, contains something other than embeddings, or exceeds the limit.
@@ -469,7 +472,7 @@ def gunzip(data: bytes, *, limit: int) -> bytes:
 
     Raises:
         TooLargeError: if the data exceeds the limit.
-        ValueError: if the data has too many gzip members.
+        ValueError: if the data has more than 64 gzip members.
         zlib.error: if the data is damaged.
     """
     content: bytes = b""
@@ -480,13 +483,13 @@ def gunzip(data: bytes, *, limit: int) -> bytes:
         except _library().error as error:
             raise zlib.error(str(error)) from None
         if len(content) > limit:
-            raise TooLargeError(f"it inflates to more than the limit of {limit:,} bytes")
+            raise TooLargeError(f"the data inflates to more than the limit of {limit:,} bytes")
         if not stream.eof:
             raise zlib.error("incomplete or truncated stream")
         data = stream.unused_data.lstrip(b"\0")
         if not data:
             return content
-    raise ValueError(f"it has more than {_MAX_PARTS} gzip members")
+    raise ValueError(f"the data has more than {_MAX_PARTS} gzip members")
 
 
 @cache

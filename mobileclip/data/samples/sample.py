@@ -29,11 +29,11 @@ _NUM_OPERATIONS = len(OPERATIONS)
 
 
 class StoredViews(Sequence[AugmentationParams]):
-    """Stored augmentations of one image: all are checked at construction, and each is parsed on demand.
+    """The stored augmentations of one image, all checked at construction and each parsed on demand.
 
     Args:
-        compressed: the augmentations in the public format.
-        image_size: width and height of the source image, if known.
+        compressed: augmentations in the form of `compress`.
+        image_size: width and height of the source image, in pixels; None if unknown.
 
     Raises:
         ValueError: if an augmentation is malformed, or its crop exceeds the image.
@@ -82,7 +82,7 @@ class StoredViews(Sequence[AugmentationParams]):
     __hash__ = None  # type: ignore[assignment]  # like a list's
 
     def check_fits(self, size: tuple[int, int]) -> None:
-        """Raise unless all augmentations fit an image of this size; see `AugmentationParams.check_fits`."""
+        """Raise unless all augmentations fit an image of `size`; see `AugmentationParams.check_fits`."""
         if self.image_size not in (None, size) or self._right > size[0] or self._bottom > size[1]:
             for params in self:
                 params.check_fits(size)
@@ -118,7 +118,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,250}")
 _UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 MAX_KEY_BYTES = 1024
-"""Maximum size of a key in UTF-8."""
+"""Maximum size of a key, in UTF-8 bytes."""
 
 # A text tower reads about 77 tokens; a text longer than a chapter would only cost time.
 _MAX_CAPTION_BYTES = 2**16
@@ -145,10 +145,10 @@ def _embedding_sets(sets: Mapping[str, Any]) -> dict[str, Embeddings]:
 def check_key(key: str) -> None:
     """Raise unless a key is a valid name for members, files and report rows on all systems.
 
-    The key may contain undecodable bytes as surrogate escapes, as Python reads them from a tar file.
+    The key may contain undecodable bytes as surrogate escapes, like names that Python reads from a tar file.
 
     Raises:
-        BadSampleError: with the reason `bad_key`.
+        BadSampleError: if the key is empty or too long, or has dots, control characters or a path outside its folder.
     """
     if _PLAIN_KEY.fullmatch(key):
         return
@@ -182,13 +182,13 @@ class ImageTextSample:
 
     Args:
         key: unique name without dots, since a dot separates key and extension in a shard.
-        captions: real captions: at least one, and none blank.
+        captions: one or more real captions, none blank.
         syn_captions: sets of synthetic captions by name, `syn_text` or `syn_text_NAME`; no blank captions.
         image: the encoded image, or None in data sets without images.
         image_extension: extension of the image file, one of `IMAGE_EXTENSIONS` (jpg, jpeg, png, webp, and more).
-        url: URL of the image, if known.
+        url: URL of the image; None if unknown.
         metadata: further JSON values of the sample.
-        others: unknown members by extension in lower case, passed through unchanged.
+        others: content of any other members by extension in lower case, which readers and writers keep unchanged.
 
     Raises:
         BadSampleError: if a field is missing or malformed; a subclass of ValueError.
@@ -243,7 +243,7 @@ class ImageTextSample:
         # Readers would mistake the member with the first image extension for the image.
         first = len(IMAGE_EXTENSIONS) if self.image is None else IMAGE_EXTENSIONS.index(self.image_extension) + 1
         if extension in _OWN_MEMBERS or extension in IMAGE_EXTENSIONS[:first]:
-            raise BadSampleError("bad_member", f"member {extension!r} of {self.key!r} belongs in its own field")
+            raise BadSampleError("bad_member", f"member {extension!r} in others of {self.key!r} has its own field")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -271,7 +271,7 @@ class AugmentedSample(ImageTextSample):
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """Width and height of the source image of the augmentations, in pixels, if known."""
+        """Width and height of the image to which the augmentations apply, in pixels; None if unknown."""
         return self.augmentations.image_size
 
 
@@ -282,12 +282,11 @@ class ReinforcedSample(AugmentedSample):
     Args:
         image_emb: (A, D), the teachers' embeddings of the augmented images, concatenated; float32.
         text_emb: (number of captions, D), the teachers' embeddings of the captions; float32.
-        syn_text_emb: the embeddings of the sets in `syn_captions` by the same names, (number of captions, D) each;
-            float32.
+        syn_text_emb: (number of captions, D) for each set in `syn_captions`, by name of the set; float32.
 
     Raises:
-        BadSampleError: if a field is missing or not finite, or the numbers of rows or the dims disagree; a subclass of
-            ValueError.
+        BadSampleError: if a field is missing or not finite, the numbers of rows and captions or augmentations differ,
+            or the embeddings differ in dim; a subclass of ValueError.
     """
 
     image_emb: Embeddings = attrs.field(converter=as_float32, repr=lambda emb: f"<{emb.shape}>")
@@ -329,9 +328,9 @@ class StoredSample(AugmentedSample):
     """A reinforced sample whose stored embeddings are decoded on demand.
 
     Args:
-        embeddings: the stored arrays.
-        places: location of the rows (name of the stored array, and an index per row) for `image_emb`, `text_emb` and
-            the `NAME_emb` of every set of synthetic captions.
+        embeddings: the stored arrays, readable row by row.
+        places: stored array and row index of every embedding, for `image_emb`, `text_emb` and the `NAME_emb` of every
+            set of synthetic captions.
 
     Raises:
         BadSampleError: if a field is missing or malformed; a subclass of ValueError.
@@ -402,7 +401,7 @@ def hash_image(image: bytes) -> str:
 
 
 def check_source_image(sample: AugmentedSample, image: bytes, size: tuple[int, int]) -> None:
-    """Raise if an image differs from the source image of the sample's augmentations, as far as known.
+    """Raise if an image differs in hash or size, as far as known, from the image of the stored augmentations.
 
     On a different copy of the image, replayed crops differ from the teachers' images or exceed the image.
 
@@ -436,13 +435,14 @@ def decode_image(
     reduce: int = 1,
     limits: ImageLimits = LIMITS,
 ) -> Image.Image:
-    """Decode an image as RGB, upright.
+    """Decode an image as RGB, upright unless `orient` is False.
 
     Args:
         data: the encoded image.
         orient: whether to rotate the image by its EXIF orientation. False for stored augmentations: their crops refer
             to the encoded pixels, as in the public data sets.
-        background: see `load_image`; models use `ImageInput.background_color`.
+        background: colour behind transparent pixels, such as `ImageInput.background_color`; None drops the alpha
+            channel.
         reduce: 2, 4 or 8 to decode a JPEG at 1 / `reduce` of its size, rounded up; other formats ignore `reduce`.
         limits: limits on work and memory.
 

@@ -47,7 +47,7 @@ class RawSample:
         key: the members' common name, up to the first dot.
         shard: path or URL of the shard.
         members: content of each member by extension in lower case.
-        problem: first reason why the sample cannot be used, such as a repeated or too large member.
+        problem: first error of the sample, such as a repeated or too large member; None if there is no error.
         num_bytes: total size of all members, in bytes.
     """
 
@@ -63,7 +63,7 @@ class RawSample:
         return next((content for extension, content in self.members.items() if is_image_name(f".{extension}")), None)
 
     def enter(self, name: str, extension: str, content: bytes | None, limits: SampleLimits) -> None:
-        """Add a member, or record why the sample cannot be used; `content` is None for a member that is too large."""
+        """Add a member, or record the sample's first error; `content` is None for a member that is too large."""
         if content is None:
             self._refuse("too_large", f"{extension} has more than {limits.member_bytes:,} bytes")
         elif len(name) > limits.name_bytes:
@@ -124,7 +124,7 @@ def _expand(pattern: str) -> tuple[str, ...]:
 
 
 def runs_program(shard: str) -> bool:
-    """Return whether webdataset runs a program to open the shard, such as `pipe:`."""
+    """Return whether webdataset runs a program to open the shard, as for `pipe:` URLs."""
     return shard == "-" or shard.startswith(_PROGRAMS)
 
 
@@ -144,7 +144,7 @@ def read_shard(
 
     Args:
         shard: path or URL.
-        on_skip: function that is called with each `Skip`.
+        on_skip: function that receives each `Skip`.
         limits: limits on the data of a sample; a sample beyond the limits has a `problem`.
         cache: cache for a copy of a remote shard; None stores no copy.
     """
@@ -167,7 +167,7 @@ def read_shard(
 def parse(
     raw: RawSample, parser: Callable[[str, Mapping[str, bytes]], SampleType], on_skip: Callable[[Skip], None]
 ) -> SampleType | None:
-    """Parse a raw sample with `parser`, or return None after reporting why the sample cannot be used."""
+    """Parse a raw sample with `parser`; if the sample cannot be used, report a `Skip` and return None."""
 
     def parsed() -> SampleType:
         if raw.problem is not None:
@@ -182,7 +182,7 @@ def parse_each(
     parser: Callable[[str, Mapping[str, bytes]], SampleType],
     on_skip: Callable[[Skip], None],
 ) -> Iterator[SampleType]:
-    """Yield the samples that `parser` returns, in order, and report the raw samples that cannot be used."""
+    """Yield the samples that `parser` returns, in order, and report a `Skip` for every unusable raw sample."""
     made = (parse(raw, parser, on_skip) for raw in raws)
     return (sample for sample in made if sample is not None)
 
@@ -190,11 +190,11 @@ def parse_each(
 def read_reinforced_samples(
     shards: Shards, report: SkipReport | None = None, limits: SampleLimits = SAMPLE_LIMITS
 ) -> Iterator[ReinforcedSample]:
-    """Yield every usable reinforced sample of the shards in order; count and log the others.
+    """Yield every usable reinforced sample of the shards in order; count and log unusable samples.
 
     Args:
         shards: paths or patterns, as for `expand_shards`.
-        report: report that counts the read and the skipped samples.
+        report: report that counts the read and the skipped samples; None uses a new report.
         limits: limits on the data of a sample.
     """
     return _read(shards, parse_reinforced_sample, SkipReport() if report is None else report, limits)
@@ -203,18 +203,18 @@ def read_reinforced_samples(
 def read_samples(
     shards: Shards, report: SkipReport | None = None, limits: SampleLimits = SAMPLE_LIMITS
 ) -> Iterator[ImageTextSample]:
-    """Yield every usable image-text sample of the shards in order; count and log the others.
+    """Yield every usable image-text sample of the shards in order; count and log unusable samples.
 
     Args:
         shards: paths or patterns, as for `expand_shards`.
-        report: report that counts the read and the skipped samples.
+        report: report that counts the read and the skipped samples; None uses a new report.
         limits: limits on the data of a sample.
     """
     return _read(shards, parse_sample, SkipReport() if report is None else report, limits)
 
 
 def count_samples(shards: Shards, limits: SampleLimits = SAMPLE_LIMITS) -> int:
-    """Count the keys in shards from the tar headers alone; this is fast only for files on disk.
+    """Count the samples in shards by the keys in the tar headers; fast only for uncompressed files on disk.
 
     Args:
         shards: paths or patterns, as for `expand_shards`.
@@ -234,7 +234,9 @@ def count_samples(shards: Shards, limits: SampleLimits = SAMPLE_LIMITS) -> int:
 
 
 def count_shard(shard: str, limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, Exception | None]:
-    """Count the keys in a shard from its tar headers; also return the error that ended the count, or None.
+    """Return the number of samples in a shard, by the keys in the tar headers, and the error that ended the count.
+
+    The error is None if the function read the whole shard.
 
     The error is a `StorageError` if the shard's store or disk failed, and a `ValueError` otherwise.
 
@@ -255,7 +257,7 @@ def count_shard(shard: str, limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, 
 
 
 def write_shard(path: PathType, samples: Iterable[ImageTextSample], *, layout: Layout = "npz") -> PathType:
-    """Write samples to a shard and return its path; the file appears only when it is complete.
+    """Write samples to a shard and return its path; the file appears only when complete.
 
     Equal samples give equal bytes.
 
@@ -303,7 +305,7 @@ def write_shards(
     layout: Layout = "npz",
     samples_per_shard: int = 1000,
 ) -> list[Path]:
-    """Write samples to as many shards as necessary (`00000000.tar`, ...) and return their paths.
+    """Write samples to as many shards as necessary (`00000000.tar`, ...) and return the paths of the shards.
 
     Args:
         directory: folder of the shards, created if missing.

@@ -28,7 +28,7 @@ logger = get_logger(__name__)
 SIZES = "sizes.json"
 """File next to shards, common among webdataset users: a JSON object of sample counts by shard name."""
 MANIFEST = "manifest.jsonl"
-"""File next to reinforced shards, with a line for every finished shard."""
+"""File next to reinforced shards, with one JSON line for every finished shard."""
 # A reinforced data set may have nested folders, with its card in the topmost folder.
 MOST_FOLDERS_ABOVE = 3
 # Maximum number of local shards that are counted automatically, which takes a few minutes at most.
@@ -44,8 +44,8 @@ class UncountedError(ValueError):
 def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, ...]:
     """Return the number of samples of each shard.
 
-    The sizes come from `sizes.json` next to the shards, or a reinforcement's manifest; otherwise the function counts up
-    to a thousand local shards by their headers.
+    The sizes come from `sizes.json` next to the shards or from the manifest of reinforced shards. Up to a thousand
+    local shards without a stored size are counted from the tar headers.
 
     Args:
         shards: paths or URLs of the shards.
@@ -53,7 +53,7 @@ def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> 
 
     Raises:
         ValueError: if `sizes.json` or a manifest cannot be read.
-        UncountedError: if shards are in no such file, and are remote or too many.
+        UncountedError: if shards without a stored size are remote or more than a thousand.
     """
     known: dict[str, int] = {}
     said = cache(_said)
@@ -65,9 +65,9 @@ def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> 
     if len(unknown) > MOST_COUNTED or not all(map(is_here, unknown)):
         first = storage.printable(storage.without_secrets(unknown[0]))
         raise UncountedError(
-            f"the number of samples is unknown in {len(unknown):,} shards such as {first}, but an epoch needs it: "
-            f"count them once with `mobileclip data count SHARDS`, which writes {SIZES} next to the shards; or choose "
-            "sampling `endless`, which needs no counts"
+            f"the number of samples is unknown in {len(unknown):,} shards such as {first}, but epochs need the number; "
+            f"count the samples once with `mobileclip data count SHARDS`, which writes {SIZES} next to the shards, or "
+            "choose sampling `endless`, which needs no counts"
         )
     if len(unknown) > 1:
         logger.info("counting the samples of %d shards; `mobileclip data count` stores the counts", len(unknown))
@@ -153,11 +153,11 @@ class TeacherEntry:
 
     Args:
         name: name of the model and its pretraining.
-        weights_sha256: hash of the weights, since a name may stand for several files.
-        dim: number of the teacher's columns in the stored embeddings, which are in the order of the teachers.
+        weights_sha256: SHA-256 of the weights, because several files may have the same name.
+        dim: dimension of the teacher's embeddings; the stored embeddings concatenate all teachers in order.
         logit_scale: factor by which the teacher multiplies cosine similarities.
-        image: the teacher's image input: size, interpolation, mean and std.
-        spec: the teacher's spec as JSON; None for a teacher built by hand.
+        image: preprocessing of the teacher's images: size, interpolation, mean and std.
+        spec: the teacher's spec as JSON; None for a model that was built without a spec.
     """
 
     name: str
@@ -174,9 +174,9 @@ class CaptionerEntry:
 
     Args:
         name: name of the model and its pretraining.
-        weights_sha256: hash of the model's weights.
-        caption_set: name of the captioner's caption set.
-        seed: seed of the captions.
+        weights_sha256: SHA-256 of the model's weights.
+        caption_set: name of the set of captions, such as `syn_text_NAME`.
+        seed: seed for the sampling of captions.
         spec: settings of the captioner as JSON: number of captions, top-p, ...
     """
 
@@ -194,15 +194,14 @@ _FRACTION = (validators.ge(0), validators.le(1))
 class ViewAgreement:
     """Share of stored augmented views that the teachers match to the same caption as the original image.
 
-    An image or view counts as recognised if the nearest caption is its own. Only captions that belong to exactly one
-    image are compared.
+    Only captions that belong to exactly one image are compared.
 
     Args:
         num_samples: number of compared images.
-        num_views: number of stored views of these images.
+        num_views: number of stored views of the compared images.
         agreement: share of the views with the same nearest caption as the original image.
-        plain_accuracy: share of the original images whose nearest caption belongs to them.
-        view_accuracy: share of the views whose nearest caption belongs to their image.
+        plain_accuracy: share of the original images whose nearest caption belongs to the image.
+        view_accuracy: share of the views whose nearest caption belongs to the image of the view.
     """
 
     num_samples: int = attrs.field(validator=validators.gt(1))
@@ -219,7 +218,7 @@ class ViewAgreement:
     def __str__(self) -> str:
         return (
             f"the teachers match {self.agreement:.0%} of the stored views to the same caption as the original image "
-            f"({self.num_views:,} views of {self.num_samples:,} images); the nearest caption is the right one for "
+            f"({self.num_views:,} views of {self.num_samples:,} images); the nearest caption is correct for "
             f"{self.plain_accuracy:.1%} of the original images and {self.view_accuracy:.1%} of the views "
             f"(chance: {1 / self.num_samples:.1%})"
         )
@@ -236,7 +235,7 @@ class ReinforcementCard:
         num_augmentations: number of stored augmentations per image.
         seed: seed of the augmentations.
         layout: storage layout of the embeddings.
-        versions: package versions of the first run, since decoders and resizing may differ in the last bit.
+        versions: package versions of the first run, since decoding and resizing may differ between versions.
         num_shards: number of finished shards with samples.
         num_samples: number of samples in the shards.
         num_bytes: total size of the shards, in bytes.
@@ -259,7 +258,7 @@ class ReinforcementCard:
 
     @property
     def teacher_dims(self) -> tuple[int, ...]:
-        """Dims of the teachers, for the distillation loss."""
+        """Embedding dimension of every teacher, for the distillation loss."""
         return tuple(teacher.dim for teacher in self.teachers)
 
     @property
@@ -271,7 +270,7 @@ class ReinforcementCard:
         """Return the card restricted to the teachers in a range of columns, with an exclusive end.
 
         Raises:
-            ValueError: if the columns do not match whole teachers.
+            ValueError: if the range is empty, or starts or ends within the columns of a teacher.
         """
         ends = [0, *itertools.accumulate(self.teacher_dims)]
         if not set(columns) <= set(ends) or columns[0] >= columns[1]:
@@ -283,7 +282,7 @@ class ReinforcementCard:
         return attrs.evolve(self, teachers=teachers, agreement=self.agreement if teachers == self.teachers else None)
 
     def differences(self, loss: Mapping[str, Sequence[float]]) -> list[str]:
-        """Return the differences between a loss and the card's teachers, one sentence per option.
+        """Return the differences between a loss and the card's teachers, one sentence per loss option.
 
         Args:
             loss: `teacher_dims` and `teacher_logit_scales` of the loss, or one of the two.
@@ -312,7 +311,7 @@ def read_card(directory: str | os.PathLike[str]) -> ReinforcementCard:
 
 
 def find_card(directory: str | os.PathLike[str]) -> ReinforcementCard | None:
-    """Return the card of a directory, or None if it has no card.
+    """Return the card of a directory, or None if the directory has no card.
 
     Args:
         directory: local path or URL.
@@ -364,5 +363,5 @@ def card_of_shards(shards: Sequence[str]) -> ReinforcementCard | None:
 
 
 def write_card(directory: str | os.PathLike[str], card: ReinforcementCard) -> None:
-    """Write the card atomically."""
+    """Write the card atomically as `reinforcement.json` in a directory."""
     storage.write_text(storage.join(os.fspath(directory), CARD), to_json(card, indent=1) + "\n")

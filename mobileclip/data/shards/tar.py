@@ -119,7 +119,7 @@ class InflatedFile:
         """Return the next `size` bytes, or the remaining bytes if fewer are left.
 
         Raises:
-            TooLargeError: if the file inflates beyond the limit.
+            TooLargeError: if the decompressed size exceeds the limit.
             EOFError: if the file is truncated.
             OSError: if the file is damaged.
         """
@@ -137,8 +137,8 @@ class InflatedFile:
         self._num_inflated += len(piece)
         if self._num_inflated > self._inflation * self._compressed.position + _SLACK_BYTES:
             raise TooLargeError(
-                f"the compressed file inflates to more than {self._inflation} times its size; if you trust it, "
-                "raise `inflation` in the limits, or decompress it first"
+                f"the compressed file inflates to more than {self._inflation} times its size; if you trust the "
+                "file, increase `inflation` of SampleLimits, or decompress the file first"
             )
         return piece
 
@@ -167,9 +167,9 @@ def forward_reader(
     """Return a reader that moves forward over a compressed or uncompressed tar file from its start.
 
     Args:
-        stream: a stream at its start.
+        stream: tar file, positioned at its start.
         limits: limits on decompression.
-        seeks: whether the stream supports `seek`; if so, an uncompressed stream is returned as it is.
+        seeks: whether the stream supports `seek`; if so, an uncompressed stream is returned without a wrapper.
     """
     start = stream.read(START_BYTES)
     if is_compressed(start):
@@ -178,7 +178,7 @@ def forward_reader(
 
 
 def member_key(stream: IO[bytes], start: int) -> str:
-    """Return the key of the member whose content starts at `start`; for a long name, its beginning or an empty string.
+    """Return the key of the member whose content starts at `start`; for a long key, its beginning or an empty string.
 
     Args:
         stream: an uncompressed tar file.

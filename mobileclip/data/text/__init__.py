@@ -1,4 +1,4 @@
 """Tokenizers: CLIP's byte pairs, and the tokenizers of `tokenizer.json` files.
 
-This subpackage turns texts into ids; `encoders` has the text towers.
+This subpackage converts texts to token ids; `mobileclip.encoders` has the text towers.
 """

@@ -40,9 +40,9 @@ class TextsCard:
     """The card of a folder of stored texts: its teacher, languages and parts.
 
     Args:
-        teacher: name of the teacher.
+        teacher: name of the teacher model.
         weights_sha256: SHA-256 of the teacher's weights, see `mobileclip.tensor_files.weights.weights_sha256`.
-        dim: dim of the teacher's embeddings.
+        dim: dimension of the teacher's embeddings.
         space: JSON that identifies the model of the embedding space; empty if unknown.
         languages: number of texts by language, in the order of the language indices in the parts; `""` stands for
             unknown languages.
@@ -63,7 +63,7 @@ class TextsCard:
 
 
 def part_name(number: int) -> str:
-    """Return the file name of a part."""
+    """Return the file name of the part with index `number`."""
     return f"{number:05d}.safetensors"
 
 
@@ -81,7 +81,7 @@ def part_tensors(
 
     Args:
         texts: N texts.
-        languages: index of each text's language.
+        languages: index of each text's language in `TextsCard.languages`.
         embeddings: row of `teacher` for each text.
         teacher: teacher embeddings of unit length.
     """
@@ -137,7 +137,7 @@ def _opened(path: Path, card: TextsCard, count: int) -> _Part:
 
 
 class StoredTexts:
-    """A folder of texts with teacher embeddings, which are read from the files on demand.
+    """A folder of stored texts and teacher embeddings, with methods that read the files on demand.
 
     Args:
         folder: folder that `mobileclip.reinforce.reinforce_texts` wrote.

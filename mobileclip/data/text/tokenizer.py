@@ -1,10 +1,10 @@
-"""Tokenizers: CLIP's byte pairs, with the release's ids and several times its speed, or a tokenizer file.
+"""Tokenizer of CLIP's byte pairs, several times faster than the release with the same ids, or of a tokenizer file.
 
 No token spans white space, so the ids of a text are the ids of its words. A bounded cache holds the ids of known words;
 the Hugging Face `tokenizers` library encodes new words.
 
-`tokenizers` and open_clip (through `regex`) use different Unicode tables, so they split differently at a character that
-is a letter or digit in only one of the tables.
+`tokenizers` and open_clip (through `regex`) use different Unicode tables, so the two libraries split differently at a
+character that is a letter or digit in only one of the tables.
 """
 
 from __future__ import annotations
@@ -42,18 +42,19 @@ _MOST_CHARACTERS, _CHARACTERS_PER_ID = 1 << 16, 8
 class Tokenizer:
     """Convert texts to the token ids of a text tower.
 
-    `start, byte pairs of the cleaned and lower-cased text, end, padding`; longer texts are truncated before the end
-    token. Cleaning repairs mojibake, unescapes HTML (twice), collapses white space and unifies quotes and widths. If
-    the contract names a `tokenizer.json`, the ids are those of Hugging Face `tokenizers`, truncated and padded.
+    The ids are `start, byte pairs of the cleaned and lower-cased text, end, padding`; longer texts are truncated before
+    the end token. Cleaning repairs mojibake, unescapes HTML (twice), collapses white space and unifies quotes and
+    widths. If `text_input` has a `tokenizer.json`, Hugging Face `tokenizers` computes the ids before truncation and
+    padding.
 
     Shape: a text or B texts -> (B, context_length), int64.
 
     Args:
-        text_input: the text contract of the model. A vocabulary smaller than CLIP's 49408 ids keeps the most frequent
-            merges.
+        text_input: context length, vocabulary size, special ids and tokenizer file of the model. A vocabulary smaller
+            than CLIP's 49408 ids keeps the most frequent merges.
 
     Raises:
-        ValueError: if the contract's `vocab_size` or `pad_id` is out of range, or its tokenizer file is unusable.
+        ValueError: if `vocab_size` or `pad_id` of `text_input` is out of range, or the tokenizer file is unusable.
 
     Source: Radford et al. 2021, section 2.4.
     """
@@ -84,23 +85,23 @@ class Tokenizer:
         return self.text_input.vocab_size
 
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> torch.Tensor:
-        """Return the ids of one text or of several.
+        """Return the ids of one text or several texts.
 
         Shape: B texts -> (B, context_length), int64; one text counts as B = 1.
 
         Args:
             texts: a text or a sequence of texts.
-            context_length: the contract's value or None; the argument exists only for compatibility with the release's
-                tokenizer.
+            context_length: None or the context length of `text_input`; the argument exists only for compatibility with
+                the release's tokenizer.
 
         Raises:
-            ValueError: if a text is not a string, or `context_length` is not the contract's.
+            ValueError: if a text is not a string, or `context_length` differs from that of `text_input`.
         """
         if context_length not in {None, self.context_length}:
             raise ValueError(
                 f"context_length {context_length} differs from the model's {self.context_length} ids per text: "
-                "the text tower attends to padding, so a different length silently changes embeddings. Omit it; "
-                "for a model trained with that length, pass the model's TextInput to Tokenizer"
+                "the text tower attends to padding, so a different length silently changes embeddings. Omit "
+                "context_length; for a model trained with another length, pass the model's TextInput to Tokenizer"
             )
         own = self._own
         rows = [self._row(own, text) for text in _checked(texts)]
@@ -138,7 +139,7 @@ class Tokenizer:
         return self._own.decode(inner)
 
     def to_json(self) -> str:
-        """Return the `tokenizer.json` of Hugging Face `tokenizers`, for phones, browsers and other languages.
+        """Return the `tokenizer.json` of Hugging Face `tokenizers`, for phones, browsers and programs without Python.
 
         `tokenizers.Tokenizer.from_str` returns a tokenizer whose `encode(text).ids` is the complete padded row.
         Differs: for CLIP's tokenizer, the file unifies quotes, case and white space, but does not repair mojibake,
@@ -198,7 +199,7 @@ def _checked(texts: str | Iterable[object]) -> list[str]:
 def _byte_symbols() -> dict[int, str]:
     """Map each byte to its printable character, in the order of ids.
 
-    Bytes with a printable Latin-1 character keep it; the others take the characters from U+0100.
+    A byte with a printable Latin-1 character keeps the character; the other bytes take the characters from U+0100.
     """
     printable = [byte for byte in range(256) if chr(byte).isprintable() and byte not in {0x20, 0xA0, 0xAD}]
     others = [byte for byte in range(256) if byte not in printable]
@@ -303,7 +304,7 @@ class _BytePairs:
         return bytes(map(_bytes_by_symbol().__getitem__, symbols)).decode("utf-8", errors="replace").rstrip(" ")
 
     def complete(self, whole: tokenizers.Tokenizer) -> None:
-        """Let a tokenizer clean texts, as far as possible, and add special tokens."""
+        """Add text cleaning, as far as possible, and the special tokens to a Hugging Face tokenizer."""
         from tokenizers import AddedToken, Regex, normalizers, processors
 
         whole.add_special_tokens([AddedToken(token, special=True, normalized=True) for token in (START, END)])

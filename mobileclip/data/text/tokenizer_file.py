@@ -1,15 +1,15 @@
-"""CLIP's text cleaning, and tokenizer.json files of Hugging Face tokenizers: bounded reading, use and training.
+"""CLIP's text cleaning, and `tokenizer.json` files of Hugging Face `tokenizers`: safe reading, use and training.
 
-This module rejects files that make `tokenizers` hang or exhaust memory. It leaves all other checks to the library, and
-converts the library's errors and panics to ValueErrors. Measured with tokenizers 0.22, on otherwise complete files of
-up to 32 MiB:
+This module rejects files that make `tokenizers` hang or exhaust memory, leaves all other checks to `tokenizers`, and
+converts the errors and panics of `tokenizers` to ValueErrors. On otherwise valid files of up to 32 MiB, `tokenizers`
+0.22:
 
-- it hangs on regular expressions with catastrophic backtracking, on hundreds of thousands of parts, added tokens or
-  long words, on unlimited words in a WordPiece model, on Unigram tokens of thousands of letters, on long prefixes of
-  byte pairs;
-- it allocates gigabytes and crashes on texts that grow (replacements longer than their patterns, repeated
-  byte-level steps, long prefixes, tables with long texts, added tokens of megabytes), and for a normaliser's table that
-  declares more bytes than it has.
+- hangs on regular expressions with catastrophic backtracking, on hundreds of thousands of parts, added tokens or
+  long words, on unlimited words in a WordPiece model, on Unigram tokens of thousands of letters, and on long prefixes
+  of byte pairs;
+- allocates gigabytes and crashes on texts that grow (replacements longer than their patterns, repeated byte-level
+  steps, long prefixes, tables with long texts, added tokens of megabytes), and on a normaliser's table that declares
+  more bytes than the table has.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def clean(text: str) -> str:
 def repaired(text: str) -> str:
     """Return the text repaired by ftfy, with HTML entities unescaped (twice).
 
-    Repairing is the slowest step, so the function skips it if nothing can change.
+    The function calls the slow ftfy only for texts that ftfy or unescaping may change.
     """
     if not text.isprintable() or ("&" in text and _ENTITY.search(text)):
         return _repair(text)
@@ -115,17 +115,18 @@ _SHOWN = 60
 
 
 def check_parts(value: Any) -> None:
-    """Raise if a parsed `tokenizer.json` would make the library hang or exhaust memory.
+    """Raise if a parsed `tokenizer.json` could make `tokenizers` hang or exhaust memory.
 
     Args:
         value: parsed JSON from `parse_json`.
 
     Raises:
-        ValueError: if a part is refused; the message names the part and the problem.
+        ValueError: if the file has no model, random dropout, an unknown regular expression, a part that lengthens texts
+            without bound, or too many or too large parts.
     """
     model = value.get("model") if isinstance(value, dict) else None
     if not isinstance(model, dict):
-        raise ValueError("it contains no model")
+        raise ValueError("the file contains no model")
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, list):
         vocabulary = [entry[0] for entry in vocabulary if isinstance(entry, list) and entry]
@@ -137,7 +138,7 @@ def check_parts(value: Any) -> None:
     _check_count("added_tokens", len(added) if isinstance(added, list) else 0, _MAX_ADDED)
     _check_count("max_input_chars_per_word", longest_word if isinstance(longest_word, int) else 0, _MAX_WORD)
     if model.get("dropout"):
-        raise ValueError("dropout is not 0, so ids would be random; set it to null")
+        raise ValueError("dropout is not 0, so ids would be random; set dropout to null")
     for name, part in [*value.items(), *model.items()]:
         if name not in ("model", "vocab", "merges"):
             longest = max((len(one) for one in _values(part) if isinstance(one, str)), default=0)
@@ -152,7 +153,7 @@ def _check_count(what: str, count: int, most: int) -> None:
 
 
 def _check_place(part: Any, name: str) -> None:
-    """Check nested parts: their number, and that no text grows without bound."""
+    """Check the number of nested parts, and that no part lengthens texts without bound."""
     kinds: Counter[str] = Counter()
     for one in _values(part):
         if not isinstance(one, dict):
@@ -216,7 +217,7 @@ class FileTokenizer:
         content: content of the file as text.
 
     Raises:
-        ValueError: see `read_text_input`.
+        ValueError: if the content is not a usable `tokenizer.json`; see `read_text_input`.
     """
 
     def __init__(self, content: str) -> None:
@@ -225,7 +226,7 @@ class FileTokenizer:
         _check_count("lists and objects", content.count("[") + content.count("{"), _MAX_CONTAINERS)
         parsed = parse_json(content, max_characters=MAX_TOKENIZER_BYTES)
         check_parts(parsed)
-        with _telling("it cannot be used"):
+        with _telling("the tokenizer cannot be used"):
             self.backend = backend = Tokenizer.from_str(content)
             backend.no_truncation()
             backend.no_padding()
@@ -237,8 +238,8 @@ class FileTokenizer:
         around = len(whole) - len(inner)
         if not inner or not 1 <= around <= 2 or whole[around - 1 : -1] != inner:
             raise ValueError(
-                f"for {_PROBE!r}, it returns {inner[:8]}, and {whole[:10]} with special tokens; expected one token "
-                "after a text, at which towers pool, and at most one before; add a TemplateProcessing such "
+                f"the tokenizer returns {inner[:8]} for {_PROBE!r}, and {whole[:10]} with special tokens; expected one "
+                "token after a text, at which towers pool, and at most one before; add a TemplateProcessing such "
                 "as '<s> $A </s>'"
             )
         self.start, self.end = whole[0] if around == 2 else None, whole[-1]
@@ -247,7 +248,7 @@ class FileTokenizer:
         unknown = model.get("unk_id", vocabulary.get(model.get("unk_token")))
         if self.end not in special or self.end == unknown:
             raise ValueError(
-                f"its end token {self.end} stands for {'unknown tokens' if self.end == unknown else 'words'} "
+                f"the end token {self.end} stands for {'unknown tokens' if self.end == unknown else 'words'} "
                 "too, so towers would pool at the wrong token; use a special end token that differs from the "
                 "unknown token"
             )
@@ -257,10 +258,10 @@ class FileTokenizer:
         self.pad: int = pad if type(pad) is int else named
 
     def encode(self, text: str) -> list[int]:
-        """Return all ids of a text, without the special tokens around it.
+        """Return all ids of a text, without the start and end tokens.
 
         Raises:
-            ValueError: if the tokenizer fails.
+            ValueError: if `tokenizers` raises an error or panics.
         """
         if not text.isascii() and _SURROGATE.search(text):  # unpaired surrogates, which no encoding can represent
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -272,7 +273,7 @@ class FileTokenizer:
         """Return the text of ids, without special tokens.
 
         Raises:
-            ValueError: if the tokenizer fails.
+            ValueError: if `tokenizers` raises an error or panics.
         """
         with _telling("the tokenizer fails"):
             text: str = self.backend.decode(list(ids))
@@ -280,11 +281,11 @@ class FileTokenizer:
 
 
 opened = lru_cache(maxsize=8)(FileTokenizer)
-"""Return the tokenizer for the content of a file."""
+"""Return the cached `FileTokenizer` for the content of a `tokenizer.json`."""
 
 
 def read_text_input(path: AnyPath, *, context_length: int = 77) -> TextInput:
-    """Return the text contract of a model that is trained with the tokenizer in a `tokenizer.json`.
+    """Return the `TextInput` of a model with the tokenizer in a `tokenizer.json`.
 
     The start, end and padding ids come from the tokenizer; without a padding token, the end token pads, as in GPT-2.
 
@@ -294,7 +295,7 @@ def read_text_input(path: AnyPath, *, context_length: int = 77) -> TextInput:
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if the file is not a tokenizer, might hang, or does not append an end token, at which towers pool.
+        ValueError: if the file is not a tokenizer, could make `tokenizers` hang, or appends no end token to texts.
     """
     try:
         content = read_bytes(path, limit=MAX_TOKENIZER_BYTES).decode("utf-8")
@@ -304,10 +305,10 @@ def read_text_input(path: AnyPath, *, context_length: int = 77) -> TextInput:
 
 
 def text_input_of(content: str, *, context_length: int) -> TextInput:
-    """Return the text contract for the content of a `tokenizer.json`, like `read_text_input` for a file.
+    """Return the `TextInput` for the content of a `tokenizer.json`, like `read_text_input` for a file.
 
     Raises:
-        ValueError: see `read_text_input`.
+        ValueError: if the content is not a usable `tokenizer.json`; see `read_text_input`.
     """
     own = opened(content)
     file = TokenizerFile(sha256=tokenizer_sha256(content), start_id=own.start, end_id=own.end, content=content)
@@ -315,34 +316,34 @@ def text_input_of(content: str, *, context_length: int) -> TextInput:
 
 
 def file_tokenizer(text_input: TextInput) -> FileTokenizer:
-    """Return the tokenizer of a contract that has its own tokenizer file.
+    """Return the tokenizer of a `TextInput` that has its own tokenizer file.
 
     Raises:
-        ValueError: if the contract lacks the tokenizer's text, the tokenizer is unusable, or its special ids differ
-            from the contract's.
+        ValueError: if `text_input` lacks the content of the file, the tokenizer is unusable, or `text_input` has
+            different special ids or too small a vocabulary.
     """
     file = text_input.tokenizer
     assert file is not None, "CLIP's tokenizer has no file"
     if file.content is None:
         raise ValueError(
-            f"the text contract lacks the text of the tokenizer {file.sha256[:12]}; read it with "
-            "mobileclip.data.read_text_input, or take the contract of a model that was loaded from a checkpoint"
+            f"the TextInput lacks the content of the tokenizer {file.sha256[:12]}; read the file with "
+            "mobileclip.data.read_text_input, or take the TextInput of a model that was loaded from a checkpoint"
         )
     own = opened(file.content)
     if (own.start, own.end) != (file.start_id, file.end_id) or own.largest >= text_input.vocab_size:
         raise ValueError(
             f"the tokenizer has the start token {own.start}, the end token {own.end} and ids up to {own.largest}, "
-            f"but the contract has {file.start_id}, {file.end_id} and {text_input.vocab_size} ids"
+            f"but the TextInput has {file.start_id}, {file.end_id} and {text_input.vocab_size} ids"
         )
     return own
 
 
 @contextmanager
 def _telling(what: str) -> Iterator[None]:
-    """Convert all errors of the library to ValueErrors, including panics, which are not an `Exception`.
+    """Convert all errors of `tokenizers` to ValueErrors, including panics, which are not an `Exception`.
 
     Raises:
-        ValueError: for any error of the library.
+        ValueError: if `tokenizers` raises an error or panics.
     """
     try:
         yield
@@ -371,13 +372,13 @@ def train_tokenizer(
     Args:
         texts: training texts, read once; the trainer keeps them in memory.
         vocab_size: maximum number of tokens, including special tokens; few texts give fewer tokens.
-        kind: `bpe` or `unigram`. `bpe` merges the most frequent byte pairs; it is deterministic and has no unknown
+        kind: `bpe` or `unigram`. `bpe` merges the most frequent byte pairs, is deterministic and has no unknown
             characters. `unigram` keeps the most probable subwords, like sentencepiece; a few subwords differ between
             runs.
         lowercase: whether to convert all texts to lower case.
 
     Raises:
-        ValueError: if `vocab_size` is too small, the kind is unknown, or the texts give no usable tokenizer.
+        ValueError: if `vocab_size` is below 300, the kind is unknown, or the texts give no usable tokenizer.
 
     Source: Kudo, "Subword Regularization", 2018; Sennrich et al., "Neural Machine Translation of Rare Words with
         Subword Units", 2016; both as implemented by Hugging Face `tokenizers`.

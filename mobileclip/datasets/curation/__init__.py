@@ -1,4 +1,4 @@
-"""Chooses samples of a reinforced data set by its stored embeddings: scores, filters, near duplicates.
+"""Selects samples of a reinforced data set from stored embeddings: scores, filters, near-duplicate removal.
 
-The package scores shards, writes lists of uids from the scores, and finds near duplicates. It does not run models.
+The package scores shards, writes lists of uids from the scores, and finds near duplicates, without running models.
 """

@@ -1,7 +1,7 @@
-"""Finds near duplicates, and samples that contain test images, by the teachers' image embeddings.
+"""Finds near duplicates, and samples that contain test images, from the teachers' image embeddings.
 
-Source: SemDeDup (arXiv 2303.09540) looks for near duplicates within clusters of k-means. Here every vector belongs to
-its two nearest clusters, so pairs on both sides of a cluster border are also compared.
+Source: SemDeDup (arXiv 2303.09540) searches near duplicates within k-means clusters. Here, every vector belongs to
+its two nearest clusters, so the search also compares pairs across a cluster border.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _MEMBER = np.dtype([("cluster", "i4"), ("index", "i8")])
 
 
 class VectorTable:
-    """The vectors of several files as one table, read from disk when needed.
+    """A table of the vectors in several arrays, which may be memory-mapped.
 
     Args:
-        parts: arrays of the files, each (rows, D).
+        parts: arrays, each (rows, D).
     """
 
     def __init__(self, parts: Sequence[Vectors]) -> None:
@@ -88,7 +88,7 @@ def find_centres(
         table: the vectors.
         num_clusters: number of clusters, at most the number of vectors.
         device: device of the computation.
-        seed: random seed for choosing the vectors to cluster, and the initial centres.
+        seed: random seed for the choice of vectors to cluster and of initial centres.
         most_bytes: memory limit for the vectors to cluster, in bytes. The function always uses at least one vector per
             cluster.
     """
@@ -111,7 +111,7 @@ def find_centres(
 def members_of_clusters(
     table: VectorTable, centres: Tensor, *, device: torch.device
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield, for each cluster, the ascending indices of the vectors that have it among their nearest clusters.
+    """Yield the ascending vector indices of each cluster; every vector belongs to its two nearest clusters.
 
     Args:
         table: the vectors.
@@ -149,15 +149,15 @@ class DuplicatesSpec:
     """The settings of near-duplicate removal: thresholds, test sets and output lists.
 
     Args:
-        scores: folder written by `score_shards`, with vectors.
+        scores: folder of scores with image vectors, written by `score_shards`.
         output: `.npy` file to write, with the uids of the kept samples.
         keep: list of uids of the samples to consider, see `UidList`; None for all samples.
-        pairs: text file to write, with one line per removed sample: reason, key and shard, key and shard of its near
-            duplicate, and the similarity of the two; None for no file.
+        pairs: text file to write, with one line per removed sample: reason, key and shard of the sample, key and shard
+            of the near duplicate, and cosine similarity; None for no file.
         threshold: minimum cosine similarity of near duplicates, as the mean over the teachers.
-        exclude_test_scores: score folders of test sets, from the same teachers; samples whose image is in a test set
-            are also removed.
-        leak_threshold: minimum similarity to a test image for removing a sample.
+        exclude_test_scores: score folders of test sets, from the same teachers. The removal includes samples with a
+            test image.
+        leak_threshold: minimum cosine similarity between a sample with a test image and the test image.
         num_clusters: number of clusters; None for one per thousand samples, at most 50,000.
         device: device of the computation.
         seed: random seed of the clustering.
@@ -184,7 +184,7 @@ class DuplicatesReport:
         num_kept: number of uids in the list.
         num_duplicates: number of samples removed as near duplicates of better samples.
         num_leaks: number of samples removed because they contain a test image.
-        num_leaked: number of test images found in samples, by the folder of the test set's scores.
+        num_leaked: number of test images found in samples, by score folder of the test set.
     """
 
     num_samples: int
@@ -207,7 +207,7 @@ class DuplicatesReport:
 
 @attrs.frozen(eq=False)
 class _Likeness:
-    """Pairs of similar samples: index, index of the other sample, and similarity, each (found,)."""
+    """Pairs of similar samples: index, index of the other sample, and cosine similarity, each (pairs,)."""
 
     index: npt.NDArray[np.int64]
     other: npt.NDArray[np.int64]
@@ -215,23 +215,23 @@ class _Likeness:
 
     @staticmethod
     def joined(parts: Sequence[_Likeness]) -> _Likeness:
-        """Return the pairs of several parts together."""
+        """Concatenate the pairs of several parts."""
         parts = parts or [_Likeness(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
         names = ("index", "other", "similarity")
         return _Likeness(*(np.concatenate([getattr(one, name) for one in parts]) for name in names))
 
 
 def find_duplicates(spec: DuplicatesSpec) -> DuplicatesReport:
-    """Write the list of kept samples: among near duplicates, keep the sample whose caption fits its image best.
+    """Write the list of kept samples: among near duplicates, keep the sample with the best-matching caption.
 
-    The function removes only near duplicates of kept samples. It compares samples within clusters: about one pair of
-    near duplicates in a thousand shares no cluster, and both samples stay.
+    The function removes only near duplicates of kept samples, and compares only samples in the same cluster. About one
+    near-duplicate pair in a thousand shares no cluster, so both samples stay.
 
     Args:
         spec: the options.
 
     Raises:
-        ValueError: if scores have no vectors, or come from different teachers.
+        ValueError: if the scores have no vectors, or the scores of a test set come from different teachers.
         OSError: if the list cannot be written.
     """
     scores, device = Scores.open(spec.scores), torch.device(spec.device)
@@ -318,7 +318,7 @@ def _without_followers(pairs: _Likeness, worth: npt.NDArray[np.float32], availab
     Args:
         pairs: pairs of near duplicates.
         worth: similarity of caption and image, for all samples.
-        available: samples that may be kept.
+        available: mask of the samples that the output may list.
     """
     order = np.lexsort((pairs.other, -worth[pairs.other], pairs.index, -worth[pairs.index]))
     left_out, chosen = ~available, list[int]()
@@ -358,7 +358,7 @@ def _write_pairs(path: Path, scores: Scores, duplicates: _Likeness, leaks: Seque
 
 
 def _names(scores: Scores, indices: npt.NDArray[np.int64]) -> list[tuple[str, str]]:
-    """Return the key and the shard of each sample by its index, and read the keys of each shard once."""
+    """Return the key and shard of the sample at each index; read the keys of each shard once."""
     names: dict[int, tuple[str, str]] = {}
     for one, start, end in _extents(scores):
         if len(own := np.unique(indices[(indices >= start) & (indices < end)])):

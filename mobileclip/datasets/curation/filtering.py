@@ -1,4 +1,4 @@
-"""Lists the samples whose captions match best, as in DataComp and DFN, and writes a page for checking a list."""
+"""Selects the samples with the best-matching captions, as in DataComp and DFN, and writes an HTML page of examples."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ _SHOWN_BINS = 200
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class FilterSpec:
-    """The settings of a filter: scores, teacher, and the share or the threshold of kept samples.
+    """The settings of a filter: scores, caption, teacher, and either a share of samples or a similarity threshold.
 
     Args:
         scores: folder written by `score_shards`.
         output: `.npy` file to write, with the uids of the kept samples.
         caption: caption to compare with the image: `real`, `synthetic` (mean over synthetic captions), or `best` (best
             synthetic caption).
-        teacher: name of a teacher, or `mean`.
-        share: fraction of the samples to keep. The filter keeps the most similar samples, including ties.
-        threshold: minimum similarity of kept samples, instead of a share.
+        teacher: name of a teacher, or `mean` for the mean over all teachers.
+        share: fraction of samples to keep, at most 1; None with `threshold`. The filter keeps the most similar samples,
+            including ties.
+        threshold: minimum cosine similarity of kept samples, from -1 to 1; None with `share`.
 
     Raises:
-        ValueError: unless exactly one of `share` and `threshold` is set.
+        ValueError: if `share` and `threshold` are both set or both None, or an option is out of range.
     """
 
     scores: Path
@@ -69,10 +70,10 @@ class FilterReport:
     Args:
         num_samples: number of samples before filtering.
         num_kept: number of uids in the list.
-        num_without: number of samples removed because they have no caption of the chosen kind.
-        threshold: minimum similarity of kept samples.
-        counts: number of samples per bin of similarity.
-        edges: edges of the bins.
+        num_without: number of removed samples without a caption of the chosen kind.
+        threshold: minimum cosine similarity of kept samples.
+        counts: number of samples per similarity bin.
+        edges: edges of the similarity bins, from -1 to 1.
     """
 
     num_samples: int
@@ -140,7 +141,7 @@ def _bins(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
 
 
 def _lowest_bin(spec: FilterSpec, counts: npt.NDArray[np.int64], num_samples: int) -> int:
-    """Return the lowest kept bin: this bin and the bins above it hold at least the share of the samples."""
+    """Return the highest bin that, together with all bins above, has at least the requested share of samples."""
     if spec.share is None:
         return 0
     from_above = np.cumsum(counts[::-1])
@@ -161,7 +162,7 @@ _ROWS = {
 
 @attrs.frozen(order=True)
 class _Found:
-    """A sample of a row: sort key, similarity, shard and key."""
+    """A sample in a row of the page: sort key, similarity, shard and sample key."""
 
     distance: float
     similarity: float
@@ -175,7 +176,7 @@ def write_filter_page(path: Path, spec: FilterSpec, report: FilterReport) -> Non
     The function reads samples from their shards; for samples without images, the page shows only the captions.
 
     Args:
-        path: the HTML file, replaced atomically.
+        path: path of the HTML file; the function replaces the file atomically.
         spec: settings of the filter.
         report: result of the filter.
 

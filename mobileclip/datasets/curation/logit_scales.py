@@ -27,7 +27,7 @@ Table = npt.NDArray[np.float64]
 
 # From a nearly uniform softmax to a nearly one-hot softmax, in steps of 12 %.
 SCALES = tuple(float(value) for value in np.round(np.geomspace(1.0, 1000.0, 61), 4))
-"""Logit scales at which the losses are computed; tuned scales are interpolated between them."""
+"""Logit scales to try; `tune_scales` computes the loss at every scale, and interpolates the best scale."""
 
 _NUM_RESAMPLES = 1000
 _INTERVAL = (2.5, 97.5)
@@ -38,11 +38,11 @@ class LogitScaleSpec:
     """The settings for tuning logit scales: the held-out pairs and the batch size.
 
     Args:
-        shards: held-out reinforced shards, with or without images: paths, URLs or patterns. The function reads the
-            first pairs.
+        shards: held-out reinforced shards, with or without images: paths, URLs or patterns. `tune_scales` reads the
+            first `num_pairs` pairs.
         caption: `real` for the first real caption, `synthetic` for a random synthetic caption.
         num_pairs: maximum number of pairs. A pair takes about 12 kB of memory for two teachers of dim 768.
-        batch_size: number of pairs per similarity matrix; larger batches are harder.
+        batch_size: number of pairs per similarity matrix; a larger batch has more negatives.
         seed: random seed for choosing each sample's stored view and synthetic caption, and for the interval.
     """
 
@@ -66,7 +66,7 @@ class TeacherScale:
         losses: mean cross-entropy of the pairs at every scale.
         best: scale with the minimum loss.
         low: lower end of the 95 % interval of the best scale.
-        high: upper end of the interval.
+        high: upper end of the 95 % interval of the best scale.
     """
 
     name: str
@@ -82,7 +82,7 @@ class TeacherScale:
         return SCALES[0] < self.best < SCALES[-1]
 
     def __str__(self) -> str:
-        """Return the result as one line."""
+        """Return a one-line summary of the tuned scale."""
         own = "" if self.own is None else f"; its own scale {self.own:.4g} has the loss {self.loss_at(self.own):.4f}"
         text = (
             f"{self.name}: best {self.best:.4g} (95 % from {self.low:.4g} to {self.high:.4g}), loss "
@@ -138,7 +138,7 @@ def tune_scales(spec: LogitScaleSpec) -> LogitScaleReport:
     known: list[tuple[str, int, float | None]] = [*teachers] or [("teachers", images.shape[1], None)]
     if sum(dim for _, dim, _ in known) != images.shape[1]:
         raise ValueError(
-            f"the shards hold {images.shape[1]} embedding values per image, but their card has teachers with dims "
+            f"the shards hold {images.shape[1]} embedding values per image, but the card has teachers with dims "
             f"{[dim for _, dim, _ in known]}; use shards of one reinforcement"
         )
     size = min(spec.batch_size, len(images))
@@ -167,7 +167,7 @@ def _pairs(spec: LogitScaleSpec, shards: Sequence[str], report: SkipReport) -> t
 def _chosen(
     spec: LogitScaleSpec, samples: Iterator[ReinforcedSample]
 ) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], str]]:
-    """Yield view embedding, caption embedding and caption of every sample with a caption of the chosen kind."""
+    """Yield the view embedding, caption embedding and caption of every sample with a caption of the chosen kind."""
     for sample in samples:
         rng = seeded_rng(spec.seed, "logit scale", sample.key)
         view = sample.image_emb[random_index(rng, len(sample.image_emb))]

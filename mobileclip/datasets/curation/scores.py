@@ -1,4 +1,4 @@
-"""Scores the captions of a reinforced data set by their cosine similarity with the image, for each teacher."""
+"""Scores the captions of a reinforced data set by cosine similarity with the image, for each teacher."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def similarities(sample: ReinforcedSample, teachers: Sequence[slice]) -> Similar
 
 
 def image_vector(sample: ReinforcedSample, teachers: Sequence[slice]) -> Embeddings:
-    """Return a unit vector for an image: the dot product of two such vectors is the teachers' mean cosine similarity.
+    """Return a unit vector for an image; the dot product of two image vectors is the teachers' mean cosine similarity.
 
     Each teacher contributes the mean direction of the embeddings of the stored augmentations.
 
@@ -112,7 +112,7 @@ def _unit(rows: Embeddings) -> Embeddings:
 Caption = Literal["real", "synthetic", "best"]
 CAPTIONS: tuple[Caption, ...] = ("real", "synthetic", "best")
 MEAN = "mean"
-"""Name to use instead of the name of a teacher, for the mean over all teachers."""
+"""Teacher name that selects the mean over all teachers."""
 
 logger = get_logger(__name__)
 
@@ -147,7 +147,7 @@ class ScoreReport:
     Args:
         num_samples: number of samples with scores, from this run and earlier runs.
         skipped: number of samples that this run skipped, by reason.
-        failed: truncated or unreadable shards, each with the reason; the next run retries these shards.
+        failed: path and error message of every truncated or unreadable shard; the next run retries these shards.
     """
 
     num_samples: int
@@ -187,14 +187,14 @@ class ShardScores:
             return int(file.metadata.num_rows)
 
     def similarity(self, caption: Caption, teacher: str = MEAN) -> npt.NDArray[np.float32]:
-        """Return the similarity between each sample's caption and image; NaN for samples without such a caption.
+        """Return the similarity between each sample's caption and image; NaN without a caption of the given kind.
 
         Shape:
             (samples,).
 
         Args:
             caption: `real`, `synthetic` for the mean over synthetic captions, or `best` for the best synthetic caption.
-            teacher: name of a teacher, or `mean` over all teachers.
+            teacher: name of a teacher, or `mean` for the mean over all teachers.
 
         Raises:
             ValueError: if the teacher is unknown, or the file is damaged.
@@ -212,13 +212,13 @@ class ShardScores:
 
     @property
     def vectors(self) -> npt.NDArray[np.float16]:
-        """Unit vectors of the images, read from disk when needed.
+        """Memory-mapped unit vectors of the images.
 
         Shape:
             (samples, D).
 
         Raises:
-            ValueError: if the shard has no vectors.
+            ValueError: if the vectors are missing, or the numbers of vectors and samples differ.
         """
         path = _vectors_path(self.path)
         if not path.exists():
@@ -242,10 +242,10 @@ class ShardScores:
                 yield file
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise_machine_fault(error)
-            raise ValueError(f"{self.path} is damaged ({error}); delete it and score the shard again") from None
+            raise ValueError(f"{self.path} is damaged ({error}); delete the file and score the shard again") from None
 
     def _column(self, name: str) -> pa.ChunkedArray:
-        """Return a column without caching it, as a data set may have a billion rows."""
+        """Return a column without caching, because a data set may have a billion rows."""
         with self._opened() as file:
             return file.read([name])[name]
 
@@ -289,7 +289,7 @@ class Scores:
 def score_shards(spec: ScoreSpec, *, engine: Engine | None = None, show_progress: bool = True) -> ScoreReport:
     """Score all samples of all shards that have no scores yet.
 
-    The function adds unreadable shards to the list of failed units, as an engine does.
+    The function adds unreadable shards to `set_aside.jsonl` in the output folder, the list of failed units.
 
     Args:
         spec: the options.
@@ -403,18 +403,18 @@ def _whole(shards: Sequence[str], limits: SampleLimits) -> list[tuple[str, int]]
             sample = parse(raw, partial(parse_reinforced_sample, limits=limits), skips.append)
             if sample is not None:
                 return [("teachers", sample.dim)]
-    reason = f"{skips[0].shard}: {skips[0].reason}: {skips[0].detail}" if skips else "they are empty"
+    reason = f"{skips[0].shard}: {skips[0].reason}: {skips[0].detail}" if skips else "the shards are empty"
     raise ValueError(f"the shards hold no reinforced sample ({reason})")
 
 
 def _claim(folder: Path, teachers: list[tuple[str, int]], places: Mapping[str, str]) -> None:
-    """Record the teachers and shards of the scores in a folder; raise if the folder has different teachers."""
+    """Record the teachers and shards in the score folder; raise if the folder has scores of different teachers."""
     about = _read_about(folder)
     known: dict[str, str] = {} if about is None else about["shards"]
     if about is not None and about["teachers"] != teachers:
         raise ValueError(
-            f"{folder} has scores of the teachers {about['teachers']}, but these shards have {teachers}; scores of "
-            "different teachers cannot be mixed: choose another folder"
+            f"{folder} has scores of the teachers {about['teachers']}, but the shards have {teachers}; choose "
+            "another folder, because a folder cannot mix teachers"
         )
     folder.mkdir(parents=True, exist_ok=True)
     content = {"teachers": teachers, "shards": {**known, **places}}

@@ -1,6 +1,6 @@
 """Joins published reinforced shards with their images.
 
-This subpackage finds, checks and matches images and reinforced samples; `data.loading` reads the joined shards.
+This subpackage finds, checks and matches images and reinforced samples; `mobileclip.data.loading` reads joined shards.
 """
 
 import lazy_loader

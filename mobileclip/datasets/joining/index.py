@@ -1,7 +1,7 @@
-"""The index of a join: one table per shard, with the positions of its images or the names of its samples.
+"""The index of a join: one table per shard, with the positions of images or the names of samples.
 
-The join writes tables atomically. A damaged table counts as missing, and the join reads its shard again. Several joins
-may share an index.
+The join writes tables atomically. If a table is missing or damaged, the join reads the shard again. Several joins may
+share an index.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ JSON (zeros for a missing member); index of the extension; first 8 bytes of the 
 
 PLACES, NAMES = "places", "names"
 KINDS = {PLACES: PLACE, NAMES: NAME}
-"""Record types by the suffix of their files."""
+"""Dtype of the records, by kind; the kind is also the suffix of the file name."""
 
 _MISSING = "missing"
 _MOST_PROBLEM = 1000
@@ -74,12 +74,12 @@ class ShardMetadata:
 
     Args:
         shard: path or URL of the shard.
-        by: field that names images and samples: `key`, `url`, or a field of their JSON.
+        by: field that names images and samples: `key`, `url`, or a field of the `.json` member.
         fingerprint: fingerprint of the shard at the time of reading; empty if the next run must read the shard again.
         hashed: whether the records have hashes of the images.
         num_records: number of images or samples.
-        num_without: number of samples without the name field.
-        problem: error that stopped reading early, if any.
+        num_without: number of samples without the field `by`.
+        problem: error that ended reading early; None for a complete read.
     """
 
     shard: str
@@ -107,9 +107,9 @@ def records_path(folder: Path, kind: str, by: str, shard: str) -> Path:
 
     Args:
         folder: folder of the index.
-        kind: kind of records, `places` or `names`, the suffix of the file's name.
-        by: name field of the records.
-        shard: path or URL.
+        kind: kind of records, `places` or `names`; also the suffix of the file name.
+        by: field that names images and samples, see `ShardMetadata`.
+        shard: path or URL of the shard.
     """
     digest = blake2b(f"{by}\n{shard}".encode(errors="surrogateescape"), digest_size=16).hexdigest()
     return folder / digest[:2] / f"{digest[2:]}.{kind}.parquet"
@@ -136,13 +136,13 @@ def write_records(folder: Path, kind: str, about: ShardMetadata, records: Record
 
 
 def read_shard_metadata(folder: Path, kind: str, by: str, shard: str) -> ShardMetadata | None:
-    """Return a shard's metadata; None if the file is missing, or belongs to a different shard or name field.
+    """Return a shard's metadata; None if the file is missing, or has a different shard or `by`.
 
     Args:
         folder: folder of the index.
         kind: kind of records, `places` or `names`.
-        by: name field of the records.
-        shard: path or URL.
+        by: field that names images and samples, see `ShardMetadata`.
+        shard: path or URL of the shard.
     """
     found = read_annotated_table(str(records_path(folder, kind, by, shard)), ShardMetadata, rows=False)
     return found[0] if found is not None and (found[0].shard, found[0].by) == (shard, by) else None
@@ -169,22 +169,22 @@ def read_records(folder: Path, kind: str, about: ShardMetadata) -> Records:
             if kind == NAMES or bool((records["extension"] < len(IMAGE_EXTENSIONS)).all()):
                 return records
     path.unlink(missing_ok=True)
-    raise ValueError(f"{path} is missing or damaged; run this again to index its shard")
+    raise ValueError(f"{path} is missing or damaged; run the join again to index the shard")
 
 
 @attrs.frozen(kw_only=True)
 class ScanUnit:
-    """A shard to index, by the positions of its images or the names of its samples.
+    """A shard to index: the positions of images, or the names of samples.
 
     Args:
-        name: name of the unit.
-        shard: path or URL.
+        name: unique name of the unit.
+        shard: path or URL of the shard.
         fingerprint: fingerprint of the shard.
         kind: kind of records, `places` of images or `names` of samples.
         folder: folder of the index.
-        by: name field of samples and images: `key`, `url`, or a field of their JSON.
+        by: field that names images and samples, see `ShardMetadata`.
         limits: size limits for reading; the unit skips larger members.
-        hashed: whether to read and hash images, instead of headers only.
+        hashed: whether to read and hash the images; False skips the image data.
     """
 
     name: str
@@ -199,12 +199,12 @@ class ScanUnit:
     def read(self) -> ShardMetadata:
         """Read the shard up to its end or a truncation, and return its metadata.
 
-        The metadata also records problems of broken and missing image shards. Every run retries existing unreadable
-        shards and truncated reinforced shards.
+        The metadata also records the error of a truncated or missing image shard. Later runs retry shards with a read
+        error, and truncated reinforced shards.
 
         Raises:
-            ValueError: if the shard exists and cannot be read; the index keeps the records before the error.
-            StorageError: for a temporary error; the index keeps the records before the error.
+            ValueError: if the shard exists but cannot be read; the index keeps the records before the error.
+            StorageError: if a store or disk has a temporary error; the index keeps the records before the error.
         """
         rows: list[tuple[int, ...] | None] = []
         error: Exception | None = None
@@ -222,7 +222,7 @@ class ScanUnit:
         return about
 
     def known(self) -> ShardMetadata | None:
-        """Return an earlier run's metadata of the shard, if valid and with the needed hashes."""
+        """Return the metadata from an earlier run; None if the shard has changed or the metadata lack hashes."""
         about = read_shard_metadata(self.folder, self.kind, self.by, self.shard)
         is_same = about is not None and about.fingerprint == self.fingerprint and (about.hashed or not self.hashed)
         return about if is_same else None
@@ -250,13 +250,15 @@ class ScanUnit:
         return write_records(self.folder, self.kind, about, np.array(found, KINDS[self.kind]))
 
     def _rows(self, file: IO[bytes]) -> Iterator[tuple[int, ...] | None]:
-        """Yield a record per image (None if the sample lacks the name field), or a hash of each sample's name.
+        """Yield a record per image (None if the sample lacks the field `by`), or a hash of each sample's name.
 
-        The hash is zero for a sample that has an image.
+        The hash is zero for a sample that has an image or no name.
         """
         is_places, limits = self.kind == PLACES, self.limits
         if is_places and is_compressed(file.read(START_BYTES)):
-            raise tarfile.ReadError("it is compressed, but a join reads images by their offset; decompress it first")
+            raise tarfile.ReadError(
+                "the shard is compressed, but a join reads images by offset; decompress the shard first"
+            )
         stream = file if is_places else forward_reader(file, limits)
         texts = {"key": (), "url": ("json", "url.txt")}.get(self.by, ("json",))
         for key, own in by_key(tar_members(stream), attrgetter("name")):
@@ -288,8 +290,8 @@ def sample_name(key: str, members: Mapping[str, bytes], *, by: str, limits: Samp
 
     Args:
         key: key of the sample.
-        members: members of the sample, with `json` and `url.txt`, if any.
-        by: `key`, `url`, or a field of the JSON, with the key as fallback.
+        members: members of the sample, including `json` and `url.txt` if present.
+        by: `key`, `url`, or a field of the JSON; the key replaces a missing field.
         limits: size limits for reading.
     """
     if by == "url":
@@ -301,7 +303,7 @@ def json_member(content: bytes | None, limits: SampleLimits) -> Mapping[str, Any
     """Return the object in a `.json` member; an empty object for a missing or unreadable member.
 
     Args:
-        content: content of the member.
+        content: content of the member; None for a missing member.
         limits: size limits for reading.
     """
     try:
@@ -311,14 +313,14 @@ def json_member(content: bytes | None, limits: SampleLimits) -> Mapping[str, Any
 
 
 def field_of(metadata: bytes | None, name: str, limits: SampleLimits) -> str | None:
-    """Return a field of a sample's JSON as a name; None if the field is missing."""
+    """Return a field of a sample's JSON as a string; None if the field is missing or not a string or integer."""
     value = json_member(metadata, limits).get(name)
     is_name = isinstance(value, (str, int)) and not isinstance(value, bool)
     return storable(str(value).strip()) or None if is_name else None
 
 
 def storable(key: str) -> str:
-    """Return a key with escapes for bytes that are not UTF-8, as names in tar files may contain any bytes."""
+    """Return a key with escapes for bytes that are not UTF-8, because names in tar files may contain any bytes."""
     return key if key.isascii() else key.encode(errors="backslashreplace").decode()
 
 
@@ -338,8 +340,8 @@ class ImageIndex:
 
     Args:
         folder: folder of the index.
-        by: name field of images: `key`, or a field of their JSON.
-        shards: metadata of each shard, in order. If several images have the same name, the join uses the first.
+        by: field that names the images: `key`, `url`, or a field of the `.json` member.
+        shards: metadata of each shard, in order. If several images have the same name, the join uses the first image.
         limits: size limits for reading.
     """
 
@@ -382,12 +384,12 @@ class ImageIndex:
 def build_image_index(
     run: Run, folder: Path, spec: JoinSpec, reinforced: Mapping[str, str], *, show_progress: bool
 ) -> tuple[ImageIndex, dict[str, ShardMetadata]]:
-    """Build the index of images and sample names; read only new shards.
+    """Build the index of images and sample names; read only new and changed shards.
 
     Args:
-        run: run that reads the shards.
-        folder: local folder of the index, created if missing.
-        spec: the options; a search for placeholders also reads and hashes the images, not only headers.
+        run: engine run that reads the shards.
+        folder: local folder of the index; the function creates a missing folder.
+        spec: the options; for a search for placeholders, the function also reads and hashes the images.
         reinforced: fingerprints of existing reinforced shards, by path or URL.
         show_progress: whether to show a bar with speed and remaining time.
 
@@ -395,7 +397,7 @@ def build_image_index(
         The index, and the metadata of every reinforced shard by its path.
 
     Raises:
-        ValueError: if no image can be read.
+        ValueError: if the shards have no readable image with the field `by`.
         OSError: if the folder cannot be written.
     """
     # The fingerprints list the existing shards, so no unit has to check again.

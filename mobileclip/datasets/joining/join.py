@@ -40,17 +40,17 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
     the caption from the shard of captions, or from the image's sample. A reinforced sample with an image stays
     unchanged.
 
-    The join adds shards that fail all retries to the list of failed units, as an engine does.
+    If a shard fails all retries, the join adds the shard to `set_aside.jsonl` in the output, the list of failed units.
 
     Args:
         spec: the options.
         engine: engine that reads and joins the shards; None for this process. The output does not depend on the engine.
-            The engine's workers need access to the index's folder.
+            The workers of the engine need access to the index folder.
         show_progress: whether to show bars with speed and remaining time.
 
     Raises:
-        ValueError: if there are no shards, two shards have the same name, the output was joined with other options
-            or is locked by another job, or no image can be read.
+        ValueError: if there are no shards, two shards have the same name, the output has shards joined with other
+            options, another job has locked the output, or no image can be read.
         OSError: if the output cannot be written.
         ImportError: if Apache Arrow is not installed (extra `parquet`).
     """
@@ -97,7 +97,7 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
 
 
 def _sources(spec: JoinSpec) -> dict[str, str]:
-    """Return the reinforced shards by the names of the joined shards."""
+    """Return the path of each reinforced shard, by the name of the joined shard."""
     sources: dict[str, str] = {}
     paths = expand_shards(spec.reinforced)
     for source, name in zip(paths, output_names(paths), strict=True):
@@ -106,7 +106,7 @@ def _sources(spec: JoinSpec) -> dict[str, str]:
                 f"{source} is the output of a program, but a join reads shards twice; expected files or URLs"
             )
         if name in sources:
-            raise ValueError(f"{sources[name]} and {source} have the same name; name each shard once")
+            raise ValueError(f"{sources[name]} and {source} have the same name; pass each shard once")
         if storage.is_same(source, storage.join(spec.output, name)):
             raise ValueError(f"the output would replace {source}; choose another directory")
         sources[name] = source
@@ -114,10 +114,10 @@ def _sources(spec: JoinSpec) -> dict[str, str]:
 
 
 def _caption_shards(captions: str | None, names: Sequence[str]) -> dict[str, str | None]:
-    """Return the shard of captions by the name of each reinforced shard; None for a join without captions.
+    """Return the path of the caption shard for each shard name; None for a join without captions.
 
     Raises:
-        ValueError: if a pattern matches no shard or several shards for a name.
+        ValueError: if the pattern does not match exactly one shard for each name.
     """
     if captions is None:
         return dict.fromkeys(names)
@@ -136,12 +136,12 @@ def _caption_shards(captions: str | None, names: Sequence[str]) -> dict[str, str
 
 
 class _Job:
-    """A join of reinforced samples and images; first indexes their shards if needed.
+    """A join of reinforced samples and images, which first indexes new shards.
 
     Args:
         spec: the options.
-        sources: reinforced shards by the names of the joined shards.
-        run: run that reads and joins the shards.
+        sources: path of each reinforced shard, by the name of the joined shard.
+        run: engine run that reads and joins the shards.
         folder: folder of the index.
         scratch: folder for temporary files.
         show_progress: whether to show progress bars.
@@ -197,7 +197,7 @@ class _Job:
             if done is not None and done.choices != self.spec.choices:
                 raise ValueError(
                     f"{self.spec.output} was joined with other options ({done.choices}, now {self.spec.choices}); "
-                    "choose another output, or delete it to start again"
+                    "choose another output, or delete the output to start again"
                 )
             captions = self.prints.get(self.captions[name] or "", "")
             now = (self.prints.get(self.sources[name]), self.images, captions, sizes.get(name))
@@ -205,7 +205,7 @@ class _Job:
                 yield name
 
     def _join(self, pending: Collection[str], found: Matches, extents: Mapping[int, tuple[int, int]]) -> str | None:
-        """Join the first shard, then the others; return the name of the first shard if the join stops after it."""
+        """Join the pending shards; if the first shard has no match, stop and return the name of the first shard."""
         dropped = (int(one.sha256, 16) for one in found.placeholders) if self.spec.drop_placeholders else ()
         join = ShardJoin(
             spec=self.spec,
@@ -245,7 +245,7 @@ class _Job:
             if name not in numbers:
                 self.run.refuse(name, "there is no such file")
             elif captions is not None and captions not in self.prints:
-                self.run.refuse(name, f"its shard of captions, {captions}, does not exist")
+                self.run.refuse(name, f"the shard of captions, {captions}, does not exist")
             else:
                 units[name] = JoinUnit(
                     name=name,

@@ -1,7 +1,7 @@
-"""Joins one reinforced shard with its images, in any process.
+"""Joins one reinforced shard with its images, in any worker process.
 
-The JSON of a published sample has the SHA-256 of the original download. If a later download was resized or re-encoded,
-the file has a different hash; in this case, the image's JSON by `img2dataset` has the hash of the download.
+The JSON of a published sample has the SHA-256 of the original download. A resized or re-encoded image file has a
+different hash; `img2dataset` then stores the hash of the download in the image's JSON.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ class JoinUnit:
         name: name of the joined shard.
         source: path or URL of the reinforced shard.
         fingerprint: fingerprint of the reinforced shard.
-        problem: error while reading the names of the shard's samples, if any; samples after the error get no image.
+        problem: error that ended reading the sample names, or None; samples after the error get no image.
         captions: path or URL of the shard of captions; None without captions.
         captions_print: fingerprint of the shard of captions; empty without captions.
-        matches: start and end of the shard's matches in the file of all matches.
+        matches: start and end of the shard's matches in the file of all matches, in records.
     """
 
     name: str
@@ -78,13 +78,13 @@ class JoinUnit:
 
 @attrs.frozen(kw_only=True)
 class ShardJoin:
-    """Joins one shard per call, in any process.
+    """Joins one reinforced shard per call, in any worker process.
 
     Args:
         spec: the options.
-        images: fingerprint of all images.
-        matches: file with the matches of all shards.
-        shards: path and fingerprint of every image shard, by its number.
+        images: fingerprint of the image index.
+        matches: path of the file with the matches of all shards.
+        shards: path and fingerprint of every image shard, in the order of the index.
         dropped: first 8 bytes of the SHA-256 of each image to skip, as integers.
     """
 
@@ -99,7 +99,7 @@ class ShardJoin:
 
         Raises:
             ValueError: if the shard is truncated; the function writes the samples before the truncation.
-            StorageError: for a temporary error; the function writes the samples before the error.
+            StorageError: if a store has a temporary error; the function writes the samples before the error.
             OSError: if an image shard can no longer be read, or the output cannot be written.
         """
         matches = read_matches(self.matches, unit.matches)
@@ -142,7 +142,7 @@ class ShardJoin:
         return len(joined.rows)
 
     def _digest(self, matches: Records) -> str:
-        """Return a hash of the images of the shard's samples, and of the choice of images to skip."""
+        """Return a hash of the matched image positions and of the images to skip."""
         numbers, places = np.unique(matches["shard"], return_inverse=True)
         digest = blake2b(repr([self.shards[number] for number in numbers.tolist()]).encode(), digest_size=16)
         digest.update(places.astype(np.uint32).tobytes())
@@ -154,7 +154,7 @@ class ShardJoin:
 
 @attrs.define(kw_only=True, eq=False)
 class _Shard:
-    """A reinforced shard during the join."""
+    """The state of one reinforced shard during the join."""
 
     spec: JoinSpec
     dropped: frozenset[int]
@@ -194,7 +194,7 @@ class _Shard:
         return name_hash(name) == (int(self.matches["high"][row]), int(self.matches["low"][row]))
 
     def _images(self, rows: list[int]) -> dict[int, list[bytes | None]]:
-        """Return the image, caption and JSON of each match, by its row; None for a missing member.
+        """Return the image, caption and JSON of each match, by row of the match; None for a missing member.
 
         Raises:
             ValueError: if an image shard became shorter after indexing.
@@ -217,9 +217,9 @@ class _Shard:
             self.rows.append(JoinedSample(sample.key))
             return sample.members
         if row is None:
-            raise BadSampleError("no_image", "no image has its key")
+            raise BadSampleError("no_image", "no image has the sample's key")
         if int(self.matches["sha256"][row]) in self.dropped:
-            raise BadSampleError("placeholder", "its image has many keys")
+            raise BadSampleError("placeholder", "the sample's image has many keys")
         image, beside, told = found[row]
         known = find_caption(
             self.captions, sample.key, json_member(sample.members.get("json"), self.spec.sample_limits)
@@ -237,7 +237,7 @@ class _Shard:
         if not has_caption(members, self.spec.sample_limits):
             text = beside if known is None else known.text
             if text is None:
-                raise BadSampleError("no_caption", "it has no caption")
+                raise BadSampleError("no_caption", "the sample has no caption")
             members["txt"] = text
             self.counts["captions" if known is None else "set_captions"] += 1
         shard = storage.printable(storage.without_secrets(self.paths[self.matches["shard"][row]]))
@@ -258,7 +258,7 @@ class _Shard:
 
 
 def _read(stream: IO[bytes], shard: str, start: int, size: int) -> bytes | None:
-    """Read the bytes at a position; None for the start 0, which marks a missing member."""
+    """Return the bytes at a position; None for start 0, which marks a missing member."""
     if not start:
         return None
     try:
@@ -267,7 +267,9 @@ def _read(stream: IO[bytes], shard: str, start: int, size: int) -> bytes | None:
     except OverflowError:  # an offset beyond any file
         content = b""
     if len(content) < size:
-        raise ValueError(f"{shard} has changed since its images were indexed; run this again to index it")
+        raise ValueError(
+            f"{shard} has changed since the join indexed its images; run the join again to index the shard"
+        )
     return content
 
 
@@ -284,12 +286,12 @@ def _bytes_of(path: str) -> int | None:
 
 
 def compare(stated: Mapping[str, Any], sha256: str, beside: Mapping[str, Any]) -> Likeness:
-    """Compare the hash and size of an image with those of a sample.
+    """Compare the hash and size of an image with the values stated by a sample.
 
     Args:
         stated: JSON of the sample, with `sha256` and the original size of the download, if any.
         sha256: SHA-256 of the stored image.
-        beside: JSON of the image, with `sha256` and sizes, if any.
+        beside: JSON of the image, with `sha256` and sizes of the download, if any.
     """
     expected, download = _sha256(stated), _sha256(beside)
     if sha256 == expected:
@@ -342,7 +344,7 @@ def check_joined(
         members: members of the reinforced sample.
         image: the encoded image.
         stated: metadata of the download from a data set of captions; the sample's own JSON takes precedence.
-        beside: JSON of the image, if any.
+        beside: JSON of the image; None for an image without JSON.
         keep_other: whether to accept an image whose download has a different hash or size.
         decode: whether to decode the entire image, not only its header.
         limits: size limits for reading.
@@ -374,7 +376,7 @@ def check_joined(
         detail = f"the image has {width}x{height} pixels, but its JSON states a different size"
         raise BadSampleError("other_image", detail)
     if right > width or bottom > height:
-        raise BadSampleError("wrong_image", f"a crop exceeds its {width}x{height} pixels")
+        raise BadSampleError("wrong_image", f"a crop exceeds the {width}x{height} pixels of the image")
     return likeness, max(right / width, bottom / height) if right else None
 
 
@@ -398,7 +400,7 @@ def _augmentations(members: Mapping[str, bytes], limits: SampleLimits) -> Mappin
 
 
 def _needed(stored: Mapping[str, Any]) -> tuple[tuple[int, ...] | None, int, int]:
-    """Return the stated size of the image, if any, and the right and bottom limits of its crops."""
+    """Return the stated image size (None if not stated), and the right and bottom limits of the crops."""
     try:
         stated = stored.get("image_size")
         augmentations = stored.get("param_aug", [])
@@ -426,7 +428,7 @@ class Captioned:
     """Caption and JSON of a sample in a shard of captions.
 
     Args:
-        text: the caption.
+        text: content of the `.txt` member.
         stated: JSON of the sample.
     """
 
@@ -439,7 +441,7 @@ def read_captions(shard: str | None, on_skip: Callable[[Skip], None], limits: Sa
 
     Args:
         shard: path or URL of the shard; None for no captions.
-        on_skip: callback for the problem of an unreadable shard.
+        on_skip: callback that receives the error of an unreadable shard.
         limits: size limits for reading.
     """
     known: dict[str, Captioned] = {}
@@ -461,10 +463,12 @@ def find_caption(known: Mapping[str, Captioned], key: str, stated: Mapping[str, 
         stated: JSON of the sample; its `uid` takes precedence over the key.
 
     Raises:
-        BadSampleError: with the reason `other_caption`, if the caption belongs to a different image.
+        BadSampleError: if the caption belongs to a different image (reason `other_caption`).
     """
     uid = stated.get(_UID)
     found = (known.get(uid) if isinstance(uid, str) else None) or known.get(key)
     if found is not None and "sha256" in stated and found.stated.get("sha256", stated["sha256"]) != stated["sha256"]:
-        raise BadSampleError("other_caption", "the caption with its uid belongs to an image with a different hash")
+        raise BadSampleError(
+            "other_caption", "the caption with the sample's uid belongs to an image with a different hash"
+        )
     return found

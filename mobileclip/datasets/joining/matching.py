@@ -1,8 +1,8 @@
-"""Matches images and samples by the hash of their name, in buckets that fit into memory.
+"""Matches images and samples by the hash of the name, in buckets that fit into memory.
 
-`match_images` writes names and positions to buckets by the leading bits of the name's hash, sorts each bucket to match
-equal names, and writes the matches to buckets by the sample's shard. So matching a billion images and samples takes
-only a few sequential passes.
+`match_images` distributes names and positions over buckets by the leading bits of the name hash, sorts each bucket to
+find equal names, and distributes the matches over buckets by reinforced shard. Matching a billion images and samples
+takes only a few sequential passes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mobileclip.progress import Progress
 from mobileclip.strict import strict
 
 MATCH = np.dtype([("source", "u4"), ("order", "u4"), ("shard", "u4"), *PLACE.descr])
-"""A match: a sample, by shard number and order in the shard, and its image, by shard number and position."""
+"""A match: shard number and order of the sample, then shard number and position of the image."""
 
 _ASK = np.dtype([("source", "u4"), ("order", "u4"), *NAME.descr])
 _IMAGE = np.dtype([("shard", "u4"), *PLACE.descr])
@@ -48,7 +48,7 @@ class MatchCounts:
     used_keys: int = 0
 
     def __add__(self, other: MatchCounts) -> MatchCounts:
-        """Return the sums of the counts."""
+        """Return the sum of each count."""
         return MatchCounts(**{name: value + getattr(other, name) for name, value in attrs.asdict(self).items()})
 
 
@@ -57,11 +57,11 @@ class Placeholder:
     """An image that occurs under many keys, such as a server's "image not found" picture.
 
     Args:
-        sha256: first 16 digits of the image's SHA-256.
+        sha256: first 16 hexadecimal digits of the image's SHA-256.
         num_keys: number of keys of the image.
         num_bytes: number of bytes of the encoded image.
-        example: one of the image's keys, for the most frequent images only.
-        shard: shard of the example.
+        example: one key of the image; empty except for the 10 most frequent images.
+        shard: path or URL of the shard with the example.
     """
 
     sha256: str
@@ -71,7 +71,7 @@ class Placeholder:
     shard: str
 
     def __str__(self) -> str:
-        """Return the placeholder as one line."""
+        """Return a one-line description of the placeholder."""
         return (
             f"{self.num_keys:,} keys  sha256 {self.sha256}...  {self.num_bytes:,} bytes  such as {self.example} in "
             f"{self.shard}"
@@ -80,11 +80,11 @@ class Placeholder:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Matches:
-    """The matches of all images and samples.
+    """The result of matching all images and samples, without the matches themselves.
 
     Args:
         counts: counts of images and samples.
-        placeholders: images with many keys, the most frequent first.
+        placeholders: placeholder images, sorted by decreasing number of keys.
     """
 
     counts: MatchCounts
@@ -106,15 +106,15 @@ def match_images(
     Args:
         index: index of the images.
         names: metadata of the name tables of the reinforced shards, in order.
-        wanted: for each reinforced shard, whether to write its matches; other shards are only counted.
+        wanted: for each reinforced shard, whether to write its matches; the counts cover all shards.
         path: path of the file to write, in a folder for temporary files.
-        threshold: minimum number of keys of a placeholder, at least 2; 0 skips the search.
+        threshold: minimum number of keys of a placeholder, at least 2; 0 for no search for placeholders.
         progress: progress bar, advanced for every shard.
-        bucket_bytes: size of an array in memory, in bytes.
+        bucket_bytes: maximum average size of a bucket in memory, in bytes.
 
     Returns:
-        The counts, and the start and end of each wanted shard's matches in the file, in records, by the shard's number.
-        Shards without matches have no entry.
+        The counts and placeholders, and a mapping from the shard number to the start and end of the shard's matches in
+        the file, in records. Shards without matches have no entry.
 
     Raises:
         ValueError: if records of the index are missing or damaged.
@@ -166,14 +166,14 @@ def read_matches(path: Path, extent: tuple[int, int]) -> Records:
 
     Args:
         path: path of the file.
-        extent: start and end of the matches, in records.
+        extent: start and end of the matches in the file, in records.
     """
     start, end = extent
     return np.fromfile(path, MATCH, count=end - start, offset=start * MATCH.itemsize)
 
 
 def match_names(images: Records, asks: Records) -> tuple[npt.NDArray[np.int64], MatchCounts]:
-    """Return the index of the first image with the name of each sample (-1 if there is none), and the counts.
+    """Return the index of the first image with the name of each sample (-1 without an image), and the counts.
 
     Args:
         images: records of images, in order of precedence.
@@ -222,7 +222,7 @@ def _placeholders(index: ImageIndex, hashed: Buckets, threshold: int) -> tuple[P
 
 
 def _with_fields(dtype: np.dtype[np.void], records: Records, **fields: npt.ArrayLike) -> Records:
-    """Return records converted to a new dtype, with the given values of its additional fields."""
+    """Convert records to another dtype, with the given values for additional fields."""
     found = np.empty(len(records), dtype)
     for name in dtype.names or ():
         found[name] = fields[name] if name in fields else records[name]

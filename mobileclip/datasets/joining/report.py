@@ -1,4 +1,4 @@
-"""The report of a join, with one record per finished shard."""
+"""Writes and reads the report of a join, and the record of each finished shard."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from mobileclip.serialization import to_json
 from mobileclip.strict import strict
 
 Likeness = Literal["stored", "downloaded", "other", "unknown"]
-"""Result of comparing an image with its sample. `stored`: the file has the stated hash. `downloaded`: the download had
-the stated hash, according to the image's JSON. `other`: neither has the stated hash, or the download had a different
-size. `unknown`: the hashes and sizes for a comparison are missing."""
+"""Result of comparing an image with its sample. `stored`: the image file has the hash that the sample states.
+`downloaded`: the image's JSON states the same hash for the download. `other`: the hash or the size of the download
+differs. `unknown`: the hashes and sizes for a comparison are missing."""
 
 LEDGER = "join"
 REPORT = "join.json"
@@ -29,11 +29,11 @@ _NUM_NAMED = 10
 _NUM_OTHERS = 2
 _REASONS = {
     "no_image": "no image has their key",
-    "wrong_image": "the file differs from the reinforced image in its hash, its size or a crop",
+    "wrong_image": "the hash, size or crops of the image do not fit the reinforced image",
     "other_image": "the download is another image: its hash or size differs from the stored one",
     "placeholder": "the image is a placeholder",
-    "no_caption": "they have no caption; --captions adds captions from another data set",
-    "other_caption": "the caption with their uid belongs to a different image",
+    "no_caption": "no caption found; --captions adds captions from another data set",
+    "other_caption": "the caption with the same uid belongs to a different image",
 }
 _LIKENESS: Mapping[Likeness, str] = {
     "stored": "equal_stored",
@@ -46,13 +46,13 @@ _LEAST_REACH = 0.8
 
 
 class JoinedSample(NamedTuple):
-    """The result of a join for one sample, a row of the report's table.
+    """The result of a join for one sample: a row of a table in `join/`.
 
     Args:
         key: key of the sample.
         image: shard of the joined image; None for a sample that already has an image, or a skipped sample.
-        likeness: result of comparing the image with the sample.
-        reason: reason for skipping the sample.
+        likeness: result of comparing the image with the sample; None without a joined image.
+        reason: reason for skipping the sample; None for a sample in the joined shard.
     """
 
     key: str
@@ -66,17 +66,17 @@ class JoinedShard:
     """The record of a finished shard.
 
     Args:
-        source: fingerprint of the reinforced shard.
-        images: fingerprint of all images.
+        source: fingerprint of the reinforced shard; empty if the next run must join the shard again.
+        images: fingerprint of the image index.
         matches: hash of the positions of the shard's images.
         captions: fingerprint of the shard of captions; empty without captions.
         choices: see `JoinSpec.choices`.
         num_bytes: size of the joined shard, in bytes; None if no sample was joined.
-        counts: number of samples, by field of `JoinReport`.
+        counts: numbers of samples, by name of the field in `JoinReport`.
         reach: mean reach of the crops over the joined samples, see `check_joined`; None without crops.
         left_out: number of skipped samples, by reason.
-        others: keys of the first samples with a different image.
-        first: key of the first skipped sample; empty if there is none.
+        others: keys of the first samples with a different image, at most 10.
+        first: key of the first skipped sample; empty without skipped samples.
     """
 
     source: str
@@ -93,7 +93,7 @@ class JoinedShard:
 
     @property
     def made_of(self) -> tuple[str, ...]:
-        """Fingerprints of the inputs, except for images of other shards."""
+        """Fingerprints of all inputs that affect the joined shard."""
         return self.source, self.captions, self.choices, self.matches
 
     @property
@@ -109,15 +109,15 @@ class JoinedShard:
 
 @attrs.frozen(kw_only=True)
 class IndexCounts:
-    """The size of an image index, and the problems found while building it.
+    """The size of an image index, and the problems found in the image shards.
 
     Args:
         shards: number of shards.
         images: number of images.
         keys: number of unique keys.
         repeated_keys: number of keys with several images; the join uses the first image.
-        without_field: number of samples without the name field.
-        unreadable: error messages of shards, by path; the index has the records before the error.
+        without_field: number of samples without the field of `JoinSpec.by`.
+        unreadable: error messages by shard path; the index keeps the records before an error.
     """
 
     shards: int
@@ -140,20 +140,20 @@ class JoinReport:
         num_bytes: size of the joined shards, in bytes.
         left_out: number of skipped samples, by reason; the tables in `join/` list the samples.
         equal_stored: number of joined samples whose image has the stated hash.
-        equal_downloaded: number of joined samples whose image's JSON has the stated hash of the download.
+        equal_downloaded: number of joined samples with the stated hash of the download in the image's JSON.
         unknown: number of joined samples without metadata for comparison.
         kept_other: number of joined samples with a different image than stated; the tables in `join/` list the samples.
         reach: mean reach of the crops over all joined samples, see `check_joined`; None without crops.
-        captions: number of joined samples with the caption from the image's sample.
+        captions: number of joined samples with a caption from the image's sample.
         set_captions: number of joined samples with a caption from the shards of captions.
-        repeated_samples: number of samples with the same image as another sample.
+        repeated_samples: number of samples with the same image as an earlier sample.
         images: counts of the image index.
         unused_keys: number of image keys without a sample.
-        placeholders: images with many keys, the most frequent first.
+        placeholders: placeholder images, sorted by decreasing number of keys.
         unfinished: error messages of reinforced shards, by path; the next run retries these shards.
-        min_share: minimum share of joined samples.
+        min_share: minimum share of joined samples, see `JoinSpec`.
         stopped: name of the first shard, if the join stopped because this shard had no match; otherwise None.
-        examples: key of a skipped sample and key of an image, for comparison if the join stopped.
+        examples: key of a skipped sample and key of an image, for comparison if the join stopped; otherwise empty.
         others: keys of the first samples with a different image, each with its shard.
     """
 
@@ -220,7 +220,7 @@ class JoinReport:
         if self.others:
             yield "", f"other: {', '.join(self.others[:_NUM_OTHERS])}"
         if self.reach is not None and self.reach < _LEAST_REACH:
-            doubt = "the images may be larger than the reinforced ones"
+            doubt = "the images may be larger than the reinforced images"
             yield "", f"the crops end at {self.reach:.0%} of the image on average, expected about 97%: {doubt}"
         yield from self._lines_of_images()
         yield from self._problems()
@@ -231,7 +231,7 @@ class JoinReport:
         if images.repeated_keys:
             yield "", f"{images.repeated_keys:,} keys occur more than once; the join used the first image"
         if images.without_field:
-            yield "", f"{images.without_field:,} have no field to join by"
+            yield "", f"{images.without_field:,} samples have no field to join by"
         if self.placeholders:
             keys = sum(one.num_keys for one in self.placeholders)
             dropped = "left out" if "placeholder" in self.left_out else "--drop-placeholders skips them"
@@ -244,7 +244,10 @@ class JoinReport:
             sample, image = self.examples
             yield "stopped", f"after {self.stopped}, without a joined sample; --go-on continues with the other shards"
             if max(self.left_out, key=lambda reason: self.left_out[reason]) == "no_image":
-                yield "", f"a sample has the key {sample}, an image {image}: choose the field to join by with --by"
+                yield (
+                    "",
+                    f"a sample has the key {sample}, an image has the key {image}; --by selects the field to join by",
+                )
         elif not self.joined:
             yield "too few", "no samples were joined"
         elif not self.is_enough:
@@ -271,7 +274,7 @@ def read_ledger(output: str, name: str) -> JoinedShard | None:
 
 
 def read_ledgers(output: str, names: Sequence[str]) -> Iterator[tuple[str, JoinedShard | None]]:
-    """Yield the name and the earlier record of each shard, in order, with parallel requests to a store."""
+    """Yield the name and the earlier record of each shard, in order; requests to a remote output run in parallel."""
     is_remote = storage.is_remote(output)
     yield from zip(names, call_ahead((is_remote, partial(read_ledger, output, name)) for name in names), strict=True)
 
@@ -312,8 +315,8 @@ def write_report(report: JoinReport, names: Sequence[str]) -> JoinReport:
     """Write `manifest.jsonl` and `join.json`, and return the report with the totals of all shards.
 
     Args:
-        report: the report without the totals of the shards' records.
-        names: names of all shards.
+        report: report without totals; the function adds the totals from the records of the shards.
+        names: file names of all joined shards.
     """
     counts, left_out, reach, num_reaching = Counter[str](), Counter[str](), 0.0, 0
     others, example = list[str](), ""

@@ -23,24 +23,25 @@ class JoinSpec:
     Args:
         reinforced: reinforced shards, with captions, augmentations and embeddings: paths, URLs or patterns.
         images: shards with the images, as uncompressed tar files: paths, URLs or patterns.
-        captions: shards of real captions, named like the reinforced shards: a folder, its URL, or a pattern. If None,
-            missing captions come from the image's sample.
+        captions: shards of real captions, named like the reinforced shards: a folder, a folder URL, or a pattern. If
+            None, the join takes missing captions from the image's sample.
         output: directory or URL for the joined shards. Each joined shard has the name of its reinforced shard.
-        index: local folder of the index; `index` in the output by default. Several joins may share an index, also
-            concurrently.
-        by: name that images and samples have in common: `key`; a field of both JSON members, such as `uid` (samples
-            without it use their key); or `url`, the URL of the download.
-        placeholder_threshold: minimum number of keys of a placeholder image; 0 skips the search, which reads all
-            images.
+        index: local folder of the image index; None for the folder `index` in the output. Several joins may share an
+            index, also concurrently.
+        by: identifier that images and samples share: `key`; a field of both JSON members, such as `uid` (samples
+            without the field use their key); or `url`, the URL of the download.
+        placeholder_threshold: minimum number of keys with the same image, for the image to be a placeholder; 0 skips
+            the search for placeholders, which reads all images.
         drop_placeholders: whether to skip samples with a placeholder image.
         check_images: whether to decode every image, and skip samples with a broken image.
         keep_other: whether to keep samples whose image differs from the stated hash or original size.
-        min_share: minimum share of joined samples for exit status 0, from 0 to 1. At least one sample must be joined.
+        min_share: minimum share of joined samples for exit status 0, from 0 to 1; exit status 0 also needs at least
+            one joined sample.
         go_on: whether to continue if the first shard has no match.
         sample_limits: limits for reading a sample.
 
     Raises:
-        ValueError: if options contradict each other.
+        ValueError: if two options contradict each other, or a number is out of range.
     """
 
     reinforced: Positional[str]
@@ -59,11 +60,13 @@ class JoinSpec:
 
     def __attrs_post_init__(self) -> None:
         if self.placeholder_threshold == 1:
-            raise ValueError("placeholder_threshold must be at least 2, or 0 to skip the search: every image has a key")
+            raise ValueError(
+                "placeholder_threshold is 1, but every image has a key; expected 0 for no search, or at least 2"
+            )
         if self.drop_placeholders and not self.placeholder_threshold:
             raise ValueError("drop_placeholders needs a placeholder_threshold of at least 2")
         if self.index is None and storage.is_remote(self.output):
-            raise ValueError(f"the index must be in a local folder, but the output {self.output} is remote; set index")
+            raise ValueError(f"the index needs a local folder, but the output {self.output} is remote; set index")
 
     @property
     def choices(self) -> str:

@@ -1,4 +1,4 @@
-"""Writes a table of URLs for downloading images, from shards or tables."""
+"""Reads image URLs from shards or tables, and writes a table of URLs for a downloader."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _Rows: TypeAlias = "tuple[list[UrlRow], list[Skip]]"
 
 
 class UrlRow(NamedTuple):
-    """The URL of a sample's image, with caption, uid and hash; unknown values are empty strings."""
+    """The image URL, caption, uid and image hash of a sample; unknown values are empty strings."""
 
     url: str
     caption: str
@@ -54,8 +54,8 @@ class UrlReport:
     Args:
         path: path of the table.
         num_rows: number of rows in the table.
-        num_without: number of rows without a value, for the columns `caption` and `sha256`.
-        skips: skipped rows.
+        num_without: number of rows with an empty `caption` or `sha256`, by column.
+        skips: counts of skipped rows and unreadable inputs, by reason.
     """
 
     path: str
@@ -85,12 +85,12 @@ def write_urls(
 ) -> UrlReport:
     """Write a table of URLs, captions, uids and hashes for `img2dataset`, and return the report.
 
-    From shards, the function reads `url.txt`, the caption, and `uid` and `sha256` of the JSON. From tables and `.jsonl`
-    files, it reads the columns of the same names. The function writes the table atomically.
+    From shards, the function reads `url.txt`, the caption, and the JSON fields `uid` and `sha256`. From tables and
+    `.jsonl` files, the function reads the columns with these values. The function writes the table atomically.
 
     Args:
         data: shards, tables, a `.jsonl` file, or a folder of such files.
-        output: path or URL of the table; the suffix determines the format.
+        output: path or URL of the table; the suffix `.parquet` or `.csv` determines the format.
         rows: column names, and allowed files and servers, for lists and tables.
         engine: engine that reads the data; None for this process. The table does not depend on the engine.
         show_progress: whether to show a progress bar.
@@ -129,10 +129,10 @@ def write_urls(
 
 
 def _rows_of(unit: ShardUnit | ListUnit) -> _Rows:
-    """Return the rows of a unit, and the skips.
+    """Return the rows of a unit, and skips of unusable rows.
 
     Raises:
-        StorageError: if the unit's store or disk failed.
+        StorageError: if the store or disk of the unit fails.
     """
     skips, found = list[Skip](), list[UrlRow]()
     if isinstance(unit, ShardUnit):
@@ -163,7 +163,7 @@ def _row_of_sample(raw: RawSample) -> UrlRow:
     stated = json_member(raw.members.get("json"), SAMPLE_LIMITS)
     url = raw.members.get("url.txt", b"").decode().strip() or _text(stated.get("url"))
     if not url:
-        raise BadSampleError("missing_url", "it has neither a url.txt nor a url in its JSON")
+        raise BadSampleError("missing_url", "the sample has neither a url.txt nor a url in its JSON")
     caption = raw.members["txt"].decode() if "txt" in raw.members else next(iter(json_captions(stated)), "")
     return UrlRow(url=url, caption=caption, uid=_text(stated.get("uid")) or raw.key, sha256=_text(stated.get(_SHA256)))
 
@@ -177,7 +177,7 @@ def _table(path: str) -> Iterator[Callable[[Sequence[UrlRow]], object]]:
     """Yield a function that writes rows to a table; the context replaces the table atomically at the end."""
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"{path} cannot be written: its name must end with {' or '.join(SUFFIXES)}")
+        raise ValueError(f"{path} cannot be written: the name must end with {' or '.join(SUFFIXES)}")
     with needed(f"the table {path}", "parquet"):
         import pyarrow as pa
         import pyarrow.parquet as pq

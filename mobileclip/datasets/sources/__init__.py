@@ -1,6 +1,6 @@
-"""Sources of image-text pairs: shards, JSON Lines files, tables and folders, divided into one unit per output shard.
+"""Reads image-text pairs from shards, JSON Lines files, tables and folders, in one unit per output shard.
 
-New kinds of data sets belong here, registered by name.
+A module in this package registers a `Source` class by name for each kind of data set.
 """
 
 import lazy_loader

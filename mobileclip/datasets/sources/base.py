@@ -1,4 +1,4 @@
-"""Data sources, their units of work, records of samples, and checks of the files and URLs in records."""
+"""Defines data sources, units of work and records of samples, and checks the files and URLs in records."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def locate(image: str, root: str, options: RowOptions) -> str:
 
     Args:
         image: path or URL in the row.
-        root: base of relative paths.
+        root: folder or URL at which relative paths start.
         options: allowed files and servers.
 
     Raises:
@@ -59,7 +59,7 @@ def locate(image: str, root: str, options: RowOptions) -> str:
 
 @contextmanager
 def reading_errors(what: str) -> Iterator[None]:
-    """Convert read errors to `ValueError`, except for transient errors and errors of the machine."""
+    """Convert read errors to `ValueError`, except for transient errors and machine faults such as a full disk."""
     try:
         yield
     except FileNotFoundError:
@@ -72,7 +72,7 @@ def reading_errors(what: str) -> Iterator[None]:
 
 
 def num_common(paths: Iterable[Sequence[str]]) -> int:
-    """Return the number of leading parts that all paths have in common."""
+    """Return the number of leading path components that all paths share."""
     return sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False)))
 
 
@@ -91,7 +91,7 @@ def without_user(address: str) -> str:
 
 
 def _is_inside(root: str, path: str) -> bool:
-    """Return whether a path is below a folder, by its name; symbolic links are not followed."""
+    """Return whether a path is below a folder by name, without following symbolic links."""
     if storage.is_remote(root):
         return ".." not in path.split("/")
     top = Path(os.path.abspath(storage.local_path(root)))  # noqa: PTH100 - links stay links
@@ -122,13 +122,13 @@ class Unit(ABC):
         """Return a string that changes with the unit's content, without reading images.
 
         Raises:
-            ValueError: if the input is missing, or the options do not allow reading it.
-            OSError: if the store or the disk failed.
+            ValueError: if the input of the unit is missing, or not allowed by the options.
+            OSError: if the store or disk of the input fails.
         """
 
     @abstractmethod
     def count(self) -> int | None:
-        """Return the number of samples, including samples that reading will skip; None if unknown before reading."""
+        """Return the number of samples, including samples that `read` skips; None if unknown before reading."""
 
     def files(self) -> tuple[str, ...]:
         """Return the known paths and URLs of files whose content is not part of the fingerprint."""
@@ -166,10 +166,10 @@ class Unit(ABC):
         """
 
     def read_again(self, names: Collection[str], report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples of skips, such as samples with unreachable images, and possibly other samples.
+        """Read skipped samples again, such as samples with unreachable images; may also yield other samples.
 
         Args:
-            names: keys of the skips.
+            names: keys of the skips, see `Skip`.
             report: counter of read and skipped samples.
         """
         del names
@@ -205,7 +205,7 @@ class Source(ABC):
         return cls(**{first: argument}, **choices).allowing(rows)
 
     def allowing(self, rows: RowOptions) -> Source:
-        """Return a copy of this source with other options for the rows of lists."""
+        """Return a copy of the source with the given options for the rows of lists."""
         del rows  # only lists have rows
         return self
 
@@ -219,7 +219,7 @@ class Source(ABC):
         """
 
     def fingerprints(self, units: Collection[Unit]) -> dict[str, str]:
-        """Return the fingerprints of units by name, as far as known without a request per unit.
+        """Return fingerprints by unit name; omit units with an unknown fingerprint.
 
         Args:
             units: units of this source.
@@ -241,7 +241,7 @@ register_spec_base(Source, sources)
 
 
 def numbered_name(index: int) -> str:
-    """Return the name of the output shard of the `index`-th unit, for data without shard names."""
+    """Return the output shard name of unit number `index`, for data without shard names."""
     return f"{index:08d}.tar"
 
 
@@ -264,12 +264,12 @@ class Record:
 
     Args:
         sample: the sample without its image.
-        image: path or URL of the image; if the list contains the image, its name or an empty string.
+        image: path or URL of the image; for an image in the list itself, the image name or an empty string.
         label: name of the sample in messages.
-        hosts: allowed servers in addition to public ones.
+        hosts: allowed servers without a public address.
         sha256: expected SHA-256 of the image, in hexadecimal; None to accept any image.
-        is_held: whether the list contains the image.
-        data: encoded image from the list, if requested.
+        is_held: whether the list itself contains the encoded image.
+        data: encoded image from the list; None for an image outside the list or not yet read.
     """
 
     sample: ImageTextSample
@@ -282,7 +282,7 @@ class Record:
 
     @property
     def key(self) -> str:
-        """Name of the record in skips."""
+        """Key of the record in skips: the label."""
         return self.label
 
     @property
@@ -296,7 +296,7 @@ def read_records(place: str, records: Iterable[Record | Skip], report: SkipRepor
 
     Args:
         place: path or URL of the source, for messages.
-        records: records, or skips of unusable rows.
+        records: records of usable rows, and skips of unusable rows.
         report: counter of read and skipped samples.
     """
     keys: set[str] = set()
@@ -366,7 +366,7 @@ def parse_row(line: bytes, name: str) -> dict[str, Any]:
         name: name of the line or file, for messages.
 
     Raises:
-        BadSampleError: see `parse_object`; also if the JSON contains unpaired surrogates.
+        BadSampleError: if `parse_object` rejects the line, or the JSON contains unpaired surrogates.
     """
     value = parse_object(line, name, limit=MAX_LINE_BYTES)
     if b"\\u" in line:
@@ -379,7 +379,7 @@ def parse_row(line: bytes, name: str) -> dict[str, Any]:
 
 
 def key_of(given: object, default: str) -> str:
-    """Return a sample's key from a list, or the default key if the list has none.
+    """Return a sample's key from a list; without a given key, return the default key.
 
     Raises:
         BadSampleError: if the key is neither a string nor an integer.
@@ -392,13 +392,13 @@ def key_of(given: object, default: str) -> str:
 
 
 def key_of_path(path: str) -> str:
-    """Return a path as a key: dots, which separate key and extension, and a leading `__` are replaced."""
+    """Convert a path to a key: replace dots, which separate key and extension, and shorten a leading `__`."""
     key = printable_name(path).replace(".", "_")
     return f"_{key.lstrip('_')}" if key.startswith("__") else key
 
 
 def _extension(path: str, data: bytes) -> str:
-    """Return the extension for an image's content; a broken file keeps its extension."""
+    """Return the extension that matches the content of an image; for a damaged image, the extension in the path."""
     suffix = storage.file_name(path).rpartition(".")[2].lower()
     kind = find_format(data)
     if kind is None and not is_image_name(storage.file_name(path)):
@@ -422,7 +422,9 @@ def _with_image(place: str, record: Record | Skip) -> ImageTextSample | Skip:
             with public_hosts_only(record.hosts):
                 data, extension = read_image(record.image)
         if record.sha256 is not None and hashlib.sha256(data).hexdigest() != record.sha256:
-            raise BadSampleError("other_image", f"the SHA-256 of {record.image} is not the one in {record.label}")
+            raise BadSampleError(
+                "other_image", f"the SHA-256 of {record.image} differs from the SHA-256 in {record.label}"
+            )
         return attrs.evolve(record.sample, image=data, image_extension=extension)
 
     return made_or_skip(read, key=record.label, shard=place)

@@ -1,4 +1,4 @@
-"""Folders of images as sources, with a caption file per image, a table of captions, or a folder per class."""
+"""Reads folders of images, with a caption file per image, a table of captions, or a folder per class."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ _KEPT_OF_LONG = 200
 
 @attrs.frozen(kw_only=True)
 class FolderItem:
-    """An image and the locations of its captions.
+    """An image in a folder, with the caption files and table rows for the image.
 
     Args:
         key: key of the sample.
         image: relative path of the image, with `/` between folders.
-        text: relative path of the file with one caption per line, if any.
-        json: relative path of the file with a JSON object, if any.
-        rows: table rows that name the image, as JSON.
+        text: relative path of the `.txt` file with one caption per line; None without a file.
+        json: relative path of the `.json` file with one object; None without a file.
+        rows: table rows for the image, as JSON.
     """
 
     key: str
@@ -65,13 +65,13 @@ class FolderItem:
 
 @attrs.frozen(kw_only=True)
 class FolderUnit(Unit):
-    """A unit of a folder: a range of its images.
+    """A range of the images in a folder.
 
     Args:
         path: path or URL of the folder.
         items: images of the unit.
-        stray: skips for table rows without an image; the first unit reports these skips.
-        left_out: skips for files that are neither images nor captions; the first unit reports these skips.
+        stray: skips for table rows without an image, or images outside class folders; empty except in the first unit.
+        left_out: skips for files that are neither images nor captions; empty except in the first unit.
         digest: digest of all inputs of the unit.
     """
 
@@ -86,12 +86,12 @@ class FolderUnit(Unit):
         return self.digest
 
     def files(self) -> tuple[str, ...]:
-        """Return the images and their caption files."""
+        """Return the paths of the images and caption files."""
         names = (name for item in self.items for name in (item.image, item.text, item.json) if name is not None)
         return tuple(storage.join(self.path, name) for name in names)
 
     def about(self) -> str:
-        """Return a string with the images and table rows of a local folder."""
+        """Return the images and table rows of a local folder as a string; for a remote folder, the fingerprint."""
         return self.digest if storage.is_remote(self.path) else f"{self.items} {self.stray}"
 
     def count(self) -> int:
@@ -104,7 +104,7 @@ class FolderUnit(Unit):
         return read_records(self.path, map(self._record_or_skip, self.items), report)
 
     def read_again(self, names: Collection[str], report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the images named by skips."""
+        """Yield the samples of the images with the given names."""
         items = (item for item in self.items if printable_name(item.image) in names)
         return read_records(self.path, map(self._record_or_skip, items), report)
 
@@ -155,25 +155,25 @@ class FolderUnit(Unit):
 class FolderSource(Source):
     """All images in a folder and its subfolders, sorted by path.
 
-    The captions of `NAME.jpg` are the lines of `NAME.txt`; or the `caption`, `captions`, `text` or `texts` of
-    `NAME.json`; or the same fields in the rows of `captions.jsonl` or `metadata.jsonl` whose `file_name`, relative to
-    the table, names the image. The source uses the first of these that has captions. Other fields of an image's first
-    row become metadata; `language` becomes a list if its values differ. The source skips and counts hidden files and
+    The captions of `NAME.jpg` are the lines of `NAME.txt`; without captions there, the `caption`, `captions`, `text` or
+    `texts` of `NAME.json`; without captions there, the same fields in the rows of `captions.jsonl` or `metadata.jsonl`
+    with the image path, relative to the table, as `file_name`. Other fields of `NAME.json` and of the first row become
+    metadata; `language` becomes a list if the rows differ in language. The source skips and counts hidden files and
     other file types, see `image_files`.
 
     Args:
-        path: the folder, or its URL on a store that can list folders.
-        samples_per_shard: number of images per shard.
+        path: path of the folder, or a URL on a store that can list folders.
+        samples_per_shard: number of images per output shard.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if `samples_per_shard` is less than 1.
     """
 
     path: str = attrs.field(converter=os.fspath)
     samples_per_shard: int = attrs.field(default=1000, validator=validators.gt(0))
 
     def units(self) -> tuple[FolderUnit, ...]:
-        """List the folder, read its tables, and return the images in units.
+        """List the folder, read the caption tables, and return the images in units.
 
         Raises:
             ValueError: if the path is not a folder, cannot be listed, or holds no images.
@@ -221,7 +221,7 @@ def _units(
     stray: Sequence[Skip],
     left_out: Sequence[Skip],
 ) -> tuple[FolderUnit, ...]:
-    """Return the images in units; the first unit reports all other files."""
+    """Return the images in units; the first unit reports the skips of all other files."""
     size = source.samples_per_shard
     parts = [items[start : start + size] for start in range(0, len(items), size)]
     return tuple(
@@ -238,7 +238,7 @@ def _units(
 
 
 def _named(line: bytes | BadSampleError, label: str, directory: str, files: Mapping[str, str]) -> str:
-    """Return the image named by the row of a table."""
+    """Return the relative path of the image for a table row, from `file_name`."""
     if isinstance(line, BadSampleError):
         raise line
     given = parse_row(line, label).get("file_name")
@@ -278,7 +278,7 @@ def _items(found: FolderFiles, rows: Mapping[str, list[bytes]]) -> Iterator[Fold
 
 
 def _key(stem: str) -> str:
-    """Return the key of an image's sample: the path, or the start of a long path with a hash."""
+    """Return the sample key of an image: the path without suffix; for a long path, the start with a hash."""
     key = key_of_path(stem)
     if len(key.encode(errors="surrogateescape")) <= MAX_KEY_BYTES:
         return key
@@ -315,7 +315,7 @@ def _have_a_place(_: object, attribute: attrs.Attribute[Any], values: tuple[str,
         raise ValueError(f"{attribute.name} is empty; expected at least one template, such as 'a photo of a {{}}.'")
     for value in values:
         if "{}" not in value:
-            raise ValueError(f"template {value!r} has no {{}} for the name of the class")
+            raise ValueError(f"template {value!r} has no {{}} for the class name")
 
 
 @sources.register("class_folder")
@@ -323,20 +323,20 @@ def _have_a_place(_: object, attribute: attrs.Attribute[Any], values: tuple[str,
 class ClassFolderSource(Source):
     """Labelled images in one folder per class: `PATH/CLASS/NAME.jpg`, also in subfolders of the class.
 
-    The captions of a sample are the templates with the name of the sample's class; the metadata has the name as
-    `label`. The name of a class is its folder's name, with spaces for underscores, or a name from `classes.json`
+    The captions of a sample are the templates with the class name; the metadata have the class name as `label`. The
+    class name is the folder name, with spaces for underscores, or a name from `classes.json`
     (`{"n01440764": "tench"}`) or `classes.txt` (a line per class: folder, tab, name) in `path`. The source skips and
     counts hidden files and other file types, see `image_files`.
 
-    Images of all classes are mixed, so shards and batches contain several classes.
+    The source mixes the images of all classes, so shards and batches contain several classes.
 
     Args:
-        path: the folder, or its URL on a store that can list folders.
-        templates: prompt templates with one `{}`.
-        samples_per_shard: number of images per shard.
+        path: path of the folder, or a URL on a store that can list folders.
+        templates: prompt templates with a `{}` for the class name.
+        samples_per_shard: number of images per output shard.
 
     Raises:
-        ValueError: if there is no template, a template has no `{}`, or a number is out of its range.
+        ValueError: if there is no template, a template has no `{}`, or `samples_per_shard` is less than 1.
     """
 
     path: str = attrs.field(converter=os.fspath)
@@ -344,11 +344,12 @@ class ClassFolderSource(Source):
     samples_per_shard: int = attrs.field(default=1000, validator=validators.gt(0))
 
     def units(self) -> tuple[FolderUnit, ...]:
-        """List the folder and return the images in units; report images outside class folders as skipped.
+        """List the folder and return the images in units; the first unit skips images outside class folders.
 
         Raises:
-            ValueError: if the path is not a folder, cannot be listed, or has no images in class folders; or if
-                `classes.json` or `classes.txt` is malformed or lists a folder that does not exist.
+            ValueError: if the path is not a folder, cannot be listed, or has no images in class folders; if
+                `classes.json` or `classes.txt` is malformed or lists a folder without images; or if two folders have
+                the same class name.
         """
         items, stray, digest, left_out = self._items()
         names = self._names({_folder(item) for item in items})
@@ -372,7 +373,7 @@ class ClassFolderSource(Source):
         return tuple(sorted(self._names({_folder(item) for item in items}).values()))
 
     def _items(self) -> tuple[list[FolderItem], list[Skip], str, tuple[Skip, ...]]:
-        """Return the images in class folders, the images outside, a digest of all, and skips for other files."""
+        """Return images in class folders, skips of images outside, a digest of all images, and skips of other files."""
         units = FolderSource(path=self.path).units()
         items = [item for unit in units for item in unit.items]
         classed = [item for item in items if "/" in item.image]
@@ -390,7 +391,7 @@ class ClassFolderSource(Source):
         return classed, stray, "".join(unit.digest for unit in units), left_out
 
     def _names(self, folders: set[str]) -> dict[str, str]:
-        """Return the name of each class by its folder, in the order of the folders."""
+        """Return the class names by folder name, in the order of the folder names."""
         names = {folder: folder.replace("_", " ").strip() for folder in sorted(folders)}
         for table in NAMES:
             place = storage.join(self.path, table)
@@ -405,7 +406,7 @@ class ClassFolderSource(Source):
         for folder, name in names.items():
             if name in folder_of:
                 raise ValueError(
-                    f"the folders {folder_of[name]!r} and {folder!r} have the same class name {name!r}; rename one"
+                    f"the folders {folder_of[name]!r} and {folder!r} have the same class name {name!r}; rename a class"
                 )
             folder_of[name] = folder
         return names
@@ -416,7 +417,7 @@ def _folder(item: FolderItem) -> str:
 
 
 def _parsed(place: str, content: bytes) -> dict[str, str]:
-    """Return the class names in a table, by their folders."""
+    """Return the class names in `classes.json` or `classes.txt`, by folder name."""
     try:
         text = content.decode("utf-8-sig")
         if place.endswith(".json"):

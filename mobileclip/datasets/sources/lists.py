@@ -1,6 +1,6 @@
-"""Lists of image-text pairs as sources: `.jsonl`, `.parquet`, `.csv` and `.tsv` files with one sample per row.
+"""Reads lists of image-text pairs: `.jsonl`, `.parquet`, `.csv` and `.tsv` files with one sample per row.
 
-`tables.py` reads the rows; this module converts rows to samples.
+The module `tables` decodes the rows; this module converts rows to samples.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ PATHS = ("path", "image_path", "filepath", "file_name", "image")
 URLS = ("url", "image_url")
 CAPTIONS = ("caption", "captions", "text", "texts", "title")
 LAST_PATHS = ("filename",)
-"""Path columns used only without a URL column: next to URLs, they may hold the names of downloaded files."""
+"""Path columns for tables without a URL column; with URLs, `filename` may be the name of a downloaded file."""
 UIDS = ("uid",)
 KEYS = ("key",)
 CAPTION_FIELDS = ("caption", "captions", "text", "texts")
@@ -61,10 +61,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @attrs.frozen(kw_only=True)
 class Columns:
-    """Names of the columns with the main values of a sample; None if a table has no such column.
+    """Names of the main columns of a table; None for a missing column.
 
     Args:
-        path: column of image paths, or of images in the table.
+        path: column of image paths, or of images stored in the table.
         url: column of image URLs.
         captions: columns of captions; empty if images have a `label` instead.
         uid: column of uids.
@@ -90,10 +90,10 @@ def find_columns(table: Table, options: RowOptions) -> Columns:
 
     Args:
         table: table with its column names.
-        options: column names chosen by the user.
+        options: column names from the user.
 
     Raises:
-        ValueError: if a named column is missing, or the table has no column of images or captions.
+        ValueError: if a column in `options` is missing, or the table has no known column of images or captions.
     """
     names = (*table.columns, *table.images)
     lower = {name.lower(): name for name in reversed(names)}
@@ -101,12 +101,12 @@ def find_columns(table: Table, options: RowOptions) -> Columns:
 
     def named(given: str | None, usual: Sequence[str] = ()) -> str | None:
         if given is not None and given not in names:
-            raise ValueError(f"{table.path} has no column {given!r}; its columns are {shown}")
+            raise ValueError(f"{table.path} has no column {given!r}; the columns are {shown}")
         return given or next((lower[name] for name in usual if name in lower), None)
 
     def unknown(what: str, advice: str) -> ValueError:
         header = "" if options.header else "; for a file without a header line, set `header` (--header)"
-        return ValueError(f"no column of {table.path} is known to have {what}; set {advice} to one of {shown}{header}")
+        return ValueError(f"no column name in {table.path} is known for {what}; set {advice} to one of {shown}{header}")
 
     held = next(iter([*(name for name in PATHS if name in table.images), *table.images]), None)
     # If the user names only the URL column, no path column is used.
@@ -139,10 +139,10 @@ class RowReading:
 
     Args:
         columns: names of the main columns; other columns become metadata.
-        image_root: base of relative image paths.
+        image_root: folder or URL at which relative image paths start.
         options: allowed files and servers.
         table: prefix of generated keys; empty for JSON Lines.
-        held: name of the column with images, if the table contains images.
+        held: name of the column with images stored in the table; None without such a column.
         class_names: names of the classes, for a numeric `label`.
     """
 
@@ -158,7 +158,7 @@ class RowReading:
         return f"{state} {self.columns} {self.image_root}" if self.table else f"{state} {self.image_root}"
 
     def record(self, number: int, label: str, cells: dict[str, Any] | BadSampleError) -> Record:
-        """Return the record of a row: the sample, and the location of its image.
+        """Return the record of a row: the sample without its image, and the location of the image.
 
         Args:
             number: number of the row, for a generated key.
@@ -212,7 +212,7 @@ class RowReading:
         )
 
     def mark(self, number: int, label: str, cells: dict[str, Any] | BadSampleError) -> str:
-        """Return the size and time of a row's local image as a string, for fingerprints."""
+        """Return the fingerprint (size and modification time) of a row's local image; empty for other images."""
         try:
             record = self.record(number, label, cells)
             return "" if record.is_held or record.is_remote else storage.fingerprint(record.image)
@@ -223,7 +223,7 @@ class RowReading:
             return _MISSING
 
     def _name_label(self, row: dict[str, Any], label: str) -> None:
-        """Replace the class number in a row by the class name."""
+        """Replace the class number in `row` with the class name."""
         number = row.get(LABEL)
         if not self.class_names or not isinstance(number, int):
             return
@@ -248,11 +248,11 @@ def _hash(value: Any, name: str | None, label: str) -> str | None:
 
 @attrs.frozen(kw_only=True)
 class ListUnit(Unit):
-    """A range of rows of a list.
+    """A range of rows in a list.
 
     Args:
         table: the table or JSON Lines file.
-        part: the range of rows.
+        part: range of rows in the table.
         reading: converter from rows to samples.
     """
 
@@ -270,30 +270,30 @@ class ListUnit(Unit):
         return self.table.suffix == ".parquet"
 
     def rows(self, *, images: bool = False) -> Iterator[Row]:
-        """Yield each row as its number (for the key), its name (for messages), and its cells or error.
+        """Yield each row: the row number (for the key), the row name (for messages), and the cells or an error.
 
         Args:
-            images: whether to read images in the list.
+            images: whether to read images stored in the list.
         """
         held = self.reading.held
         columns = self.table.columns if held is None else (*self.table.columns, held)
         return self.table.rows(self.part, columns, held=held, images=images)
 
     def _state(self) -> str:
-        """Return a string that changes with the rows; for a Parquet file, from the fingerprint of the file."""
+        """Return a string that changes with the rows: a digest, or the file's fingerprint for a Parquet file."""
         if self._is_parquet:
             return f"{storage.fingerprint(self.path)} {self.part.first_row} {self.part.num_rows}"
         return self.part.digest if self.table.suffix in LINES else f"{self.part.digest} {self.part.first_row}"
 
     def about(self) -> str:
-        """Return a string that changes with the rows and the base of their image paths."""
+        """Return a string that changes with the rows and `image_root`; for local Parquet files, with the row range."""
         if self._is_parquet and not storage.is_remote(self.path):
             return self.reading.about(f"{self.part.first_row} {self.part.num_rows}")
         with reading_errors(self.path):
             return self.reading.about(self._state())
 
     def fingerprint(self) -> str:
-        """Return a hash of the rows, and of the sizes and modification times of their local images."""
+        """Return a hash of the rows, and of the sizes and modification times of local images."""
         with reading_errors(self.path):
             digest = blake2b(os.fsencode(self.reading.about(self._state())), digest_size=16)
             if not storage.is_remote(self.reading.image_root):
@@ -306,10 +306,10 @@ class ListUnit(Unit):
         return self.part.num_rows
 
     def records(self, *, images: bool = False) -> Iterator[Record | Skip]:
-        """Yield every row as a record, or as a skip for an unusable row, without opening image files.
+        """Yield a record for every usable row and a skip for every other row, without opening image files.
 
         Args:
-            images: whether to read images in the list.
+            images: whether to read images stored in the list.
         """
         try:
             for number, label, cells in self.rows(images=images):
@@ -325,11 +325,11 @@ class ListUnit(Unit):
         return read_records(self.path, self.records(images=True), report)
 
     def read_again(self, names: Collection[str], report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples of the rows named by skips."""
+        """Read the rows with the given names again, and yield the samples with images."""
         return read_records(self.path, (one for one in self.records(images=True) if one.key in names), report)
 
     def files(self) -> tuple[str, ...]:
-        """Return the image files of the rows, and the list itself if it is a Parquet file."""
+        """Return the image files of the rows, and the path of the list for a Parquet file."""
         images = (one.image for one in self.records() if isinstance(one, Record) and not one.is_held)
         return (*((self.path,) if self._is_parquet else ()), *images)
 
@@ -355,23 +355,22 @@ def _names(values: Iterable[str]) -> tuple[str, ...]:
 class JsonLinesSource(Source):
     """A file with one JSON object per line.
 
-    The field `image` is the path or URL of the image, also stored in the sample. `caption`, `captions`, `text` or
-    `texts` contains one or several captions. `key` is optional; the default is the number of the line. Other fields
+    The field `image` is the path or URL of the image, which the sample also stores. `caption`, `captions`, `text` or
+    `texts` contains one or several captions. `key` is optional; the default key is the line number. Other fields
     become metadata.
 
-    The file may be untrusted: by default, the lines may name only files below `image_root` and URLs of public web
-    servers.
+    The file may be untrusted: by default, lines may name only files below `image_root` and URLs of public web servers.
 
     Args:
         path: path or URL of the uncompressed file.
-        image_root: base of relative image paths; None for the directory of the file.
-        samples_per_shard: number of lines per shard.
+        image_root: folder or URL at which relative image paths start; None for the directory of the file.
+        samples_per_shard: number of lines per output shard.
         inside: whether local images must lie below `image_root`; False allows any file.
         schemes: allowed URL schemes, such as `https` and `s3`.
         hosts: allowed web servers without a public address, such as `127.0.0.1`.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if `samples_per_shard` is less than 1.
     """
 
     path: str = attrs.field(converter=os.fspath)
@@ -382,10 +381,10 @@ class JsonLinesSource(Source):
     hosts: tuple[str, ...] = attrs.field(default=(), converter=_names)
 
     def allowing(self, rows: RowOptions) -> JsonLinesSource:
-        """Return a copy of this source with other options for its lines.
+        """Return a copy of the source with the allowed files and servers of the given options.
 
         Raises:
-            ValueError: if the options name columns, which need a table.
+            ValueError: if the options contain column names, because only tables have columns.
         """
         if rows.names_columns:
             raise ValueError(
@@ -394,7 +393,7 @@ class JsonLinesSource(Source):
         return attrs.evolve(self, inside=rows.inside, schemes=rows.schemes, hosts=rows.hosts)
 
     def units(self) -> tuple[ListUnit, ...]:
-        """Read the file once, and return a unit per range of lines.
+        """Read the file once, and return one unit per range of lines.
 
         Raises:
             ValueError: if the file cannot be read, has no lines or is compressed.
@@ -416,20 +415,20 @@ class JsonLinesSource(Source):
 @sources.register("tables")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TableSource(Source):
-    """Tables with an image, captions and a uid per row, like DataComp's metadata and img2dataset's lists.
+    """Tables with an image, captions and a uid per row, such as DataComp metadata and img2dataset lists.
 
-    A unit is a range of rows, named after the file with a number. Other cells become metadata, except for dates,
-    decimals and bytes. The tables may be untrusted, see `RowOptions`.
+    A unit is a range of rows; the unit name is the file name with a number. Additional columns become metadata, except
+    for dates, decimals and bytes. The tables may be untrusted, see `RowOptions`.
 
     Args:
-        tables: paths or URLs of tables, brace patterns such as `metadata/{00000..00127}.parquet`, or folders, searched
-            recursively. Compressed files are not supported, except for Parquet's own compression.
-        image_root: base of relative image paths; None for the folder of each table.
-        samples_per_shard: number of rows per shard.
+        tables: paths or URLs of tables, brace patterns such as `metadata/{00000..00127}.parquet`, or one folder,
+            including subfolders. Compressed files are not supported, except for Parquet's own compression.
+        image_root: folder or URL at which relative image paths start; None for the folder of each table.
+        samples_per_shard: number of rows per output shard.
         options: column names, and allowed files and servers.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if `samples_per_shard` is less than 1.
     """
 
     tables: tuple[str, ...] = attrs.field(converter=paths_of)
@@ -438,15 +437,15 @@ class TableSource(Source):
     options: RowOptions = RowOptions()
 
     def allowing(self, rows: RowOptions) -> TableSource:
-        """Return a copy of this source with other options for its rows."""
+        """Return a copy of the source with the given row options."""
         return attrs.evolve(self, options=rows)
 
     def units(self) -> tuple[ListUnit, ...]:
-        """Return a unit per range of rows; read the footer of Parquet files, and other files completely.
+        """Return one unit per range of rows, after reading the footer of Parquet files, and other files completely.
 
         Raises:
-            ValueError: if there are no tables or no rows, a table cannot be read, is compressed or lacks a named
-                column, or the names of two tables differ only in the suffix.
+            ValueError: if there are no tables or no rows, a table is unreadable or compressed, a table lacks a column
+                in `options`, or the names of two tables differ only in the suffix.
             StorageError: if a store cannot be reached.
             ImportError: if Apache Arrow is not installed (extra `parquet`).
         """
@@ -456,7 +455,9 @@ class TableSource(Source):
         names: dict[str, str] = {}
         for name, path in found:
             if names.setdefault(_stem(name), path) != path:
-                raise ValueError(f"the names of {names[_stem(name)]} and {path} differ only in the suffix; rename one")
+                raise ValueError(
+                    f"the names of {names[_stem(name)]} and {path} differ only in the suffix; rename a file"
+                )
         calls = ((storage.is_remote(path), partial(self._units, name, path)) for name, path in found)
         units = tuple(unit for part in call_ahead(calls) for unit in part)
         if not units:

@@ -1,4 +1,4 @@
-"""Opens any data set; detects the kind of source at a path, and whether images have captions or classes."""
+"""Opens data sets, and detects the kind of source at a path and whether the images have captions or classes."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ _OTHERS = (".json", ".jsonl.gz", ".csv.gz", ".tsv.gz", ".zip")
 
 @attrs.frozen(kw_only=True)
 class DataSet:
-    """An opened data set, with the names and prompt templates of its classes, if any.
+    """An opened data set, with class names and prompt templates if the images have classes.
 
     Args:
         name: name of the data set in results and reports.
-        source: source of samples with captions; with classes, the metadata have the class name as `label`.
+        source: source of samples with captions; for classes, the sample metadata have the class name as `label`.
         kind: whether images have captions or classes.
-        class_names: names of the classes, in the order of their labels; empty for captions.
+        class_names: names of the classes, in the order of the labels; empty for captions.
         templates: prompt templates with one `{}` for the name of a class; empty for captions.
     """
 
@@ -101,7 +101,7 @@ def as_source(
 
 
 def shards_of(data: Shards) -> tuple[str, ...]:
-    """Return the shards for training: paths and patterns unchanged, a folder as a pattern of its shards.
+    """Return the shards for training: paths and patterns unchanged, and a folder as a list of shards joined by `::`.
 
     Args:
         data: shards, folders of shards, or `shards:` followed by a shard or folder.
@@ -118,19 +118,19 @@ def shards_of(data: Shards) -> tuple[str, ...]:
         if not isinstance(source, ShardSource):
             raise ValueError(
                 f"{text} is not a set of tar shards, which training needs; `mobileclip reinforce datacompdr12m --data "
-                f"{text} --output FOLDER` converts it to shards with teacher embeddings"
+                f"{text} --output FOLDER` converts the data to shards with teacher embeddings"
             )
         found.append("::".join(source.shards))
     return tuple(found)
 
 
 def split_kind(text: str) -> tuple[str, str] | None:
-    """Split an argument such as `shards:train/{000..127}.tar` into the kind of source and its argument.
+    """Split a text such as `shards:train/{000..127}.tar` into the kind and the argument of a source.
 
-    Return None for an existing path, and for drives, URLs and webdataset's `pipe:`.
+    Return None for an existing path, a drive, a URL, and the `pipe:` commands of webdataset.
 
     Raises:
-        ValueError: if the kind is unknown and no file has this path.
+        ValueError: if the kind is unknown, and the text is not an existing path.
     """
     found = _NAMED.fullmatch(text)
     if found is None or runs_program(text) or os.path.exists(text):  # noqa: PTH110 - any length
@@ -139,7 +139,7 @@ def split_kind(text: str) -> tuple[str, str] | None:
         return found["kind"], found["argument"]
     if is_pattern(text) or ".tar" in text:
         return None
-    raise ValueError(f"{text} does not exist, and its prefix is not a kind of source: {sources.unknown(found['kind'])}")
+    raise ValueError(f"{text} does not exist, and the prefix is not a kind of source: {sources.unknown(found['kind'])}")
 
 
 def _kind_of(text: str) -> str:
@@ -151,7 +151,9 @@ def _kind_of(text: str) -> str:
     if not text:
         raise ValueError(f"no data was given; {EXPECTED}")
     if text.lower().endswith(_OTHERS):
-        raise ValueError(f"{text} is neither a tar shard nor a list ({', '.join(LISTS)}); convert it to one of these")
+        raise ValueError(
+            f"{text} is not a tar shard or a list ({', '.join(LISTS)}); convert the file to one of these formats"
+        )
     if text.lower().endswith(LINES):
         return "jsonl"
     if is_table(text):
@@ -176,20 +178,20 @@ def open_data_set(
     samples_per_shard: int = 1000,
     rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> DataSet:
-    """Open the data set at a path, and detect whether its images have captions or classes.
+    """Open the data set at a path, and detect whether the images have captions or classes.
 
-    Classes come from the subfolders of a folder; from a name as `label` in the metadata of JSON Lines or shards; or
-    from the number in `.cls`, with names in the folder's `classnames.txt`. All other data sets have captions.
+    Classes come from the subfolders of a folder; from a class name as `label` in the metadata of JSON Lines or shards;
+    or from the class number in `.cls`, with names in `classnames.txt`. All other data sets have captions.
 
     Args:
         data: see `as_source`.
         kind: expected kind; `auto` to detect the kind.
-        templates: prompt templates with one `{}`, for classes of a data set without its own templates.
+        templates: prompt templates with one `{}`; data sets in the public layout have their own templates.
         samples_per_shard: see `as_source`.
         rows: see `as_source`.
 
     Raises:
-        ValueError: if there is no data set of this kind; the message names the found and the expected kind.
+        ValueError: if the path is not a data set, or the data set does not have the expected kind.
         OSError: if the data set cannot be read.
     """
     text = os.fspath(data)
@@ -199,8 +201,8 @@ def open_data_set(
     found: DataKind = "classes" if names else "captions"
     if kind == "classes" and found != kind:
         raise ValueError(
-            f"{text} has no classes: expected one folder per class, or samples whose metadata has the name of the "
-            "class as `label`"
+            f"{text} has no classes; expected one folder per class, or samples with the class name as `label` in the "
+            "metadata"
         )
     if kind == "captions" and isinstance(source, ClassFolderSource):
         raise ValueError(f"{text} has no captions, but one folder per class; {EXPECTED}")
@@ -209,7 +211,7 @@ def open_data_set(
 
 
 def name_of(text: str) -> str:
-    """Return the name of a data set: the name of its folder, or of its file without suffix."""
+    """Return the name of a data set: the folder name, or the file name without suffix."""
     text = (split_kind(text) or ("", text))[1]
     layout = files_of_page(text).partition("/resolve/")[0]
     name = storage.file_name(layout) if storage.is_remote(layout) else storage.local_path(layout).absolute().name
@@ -236,7 +238,7 @@ def is_gathered(text: str) -> bool:
 
 
 def _is_file(text: str) -> bool:
-    """Return whether a text is a URL, or the name of a list or of shards."""
+    """Return whether a text is a URL, a list, a shard or a pattern of shards."""
     return text.lower().endswith((*LISTS, ".tar")) or is_pattern(text) or storage.is_remote(text)
 
 
@@ -259,7 +261,7 @@ def require_data_set(text: str) -> None:
 def _named(
     source: Source, text: str, templates: tuple[str, ...], kind: DataKind | Literal["auto"]
 ) -> tuple[Source, tuple[str, ...], tuple[str, ...]]:
-    """Return a source, the names of its classes, and their templates; the last two are empty for captions."""
+    """Return a source, class names and prompt templates; names and templates are empty for captions."""
     if isinstance(source, FolderSource) and kind == "classes":
         source = ClassFolderSource(path=source.path, samples_per_shard=source.samples_per_shard)
     if isinstance(source, ShardSource) and _has_numbers(source, text):
@@ -297,7 +299,7 @@ def _is_captioned(item: FolderItem) -> bool:
 
 
 def _has_numbers(source: ShardSource, text: str) -> bool:
-    """Return whether the samples of shards have class numbers, judged by the first sample."""
+    """Return whether the first sample of the shards has a class number."""
     first = next((raw for unit in source.units() for raw in read_shard(unit.path, lambda _: None)), None)
     if first is None:
         raise ValueError(f"{text} holds no sample; {EXPECTED}")
@@ -305,7 +307,7 @@ def _has_numbers(source: ShardSource, text: str) -> bool:
 
 
 def _labels(source: Source, text: str) -> tuple[str, ...]:
-    """Return the sorted class names from `label`; if the first sample has none, return () without reading the rest."""
+    """Return the sorted class names from `label`; empty, after reading one sample, if this sample has no `label`."""
     report = SkipReport(log=False)
     labels = (label_of(sample) for unit in source.units() for sample in unit.described(report))
     try:
@@ -317,13 +319,13 @@ def _labels(source: Source, text: str) -> tuple[str, ...]:
 
 
 def label_of(sample: ImageTextSample) -> str | None:
-    """Return the name of a sample's class from `label` in the metadata; None if there is no name."""
+    """Return the class name of a sample from `label` in the metadata; None without a class name."""
     label = sample.metadata.get("label")
     return label if isinstance(label, str) and label.strip() else None
 
 
 def _kind_of_folder(folder: str) -> str:
-    """Return the kind of a folder without shards: tables, one folder per class, or other images.
+    """Return the kind of source for a folder without shards: `tables`, `class_folder` or `folder`.
 
     Raises:
         ValueError: if images without captions are both in the folder and in subfolders.
@@ -343,7 +345,7 @@ def _kind_of_folder(folder: str) -> str:
         return "folder"
     if num_apart < len(items):
         raise ValueError(
-            f"{folder} has {num_apart:,} images in subfolders and {len(items) - num_apart:,} outside them, without "
-            f"captions; state the kind: class_folder:{folder} or folder:{folder}"
+            f"{folder} has {num_apart:,} images in subfolders and {len(items) - num_apart:,} outside subfolders, all "
+            f"without captions; state the kind: class_folder:{folder} or folder:{folder}"
         )
     return "class_folder"

@@ -1,4 +1,4 @@
-"""Column options of lists and tables, separate from the code that reads lists and tables."""
+"""Defines the column, file and server options for reading lists and tables."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ SCHEMES = ("http", "https")
 class RowOptions:
     """Allowed files and servers, and column names, for rows of `.jsonl` files and tables (`.parquet`, `.csv`, `.tsv`).
 
-    If no name is set for a column, the reader uses the first common name in the table, ignoring case.
+    For a column without a given name, the reader tries common column names in order, ignoring case.
 
     Args:
         inside: whether local images must be below the folder of the list; if False, rows may name any local file.
         schemes: URL schemes that rows may use, such as `https` and `s3`.
-        hosts: web servers without a public address that rows may name, such as `127.0.0.1`.
+        hosts: allowed web servers without a public address, such as `127.0.0.1`.
         path_column: name of the column with image paths, relative to the table's folder.
         url_column: name of the column with image URLs, used for rows without a path.
         caption_columns: names of the columns with captions; a cell has one caption or a list of captions.
         uid_column: name of the column with uids, the names of samples in DataComp.
         key_column: name of the column with keys. Without this column, the key is the uid, or the name of the table with
             the number of the row.
-        hash_column: name of the column with the SHA-256 of images; the reader skips images whose hash differs. There is
-            no default name, as a table may have the hashes of images before resizing.
+        hash_column: name of the column with the SHA-256 of images; None for no check. The reader skips images with a
+            different hash. There is no default name, because a table may have hashes of images before resizing.
         header: names of the columns, in order, for a `.csv` or `.tsv` file without a header line.
     """
 

@@ -1,6 +1,6 @@
-"""Tar shards as sources: with captions, with class numbers, or in CLIP_benchmark's layout.
+"""Reads tar shards with captions, with class numbers, or in the layout of CLIP_benchmark.
 
-The layout has these files:
+The layout of CLIP_benchmark has these files:
 
     wds_vtab-pets_test/
         classnames.txt                          one name per line, in the order of the labels
@@ -8,9 +8,9 @@ The layout has these files:
         dataset_type.txt                        "retrieval" if images have captions instead of labels
         test/nshards.txt                        number of shards
         test/0.tar                              KEY.jpg (png, webp); KEY.cls with the label, or KEY.txt with captions;
-                                                KEY.npy with the groups of the image, if the metric needs them
+                                                KEY.npy with the groups of the image, for some metrics
 
-Source: CLIP_benchmark defines the layout; the 38 data sets are published in this layout.
+Source: CLIP_benchmark defines the layout, and publishes the 38 data sets in this layout.
 """
 
 from __future__ import annotations
@@ -65,19 +65,19 @@ class ShardUnit(Unit):
     sample_limits: SampleLimits = SAMPLE_LIMITS
 
     def fingerprint(self) -> str:
-        """Return size and modification time, or the store's version; for the output of a program, the command."""
+        """Return size and modification time, or the store's version; for a `pipe:` shard, the command."""
         if runs_program(self.path):
             return self.path
         with reading_errors(f"shard {self.path}"):
             return storage.fingerprint(self.path)
 
     def about(self) -> str:
-        """Return the name of a local shard, or the fingerprint of any other shard."""
+        """Return the unit name for a local shard, and the fingerprint for any other shard."""
         is_near = not (runs_program(self.path) or storage.is_remote(self.path))
         return self.name if is_near else self.fingerprint()
 
     def count(self) -> int | None:
-        """Return the number of keys in a local shard; None for other or truncated shards."""
+        """Return the number of keys in a local uncompressed shard; None for other, truncated or unreadable shards."""
         if runs_program(self.path) or storage.is_remote(self.path) or _COMPRESSED.search(self.path):
             return None
         try:
@@ -104,7 +104,7 @@ class ShardUnit(Unit):
         return parse_sample(key, members, self.sample_limits)
 
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples; among samples with the same key, only the first usable one."""
+        """Yield the samples; for duplicate keys, yield only the first usable sample."""
         keys: set[str] = set()
         for sample in parse_each(read_shard(self.path, report.add, self.sample_limits), self.sample, report.add):
             if sample.key in keys:
@@ -123,7 +123,7 @@ class ShardSource(Source):
 
     Args:
         shards: paths, URLs or brace patterns of shards, which may be compressed; see `expand_shards`. Output shards
-            have the same names, without `.gz`; for shards in several folders, the paths below the common folder.
+            have the names of the input shards, without `.gz`; shards from several folders stay in subfolders.
         sample_limits: limits for reading a sample.
     """
 
@@ -137,7 +137,7 @@ class ShardSource(Source):
         return cls(shards=(is_folder(argument) and shards_in(argument)) or argument)
 
     def units(self) -> tuple[ShardUnit, ...]:
-        """Return a unit per shard, in the given order.
+        """Return one unit per shard, in the given order.
 
         Raises:
             ValueError: if there are no shards, a local shard is missing, or two shards would have the same output name.
@@ -149,14 +149,14 @@ class ShardSource(Source):
         for path, name in zip(paths, output_names(paths), strict=True):
             if name in units:
                 raise ValueError(
-                    f"{units[name].path} and {path} would have the same output name {name}; name each shard once, "
+                    f"{units[name].path} and {path} would have the same output name {name}; pass each shard once, "
                     "or process the shards as two data sets"
                 )
             units[name] = ShardUnit(name=name, path=path, sample_limits=self.sample_limits)
         return tuple(units.values())
 
     def fingerprints(self, units: Collection[Unit]) -> dict[str, str]:
-        """Return the fingerprints of shards from folder listings; web servers cannot list shards."""
+        """Return the fingerprints of shards from folder listings; omit shards on web servers."""
         paths = {}
         for unit in units:
             assert isinstance(unit, ShardUnit), "this source has only units of shards"
@@ -175,21 +175,21 @@ def shards_in(folder: str) -> tuple[str, ...]:
 
 
 def is_folder(text: str) -> bool:
-    """Return whether a path is a folder; the URL of a shard is recognised by its name, without a request."""
+    """Return whether a path is a folder; return False without a request for the URL of a shard."""
     is_shard = is_pattern(text) or "::" in text or ".tar" in storage.file_name(text)
     return not (is_shard and storage.is_remote(text)) and storage.is_directory(text)
 
 
 def is_pattern(text: str) -> bool:
-    """Return whether a text is a brace pattern, or a program that writes a shard."""
+    """Return whether a text is a brace pattern, or a `pipe:` command that writes a shard."""
     return "{" in text or runs_program(text)
 
 
 def listed_fingerprints(paths: Iterable[str]) -> dict[str, str]:
-    """Return the fingerprints of all existing shards, from one listing per folder of a store or disk.
+    """Return the fingerprints of existing shards by path, from one listing per folder of a store or disk.
 
     Args:
-        paths: paths or URLs of shards. Web servers cannot list folders, so each of their URLs takes a request.
+        paths: paths or URLs of shards. Web servers cannot list folders, so every web URL takes a request.
 
     Raises:
         OSError: if a store cannot be reached.
@@ -225,7 +225,7 @@ def _check_present(paths: list[str]) -> None:
 
 
 def output_names(paths: Sequence[str]) -> list[str]:
-    """Return the names of the output shards: the paths below the folder common to all shards."""
+    """Return the names of the output shards: the paths relative to the common folder of all shards."""
     folders = [() if runs_program(path) else _folders(path) for path in paths]
     num_above = num_common(one for path, one in zip(paths, folders, strict=True) if not runs_program(path))
     names = []
@@ -268,10 +268,10 @@ _HUB = "https://huggingface.co/datasets/"
 
 @attrs.frozen(kw_only=True)
 class PublicLayout:
-    """A data set in CLIP_benchmark's layout: its class names, prompts, kind and shards.
+    """The class names, prompt templates, kind and shards of a data set in CLIP_benchmark's layout.
 
     Args:
-        name: name of the folder, without `wds_` and `_test`.
+        name: name of the folder, without the prefix `wds_` and the suffix `_test`.
         kind: `classification` for images with labels, `retrieval` for images with captions.
         class_names: names of the classes, in the order of the labels; empty for retrieval.
         templates: prompt templates with one `{}` for the class name; empty for retrieval.
@@ -295,13 +295,13 @@ def read_public_layout(path: str | os.PathLike[str], *, split: str = SPLIT) -> P
     """Read the small files of a data set in CLIP_benchmark's layout, without reading shards.
 
     Args:
-        path: folder of the data set, its URL, or its page on the Hugging Face hub, such as
+        path: path or URL of the data set folder, or a data set page on the Hugging Face hub, such as
             `https://huggingface.co/datasets/djghosh/wds_vtab-pets_test/tree/main`.
         split: name of the folder with the shards.
 
     Raises:
-        ValueError: if a file of names or templates is missing or malformed (the message names the line), or the folder
-            has more shards than `nshards.txt` states.
+        ValueError: if a small file is missing or malformed (the message names the line), or the folder has more shards
+            than `nshards.txt` states.
         OSError: if a store cannot be reached.
     """
     root = files_of_page(os.fspath(path))
@@ -324,7 +324,7 @@ def read_public_layout(path: str | os.PathLike[str], *, split: str = SPLIT) -> P
 
 
 def files_of_page(path: str) -> str:
-    """Return the URL of the files of a page on the Hugging Face hub; return other paths unchanged."""
+    """Return the file URL for a data set page on the Hugging Face hub; return other paths without trailing `/`."""
     if path.startswith(_HUB):
         path = path.replace("/tree/", "/resolve/", 1)
         return path if "/resolve/" in path else f"{path.rstrip('/')}/resolve/main"
@@ -359,10 +359,10 @@ def parse_label(stored: bytes | None, num_classes: int) -> int:
     """Return the class number in a sample's `.cls`.
 
     Raises:
-        BadSampleError: if `.cls` is missing, or does not hold the number of a class below `num_classes`.
+        BadSampleError: if `.cls` is missing, or is not an integer from 0 to `num_classes - 1`.
     """
     if stored is None:
-        raise BadSampleError("no_label", "it has no .cls with its label")
+        raise BadSampleError("no_label", "the sample has no .cls with a class number")
     text = stored[:_MAX_TEXT_BYTES].decode("utf-8", "replace").strip()
     if _SEVERAL_LABELS.fullmatch(text):
         raise BadSampleError("several_labels", f".cls holds {text[:40]!r}, expected the number of one class")
@@ -370,7 +370,7 @@ def parse_label(stored: bytes | None, num_classes: int) -> int:
         raise BadSampleError("bad_label", f".cls holds {text[:40]!r}, expected the number of a class")
     label = int(text)
     if label >= num_classes:
-        raise BadSampleError("bad_label", f"its label is {label}, but there are {num_classes} classes, numbered from 0")
+        raise BadSampleError("bad_label", f"the label is {label}, but there are {num_classes} classes, numbered from 0")
     return label
 
 
@@ -383,7 +383,7 @@ def caption_lines(stored: bytes | None) -> tuple[str, ...]:
     lines = () if stored is None else split_lines(stored.decode("utf-8", "replace"))
     captions = tuple(line for line in lines if line.strip())
     if not captions:
-        raise BadSampleError("no_caption", "it has no .txt with a caption")
+        raise BadSampleError("no_caption", "the sample has no .txt with a caption")
     return captions
 
 
@@ -396,13 +396,13 @@ def image_of(members: Mapping[str, bytes]) -> str:
     extension = next((one for one in IMAGE_EXTENSIONS if one in members), None)
     if extension is None:
         there = ", ".join(sorted(members))
-        raise BadSampleError("no_image", f"it has no image ({', '.join(IMAGE_EXTENSIONS)}), only {there}")
+        raise BadSampleError("no_image", f"the sample has no image ({', '.join(IMAGE_EXTENSIONS)}), only {there}")
     return extension
 
 
 @attrs.frozen(kw_only=True)
 class LabelledShardUnit(ShardUnit):
-    """A shard whose samples have a label in `.cls` or, without classes, captions in `.txt`, one per line.
+    """A shard of samples with a class number in `.cls` or, without classes, captions in `.txt`, one per line.
 
     Args:
         class_names: names of the classes, in the order of the labels; empty for samples with captions.
@@ -450,14 +450,14 @@ class LabelledShardSource(Source):
         """Return a source for shards, with class names from `classnames.txt` next to the shards.
 
         Raises:
-            ValueError: if the file is missing.
+            ValueError: if `classnames.txt` is missing.
         """
         shards = expand_shards(shards)
         names = class_names_next_to(shards[0])
         if not names:
             path = storage.join(shard_folder(shards[0]), CLASS_NAMES)
             raise ValueError(
-                f"the samples of {shards[0]} have class numbers in .cls, but the classes have no names; "
+                f"the samples of {shards[0]} have class numbers in .cls, but no class names; "
                 f"write {path}, with one name per line, in the order of the numbers"
             )
         return cls(shards=shards, class_names=names)
@@ -478,7 +478,7 @@ class PublicLayoutSource(Source):
     """A data set in CLIP_benchmark's layout; captions for classes are the prompt templates with the class name.
 
     Args:
-        path: path or URL of the folder.
+        path: path or URL of the data set folder, or a data set page on the Hugging Face hub.
         split: name of the folder with the shards.
     """
 
@@ -531,7 +531,7 @@ def _templates(root: str) -> tuple[str, ...]:
     lines = _lines(path, "expected one prompt per line, with {c} for the name of a class")
     for number, line in enumerate(lines, 1):
         if line.count("{c}") != 1 or "{}" in line:
-            raise ValueError(f"{path}, line {number}: {line[:60]!r} needs one {{c}} where the name goes, no {{}}")
+            raise ValueError(f"{path}, line {number}: {line[:60]!r} needs one {{c}} for the class name, and no {{}}")
     return tuple(line.replace("{c}", "{}") for line in lines)
 
 

@@ -1,7 +1,7 @@
-"""Reads tables (CSV, TSV, Parquet, JSON Lines) in ranges of rows, for several workers.
+"""Reads tables (CSV, TSV, Parquet, JSON Lines) in ranges of rows, so that several workers can share a table.
 
 Apache Arrow (extra `parquet`) decodes CSV, TSV and Parquet. Python decodes JSON Lines, because fields and types
-differ from row to row, and Arrow would reject a whole block because of one row. A bad row does not affect other rows.
+differ from row to row, and Arrow would reject a whole block for one bad row. A bad row does not affect other rows.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _COUNTED = re.compile(r"Expected \d+ columns, got (\d+)")
 
 T = TypeVar("T")
 Row = tuple[int, str, "dict[str, Any] | BadSampleError"]
-"""A row: its number, its name in messages, and its cells by column, or the reason why the row is unreadable."""
+"""A row: the row number, the row name in messages, and the cells by column or the error of an unreadable row."""
 
 
 @attrs.frozen(kw_only=True)
@@ -61,9 +61,9 @@ class Part:
     Args:
         first_row: number of the first row, from 1.
         num_rows: number of rows.
-        start: offset of the first row in a text file, in bytes.
+        start: offset of the first row in a text file, in bytes; 0 for Parquet.
         first_line: line number of the first row in a text file, from 1.
-        digest: digest of the lines of a text file.
+        digest: digest of the lines in the range of a text file; empty for Parquet.
     """
 
     first_row: int
@@ -78,14 +78,14 @@ class Table:
     """A table, opened by `open_table`.
 
     Args:
-        path: path or URL.
-        suffix: suffix of the name, which determines the format.
-        columns: names of the columns whose values JSON can represent: strings, numbers, booleans, and lists and structs
-            of these. Empty for JSON Lines, whose fields may differ from line to line.
-        images: names of the columns of images in the Hugging Face format: structs of `bytes` and `path`.
-        class_names: names of the classes for a numeric `label`, if the file states the names in the Hugging Face
+        path: path or URL of the table.
+        suffix: suffix that determines the format, such as `.csv`.
+        columns: names of the columns that JSON can represent: strings, numbers, booleans, and lists and structs of
+            strings, numbers and booleans. Empty for JSON Lines, because fields may differ from line to line.
+        images: names of the columns with images in the Hugging Face format: structs of `bytes` and `path`.
+        class_names: names of the classes for a numeric `label`; empty if the file has no names in the Hugging Face
             format.
-        whole: range of all rows; for a text file, only the start of the range is known.
+        whole: range of all rows; for a text file, only the start of the range.
     """
 
     path: str
@@ -127,13 +127,13 @@ class Table:
         held: str | None = None,
         images: bool = True,
     ) -> Iterator[Row]:
-        """Yield the rows of the table or of a range; the number of a row of JSON Lines is its line number.
+        """Yield the rows of a range; in JSON Lines, the row number is the line number.
 
         Args:
             part: range of rows; None for all rows.
             columns: names of the columns to read; None for all columns.
-            held: name of the column with images, if any.
-            images: whether to read the images in this column, not only their paths.
+            held: name of the column with images; None without images.
+            images: whether to read the image bytes in the column `held`, not only the image paths.
 
         Raises:
             OSError: if the table cannot be read.
@@ -159,23 +159,23 @@ class Table:
 
 
 def open_table(path: str, suffix: str = "", *, header: Sequence[str] = ()) -> Table:
-    """Open a table and read its column names, from the footer of a Parquet file or the first row of a text file.
+    """Open a table and read the column names, from the footer of a Parquet file or the header line of a text file.
 
     Args:
-        path: path or URL.
-        suffix: suffix of the format; empty for the suffix of the name.
-        header: names of the columns of a CSV or TSV file without a header line.
+        path: path or URL of the table.
+        suffix: suffix of the format, such as `.csv`; empty for the suffix of the file name.
+        header: column names of a CSV or TSV file without a header line; empty to read the header line.
 
     Raises:
         OSError: if the table cannot be read.
-        ValueError: if the table is empty or compressed, its first row cannot be read, or two columns have the same
+        ValueError: if the table is empty or compressed, the header line is malformed, or two columns have the same
             name.
         ImportError: if Apache Arrow is not installed (extra `parquet`), except for JSON Lines.
     """
     suffix = suffix or f".{storage.file_name(path).rpartition('.')[2].lower()}"
     table = _open_parquet(path) if suffix == ".parquet" else _open_text(path, suffix, tuple(header))
     if twice := repeated((*table.columns, *table.images)):
-        raise ValueError(f"{path} has two columns named {twice[0][:80]!r}; rename one")
+        raise ValueError(f"{path} has two columns named {twice[0][:80]!r}; rename a column")
     return table
 
 
@@ -183,7 +183,7 @@ def _open_text(path: str, suffix: str, header: tuple[str, ...]) -> Table:
     whole = Part(first_row=1, num_rows=0)
     with storage.open_read(path) as stream:
         if stream.read(2) == _GZIP:
-            raise ValueError(f"{path} is compressed, so its rows cannot be found; decompress it first")
+            raise ValueError(f"{path} is compressed, so readers cannot find the rows; decompress the file first")
         if suffix not in _DELIMITERS:
             return Table(path=path, suffix=suffix, whole=whole)
         with needed(f"the table {path}", "parquet"):
@@ -194,7 +194,7 @@ def _open_text(path: str, suffix: str, header: tuple[str, ...]) -> Table:
         stream.seek(0)
         first = next(text_rows(stream, suffix), None)
     if first is None:
-        raise ValueError(f"{path} is empty; expected a line with the names of the columns")
+        raise ValueError(f"{path} is empty; expected a line with the column names")
     try:
         if isinstance(first.content, BadSampleError):
             raise first.content
@@ -202,7 +202,7 @@ def _open_text(path: str, suffix: str, header: tuple[str, ...]) -> Table:
         names = csv.read_csv(pa.BufferReader(first.content + b"\n"), options, _parse_options(suffix)).column_names
     except (pa.ArrowException, BadSampleError, UnicodeDecodeError) as error:
         why = "the line is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
-        raise ValueError(f"the names of the columns of {path} cannot be read: {why}") from None
+        raise ValueError(f"the column names of {path} cannot be read: {why}") from None
     whole = attrs.evolve(whole, start=first.end, first_line=first.last_line + 1)
     return Table(path=path, suffix=suffix, columns=tuple(names), whole=whole)
 
@@ -215,8 +215,8 @@ class TextRow:
         line: number of the row's first line, from 1.
         last_line: number of the row's last line.
         end: number of bytes from the start of reading to the end of the row.
-        content: bytes of the row, or the reason why the row is unreadable.
-        read: bytes for a digest, including the blank lines before the row.
+        content: bytes of the row, or the error of an unreadable row.
+        read: bytes for the digest of a range, including blank lines before the row.
     """
 
     line: int
@@ -234,8 +234,8 @@ class TextRow:
 def text_rows(stream: IO[bytes], suffix: str, line: int = 1) -> Iterator[TextRow]:
     """Yield the rows of a text file from the current position, without blank lines and with bounded memory.
 
-    In CSV, cells in quotation marks may contain line breaks (RFC 4180). A quotation mark without a closing mark makes
-    only its own line unusable.
+    In CSV, cells in quotation marks may contain line breaks (RFC 4180). An unclosed quotation mark makes only one line
+    unusable.
 
     Args:
         stream: the text file.
@@ -258,7 +258,7 @@ def text_rows(stream: IO[bytes], suffix: str, line: int = 1) -> Iterator[TextRow
             detail = f"the row from line {line} has {size} bytes, expected at most {MAX_LINE_BYTES}"
             content, read = BadSampleError("line_too_long", detail), b"%d " % size
         elif suffix == ".csv" and data.count(b'"') % 2:
-            content = BadSampleError("bad_row", f"line {line} has a quotation mark that is not closed")
+            content = BadSampleError("bad_row", f"line {line} has an unclosed quotation mark")
         elif line == 1 and suffix in _DELIMITERS:
             content = data.removeprefix(_BOM)
         last = line + len(some) - 1
@@ -283,7 +283,7 @@ def _lines(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
 
 
 def _closing(ahead: deque[tuple[bytes, int]], lines: Iterator[tuple[bytes, int]], size: int) -> list[tuple[bytes, int]]:
-    """Take the lines up to the line that closes a quotation mark; return an empty list if no nearby line does."""
+    """Take the lines up to the closing quotation mark; return an empty list without a closing mark nearby."""
     number = 0
     while size <= _MOST_QUOTED_BYTES:
         if number == len(ahead):
@@ -309,7 +309,7 @@ def _parse_options(suffix: str) -> Any:
 def _cells(
     rows: Sequence[TextRow], suffix: str, names: Sequence[str], columns: Sequence[str]
 ) -> Iterator[dict[str, Any] | BadSampleError]:
-    """Yield the cells of rows as strings, by column; after an error, decode both halves of the rows separately."""
+    """Yield the cells of rows as strings, by column; after an error, decode each half of the rows separately."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -326,7 +326,7 @@ def _cells(
                 column_types=dict.fromkeys(names, pa.string()), include_columns=list(columns), strings_can_be_null=False
             ),
         )
-        problem = f"it has {table.num_rows} rows"
+        problem = f"Arrow found {table.num_rows} rows"
         if table.num_rows == len(rows):
             yield from table.to_pylist()
             return
@@ -357,14 +357,14 @@ def _opened(path: str) -> Iterator[pq.ParquetFile]:
             raise_machine_fault(error)
             if isinstance(error, OSError) and (error.errno is not None or isinstance(error, storage.StorageError)):
                 raise
-            raise OSError(f"it is damaged, or not a Parquet file: {str(error).strip()}") from None
+            raise OSError(f"the file is damaged, or not a Parquet file: {str(error).strip()}") from None
 
 
 def text_column(values: Sequence[str | None]) -> pa.Array:
-    """Return a column of strings, or of bytes if a string is not valid UTF-8, as keys from tar files may be.
+    """Return a column of strings; a column of bytes if a string, such as a key from a tar file, is not valid UTF-8.
 
-    The function builds the column from buffers: to convert a list, Arrow would import pandas, if installed, which uses
-    50 MB of memory.
+    The function builds the column from buffers, because Arrow would import pandas (50 MB of memory), if installed, to
+    convert a list.
     """
     import pyarrow as pa
 
@@ -389,11 +389,11 @@ def read_keys(column: pa.ChunkedArray) -> list[str]:
 
 
 def write_annotated_table(path: str, table: pa.Table, note: object) -> None:
-    """Write a Parquet file atomically, with a note as JSON in its metadata.
+    """Write a Parquet file atomically, with a note as JSON in the file metadata.
 
     Args:
-        path: path or URL; the function creates a missing folder.
-        table: the rows.
+        path: path or URL of the file; the function creates a missing folder.
+        table: rows of the file.
         note: instance of a class that `mobileclip.serialization` supports.
     """
     import pyarrow.parquet as pq
@@ -405,10 +405,10 @@ def write_annotated_table(path: str, table: pa.Table, note: object) -> None:
 
 
 def read_annotated_table(path: str, kind: type[T], *, rows: bool = True) -> tuple[T, pa.Table | None] | None:
-    """Read the note and rows of a file by `write_annotated_table`; return None if the file is missing or damaged.
+    """Read the note and rows from `write_annotated_table`; return None if the file is missing or damaged.
 
     Args:
-        path: path or URL.
+        path: path or URL of the file.
         kind: class of the note.
         rows: whether to read the rows; without rows, the function reads only the end of a local file.
     """
@@ -479,7 +479,7 @@ def _may_lack(file: pq.ParquetFile, group: int, leaf: str) -> bool:
 
 
 def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadSampleError]:
-    """Yield the rows as Python objects; a string that is not UTF-8 makes only its own row unusable."""
+    """Yield the rows as Python objects; for a row with a string that is not UTF-8, yield an error."""
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Reads texts for training a text tower, from text files, tables and shards."""
+"""Reads texts from text files, tables and shards, to train a text tower."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from mobileclip.data.skips import BadSampleError, SkipReport
 from mobileclip.datasets.sources.tables import LINES, TABLES, open_table, text_rows
 
 MAX_TEXT = 10_000
-"""Maximum number of characters of a text; text towers read a few hundred."""
+"""Maximum number of characters per text; text towers read only a few hundred characters."""
 
 
 @attrs.frozen(kw_only=True)
 class TextPair:
-    """A text for the student, and the text for the teacher.
+    """A text for the student and the matching text for the teacher.
 
     Args:
         text: the student's text.
-        teacher_text: the teacher's text: a translation, or the same text.
-        language: language of the text, such as `de`; empty if unknown.
+        teacher_text: the teacher's text: a translation of `text`, or a copy.
+        language: language of `text`, such as `de`; empty if unknown.
     """
 
     text: str
@@ -38,9 +38,9 @@ class TextColumns:
 
     Args:
         text: column of the student's text.
-        teacher: column of the teacher's text; the student's text by default.
-        language: column of the language.
-        default_language: language of texts in rows without a language.
+        teacher: column of the teacher's text; in rows without a teacher's text, the student's text replaces it.
+        language: column of the language, such as `de`.
+        default_language: language of rows without a language; empty if unknown.
     """
 
     text: str = "text"
@@ -50,18 +50,18 @@ class TextColumns:
 
 
 def read_text_pairs(path: storage.AnyPath, columns: TextColumns | None = None) -> Iterator[TextPair | BadSampleError]:
-    """Yield the texts of a file in order, or the problem of an unusable row.
+    """Yield a text pair for every usable row of a file, in order, and an error for every other row.
 
-    Files with the suffix `.jsonl`, `.csv` or `.tsv` (with a header) and `.parquet` are tables. A `.tar` file is a
-    shard; all its real and synthetic captions are texts. In any other file, every line is a text.
+    Files with the suffix `.jsonl`, `.csv` or `.tsv` (with a header) and `.parquet` are tables. In a `.tar` shard, all
+    real and synthetic captions are texts. In any other file, every line is a text.
 
     Args:
-        path: path or URL of the file; for shards also a pattern, see `mobileclip.data.expand_shards`.
-        columns: names of the columns of a table; None for the default names.
+        path: path or URL of the file; for shards, also a pattern, see `mobileclip.data.expand_shards`.
+        columns: column names of a table; None for the default names.
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if a table has no column of texts, or a file is compressed.
+        ValueError: if the table lacks the column of the student's text, or the file is compressed.
         ImportError: if the file is a table, and Apache Arrow is not installed (extra `parquet`).
     """
     columns = TextColumns() if columns is None else columns
@@ -81,7 +81,7 @@ def _pair(row: Mapping[str, Any], columns: TextColumns, label: str) -> TextPair 
     text = row.get(columns.text)
     teacher_text, language = row.get(columns.teacher) or text, row.get(columns.language) or columns.default_language
     if not isinstance(text, str) or not text.strip():
-        return BadSampleError("no_text", f"{label} has no text in its column {columns.text!r}")
+        return BadSampleError("no_text", f"{label} has no text in the column {columns.text!r}")
     if not isinstance(teacher_text, str) or not isinstance(language, str):
         return BadSampleError("bad_row", f"{label} has a teacher text or language that is not a string")
     if max(len(text), len(teacher_text)) > MAX_TEXT:
@@ -94,7 +94,7 @@ def _rows(path: str, columns: TextColumns) -> Iterator[dict[str, Any] | BadSampl
     wanted = [name for name in (columns.text, columns.teacher, columns.language) if name in table.columns]
     if table.suffix in TABLES and columns.text not in wanted:
         raise ValueError(
-            f"{path} has no column {columns.text!r}; its columns are {', '.join(map(repr, table.columns)) or 'none'}; "
+            f"{path} has no column {columns.text!r}; the columns are {', '.join(map(repr, table.columns)) or 'none'}; "
             "name the column with the texts"
         )
     for _, _, cells in table.rows(columns=wanted):
@@ -110,7 +110,7 @@ def _lines(path: storage.AnyPath, columns: TextColumns) -> Iterator[dict[str, An
 
 
 def _captions(shards: str, columns: TextColumns) -> Iterator[dict[str, Any] | BadSampleError]:
-    """Yield each caption of the shards as a row, and at the end an error for each skipped sample."""
+    """Yield each caption of the shards as a row, then an error for each skipped sample."""
     report = SkipReport()
     for sample in read_samples(shards, report):
         for caption in chain(sample.captions, *sample.syn_captions.values()):

@@ -68,7 +68,7 @@ class CocaLayout(Layout):
     """
 
     def has_place(self, spec: ModelSpec) -> bool:
-        """Return whether open_clip can build the model: a captioner with a patch-stem ViT that starts with a norm."""
+        """Return whether open_clip can build the model: a captioner whose ViT has a patch stem and `norm_before`."""
         image = spec.image if isinstance(spec, CoCaSpec) else None
         return isinstance(image, ViTSpec) and all(getattr(image, name) == one for name, one in _VIT.items())
 
@@ -86,7 +86,7 @@ class CocaLayout(Layout):
         return packed
 
     def unpacked(self, tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-        """Invert `packed`, and drop the masks of open_clip's older versions."""
+        """Invert `packed`, and drop the attention masks that older versions of open_clip store."""
         del spec
         unpacked: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
@@ -98,7 +98,7 @@ class CocaLayout(Layout):
         return unpacked
 
     def spec_of(self, tensors: Mapping[str, Tensor]) -> CoCaSpec | None:
-        """Return the captioner's spec from the shapes, with 64 channels per head and 8 pooling heads.
+        """Infer the captioner's spec from tensor shapes, assuming 64 channels per head and 8 pooling heads.
 
         Raises:
             ValueError: if the image tower is not a supported ViT.

@@ -1,6 +1,6 @@
 """Checkpoints on the Hugging Face hub: `hf-hub:owner/name[/file][@revision][#sha256=digest]`.
 
-A name with a revision or digest is pinned; otherwise the hub's client takes the newest file.
+A revision or digest pins the file; otherwise huggingface_hub downloads the newest file.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _ADDRESS = re.compile(
 
 
 def fetched(checkpoint: str | Path) -> Path:
-    """Return the file of a checkpoint, downloading it from the hub (once) if its name starts with `hf-hub:`.
+    """Return the local file of a checkpoint; download an `hf-hub:` address that is not in the cache.
 
     Args:
         checkpoint: a file, a folder with one file of weights, or `hf-hub:owner/name[/file][@revision][#sha256=digest]`.
 
     Raises:
         ImportError: if huggingface_hub is not installed.
-        CheckpointError: if the folder or repository is an export, cannot be reached or does not have exactly one
-            checkpoint, or if the file's digest differs from the digest in the name.
+        CheckpointError: if the hub cannot be reached, the folder or repository is an export or does not have exactly
+            one checkpoint, or the file's digest differs from the digest in the address.
     """
     if not str(checkpoint).startswith(PREFIX):
         return local_checkpoint(checkpoint)
@@ -69,7 +69,7 @@ def fetched(checkpoint: str | Path) -> Path:
 
 
 def _pinned(wanted: Published, *, again: bool = False) -> Path:
-    """Return a file; if its commit no longer exists but the digest is known, take the file from the newest commit."""
+    """Download a file; if its commit no longer exists but the digest is known, use the newest commit."""
     from huggingface_hub.errors import RemoteEntryNotFoundError, RevisionNotFoundError
 
     try:
@@ -86,7 +86,7 @@ def require_client(what: str) -> None:
     """Raise if huggingface_hub is not installed.
 
     Args:
-        what: subject of the error message.
+        what: subject of the error message, such as a checkpoint's address.
 
     Raises:
         ImportError: if huggingface_hub is not installed; the message contains the install command.
@@ -96,10 +96,10 @@ def require_client(what: str) -> None:
 
 
 def parsed(address: str) -> Published:
-    """Parse a name on the hub into repository, file, revision and digest.
+    """Parse an `hf-hub:` address into repository, file, revision and digest.
 
     Raises:
-        CheckpointError: if the text is not such a name.
+        CheckpointError: if `address` does not have the form `hf-hub:owner/name[/file][@revision][#sha256=digest]`.
     """
     match = _ADDRESS.fullmatch(address)
     if match is None:
@@ -209,7 +209,7 @@ def only_checkpoint(files: Iterable[str], place: str | Path) -> str:
         place: path of the folder or address of the repository, for messages.
 
     Raises:
-        CheckpointError: if there is not exactly one file of weights of one kind.
+        CheckpointError: if there is no weights file, or more than one with the preferred suffix.
     """
     files = sorted(files)
     if OPEN_CLIP in files:  # next to the file for transformers; both hold the same model

@@ -1,4 +1,4 @@
-"""Checkpoint layouts of this library and others (names of a model's tensors), and forms of a model."""
+"""Checkpoint layouts (tensor names and shapes), and the forms of a model: training or reparameterized."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def in_form(model: nn.Module, form: Form, *, inplace: bool = False) -> nn.Module
         model: a model in evaluation mode.
         form: `training` changes nothing; `branches_folded` reparameterizes branches like Apple's code and timm, and
             keeps some norms and scales; `folded` reparameterizes everything.
-        inplace: whether to change the model itself; use only the result afterwards.
+        inplace: whether to change `model` in place; use only the returned model afterwards.
     """
     if form == "training":
         return model
@@ -47,7 +47,7 @@ def in_form(model: nn.Module, form: Form, *, inplace: bool = False) -> nn.Module
 
 
 def skeleton(spec: Buildable, form: Form) -> nn.Module:
-    """Return the model of `spec` in `form` without memory for its weights (on the meta device), in evaluation mode.
+    """Return the model of `spec` in `form`, on the meta device (without memory for weights) and in evaluation mode.
 
     Raises:
         ValueError: if `build` needs tensor values, which the meta device lacks.
@@ -61,13 +61,13 @@ def skeleton(spec: Buildable, form: Form) -> nn.Module:
         first = str(error).partition("\n")[0]
         raise ValueError(
             f"{type(spec).__name__}.build() reads values of tensors (.item(), .tolist() or a condition), but "
-            "checkpoints build the model on the meta device, without values; compute these in Python or NumPy "
+            "checkpoints build the model on the meta device, without values; compute the values in Python or NumPy "
             f"({first})"
         ) from error
 
 
 class _ShapesAlone(TorchFunctionMode):
-    """Skip random numbers and arithmetic, for which PyTorch on the meta device would load its compiler (seconds)."""
+    """Skip random numbers and arithmetic on the meta device, since PyTorch would load its compiler (seconds)."""
 
     _RANDOM = (
         torch.Tensor.normal_,
@@ -115,7 +115,7 @@ def require_hashable(spec: object) -> None:
     """Raise unless a spec can be hashed.
 
     Raises:
-        ValueError: if a field of the spec is mutable.
+        ValueError: if a field of the spec is mutable, such as a list.
     """
     try:
         hash(spec)
@@ -159,7 +159,7 @@ def form_of(model: nn.Module) -> Form:
     """Return the form of `model`, which must have its spec in the attribute `spec`.
 
     Raises:
-        ValueError: if the model has no known form because blocks or layers were replaced after `build`.
+        ValueError: if the tensors match the spec in no form, for example after a layer was replaced.
     """
     own = {name: tuple(tensor.shape) for name, tensor in state_of(model).items()}
     for form in FORMS:
@@ -174,7 +174,7 @@ def form_of(model: nn.Module) -> Form:
             )
     raise ValueError(
         f"the tensors of this {type(model).__name__} do not match its spec in any form; a checkpoint can store a model "
-        "only as its spec builds it, in training form or folded"
+        "only as its spec builds it, in training form or reparameterized"
     )
 
 
@@ -193,7 +193,7 @@ TWO_EMPTY_DIMS = Reshape(lambda tensor: tensor[None, None], lambda tensor: tenso
 
 @attrs.frozen
 class StoredName:
-    """A tensor's name in a checkpoint layout, with a reshape where its stored shape differs."""
+    """A tensor's name in a checkpoint layout, and the conversion of the tensor's shape; None for the same shape."""
 
     name: str
     reshape: Reshape | None = None
@@ -209,14 +209,14 @@ class Layout:
     """Names and shapes of a model's tensors in a checkpoint; each library's layout is a subclass.
 
     Args:
-        name: display name.
+        name: name of the layout, for error messages.
         image_prefix: prefix of the image tower's tensor names.
         text_prefix: prefix of the text tower's tensor names.
         rules: regular expressions for a dual encoder's tensor names, with replacements, applied in order.
         shapes: regular expressions for tensor names, with conversions to the tensors' shapes in files.
         has_bare_towers: whether the layout supports image towers without projection, and classifiers on such towers.
-        advice: hint for a model that the layout does not support, in addition to the hint to save it in this library's
-            layout.
+        advice: advice for models that the layout does not support, before "save it in our own layout" in the error
+            message.
     """
 
     name: str
@@ -228,7 +228,7 @@ class Layout:
     advice: str = ""
 
     def has_place(self, spec: ModelSpec) -> bool:
-        """Return whether the layout supports models of this kind."""
+        """Return whether the layout supports models with a spec of this class."""
         if isinstance(spec, ClassifierSpec):
             return self.has_bare_towers
         return not isinstance(spec, CoCaSpec) and (isinstance(spec, ImageEncoderSpec) or bool(self.text_prefix))
@@ -237,7 +237,7 @@ class Layout:
         """Return the spec if the names and shapes of the tensors determine every field, otherwise None.
 
         Raises:
-            ValueError: if the tensors are in this layout but do not determine the spec; the message has the reason.
+            ValueError: if the tensors are in this layout but do not determine the spec; the message names the reason.
         """
         del tensors
         return None
@@ -250,7 +250,7 @@ class Layout:
         """
 
     def adapted(self, tower: ImageEncoderSpec, state: Mapping[str, Tensor]) -> ImageEncoderSpec:
-        """Return the image tower as the layout's own library would build it for the tensors `state`."""
+        """Return the spec of the image tower that the layout's library would build for the tensors `state`."""
         del state
         return tower
 
@@ -270,7 +270,7 @@ class Layout:
         return dict(tensors)
 
     def rules_of(self, names: Collection[str]) -> Sequence[Rule]:
-        """Return the renaming rules for a model with these tensor names."""
+        """Return the renaming rules for a model with the tensor names `names`."""
         del names
         return self.rules
 
@@ -318,8 +318,9 @@ OWN = Layout("mobileclip")
 """This library's own layout; a single tower has the same names as in a dual encoder."""
 
 layouts: Registry[Layout] = Registry("checkpoint_layout")
-"""Layouts of checkpoints by name, except this library's own. Third parties add layouts here or by an entry point in
-`mobileclip.checkpoint_layout`.
+"""Layouts of checkpoints by name, except this library's own layout.
+
+Register your own layouts here, or through the entry point group `mobileclip.checkpoint_layout`.
 """
 
 
@@ -385,7 +386,7 @@ class OfficialLayout(Layout):
     """
 
     def rules_of(self, names: Collection[str]) -> Sequence[Rule]:
-        """Return the renaming rules; the release numbers downsamplings, positions and blocks across all stages."""
+        """Return the renaming rules; Apple's code numbers downsamplings, positions and blocks across all stages."""
         parts = {(int(found[1]), _PARTS.index(found[2])) for found in map(_PART.match, names) if found}
         numbered = [
             (rf"\.model\.stages\.{stage}\.{_PARTS[part]}\.", f".model.network.{index}.{'' if part else 'proj.'}")
@@ -395,25 +396,23 @@ class OfficialLayout(Layout):
         return [*mixed, *self.rules, *numbered]
 
     def check(self, tower: TowerSpec) -> None:
-        """Raise for towers that the release cannot build."""
+        """Raise for towers that Apple's code cannot build."""
         if isinstance(tower, ImageEncoderSpec) and tower.projection_bias:
             raise ValueError(
                 "the official layout does not support the bias of this model's image projection (from an "
-                "open_clip checkpoint); use the open_clip layout or our own"
+                "open_clip checkpoint); use the open_clip or mobileclip layout"
             )
         if isinstance(tower, ViTSpec) and tower.stem != "convolutional":
-            raise ValueError(
-                "the official layout does not support a ViT with a patch stem; use the open_clip layout or our own"
-            )
+            raise ValueError("the official layout has no ViT with a patch stem; use the open_clip or mobileclip layout")
         if isinstance(tower, ViTSpec) and (tower.stem_padding, tower.norm_eps) != RELEASE_VIT:
             raise ValueError(
-                f"the release's ViT has stem_padding={RELEASE_VIT[0]} and norm_eps={RELEASE_VIT[1]}, but this ViT has "
-                f"{tower.stem_padding} and {tower.norm_eps} (as in timm), so the release would compute different "
-                "embeddings from the same weights; use the open_clip layout or our own"
+                f"Apple's ViT has stem_padding={RELEASE_VIT[0]} and norm_eps={RELEASE_VIT[1]}, but this ViT has "
+                f"{tower.stem_padding} and {tower.norm_eps} (as in timm), so Apple's code would compute different "
+                "embeddings from the same weights; use the open_clip or mobileclip layout"
             )
 
     def adapted(self, tower: ImageEncoderSpec, state: Mapping[str, Tensor]) -> ImageEncoderSpec:
-        """Return `tower` with the release's stem padding and without a bias on the image projection."""
+        """Return `tower` with the stem padding of Apple's code, and without a bias on the image projection."""
         del state
         if isinstance(tower, ViTSpec) and tower.stem == "convolutional":
             padding, eps = RELEASE_VIT
@@ -498,13 +497,13 @@ class OpenClipLayout(Layout):
         if isinstance(tower, MCtSpec):
             raise ValueError(
                 "open_clip has no Text-RepMixer encoder, so its layout does not support this model's text tower; "
-                "use the official layout or our own"
+                "use the official or mobileclip layout"
             )
         if _timm_differs(tower) and (tower.stem_padding, tower.norm_eps) != TIMM_VIT:
             raise ValueError(
                 f"timm's ViT with a convolutional stem has stem_padding={TIMM_VIT[0]} and norm_eps={TIMM_VIT[1]}, but "
-                f"this ViT has {tower.stem_padding} and {tower.norm_eps} (as in the release), so timm would compute "
-                "different embeddings from the same weights; use the official layout or our own"
+                f"this ViT has {tower.stem_padding} and {tower.norm_eps} (as in Apple's code), so timm would compute "
+                "different embeddings from the same weights; use the official or mobileclip layout"
             )
 
     def adapted(self, tower: ImageEncoderSpec, state: Mapping[str, Tensor]) -> ImageEncoderSpec:
@@ -528,13 +527,13 @@ class OpenClipLayout(Layout):
 
 
 class TimmLayout(OpenClipLayout):
-    """The layout of an image tower, or a classifier, that `timm.create_model` builds: a subset of open_clip's layout.
+    """The layout of an image tower or classifier of `timm.create_model`: a subset of open_clip's layout.
 
     Source: the public project huggingface/pytorch-image-models.
     """
 
     def rules_of(self, names: Collection[str]) -> Sequence[Rule]:
-        """Return the renaming rules; a classifier's last layer takes the place of the projection."""
+        """Return the renaming rules; a classifier's head takes the name of the projection."""
         is_mci = any(name.startswith("image_encoder.stages.") for name in names)
         return [(r"^head\.", "image_encoder.head.project." if is_mci else "head."), *self.rules]
 

@@ -59,15 +59,15 @@ from mobileclip.tensor_files import CheckpointError, read_tensors, weights_of
 from mobileclip.tensor_files.errors import shown
 
 model_sources: Registry[ModelSource] = Registry("model_source", home="mobileclip.interop.sources")
-"""Sources of models from other packages, by the prefix before the colon: `open_clip:`, `transformers:`."""
+"""Sources of models from other packages, by the checkpoint's prefix: `open_clip:` or `transformers:`."""
 
 
 @attrs.frozen(kw_only=True)
 class ModelSource:
-    """A source of models other than this library's files.
+    """A source of models from another package.
 
     Args:
-        read: function that returns the model with all weights, given the text after the colon.
+        read: function from the text after the colon (the model's name) to the model with all weights.
         check: function that raises if the model does not exist; needs no network connection.
         licence: function that returns the licence of the weights from the model card, or None without a readable card.
     """
@@ -78,7 +78,7 @@ class ModelSource:
 
 
 def source_of(checkpoint: str | Path) -> tuple[ModelSource, str] | None:
-    """Return a checkpoint's source, and the text after the colon; None for files and the hub."""
+    """Return a checkpoint's source, and the model's name after the colon; None for files and the hub."""
     scheme, colon, name = str(checkpoint).partition(":")
     return (model_sources[scheme], name) if colon and scheme in ("open_clip", "transformers") else None
 
@@ -89,7 +89,7 @@ class Stored:
 
     Args:
         spec: spec of the stored model.
-        form: form of the tensors.
+        form: form of the tensors: `training`, `branches_folded` or `folded`.
         layout: name of the file's layout.
         tensors: stored tensors by this library's names.
         provenance: the embedding space, and the n-grams of a text tower's training data.
@@ -104,8 +104,8 @@ class Stored:
     def build(self) -> nn.Module:
         """Return the model in its stored form, in float32 and evaluation mode.
 
-        A text tower keeps all of `provenance`. A dual encoder keeps it without the embedding space, since training may
-        change that space.
+        A text tower gets the whole `provenance`; a dual encoder's text tower gets only the n-grams, since training may
+        change the embedding space.
         """
         model = self._built()
         if isinstance(self.spec, TextEncoderSpec):
@@ -134,7 +134,7 @@ class Stored:
         See `load_model` for the arguments.
 
         Raises:
-            ValueError: if the model has no such tower, or its weights cannot be adapted to that size.
+            ValueError: if the model lacks the tower to change, or the tower supports only its current input.
         """
         sizes = {"image_size": image_size, "context_length": context_length, "in_channels": in_channels}
         if all(size is None for size in sizes.values()):
@@ -171,31 +171,31 @@ def load_model(
         checkpoint: a file in Apple's, open_clip's, timm's or this library's layout, in training form or
             reparameterized, possibly wrapped by a training script (`state_dict`, `model`, `ema`), or the checkpoint of
             a training step; a folder with one such file; a hub repository, `hf-hub:owner/name`; or a `state_dict` in
-            memory. Averaged weights take precedence; wrapper prefixes of names are removed.
-        model: the name or spec of the model, or of one of its towers, to load only that tower; by default, the function
-            detects the model from the file, if only one model fits.
+            memory. The function prefers averaged weights, and removes wrapper prefixes from tensor names.
+        model: name or spec of the model, or of one tower to load only this tower; None to detect the model from the
+            file, if only one model fits.
         tower: `image` or `text` to load only this tower; None for the whole model.
         fold: whether to reparameterize branches, norms and scales for inference. False returns the training form,
             which a reparameterized checkpoint cannot provide.
-        dtype: dtype of the weights; folding happens before the cast.
+        dtype: dtype of the weights; the function reparameterizes before the cast.
         device: device of the model.
         image_size: side of the images in pixels, if it differs from the checkpoint's. A ViT interpolates its position
             embeddings; an MCi has no position embeddings. Published models were trained at one image size only.
-        context_length: ids per text, at most the checkpoint's. In causal towers, the embeddings of texts that fit stay
-            the same. Other towers attend to padding, so every embedding changes: from 77 to 64, 32 and 16 ids, with
-            random weights, the mean cosine with the original is 0.998, 0.96 and 0.69 in the base tower, and 0.999, 0.97
-            and 0.77 in MCt. Evaluate the model before you use it.
-        in_channels: channels of the images, if different from the checkpoint's. As in timm, the first convolution's
-            weights are summed to one channel, or repeated and scaled for more channels; mean and std come from
-            `ImageInput.of_channels`. Train or evaluate the model before you use it.
+        context_length: ids per text, at most the checkpoint's number. In causal towers, texts that fit keep their
+            embeddings. Other towers attend to padding, so every embedding changes: from 77 to 64, 32 and 16 ids, with
+            random weights, the mean cosine with the original embedding is 0.998, 0.96 and 0.69 in the base tower, and
+            0.999, 0.97 and 0.77 in MCt. Evaluate the model before you use it.
+        in_channels: number of image channels, if different from the checkpoint's number. Like timm, the function sums
+            the first convolution's weights to one channel, or repeats and scales the weights for more channels; mean
+            and std come from `ImageInput.of_channels`. Train or evaluate the model before you use it.
         mmap: whether to leave unchanged weights in the file instead of copying them into memory. Do not change the file
             afterwards: truncating the file kills the process.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         CheckpointError: if a tensor is missing, unexpected, of the wrong shape, or not finite; if the file contains a
             different model; or if `fold` is False and the checkpoint is reparameterized.
-        ValueError: if the name is unknown, or the model does not support that image size or context length.
+        ValueError: if the name is unknown, or the model does not support the image size, channels or context length.
 
     Examples:
         >>> save_model(MCtSpec(width=16, depth=0, num_heads=2).build(), "text.safetensors")
@@ -225,7 +225,7 @@ def read_checkpoint(
 ) -> Stored:
     """Return a checkpoint's content, checked against the expected model; see `load_model` for arguments and errors.
 
-    With `to_train`, the result is in training form.
+    With `to_train`, the function refuses reparameterized checkpoints.
     """
     if not isinstance(checkpoint, Mapping) and (source := source_of(checkpoint)) is not None:
         if model is not None:
@@ -270,13 +270,13 @@ def resolve_spec(name: str) -> ModelSpec:
     """Return the spec of the model or tower with this name.
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: if no registered model or tower has this name.
     """
     return cast("ModelSpec", named_spec(name))
 
 
 def is_other_model(spec: DualEncoderSpec, other: DualEncoderSpec) -> bool:
-    """Return whether two specs differ beyond the options that depend on a checkpoint's layout."""
+    """Return whether two specs differ in more than training-only or layout-dependent options."""
     layout = layouts["official"]
     return as_trained(adapted(layout, spec, {})) != as_trained(adapted(layout, other, {}))
 
@@ -317,7 +317,7 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
             hint = f"; in_channels={shape[1]} of load_model adapts weights to other channels" if others else ""
             raise CheckpointError(
                 f"{path} does not fit the model: {shown(entries[name].name)} has the shape {tuple(held.shape)}, "
-                f"but the model's is {shape}{hint}",
+                f"but the model needs {shape}{hint}",
                 code="does_not_fit",
             )
         placed[name] = tensor
@@ -334,7 +334,7 @@ def _usual(claim: Claim) -> dict[str, Tensor]:
 
 
 def _asked(path: Path, stored: ModelSpec, wanted: ModelSpec) -> ModelSpec:
-    """Return the requested spec, after comparing it with the file's own; training-only options may differ."""
+    """Return the requested spec, after a comparison with the file's spec; training-only options may differ."""
     there, asked = as_trained(stored), as_trained(wanted)
     if there != asked:
         raise CheckpointError(
@@ -398,19 +398,19 @@ def load_backbone(classifier: Classifier, checkpoint: str | Path, model: str | M
     """Load the image tower of a checkpoint into a classifier in training form; the head stays unchanged.
 
     The function drops the projection if the classifier's encoder has none, and interpolates a ViT's position embeddings
-    to the classifier's image size. Otherwise both encoders must be equal, except for drop path and the initial layer
-    scale.
+    to the classifier's image size. Otherwise the two encoders must have equal specs, except for drop path and the
+    initial layer scale.
 
     Args:
-        classifier: the classifier, changed in place.
+        classifier: classifier in training form; the function changes its image encoder in place.
         checkpoint: an image-text model, an image tower or another classifier: a file in any known layout, a repository
             on the hub (`hf-hub:owner/name`), or the name of a model with published weights (`mobileclip_s0`).
         model: the name or spec of the file's model, if the function cannot detect the model.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         CheckpointError: if the file is damaged, reparameterized, or has a different image tower.
-        ValueError: if a name is unknown.
+        ValueError: if no registered model has the name `model`.
 
     Examples:
         >>> image = MCiSpec(stages=(StageSpec(dim=8, depth=1),), embedding_dim=4)

@@ -24,10 +24,10 @@ class Published:
     Args:
         repository: owner and name, such as `apple/MobileCLIP-S0`.
         file: path in the repository; None for the only checkpoint in the repository.
-        revision: the commit, in hexadecimal, or a branch; None for the newest.
+        revision: commit hash or branch; None for the newest commit.
         sha256: SHA-256 of the file, in hexadecimal; None if unknown.
-        licence: the hub's identifier of the licence at that revision: Apple's sample code licence until February 2025,
-            Apple's model licence since then. Both licences allow research only.
+        licence: the hub's identifier of the licence at `revision`: `apple-ascl` until February 2025, `apple-amlr` since
+            then. Both licences allow research only.
     """
 
     repository: str
@@ -38,7 +38,7 @@ class Published:
 
     @property
     def address(self) -> str:
-        """The name that all checkpoint arguments accept for this file."""
+        """The file's `hf-hub:` address, which all checkpoint arguments accept."""
         file = f"/{self.file}" if self.file else ""
         revision = f"@{self.revision}" if self.revision else ""
         digest = f"#sha256={self.sha256}" if self.sha256 else ""
@@ -110,7 +110,7 @@ PUBLISHED = {
     ),
     "mobileclip2_l14": Published(repository="timm/MobileCLIP2-L-14-OpenCLIP", file=OPEN_CLIP),
 }
-"""Locations of the published weights. Apple's licence allows research only; read the licence first."""
+"""Locations of the published weights on the hub, by model name. Apple's licence allows research only."""
 
 _SPELLINGS = {
     spelling(called): name
@@ -145,7 +145,7 @@ _TIMM_TOWERS = dict(zip(("b", "l14", "s0", "s1", "s2", "s3", "s4"), _TIMM, stric
 
 
 def with_timm_tower(name: str) -> str | None:
-    """Return the published model for timm's name of its image tower, such as `fastvit_mci0.apple_mclip`, if any."""
+    """Return the published model with the timm image tower `name` (`fastvit_mci0.apple_mclip`); None if unknown."""
     tower, _, tag = name.rpartition("/")[2].partition(".")
     size = next((size for size, one in _TIMM_TOWERS.items() if one == tower), None)
     kinds = {"apple_mclip": f"mobileclip_{size}", "apple_mclip2_dfndr2b": f"mobileclip2_{size}"}
@@ -154,7 +154,7 @@ def with_timm_tower(name: str) -> str | None:
 
 
 TAGS = ("datacompdr", "datacompdr_lt", "dfndr2b")
-"""open_clip's tags for the weights of one model, by training data."""
+"""open_clip's `pretrained` tags of the published weights."""
 
 
 def tagged(model: str, tag: str) -> str:
@@ -165,7 +165,7 @@ def tagged(model: str, tag: str) -> str:
         tag: one of `TAGS`.
 
     Raises:
-        ValueError: if no such weights are published; the message lists the model's tags.
+        ValueError: if the model has no published weights with this tag; the message lists the model's tags.
     """
     known = {"dfndr2b" if model.startswith("mobileclip2_") else "datacompdr": model} if model in PUBLISHED else {}
     if model in ("mobileclip_b", "mobileclip_blt"):  # both have one architecture, and one name in open_clip
@@ -183,14 +183,14 @@ PACKAGED = dict.fromkeys(("icons", "icons-multilingual"), _FOLDER / "icons.safet
 """Models in the package, usable as checkpoints by name. The card of each model is next to its file, as `NAME.md`."""
 
 COMPANIONS = {"icons-multilingual": _FOLDER / "icons-multilingual.safetensors"}
-"""The second text towers of packaged models, by model name; each text goes to one of a model's two text towers."""
+"""Files of the second text towers of packaged models, by model name. Such a model encodes each text with one tower."""
 
 
 def packaged(name: str | Path) -> Path | None:
     """Return the file of a packaged model by its name; None for other arguments.
 
     A bare name means the model, even if a folder of images has the same name; write `./icons`, `icons/` or a `Path` for
-    the folder. A file without suffix that has this name takes precedence.
+    the folder. A file with the bare name takes precedence over the model.
     """
     if Path(name).is_file() or (isinstance(name, Path) and name.exists()):
         return None
@@ -201,7 +201,7 @@ def companion(name: str | Path, *, of_file: bool = False) -> Path | None:
     """Return the second text tower of a packaged model by its name; None if the model has one text tower.
 
     Args:
-        name: see `packaged`.
+        name: name of the packaged model; `packaged` describes name clashes.
         of_file: whether to accept the second text tower of another packaged model with the same file.
     """
     file = packaged(name)
@@ -228,7 +228,7 @@ def licence_of(checkpoint: str | Path) -> str:
 
 
 def hub_licence_of(checkpoint: str | Path) -> str:
-    """Return the hub's name of a checkpoint's licence, see `licence_of`; `other` if unknown."""
+    """Return the hub's identifier of a checkpoint's licence; `other` if unknown."""
     if packaged(checkpoint) is not None:
         return "mit"
     return next((one.licence for one in PUBLISHED.values() if one.address == str(checkpoint)), _OTHER)
@@ -273,7 +273,7 @@ _MOST_BYTES = 1 << 24
 
 
 def is_export(place: str | Path) -> bool:
-    """Return whether a folder on this machine holds an export."""
+    """Return whether a local folder holds an export."""
     return packaged(place) is None and (Path(place) / CONTRACT).is_file()
 
 
@@ -281,7 +281,7 @@ def require_no_export(folder: Path) -> None:
     """Raise if a folder holds an export instead of a checkpoint.
 
     Raises:
-        CheckpointError: if the folder is an export; the message names its target, its runtime and a remedy.
+        CheckpointError: if the folder is an export; the message names the export's target and runtime, and a remedy.
     """
     if is_export(folder):
         place = storage.printable(folder)
@@ -294,11 +294,11 @@ def no_checkpoint(place: str, contract: Path, run: str) -> CheckpointError:
     Args:
         place: the export's path, as the user wrote it.
         contract: path of the export's contract on this machine.
-        run: a sentence about running the export.
+        run: clause for the error message that says how to run the export.
     """
     return CheckpointError(
         f"{place} is an export{_target(contract)}, and not a checkpoint; {run}. To load the model, pass the checkpoint "
-        "from which it was exported",
+        "that the model was exported from",
         code="export",
     )
 

@@ -1,4 +1,4 @@
-"""Recognises a checkpoint's wrappers, layout, form and model from the names of its tensors."""
+"""Recognises a checkpoint's wrappers, layout, form and model from tensor names and shapes."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class Claim:
 
     Args:
         spec: spec of the model.
-        form: form of the tensors.
+        form: form of the tensors: `training`, `branches_folded` or `folded`.
         layout: layout of the tensor names.
-        tensors: tensors by the layout's names; a single tower's names have the prefix of a whole model.
+        tensors: tensors by the layout's names; a single tower's names have the tower's prefix in a whole model.
     """
 
     spec: ModelSpec
@@ -71,7 +71,7 @@ class Claim:
 
     @property
     def fits(self) -> bool:
-        """Whether the file's tensors have the expected names and numbers of elements; optional ones may be missing."""
+        """Whether the file's tensors have the expected names and numbers of elements, except for optional tensors."""
         shapes, given = tensor_shapes(self.spec, self.form), self.tensors.keys() - self.constants.keys()
         # Compare numbers of tensors first, since computing the layout's names takes longer.
         if not sum(not is_optional_tensor(name) for name in shapes) <= len(given) <= len(shapes):
@@ -88,14 +88,14 @@ class Claim:
 def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: Tower | None) -> Claim:
     """Return the layout, form and model of a file, from the names and shapes of its tensors.
 
-    This library's names take precedence. If several named models fit, the user must name the model, since shapes do not
-    determine head counts and masks.
+    This library's names take precedence. If several registered models fit, the caller must name the model, since
+    tensor shapes do not determine head counts and attention masks.
 
     Args:
-        path: the file, for messages.
+        path: path of the file, for error messages.
         tensors: tensors by their names in the file.
-        wanted: the expected model or tower; None to search the named models.
-        tower: the tower of interest; None for all.
+        wanted: spec of the expected model or tower; None to search all registered models.
+        tower: `image` or `text` to load only this tower; None for the whole model.
 
     Raises:
         CheckpointError: if the tensors fit no known layout, no known model, or several models.
@@ -112,8 +112,8 @@ def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: To
     if not found:
         _require_layout(path, tensors)
         raise CheckpointError(
-            f"{path} is in a known layout, but its tensors do not fit any named model; pass the name or the spec of "
-            "the model",
+            f"{path} is in a known layout, but its tensors do not fit any registered model; pass the name or the spec "
+            "of the model",
             code="unknown_model",
         )
     first, *others = found.values()
@@ -138,14 +138,14 @@ def matching_names(claim: Claim) -> list[str]:
 
 
 def part(spec: ModelSpec, tower: Tower | None) -> ModelSpec:
-    """Return a tower of a model, or the whole model if `tower` is None."""
+    """Return the spec of a model's tower, or the whole model's spec if `tower` is None."""
     if tower is None or not isinstance(spec, (DualEncoderSpec, ClassifierSpec)):
         return spec
     return spec.text if tower == "text" and isinstance(spec, DualEncoderSpec) else spec.image
 
 
 def adapted(layout: Layout, spec: ModelSpec, tensors: Tensors) -> ModelSpec:
-    """Return the model as the layout's own library would build it for these tensors."""
+    """Return the spec of the model that the layout's library would build for `tensors`."""
     if isinstance(spec, DualEncoderSpec):
         return attrs.evolve(spec, image=layout.adapted(spec.image, tensors))
     return layout.adapted(spec, tensors) if isinstance(spec, ImageEncoderSpec) else spec
@@ -172,8 +172,8 @@ def _best(path: Path, tensors: Tensors, wanted: list[ModelSpec]) -> Claim:
         layout = _require_layout(path, tensors)
         if isinstance(wanted[-1], ClassifierSpec):
             raise CheckpointError(
-                f"{path} is in the {layout.name} layout, which does not support classifiers; load its "
-                "image tower with mobileclip.encoders.load_backbone",
+                f"{path} is in the {layout.name} layout, which does not support classifiers; load only the "
+                "image tower, with mobileclip.encoders.load_backbone",
                 code="another_model",
             )
     assert best is not None, "every model has a form in our own layout"
@@ -203,7 +203,7 @@ def is_optional_tensor(name: str) -> bool:
 
 
 def _without_others(path: Path, tensors: Tensors) -> Tensors:
-    """Return the tensors without those of losses and optimizers, and log their names."""
+    """Return the tensors without the tensors of losses and optimizers, and log the names of the dropped tensors."""
     others = [name for name in tensors if _BESIDE.intersection(name.split("."))]
     if others:
         _logger.info("%s: ignoring tensors that are not part of the model: %s", path, some(others))
@@ -226,7 +226,7 @@ def _claims(tensors: Tensors, spec: ModelSpec) -> Iterator[Claim]:
 
 
 def _speaks_for(spec: ModelSpec, tensors: Tensors) -> bool:
-    """Return whether any tensor except the logit scale has a name of this library."""
+    """Return whether any tensor except the logit scale has its name in this library's layout."""
     prefix = prefix_of(spec)
     return any(f"{prefix}{name}" in tensors for name in tensor_shapes(spec, "training") if name != "logit_scale")
 
@@ -278,16 +278,16 @@ def _may_equal(spec: ModelSpec, other: ModelSpec) -> bool:
 
 
 def _require_layout(path: Path, tensors: Tensors) -> Layout:
-    """Return the layout that these tensor names belong to.
+    """Return the layout of the tensor names.
 
     Raises:
-        CheckpointError: if there is no such layout.
+        CheckpointError: if no known layout has such tensor names.
     """
     for layout in (*layouts.values(), OWN):
         known = tuple(filter(None, (layout.image_prefix, layout.text_prefix))) or ("stem.", "patch_embed.")
         if any(name.startswith(known) for given in _unwrapped(tensors) for name in given):
             return layout
     raise CheckpointError(
-        f"{path} has no known layout ({', '.join(layouts)} or our own); its first tensors are {some(tensors, 3)}",
+        f"{path} has no known layout ({', '.join(layouts)} or mobileclip); its first tensors are {some(tensors, 3)}",
         code="unknown_layout",
     )

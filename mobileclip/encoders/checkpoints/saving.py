@@ -64,11 +64,11 @@ _KINDS: dict[str, type[Any]] = {
 
 @attrs.frozen(kw_only=True, eq=False)
 class TrainingProvenance:
-    """Training provenance of a tower or model, stored with the weights in files and in the attribute `provenance`.
+    """Training provenance of a tower or model, stored in checkpoints and in the model's attribute `provenance`.
 
     Args:
         space: identity of the model that defines the embedding space, as JSON, see `mobileclip.inference.space_of`;
-            empty if the model defines its own space, or if unknown.
+            empty if the model defines its own space, or the space is unknown.
         ngrams: n-grams of the training texts, packed by `mobileclip.data.text.ngrams`; None if unknown.
     """
 
@@ -77,7 +77,7 @@ class TrainingProvenance:
 
 
 NO_PROVENANCE = TrainingProvenance()
-"""Provenance of a model with its own embedding space."""
+"""Provenance of a model that defines its own embedding space, or whose provenance is unknown."""
 
 
 @attrs.frozen(kw_only=True)
@@ -86,7 +86,7 @@ class Header:
 
     Args:
         spec: spec of the model.
-        form: form of the tensors.
+        form: form of the tensors: `training`, `branches_folded` or `folded`.
         layout: name of the layout of the tensor names.
         space: see `TrainingProvenance`.
     """
@@ -100,7 +100,7 @@ class Header:
         """Return the header as strings for the metadata of safetensors.
 
         Raises:
-            CheckpointError: if the spec has only the SHA-256 of a tokenizer, without the text.
+            CheckpointError: if the spec has only the SHA-256 of its tokenizer, without the tokenizer's text.
         """
         header = {
             "mobileclip.kind": next(name for name, cls in _KINDS.items() if cls is read_back_as(self.spec)),
@@ -125,12 +125,12 @@ class Header:
 
 
 def read_back_as(spec: Any) -> type[Any]:
-    """Return the class with which to deserialize a spec: a tower's base class, otherwise the spec's own class."""
+    """Return the class for deserializing a spec: a tower's base class, otherwise the spec's own class."""
     return next((family for family in (ImageEncoderSpec, TextEncoderSpec) if isinstance(spec, family)), type(spec))
 
 
 def is_known(spec: Any) -> bool:
-    """Return whether checkpoints can store a spec; JSON would lose additional fields of a model spec's subclass."""
+    """Return whether checkpoints can store a spec: a tower spec, or exactly one of this library's model specs."""
     return read_back_as(spec) in _KINDS.values()
 
 
@@ -161,7 +161,8 @@ def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
     """Return the header in the metadata of the file at `path`, or None if this library did not write the file.
 
     Raises:
-        CheckpointError: if this version cannot read the header.
+        CheckpointError: if this version does not know the header's kind, form or layout, or cannot read the spec or
+            tokenizer.
     """
     if "mobileclip.spec" not in metadata:
         metadata = _beside(path)
@@ -183,7 +184,7 @@ def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
         try:
             spec = _with_tokenizer(spec, _inflated(metadata.get(_TOKENIZER)))
         except ValueError as error:
-            raise CheckpointError(f"the tokenizer in {path} cannot be used: {error}", code="description") from None
+            raise CheckpointError(f"could not read {path}: {error}", code="description") from None
     return Header(spec=spec, form=cast("Form", form), layout=layout, space=metadata.get(SPACE, ""))
 
 
@@ -203,15 +204,15 @@ def _beside(path: Path) -> Mapping[str, str]:
 def _inflated(stored: str | None) -> str:
     """Decompress the text of a `tokenizer.json` from a file's metadata."""
     if stored is None:
-        raise ValueError("the model needs a tokenizer that the file lacks; the file is damaged, download it again")
+        raise ValueError("the file lacks the tokenizer that the model needs; download the file again")
     inflate = zlib.decompressobj()
     try:
         data = inflate.decompress(base64.b64decode(stored, validate=True), MAX_TOKENIZER_BYTES + 1)
         if len(data) > MAX_TOKENIZER_BYTES:
-            raise ValueError(f"it has more than {MAX_TOKENIZER_BYTES:,} bytes")
+            raise ValueError(f"the tokenizer has more than {MAX_TOKENIZER_BYTES:,} bytes")
         return data.decode("utf-8")
     except (zlib.error, binascii.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"it is damaged ({error}); download the file again") from None
+        raise ValueError(f"the tokenizer is damaged ({error}); download the file again") from None
 
 
 def _with_tokenizer(spec: ModelSpec, content: str) -> ModelSpec:
@@ -243,15 +244,16 @@ def write_tensors(path: storage.AnyPath, tensors: dict[str, Tensor], metadata: d
 
 
 def with_neutral_norms(folded: dict[str, Tensor], target: nn.Module) -> dict[str, Tensor]:
-    """Return tensors for `target`, a model with only its branches folded, that give the same outputs as `folded`.
+    """Convert tensors of a completely folded model to tensors of a model with only its branches folded.
+
+    The added norms and scales are neutral, so the two models have equal outputs.
 
     Args:
-        folded: the tensors of the completely folded model.
-        target: the model in the form to write, of which only the structure is used.
+        folded: tensors of the completely folded model.
+        target: model in the form `branches_folded`; the function uses only its structure.
 
     Raises:
-        ValueError: if the bias of an attention's first projection cannot be expressed by the norm in front of it,
-            which folding never produces.
+        ValueError: if an attention's `qkv` bias does not come from folding a norm, so that no norm can reproduce it.
     """
     dtype = next(tensor.dtype for tensor in folded.values() if tensor.is_floating_point())
     state = {name: folded[name] for name in target.state_dict() if name in folded}
@@ -287,7 +289,7 @@ def _input_shift(weight: Tensor, bias: Tensor, name: str) -> Tensor:
     if residual > 1e-4:
         raise ValueError(
             f"the attention bias in {name!r} does not come from folding a norm (relative residual {residual:.1e}), so "
-            "layouts with a norm there cannot represent the bias; convert the training form instead"
+            "the norm of the new layout cannot represent the bias; convert the training form instead"
         )
     return shift.to(bias.dtype)
 
@@ -300,15 +302,15 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = NATIVE) -> None
 
     Args:
         model: a model or tower, in training form or reparameterized; may be compiled.
-        path: a path or URL. This library's layout is safetensors; other layouts are safetensors or a PyTorch file, by
-            suffix.
+        path: a path or URL. The layout `mobileclip` requires the suffix `.safetensors`; other layouts write a PyTorch
+            file for any other suffix.
         layout: `mobileclip`, `official`, `open_clip`, or `timm` for an image tower or a classifier. Other libraries
-            fold only branches, so in their layouts a reparameterized model gets neutral norms and scales. In any
-            layout, a safetensors file has the spec in the header; in this library's layout, also the `provenance` of
-            the tower.
+            fold only branches, so a reparameterized model gets neutral norms and scales in their layouts. A safetensors
+            file stores the spec and the embedding space in its header; the layout `mobileclip` also stores the n-grams
+            of `provenance`.
 
     Raises:
-        ValueError: if the layout is unknown or does not support the model, or two of the model's weights are one
+        ValueError: if the layout is unknown or does not support the model, or two of the model's weights share a
             tensor.
         CheckpointError: if a file in this library's layout has a suffix other than `.safetensors`, or the model's spec
             is neither one of this library's model specs nor a tower spec.
@@ -323,8 +325,8 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = NATIVE) -> None
     spec = cast("ModelSpec", model.spec)
     if not is_known(spec):
         raise CheckpointError(
-            f"a {type(spec).__name__} is neither a DualEncoderSpec, a ClassifierSpec nor a tower, so a checkpoint "
-            "cannot describe it; store its weights, and its spec with mobileclip.serialization.to_json",
+            f"a checkpoint cannot store a {type(spec).__name__}, only a DualEncoderSpec, a ClassifierSpec, a CoCaSpec "
+            "or a tower's spec; store the weights separately, and the spec with mobileclip.serialization.to_json",
             code="not_storable",
         )
     form = form_of(model)
@@ -380,7 +382,7 @@ def _check_place(spec: ModelSpec, layout: Layout) -> None:
     own = f"save it in our own layout, {NATIVE}"
     if tokenizer_of(spec) is not None:
         raise ValueError(
-            f"the {layout.name} layout cannot store a tokenizer, and its readers use CLIP's, with different ids; {own}"
+            f"the {layout.name} layout cannot store a tokenizer, and its readers use CLIP's tokenizer; {own}"
         )
     if not layout.has_place(spec):
         advice = " ".join(filter(None, (layout.advice, own)))
@@ -406,7 +408,7 @@ def _check_place(spec: ModelSpec, layout: Layout) -> None:
             tower.input.require_rgb(f"the code that reads the {layout.name} layout builds image towers for")
         if has_projection(tower) and isinstance(spec, ClassifierSpec):
             raise ValueError(
-                f"the {layout.name} layout supports only classifiers on pooled features, of an image tower "
-                f"without_projection(); this classifier uses embeddings; {own}"
+                f"the {layout.name} layout supports only classifiers on an image tower without_projection(), but this "
+                f"classifier's tower has a projection; {own}"
             )
         layout.check(tower)

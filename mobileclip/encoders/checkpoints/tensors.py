@@ -24,8 +24,8 @@ def check_numbers(source: str | Path, tensors: Mapping[str, Tensor], dtypes: Map
     """Raise unless every tensor has a compatible dtype and finite values.
 
     Args:
-        source: origin of the tensors, for the message.
-        tensors: the tensors by name.
+        source: path or name of the checkpoint, for error messages.
+        tensors: tensors of the checkpoint, by name.
         dtypes: dtypes of the model's tensors, by name.
 
     Raises:
@@ -52,7 +52,8 @@ def check_cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """Raise unless all weights of a model stay finite in `dtype`.
 
     Raises:
-        CheckpointError: if a weight is NaN; the message names the weight. Folding turns a negative variance into NaN.
+        CheckpointError: if a weight is NaN; the message names the weight. Reparameterizing a norm with a negative
+            variance gives NaN.
         ValueError: if a weight overflows; the message names the weight.
     """
     largest = torch.finfo(dtype).max
@@ -97,14 +98,14 @@ def resized(
 
     Args:
         spec: spec of the model.
-        form: form of the weights.
+        form: form of the weights: `training`, `branches_folded` or `folded`.
         weights: weights under this library's names.
         image_size: side of the images, in pixels; None for no change.
         context_length: number of ids per text; None for no change.
         in_channels: number of image channels; None for no change.
 
     Raises:
-        ValueError: if the model has no such tower, or its weights cannot be adapted to that size.
+        ValueError: if the model lacks the tower to change, or the tower supports only its current input.
     """
     if isinstance(spec, CoCaSpec):
         if context_length is None or (image_size, in_channels) != (None, None):
@@ -115,7 +116,7 @@ def resized(
     of_images = image_size if in_channels is None else in_channels
     for value, asked, kind in ((of_images, "image", ImageEncoderSpec), (context_length, "text", TextEncoderSpec)):
         if value is not None and not any(isinstance(tower, kind) for _, tower in towers(spec)):
-            raise ValueError(f"the model has no {asked} tower, so the size of its {asked}s cannot change")
+            raise ValueError(f"the model has no {asked} tower, so its {asked} input cannot change")
     changed = spec_of_size(spec, image_size=image_size, context_length=context_length, in_channels=in_channels)
     for (prefix, tower), (_, other) in zip(towers(spec), towers(changed), strict=True):
         own: Mapping[str, Tensor]
@@ -147,7 +148,7 @@ def _of_channels(
 def spec_of_size(
     spec: Spec, *, image_size: int | None = None, context_length: int | None = None, in_channels: int | None = None
 ) -> Spec:
-    """Return the spec that `resized` would return, without adapting weights.
+    """Return the spec for a different input size or number of channels; `resized` also adapts the weights.
 
     Args:
         spec: spec of the model.
@@ -178,5 +179,5 @@ def _check_shapes(tower: TowerSpec, form: Form, weights: Mapping[str, Tensor]) -
         if tuple(weights[name].shape) != shape:
             raise ValueError(
                 f"{name} has the shape {tuple(weights[name].shape)}, but needs {shape} at the new size; "
-                f"{type(tower).__name__} does not define a conversion"
+                f"{type(tower).__name__} does not implement the conversion"
             )

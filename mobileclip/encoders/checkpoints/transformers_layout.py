@@ -64,7 +64,7 @@ class TransformersLayout(OpenClipLayout):
     """
 
     def rules_of(self, names: Collection[str]) -> Sequence[Rule]:
-        """Return the rules; feed-forward networks of Text-RepMixer and transformer layers have different names."""
+        """Return the renaming rules, with transformers' different names for the MLPs of Text-RepMixer blocks."""
         mixed = [
             (rf"^(text_encoder\.layers\.{number})\.ffn\.fc", r"\1.conv_feed_forward.mlp.fc")
             for number in text_mixers(names)
@@ -77,8 +77,8 @@ class TransformersLayout(OpenClipLayout):
             return
         if isinstance(tower, ImageEncoderSpec) and tower.projection_bias:
             raise ValueError(
-                "transformers projects images without a bias, but this model's projection has one; use the open_clip "
-                "layout or our own"
+                "transformers projects images without a bias, but this model's projection has a bias; use the "
+                "open_clip or mobileclip layout"
             )
         if isinstance(tower, ViTSpec):
             tower.input.require_rgb("transformers prepares images of")
@@ -90,13 +90,13 @@ class TransformersLayout(OpenClipLayout):
         return {}
 
     def packed(self, tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-        """Return the tensors with separate queries, keys and values, by the names of the text tower's class.
+        """Return the tensors with separate queries, keys and values, under the names of transformers' text model.
 
         Raises:
             ValueError: if the model is a single tower.
         """
         if not isinstance(spec, DualEncoderSpec):
-            raise ValueError("the transformers layout supports only image-text models, not a tower; use our own")
+            raise ValueError("the transformers layout supports only image-text models; use the mobileclip layout")
         packed: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
             parts = zip(_EACH, tensor.chunk(3), strict=True) if _QKV in name else [(_QKV, tensor)]
@@ -108,7 +108,7 @@ class TransformersLayout(OpenClipLayout):
         return {_renamed(name, 0, 1): tensor for name, tensor in packed.items()}
 
     def unpacked(self, tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-        """Invert `packed`, and multiply the two text projections."""
+        """Invert `packed`, and merge the two text projections into one projection."""
         held = {_renamed(name, 1, 0): one for name, one in tensors.items()} if _is_causal(spec) else dict(tensors)
         if _is_causal(spec) and _POSITION in held:
             held[_POSITION] = held[_POSITION][None, None]

@@ -23,15 +23,16 @@ class GenerationSpec:
     Args:
         strategy: `greedy` selects the most probable id, `top_k` and `top_p` sample among the most probable ids, `beam`
             keeps several captions, see `Beams`.
-        top_k: number of candidate ids for `top_k`.
-        top_p: cumulative probability of the candidate ids for `top_p`, in (0, 1].
+        top_k: number of candidate ids for the strategy `top_k`.
+        top_p: cumulative probability of the candidate ids for the strategy `top_p`, in (0, 1].
         temperature: sampling temperature, above 0, applied after the selection of candidates.
-        num_beams: beams per image. open_clip's 6 beams in 3 groups equal 2 beams here, since its groups never differ.
+        num_beams: beams per image. Two beams equal open_clip's 6 beams in 3 groups, since open_clip's groups never
+            differ.
         min_length: minimum number of ids before the end id, including the start id.
         max_length: maximum number of ids per caption, including the start and end ids.
 
     Raises:
-        ValueError: if a number is out of its range, or `max_length` is not above `min_length`.
+        ValueError: if a number is out of range, or `max_length` is not above `min_length`.
 
     Source: open_clip's `CoCa.generate`: same options and, except for beams, same defaults.
     """
@@ -56,9 +57,9 @@ class GenerationSpec:
 def generate(
     model: CoCa, images: Tensor, spec: GenerationSpec | None = None, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Return the ids of a caption for each image: start, caption, end, padding.
+    """Return the token ids of one caption per image: start id, caption, end id, padding.
 
-    Thanks to a key-value cache, each new id costs the computation of only one position.
+    With the key-value cache, the model computes only one position for each new id.
 
     Shape:
         images `(batch, channels, size, size)` to `(batch, ids)`, at most `max_length` ids.
@@ -73,7 +74,7 @@ def generate(
     Raises:
         ValueError: if `max_length` exceeds the model's context length, or the tokenizer has no start token.
 
-    Source: open_clip's `CoCa.generate`. Differs: beams never contain padding; open_clip's may.
+    Source: open_clip's `CoCa.generate`. Differs: beams never contain padding; open_clip's beams may contain padding.
 
     Examples:
         >>> text = TextTransformerSpec(width=16, depth=1, num_heads=2, embedding_dim=16, causal=True)
@@ -86,7 +87,7 @@ def generate(
     spec = GenerationSpec() if spec is None else spec
     text = model.spec.text.input
     if text.start_id is None:
-        raise ValueError("captions begin with a start token, but this model's tokenizer has none")
+        raise ValueError("captions begin with a start token, but this model's tokenizer has no start token")
     if spec.max_length > text.context_length:
         raise ValueError(f"max_length is {spec.max_length}, but the model's context length is {text.context_length}")
     _, image_tokens = model.image_tokens(images)
@@ -142,7 +143,7 @@ class Beams:
     Args:
         size: number of beams.
         found: scores and ids of finished captions.
-        done: whether no unfinished caption can be better.
+        done: whether the search is over, because no unfinished caption scores higher.
     """
 
     size: int
@@ -155,7 +156,7 @@ class Beams:
         Args:
             ids: ids of the caption, without the end id.
             total: sum of the caption's logits.
-            length: number of ids, by which the sum is divided.
+            length: number of ids; the score is `total / length`.
         """
         score = total / length
         worst = min(range(len(self.found)), key=lambda place: self.found[place][0], default=0)
@@ -166,7 +167,7 @@ class Beams:
             self.found.append((score, ids))
 
     def close(self, best_total: float, length: int) -> None:
-        """Set `done` if enough finished captions are at least as good as any unfinished one.
+        """Set `done` if there are `size` finished captions, and no unfinished caption scores higher.
 
         Args:
             best_total: highest sum of logits among the unfinished captions.

@@ -39,11 +39,12 @@ class CoCaSpec:
             queries replace the tower's head and pool the features.
         text: spec of the causal text tower, with a class token after the text. `input.context_length` does not count
             the class token: 76 for models with context 77, 127 for 128, 255 for 256. The embedding and the decoder have
-            the same width as this tower.
-        decoder_depth: number of decoder layers over the text; each is followed by a layer over the image.
+            the text tower's width.
+        decoder_depth: number of pairs of decoder layers: self-attention over the text, then cross-attention to the
+            image.
         decoder_heads: number of attention heads per decoder layer; divides the width.
-        num_queries: number of pooling queries; the first query yields the embedding, the others yield the decoder's
-            context.
+        num_queries: number of pooling queries; the first query yields the embedding, the other queries yield the
+            decoder's context.
         pooler_heads: number of attention heads of the pooling; divides the width.
         class_mask: padding mask: `aligned` with the ids, or `shifted` by one, as for the published weights.
         max_logit_scale: maximum logit scale; open_clip's model has no maximum.
@@ -96,7 +97,7 @@ class CoCaSpec:
         return attrs.evolve(self, text=attrs.evolve(self.text, input=text))
 
     def weights_for_context(self, weights: Mapping[str, Tensor], context_length: int) -> dict[str, Tensor]:
-        """Return weights with linearly interpolated positions, as in open_clip; the first and last stay unchanged."""
+        """Return weights with linearly interpolated position embeddings, as in open_clip."""
         position, count = weights[_POSITION], context_length + 1
         if len(position) != count:
             position = F.interpolate(position.float().T[None], size=count, mode="linear")[0].T.contiguous()
@@ -117,7 +118,7 @@ class CoCaOutput(NamedTuple):
     Args:
         image: image embeddings of unit length, (batch, embedding_dim).
         text: text embeddings of unit length, (batch, embedding_dim).
-        logit_scale: factor of the similarities.
+        logit_scale: `exp` of the model's `logit_scale` parameter, not clamped.
         logits: logits of every id except the first, (batch, ids - 1, vocab_size).
         labels: the ids that the logits predict, (batch, ids - 1).
     """
@@ -134,8 +135,8 @@ class CaptionState(NamedTuple):
 
     Args:
         text: key-value caches of the text tower's layers.
-        decoder: key-value caches of the decoder's layers over the text.
-        contexts: keys and values of the images, for each layer that attends to the images.
+        decoder: key-value caches of the decoder's self-attention layers.
+        contexts: keys and values of the images, for each cross-attention layer.
     """
 
     text: list[Memory]
@@ -143,7 +144,7 @@ class CaptionState(NamedTuple):
     contexts: list[tuple[Tensor, Tensor]]
 
     def reorder(self, rows: Tensor) -> None:
-        """Replace the state of caption `i` by the state of caption `rows[i]`, which must describe the same image."""
+        """Replace the state of each caption `i` by the state of `rows[i]`, a caption of the same image."""
         for memory in (*self.text, *self.decoder):
             memory.reorder(rows)
 
@@ -151,14 +152,14 @@ class CaptionState(NamedTuple):
 class CoCa(ActivationCheckpointing, nn.Module):
     """Two towers with one embedding space, and a caption decoder.
 
-    `tokens = image_norm(pooler(image_encoder(images)))`; the first token is projected to the image embedding, the
-    decoder attends to the others.
+    `tokens = image_norm(pooler(image_encoder(images)))`; `image_project` maps the first token to the image embedding,
+    and the decoder attends to the other tokens.
 
     Shape:
         images `(batch, channels, size, size)` and ids `(batch, ids)` to `CoCaOutput`.
 
     Args:
-        spec: spec of the model.
+        spec: spec of both towers and the decoder.
 
     Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models".
     Differs: as in open_clip, one pooling gives both the embedding and the decoder's tokens; the paper has two
@@ -224,7 +225,7 @@ class CoCa(ActivationCheckpointing, nn.Module):
             `(batch, embedding_dim)` and `(batch, num_queries - 1, width)`.
 
         Raises:
-            ValueError: if the images do not have the number of channels and the size in the spec.
+            ValueError: if the number of channels or the size of the images differs from the spec.
         """
         check_images(image, self.spec.image.input)
         tower = self.image_encoder
@@ -249,7 +250,7 @@ class CoCa(ActivationCheckpointing, nn.Module):
         """Return the initial state of captions, before the first id.
 
         Args:
-            image_tokens: the second result of `image_tokens`.
+            image_tokens: image tokens for the decoder, from `CoCa.image_tokens`.
             num_captions: number of captions per image, in consecutive rows.
             max_length: maximum number of ids per caption.
         """

@@ -1,6 +1,6 @@
 """CoCa's text modules: a causal tower with a class token after the text, and a decoder that attends to the image.
 
-Both process a whole text, or one id at a time with a key-value cache.
+The tower and the decoder process a whole text, or one id at a time with a key-value cache.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Memory:
         return self.keys[:, :, :end], self.values[:, :, :end], self.visible[:, None, None, :end]
 
     def reorder(self, rows: Tensor) -> None:
-        """Replace row `i` by row `rows[i]`."""
+        """Replace each row `i` of the cache by row `rows[i]`."""
         self.keys, self.values, self.visible = self.keys[rows], self.values[rows], self.visible[rows]
 
 
@@ -51,12 +51,12 @@ class CaptionAttention(Attention):
     """Causal attention with masked tokens or a key-value cache; same shapes and arguments as `Attention`."""
 
     def forward(self, x: Tensor, visible: Tensor | None = None, memory: Memory | None = None) -> Tensor:
-        """Return the attended `x`.
+        """Return the attention's output for each token.
 
         Args:
-            x: the tokens; with a memory, one token per row.
+            x: features of the tokens; with `memory`, one token per row.
             visible: mask of the tokens to attend to, (batch, tokens); None for all.
-            memory: key-value cache, to which `x` is appended; None for no cache.
+            memory: key-value cache, extended in place by the keys and values of `x`; None for no cache.
         """
         qkv = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
         query, key, value = qkv[0], qkv[1], qkv[2]
@@ -107,7 +107,7 @@ class LastTokenPool(TextPool):
 
 
 class CaptionTextEncoder(TextEncoder):
-    """CoCa's text tower: `y = project(norm(layers(embed(ids) + class token)[-1]))`, and the features of the ids.
+    """CoCa's text tower: `y = project(norm(layers(cat(embed(ids), class_token))[-1]))`, and the features of the ids.
 
     Shape:
         ids `(batch, ids)` to embeddings `(batch, embedding_dim)` and features `(batch, ids, width)`.
@@ -161,7 +161,7 @@ class CaptionDecoder(nn.Module):
     Args:
         vocab_size: number of ids.
         width: width of the features and of the image tokens.
-        depth: number of layers of each kind.
+        depth: number of self-attention layers, and also of cross-attention layers.
         num_heads: number of heads of every attention; divides `width`.
 
     Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models", section 3.2.

@@ -89,7 +89,7 @@ SUITES: dict[SuiteName, tuple[str, ...]] = {
     "full": tuple(entry.key for entry in SUITE),
 }
 """Data set keys by suite. `quick` has 12,414 images of several kinds, `imagenet` has ImageNet and its variants for
-robustness, and `full` has the 38 data sets whose mean the papers report."""
+robustness, and `full` has the 38 data sets of the average in the papers."""
 
 
 def suite_tasks(suite: SuiteName, data: str | None = None) -> tuple[FoundTask, ...]:
@@ -100,7 +100,7 @@ def suite_tasks(suite: SuiteName, data: str | None = None) -> tuple[FoundTask, .
         data: location of the data sets; see `find_task`.
 
     Raises:
-        ValueError: if the suite is unknown; see `find_task`.
+        ValueError: if the suite is unknown, or the data of a task are missing; see `find_task`.
     """
     if suite not in get_args(SuiteName):
         raise ValueError(f"there is no suite {suite!r}; expected one of {', '.join(get_args(SuiteName))}")
@@ -108,14 +108,14 @@ def suite_tasks(suite: SuiteName, data: str | None = None) -> tuple[FoundTask, .
 
 
 def find_task(name: str, data: str | None = None) -> FoundTask:
-    """Return the task with this name; check that its data exist, but do not read them.
+    """Return the task with this name, after checking that the data exist, without reading the data.
 
     Args:
-        name: a key, such as `vtab/pets` or `aro/coco_order`, or the path of any data set, see `open_benchmark`. The
+        name: key of a task, such as `vtab/pets` or `aro/coco_order`, or path of any data set, see `open_benchmark`. The
             prefix `probe:` selects a linear probe on the data set.
         data: folder or URL that holds the data sets in folders such as `wds_vtab-pets_test`, `winogavil` for WinoGAViL
-            and `aro` for ARO; or a pattern with `{name}`, which is replaced by a name such as `vtab-pets`. By default,
-            the data sets of the suite are read from the Hugging Face hub.
+            and `aro` for ARO; or a pattern with `{name}` in place of a name such as `vtab-pets`. None for the Hugging
+            Face hub, which has the data sets of the full suite except WinoGAViL.
 
     Raises:
         ValueError: if the data set does not exist or its data are missing; the message lists the locations searched.
@@ -135,7 +135,7 @@ def find_task(name: str, data: str | None = None) -> FoundTask:
 
 
 def open_zero_shot(found: FoundTask, options: TaskOptions) -> Task:
-    """Return the zero-shot task of a data set; if its captions state languages, rank them per language.
+    """Return the zero-shot task of a data set, or the multilingual task if the captions state languages.
 
     Raises:
         ValueError: if the data set does not exist, or its main metric is not available; see `require_metric`.

@@ -92,8 +92,8 @@ class Entry:
 
     Args:
         where: name of the file and number of the entry, for messages.
-        values: values of the object.
-        index: index from 0, or key, of the object in its file.
+        values: values of the object by field name.
+        index: index (from 0) or key of the object in the file.
     """
 
     where: str
@@ -157,7 +157,7 @@ def read_entries(path: str, title: str, *, num_first: int | None = None) -> Iter
 
 
 def _first_values(path: str, data: bytes) -> Iterator[tuple[str, int, Any]]:
-    """Yield the same as `_values` for a JSON list, up to the point where the text is cut off."""
+    """Yield the entries of a possibly truncated JSON list, in the form of `_values`."""
     text = data.decode(errors="ignore")
     decoder, position = json.JSONDecoder(), text.find("[") + 1
     for index in count() if position else ():
@@ -193,7 +193,7 @@ def folder_or_zip(path: str, title: str) -> str:
     On remote stores, a missing folder raises an error only when the first image is read.
 
     Raises:
-        ValueError: if neither exists.
+        ValueError: if neither the folder nor the zip file exists.
     """
     if storage.exists(f"{path}.zip"):
         return f"{path}.zip"
@@ -233,11 +233,11 @@ SUGARCREPE = {
     "add_obj": "SugarCrepe Add Object",
     "add_att": "SugarCrepe Add Attribute",
 }
-"""Names of the subsets in tables, by the change in the false caption."""
+"""Display names of the SugarCrepe subsets, by the change in the false caption."""
 
 
 def task_of(found: FoundTask, cases: Iterable[Case], images: str, count: Callable[[Features], Scored]) -> ChoiceTask:
-    """Return a task from a list of cases and a folder or zip file of images."""
+    """Return a multiple-choice task from cases and a folder or zip file of images."""
     known = tuple(cases)
     if not known:
         raise ValueError(f"{found.path} has no cases of {found.name}")
@@ -259,7 +259,8 @@ def open_sugarcrepe(found: FoundTask, _: TaskOptions) -> ChoiceTask:
         ValueError: if the captions or the images are missing or malformed; the message names the entry.
         OSError: if a store cannot be reached.
 
-    Differs: the public code counts equal scores as wrong; only a collapsed model gives equal scores.
+    Differs: the public code counts equal scores as wrong, not as half correct; only a collapsed model gives equal
+    scores.
     """
     entries = read_entries(storage.join(found.path, f"{found.key.removeprefix(PREFIX)}.json"), found.name)
     cases = [
@@ -317,7 +318,7 @@ def open_winogavil(found: FoundTask, _: TaskOptions) -> ChoiceTask:
 
 
 def open_urban1k(found: FoundTask, _: TaskOptions) -> ChoiceTask:
-    """Open Urban-1k and read its captions; as in the public code, only the first line of each caption is used.
+    """Return Urban-1k: images with long captions, cut to their first line as in the public code.
 
     Raises:
         ValueError: if there are no captions, or a caption has no image; the message names the path.
@@ -340,7 +341,7 @@ def open_urban1k(found: FoundTask, _: TaskOptions) -> ChoiceTask:
 
 
 def open_sharegpt4v(found: FoundTask, _: TaskOptions) -> ChoiceTask:
-    """Open the test set of ShareGPT4V and read its captions, with line breaks replaced by spaces.
+    """Return the test set of ShareGPT4V: images with long captions, whose line breaks become spaces.
 
     Raises:
         ValueError: if the file is missing or malformed; the message names the entry.
@@ -377,21 +378,21 @@ def _caption(conversations: Any) -> str | None:
 
 
 PAIRS = {"aro/vg_relation": "VG-Relation", "aro/vg_attribution": "VG-Attribution"}
-"""Names in tables."""
+"""Display names of the ARO tasks with swapped objects or attributes, by key."""
 ORDERS = {"aro/coco_order": "COCO-Order", "aro/flickr30k_order": "Flickr30k-Order"}
-"""Names in tables."""
+"""Display names of the ARO tasks with shuffled words, by key."""
 _FILES = {
     "aro/vg_relation": "visual_genome_relation.json",
     "aro/vg_attribution": "visual_genome_attribution.json",
     "aro/coco_order": "coco_karpathy_test.json",
     "aro/flickr30k_order": "flickr30k_test.json",
 }
-# The suite's data sets whose captions replace ARO's own file if that file is missing.
+# Suite data sets that provide the captions if ARO's own file is missing.
 _CAPTIONS = {
     "aro/coco_order": "retrieval/mscoco_2014_5k_test_image_text_retrieval",
     "aro/flickr30k_order": "retrieval/flickr_1k_test_image_text_retrieval",
 }
-# Pairs of attributes with fewer cases are left out of the metric.
+# The metric excludes pairs of attributes with fewer cases.
 _FEWEST_OF_A_PAIR = 25
 _MOST_WORDS = 30
 _MARKS = re.compile(r'[.!"()*#:;~]')
@@ -451,12 +452,12 @@ def open_pairs(found: FoundTask, _: TaskOptions) -> ChoiceTask:
 
 
 def open_orders(found: FoundTask, options: TaskOptions) -> ChoiceTask:
-    """Return COCO-Order or Flickr30k-Order: captions against four other orders of their words.
+    """Return COCO-Order or Flickr30k-Order: captions against four shuffled versions.
 
     The captions come from ARO's own file, or else from the suite's data set next to the folder `aro`.
 
     Raises:
-        ValueError: if captions or orders are missing or malformed.
+        ValueError: if captions or word orders are missing or malformed.
         OSError: if a store cannot be reached.
     """
     path = storage.join(found.path, f"{found.key.removeprefix('aro/')}.jsonl")
@@ -505,8 +506,8 @@ def open_orders(found: FoundTask, options: TaskOptions) -> ChoiceTask:
 def normalize_caption(caption: str) -> str:
     """Normalise a caption for the models: lower case, most punctuation removed, at most thirty words.
 
-    True captions and other orders are normalised alike, so that punctuation does not reveal the true caption. Commas
-    and hyphens stay.
+    True and shuffled captions are normalised alike, so that punctuation does not reveal the true caption. Commas and
+    hyphens stay.
     """
     text = _SPACES.sub(" ", _MARKS.sub(" ", caption.lower())).rstrip("\n").strip(" ")
     return " ".join(text.split(" ")[:_MOST_WORDS])

@@ -50,7 +50,7 @@ class View:
 
 @attrs.frozen(kw_only=True)
 class Case:
-    """Images and texts, some of which belong together.
+    """A multiple-choice case: images and texts, with the indices of the correct choices.
 
     Args:
         key: name of the case in reports.
@@ -74,8 +74,7 @@ class Picture:
 
     Args:
         name: name of the image.
-        content: the encoded image; paths or URLs, of which `read` uses the first existing one; or the error that `read`
-            raises.
+        content: the encoded image, or candidate paths or URLs in order of preference, or the error that `read` raises.
     """
 
     name: str
@@ -85,8 +84,8 @@ class Picture:
         """Return the encoded image.
 
         Raises:
-            BadSampleError: image_missing or image_unreadable.
-            OSError: if the file exists but cannot be read, or its store is unreachable.
+            BadSampleError: with the reason `image_missing` or `image_unreadable`.
+            OSError: if the image file exists but cannot be read, or a store is unreachable.
         """
         if isinstance(self.content, BadSampleError):
             raise self.content
@@ -107,8 +106,8 @@ def find_case_images(images: str, names: Sequence[str]) -> Iterator[Picture]:
         names: unique names of the files, with or without extension; in a folder, a name may include subfolders.
 
     Raises:
-        ValueError: if the file is not a zip file.
-        OSError: if the file cannot be read, or a store is unreachable.
+        ValueError: if `images` ends with `.zip` but is not a zip file.
+        OSError: if the zip file cannot be read, or a store is unreachable.
     """
     if not images.endswith(".zip"):
         for name in names:
@@ -171,7 +170,7 @@ class ChoiceTask(Task):
             main metric.
         num_pictures: approximate number of images; 0 if unknown.
         benchmark: data set that holds the images; None if the images are files in `path`.
-        orders: hash of the word orders that the cases use; empty if the task has none.
+        orders: hash of the word orders in the cases; empty for a task without word orders.
     """
 
     key: str
@@ -184,7 +183,7 @@ class ChoiceTask(Task):
     orders: str = ""
 
     def content(self) -> str | None:
-        """Return a hash of the files."""
+        """Return a hash of the task's data; None for a web server, which cannot list files."""
         files = folder_content(self.path) if self.benchmark is None else fingerprint(self.benchmark)
         return None if files is None else hash_of([self.key, self.path, files, self.orders])
 
@@ -205,7 +204,7 @@ class ChoiceTask(Task):
         return session.kept(self.key, self.content, self._encoded)
 
     def score(self, features: Features) -> DatasetResult:
-        """Return the metrics over the remaining cases."""
+        """Return the metrics over the usable cases."""
         metrics, outcomes = self.count(features)
         report = features.report
         return DatasetResult(
@@ -275,8 +274,8 @@ class ChoiceTask(Task):
 def _encode_distinct(session: Session, texts: Sequence[str]) -> tuple[Tensor, dict[str, int]]:
     """Return the embeddings of texts with distinct token ids, and the row of each text.
 
-    Texts with the same token ids share a row, such as `a cat, a dog` and `a cat , a dog`. If they were encoded in two
-    batches, their embeddings could differ in the last bit, and one text would wrongly get a higher score.
+    Texts with the same token ids, such as `a cat, a dog` and `a cat , a dog`, share a row. Encoded in two batches,
+    equal ids could give embeddings that differ in the last bit, and one text would wrongly get a higher score.
     """
     distinct = list(dict.fromkeys(texts))
     first: dict[bytes, str] = {}
@@ -287,8 +286,8 @@ def _encode_distinct(session: Session, texts: Sequence[str]) -> tuple[Tensor, di
 
 
 PERTURBATIONS = ("nouns_and_adjectives", "all_but_nouns_and_adjectives", "within_trigrams", "trigrams")
-"""The ways in which ARO shuffles words: nouns among nouns and adjectives among adjectives; all other words and
-punctuation; the words within each trigram; the order of the trigrams."""
+"""ARO's shuffles, in order: nouns among nouns and adjectives among adjectives; all other words and punctuation; words
+within each trigram; the trigrams."""
 
 _CHUNK = 4096
 _MANY = "10-12"
@@ -297,10 +296,10 @@ _CANDIDATES = {"5": {5}, "6": {6}, "10": {10}, "12": {12}, "5-6": range(7), _MAN
 
 
 def score_pairs(features: Features) -> tuple[dict[str, float], Outcomes]:
-    """Return `accuracy`: how often the true caption is more similar to the image than the false one.
+    """Return `accuracy`: the fraction of cases whose true caption is more similar to the image than the false caption.
 
     A case counts as wrong if both captions have the same token ids, that is, if the swap did not change the sentence.
-    Other ties count as half correct. For the outcomes, questions about the same image count as one.
+    Other ties count as half correct. In the outcomes, cases about the same image count as one.
     """
     right = _beats(*_compared(features))[:, 0]
     accuracy = float(right.mean())
@@ -311,8 +310,8 @@ def score_groups(features: Features, counted: Sequence[str]) -> tuple[dict[str, 
     """Return `macro_accuracy` (the main metric), `accuracy/GROUP` of each group in `counted`, and `accuracy`.
 
     Args:
-        features: features of cases with two captions; see `score_pairs` for correct cases.
-        counted: names of the groups whose mean is the metric.
+        features: features of cases with a true and a false caption; `score_pairs` defines a correct case.
+        counted: names of the groups that the main metric averages.
 
     Raises:
         ValueError: if a group in `counted` has no case, since a mean over fewer groups is not comparable.
@@ -337,12 +336,12 @@ def score_groups(features: Features, counted: Sequence[str]) -> tuple[dict[str, 
 
 
 def score_orders(features: Features) -> tuple[dict[str, float], Outcomes]:
-    """Return how often the true caption ranks first, the chance level, and how often it beats each word order.
+    """Return the precision at 1 of the true caption, the chance level, and the accuracy against each word order.
 
-    `precision@1` is the main metric, `chance` is its value for random guessing, and `accuracy/PERTURBATION` compares
-    the true caption with one order. As in the published benchmark, an order with the same token ids as the true caption
-    or as an earlier order is not a competitor, so `chance` is above 1/5. Among other equal scores, the best caption is
-    drawn at random.
+    `precision@1` is the main metric, `chance` is the precision of random guessing, and `accuracy/PERTURBATION` compares
+    the true caption with one word order. As in the published benchmark, a word order with the token ids of the true
+    caption or of an earlier word order is not a competitor, so `chance` is above 1/5. Other ties count as a random
+    guess among the tied captions.
     """
     scores, texts = _compared(features)
     competes = torch.zeros_like(texts, dtype=torch.bool)
@@ -363,10 +362,11 @@ def score_orders(features: Features) -> tuple[dict[str, float], Outcomes]:
 
 
 def score_matches(features: Features) -> tuple[dict[str, float], Outcomes]:
-    """Return how often each image finds its caption, how often each caption finds its image, and how often both hold.
+    """Return Winoground's scores: image-to-caption matches, caption-to-image matches, and matches in both directions.
 
-    The metrics are `text_score`, `image_score` and `group_score` (the main metric); random guessing gives 1/4, 1/4 and
-    1/6.
+    `text_score` is the fraction of cases in which each image finds its caption, `image_score` the fraction in which
+    each caption finds its image, and `group_score` (the main metric) the fraction with matches in both directions.
+    Random guessing gives 1/4, 1/4 and 1/6.
     """
     by_text, by_image = matches(*_rows(features))
     both = (by_text & by_image).double()
@@ -384,8 +384,8 @@ def matches(pictures: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
         pictures, captions: `(examples, 2, dim)`; results: `(examples,)`.
 
     Args:
-        pictures: image embeddings; they need not be normalised.
-        captions: text embeddings, in the order of their images; they need not be normalised.
+        pictures: image embeddings, normalised or not.
+        captions: text embeddings in the order of the images, normalised or not.
 
     Source: Thrush et al. 2022, section 4.1.
     """
@@ -396,11 +396,11 @@ def matches(pictures: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def score_associations(features: Features) -> tuple[dict[str, float], Outcomes]:
-    """Return how well a model finds the images that people associated with a cue among the candidates.
+    """Return WinoGAViL's Jaccard scores for finding the images that people associated with a cue.
 
     The metrics are `avg_jaccard_score`, the mean of `association_score` over all cases, and, for the cases with N
-    candidates, the mean `jaccard_score_N` and the number of cases `count_N`. N is 5, 6, 10, 12, 5-6 or 10-12; without a
-    case for an N, both are left out. The main metric is `jaccard_score_10-12`, for cases with at least ten candidates.
+    candidates, the mean `jaccard_score_N` and the number of cases `count_N`. N is 5, 6, 10, 12, 5-6 or 10-12; an N
+    without cases has no metrics. The main metric is `jaccard_score_10-12`, for cases with at least ten candidates.
 
     Raises:
         ValueError: if no case has at least ten candidates.

@@ -1,6 +1,6 @@
 """Retrieval with captions in several languages.
 
-The images are encoded once, and the captions of each language are ranked separately:
+Each model encodes the images once, and ranks the captions of each language separately. The files:
 
     xtd10/                                        xm3600/
         test_image_names.txt    one name per line       captions.jsonl    {"image/key": "...", "de": {"caption": [...]}}
@@ -46,7 +46,7 @@ _NAMES, _CAPTIONS, _LINES = "test_image_names.txt", "test_1kcaptions_", "caption
 
 @attrs.define
 class _Picture:
-    """An image, and its languages and captions read so far."""
+    """An image, with the (language, caption) pairs read so far."""
 
     key: str
     read: Callable[[], bytes]
@@ -61,8 +61,8 @@ class MultilingualTask(Task):
         key: key of the task in results.
         name: name of the task in tables.
         hashed: function that returns a hash of the data, or None if the hash is unknown.
-        pictures: function that yields the images and records skipped samples in the report; further captions may be
-            added to an image after it is yielded.
+        pictures: function that yields the images and records skipped samples in the report. The function may add
+            captions to an image after yielding the image.
     """
 
     key: str
@@ -105,7 +105,7 @@ class MultilingualTask(Task):
         )
 
     def score(self, features: Features) -> DatasetResult:
-        """Return the retrieval metrics, averaged over the languages, and those of each language in `parts`."""
+        """Return the retrieval metrics averaged over languages, with the metrics of each language in `parts`."""
         languages = [self._of_language(features, number) for number in range(len(features.header["languages"]))]
         parts = [
             score_retrieval(own, key=f"{self.key}/{language}", name=f"{self.name}, {language}")
@@ -144,7 +144,7 @@ def open_xtd10(found: FoundTask, _: TaskOptions) -> MultilingualTask:
     """Return XTD10: 1,000 COCO images with one caption in each of eleven languages.
 
     Raises:
-        ValueError: if the names or captions are missing, or their numbers differ; the message names the file.
+        ValueError: if image names or captions are missing, or differ in number; the message names the file.
         OSError: if a store cannot be reached.
     """
     files = {storage.file_name(name): name for name in storage.find_files(found.path) if name.endswith(".txt")}
@@ -182,7 +182,7 @@ def open_crossmodal3600(found: FoundTask, _: TaskOptions) -> MultilingualTask:
 
 
 def open_languages(found: FoundTask, benchmark: Benchmark) -> MultilingualTask | None:
-    """Return the task of a data set that states the languages of its captions; None for any other data set.
+    """Return the multilingual task of a data set whose captions state languages; None for any other data set.
 
     Args:
         found: key and name of the task.

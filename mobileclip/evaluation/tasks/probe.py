@@ -24,7 +24,7 @@ from mobileclip.evaluation.tasks.task import FoundTask, Task
 from mobileclip.evaluation.tasks.zero_shot import score_hits
 
 STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-"""Penalties to try, the strongest first; each fit starts from the result of the previous fit."""
+"""L2 penalties to try, the strongest first; each fit starts from the result of the previous fit."""
 
 _MOST_STEPS, _HISTORY = 1000, 10
 
@@ -58,20 +58,20 @@ class LinearProbe:
 def fit_linear_probe(
     image: Tensor, labels: Tensor, *, num_classes: int, penalty: float, start: LinearProbe | None = None
 ) -> LinearProbe:
-    """Fit a linear classifier by minimising the loss.
+    """Fit a linear classifier to image embeddings with L-BFGS.
 
-    The loss is `mean cross-entropy + penalty / 2 |weight|^2`. L-BFGS runs until the gradient vanishes. The result
-    equals scikit-learn's logistic regression with `C = 1 / (penalty * images)`.
+    The loss is `mean cross-entropy + penalty / 2 |weight|^2`. L-BFGS runs until the gradient vanishes, for at most 1000
+    steps. The result equals scikit-learn's logistic regression with `C = 1 / (penalty * images)`.
 
     Shape:
         image: `(images, dim)`; labels: `(images,)`.
 
     Args:
-        image: image embeddings; they need not be normalised.
+        image: image embeddings, normalised or not.
         labels: class index of each image.
         num_classes: number of classes.
         penalty: L2 penalty, greater than 0.
-        start: classifier to start from, such as one fitted with a different penalty; None to start from zeros.
+        start: classifier to start from, such as the classifier for a different penalty; None to start from zeros.
 
     Raises:
         ValueError: if an embedding is not finite, or the penalty is not positive.
@@ -117,14 +117,15 @@ def chosen_linear_probe(
         image: `(images, dim)`; labels, held_out: `(images,)`.
 
     Args:
-        image: image embeddings; they need not be normalised.
+        image: image embeddings, normalised or not.
         labels: class index of each image.
-        held_out: boolean mask of the images for comparing the penalties, whose fits use all other images. If the mask
-            is all false or all true, the middle penalty is used.
+        held_out: boolean mask of the images that measure the accuracy of each penalty; classifiers for this comparison
+            are fitted to all other images. If the mask is all false or all true, the function uses the middle penalty.
         num_classes: number of classes.
-        penalties: penalties to try, the strongest first; among equally good penalties, the strongest is used.
+        penalties: L2 penalties to try, the strongest first; among equally good penalties, the function uses the
+            strongest.
 
-    Source: Radford et al. 2021, appendix A.3, which chooses the penalty on a validation set and fits again with it.
+    Source: Radford et al. 2021, appendix A.3: choice of the penalty on a validation set, then a fit to all images.
     """
     best = penalties[len(penalties) // 2]
     if 0 < int(held_out.sum()) < len(held_out):
@@ -159,8 +160,8 @@ class LinearProbeTask(Task):
     Args:
         key: key of the task in results.
         name: name of the task in tables.
-        test: data set for the test.
-        train: data set for the fit, with the same class names as the test set; None for cross-validation.
+        test: data set to test the classifier on.
+        train: data set to fit the classifier to, with the class names of `test`; None for cross-validation.
 
     Raises:
         ValueError: if a data set has captions, or the two data sets have different classes.
@@ -178,16 +179,16 @@ class LinearProbeTask(Task):
         if self.train is not None and (unknown := set(self.test.class_names) ^ set(self.train.class_names)):
             raise ValueError(
                 f"{self.name}: the class {min(unknown)!r} is in only one of {self.train.name} and {self.test.name}; "
-                f"both need the same classes"
+                f"a probe needs data sets with the same classes"
             )
 
     def content(self) -> str:
-        """Return a hash of the shards of both data sets."""
+        """Return a hash of the test and training data."""
         train = None if self.train is None else fingerprint(self.train)
         return hash_of(["linear probe", fingerprint(self.test), train, list(self.test.class_names)])
 
     def features(self, session: Session) -> Features:
-        """Return the image embeddings of both data sets; the names of the training tensors begin with `train_`."""
+        """Return the image embeddings for test and training; names of training tensors begin with `train_`."""
         test = session.pictures(self.test)
         if self.train is None:
             return test
@@ -203,7 +204,7 @@ class LinearProbeTask(Task):
         )
 
     def score(self, features: Features) -> DatasetResult:
-        """Return the classifier's accuracy, with the metrics of zero-shot classification."""
+        """Return the accuracy of the fitted classifier, as the metrics of zero-shot classification."""
         labels = _labels(features.labels, self.test.class_names, self.test.class_names)
         if self.train is None:
             logits = self._crossed(features.image, labels, features.keys)
@@ -239,11 +240,12 @@ class LinearProbeTask(Task):
 def open_linear_probe(found: FoundTask, options: TaskOptions) -> LinearProbeTask:
     """Open the linear probe of a data set.
 
-    The probe is fitted to `train` and tested on `test` if both exist: as splits of the public layout, or as folders
-    with data sets of any kind (a folder `val` or `validation` also serves as the test set).
+    If the data set has the splits `train` and `test`, the task fits the probe to `train` and tests the probe on `test`.
+    A split is a folder of CLIP_benchmark's layout, or a folder with a data set of any kind, where `val` or `validation`
+    may replace `test`.
 
     Raises:
-        ValueError: if the data set does not exist or has captions, or its splits have different classes.
+        ValueError: if the data set does not exist or has captions, or if the splits have different classes.
         OSError: if a store cannot be reached.
     """
     path, train = found.path, None
@@ -257,7 +259,7 @@ def open_linear_probe(found: FoundTask, options: TaskOptions) -> LinearProbeTask
 
 
 def split_folders(path: str) -> tuple[str, str] | None:
-    """Return the training folder and the test folder of a data set, or None if one of them is missing.
+    """Return the training folder and the test folder of a data set, or None if either folder is missing.
 
     Args:
         path: path of the data set; for a URL, the result is None.
@@ -270,13 +272,13 @@ def split_folders(path: str) -> tuple[str, str] | None:
 
 
 def _fold(keys: Sequence[str], what: str) -> Tensor:
-    """Return the fold of each image, derived from a hash of its key."""
+    """Return the fold of each image, from 0 to 4, derived from a hash of the key."""
     drawn = (int.from_bytes(sha256(f"{what} {key}".encode()).digest()[:4], "big") for key in keys)
     return torch.tensor([number % _NUM_FOLDS for number in drawn])
 
 
 def _labels(labels: Tensor | None, names: Sequence[str], wanted: Sequence[str]) -> Tensor:
-    """Return the labels as indices into another list of class names."""
+    """Convert labels that index `names` to labels that index `wanted`."""
     assert labels is not None, "expected labels in a data set with classes"
     place = {name: index for index, name in enumerate(wanted)}
     return torch.tensor([place[name] for name in names])[labels]

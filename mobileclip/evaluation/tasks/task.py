@@ -16,20 +16,20 @@ from mobileclip.registry import Registry
 class Task(ABC):
     """An evaluation task whose data has been opened.
 
-    A session computes and caches a model's features of the data once; each report then computes its metrics from the
-    cached features.
+    A session computes and caches the features of the data once per model; `score` then computes the metrics from the
+    features.
     """
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """Templates for the class names, which distinguish results of the same task; none by default."""
+        """Prompt templates for the class names, empty by default; each result records a hash of the templates."""
         return ()
 
     @abstractmethod
     def content(self) -> str | None:
-        """Return a hash of the data that the features depend on; None if unknown, so that the features are not cached.
+        """Return a hash of the data that the features depend on; None to disable caching of the features.
 
-        Data that only the scoring needs are not part of the hash.
+        The hash excludes data that only `score` needs.
 
         Raises:
             OSError: if the data cannot be read, or a store cannot be reached.
@@ -37,7 +37,7 @@ class Task(ABC):
 
     @abstractmethod
     def features(self, session: Session) -> Features:
-        """Return the model's features of the data, from `session.kept` with `content`.
+        """Return the features of the data, from `session.kept` with `content` as the cache key.
 
         Raises:
             ValueError: if no sample is usable; the message gives the reasons.
@@ -53,10 +53,10 @@ class Task(ABC):
         """
 
     def evaluate(self, session: Session) -> DatasetResult:
-        """Compute the features with the session's model and return their metrics.
+        """Compute the features with the session's model, and return the metrics.
 
         Raises:
-            ValueError, OSError: see `features` and `score`.
+            ValueError, OSError: if the data cannot be read or scored; see `features` and `score`.
         """
         return self.score(self.features(session))
 
@@ -69,7 +69,7 @@ class FoundTask:
         key: key of the task in results.
         name: name of the task in tables.
         path: folder or URL of the data.
-        opener: see `TaskEntry`.
+        opener: function that opens the task; see `TaskEntry`.
     """
 
     key: str
@@ -96,9 +96,9 @@ class TaskEntry:
 
     Args:
         name: name of the task in tables.
-        place: function that returns the folder or URL of the task's data. Its arguments are the `key` and `data` of
-            `find`. If the data are missing, the function raises a ValueError that lists the locations searched.
-        opener: function that opens the task, from a `FoundTask` and the options.
+        place: function that returns the folder or URL of the task's data from the `key` and `data` of `find`. If the
+            data are missing, the function raises a ValueError that lists the locations searched.
+        opener: function that opens a `FoundTask` with the given options.
     """
 
     name: str
@@ -110,7 +110,7 @@ class TaskEntry:
 
         Args:
             key: key of the task.
-            data: folder or URL that holds data sets; None for the hub.
+            data: folder or URL that holds data sets; None for the Hugging Face hub.
 
         Raises:
             ValueError: if the data of the task are missing.

@@ -1,4 +1,4 @@
-"""Zero-shot classification and retrieval: the published metrics of a data set, from the embeddings of a model."""
+"""Zero-shot classification and retrieval: computes the published metrics of a data set from a model's embeddings."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def special_metrics(key: str, hits: Hits, labels: Tensor, metadata: Tensor | Non
 
     iWildCam has macro F1 and macro recall, `F1-macro_all` and `recall-macro_all`. The data sets with groups are
     Camelyon17 (by slide), FMoW (by year and by region), Dollar Street (by income, with top-5 accuracy) and GeoDE (by
-    region). Their metrics are the accuracy over all images, such as `acc_avg`, the accuracy of each group, such as
+    region). The group metrics are the accuracy over all images, such as `acc_avg`, the accuracy of each group, such as
     `acc_region:2`, the accuracy of the worst group, and the number of images in each group, such as `count_region:2`.
 
     Shape:
@@ -68,9 +68,9 @@ def special_metrics(key: str, hits: Hits, labels: Tensor, metadata: Tensor | Non
 
     Differs:
         WILDS itself ignores FMoW's region 5, "Other", with four images in the test split, in the worst-region metric.
-        The published evaluation tries to ignore it too, but compares the region's name with region numbers. Here the
-        region counts, as in the published results, some of which are 0 for this reason. Groups without images are left
-        out rather than counted as 0.
+        DataComp's evaluation tries to ignore region 5 too, but compares the region's name with region numbers. Here,
+        region 5 counts, as in the published results; some published results are 0 for this reason. The metrics omit
+        groups without images instead of counting such a group as 0.
 
     Source: the public evaluation of DataComp (Gadre et al. 2023); Koh et al. 2021 (WILDS).
     """
@@ -93,14 +93,14 @@ def special_metrics(key: str, hits: Hits, labels: Tensor, metadata: Tensor | Non
 
 
 def grouped_hits(key: str, worst: str, hits: Hits, metadata: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the score of each image and its group index, for a worst-group metric.
+    """Return the score and the group index of each image, for a worst-group metric.
 
     Shape:
         metadata: `(images, fields)`; results: `(images,)`.
 
     Args:
         key: key of the data set in the suite.
-        worst: name of the worst-group metric.
+        worst: name of the worst-group metric, such as `acc_wg`.
         hits: per-image results of the classification.
         metadata: values of `metadata_fields`.
     """
@@ -117,18 +117,19 @@ _OF_CLASSIFICATION = ("acc1", "mean_per_class_recall", "F1-macro_all", *OVER_GRO
 
 
 def score(benchmark: Benchmark, features: Features) -> DatasetResult:
-    """Return the metrics of a data set: zero-shot classification, or retrieval both ways; see `score_retrieval`.
+    """Return the metrics of zero-shot classification, or of retrieval for a data set with captions.
 
-    The metrics of classification are `acc1`, `acc5` (for at least five classes), `mean_per_class_recall` and those from
-    `special_metrics`. The suite defines the main metric of its data sets; for others it is `acc1` or `mean_recall@1`.
+    Classification has `acc1`, `acc5` (for at least five classes), `mean_per_class_recall` and the metrics of
+    `special_metrics`; see `score_retrieval` for retrieval. The suite defines the main metric of suite data sets; the
+    main metric of other data sets is `acc1` or `mean_recall@1`.
 
     Args:
-        benchmark: the data set.
+        benchmark: data set with its class names and templates.
         features: a model's embeddings of the data set.
 
     Raises:
-        ValueError: if the suite's main metric of the data set does not exist for its kind (see `require_metric`), or
-            needs groups that the features lack.
+        ValueError: if the main metric does not exist for the kind of the data set (see `require_metric`), or needs
+            groups that the features lack.
     """
     main = require_metric(benchmark)
     key, name = key_and_title(benchmark.name)
@@ -172,7 +173,7 @@ def score_hits(
         labels: `(images,)`.
 
     Args:
-        features: features of the images, with keys, groups and report.
+        features: features of the images, with the keys, the skip report and, for worst-group metrics, the metadata.
         hits: per-image results of the classification.
         labels: class index of each image.
         class_names: class names in the order of the labels.
@@ -220,7 +221,7 @@ def score_retrieval(features: Features, *, key: str, name: str) -> DatasetResult
 
 
 def recall_metrics(found: RetrievalResult) -> dict[str, float]:
-    """Return recall under the published names."""
+    """Return the recalls by published metric name, such as `image_retrieval_recall@1`."""
     metrics = {}
     for side, recall in (("image", found.text_to_image), ("text", found.image_to_text)):
         for k, value in ((1, recall.at1), (5, recall.at5), (10, recall.at10)):
@@ -241,7 +242,7 @@ def require_metric(benchmark: Benchmark) -> str:
     main = given[0] if entry is None else entry.main_metric
     if main not in given:
         raise ValueError(
-            f"the main metric of {benchmark.name} is {main}, but its folder is for {benchmark.kind}, with only the "
+            f"the main metric of {benchmark.name} is {main}, but the folder is for {benchmark.kind}, with only the "
             f"metrics {', '.join(given)}; evaluate WinoGAViL as misc/winogavil"
         )
     return main
@@ -279,8 +280,8 @@ def evaluate_benchmark(session: Session, benchmark: Benchmark) -> DatasetResult:
     """Evaluate a model on a data set: compute the embeddings, then `score`.
 
     Raises:
-        ValueError: if no image is usable; the message gives the reasons. If a shard is missing; see
-            `Benchmark.samples`. If the main metric is not available; see `require_metric`.
+        ValueError: if no image is usable, a shard is missing (see `Benchmark.samples`), or the main metric is not
+            available (see `require_metric`); the message gives the reasons.
     """
     require_metric(benchmark)
     return ZeroShotTask(benchmark=benchmark).evaluate(session)
@@ -294,17 +295,17 @@ class ZeroShotTask(Task):
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """Templates of the data set."""
+        """Prompt templates of the data set."""
         return self.benchmark.templates
 
     def content(self) -> str:
-        """Return a hash of the shards."""
+        """Return a hash of the data set."""
         return fingerprint(self.benchmark)
 
     def features(self, session: Session) -> Features:
-        """Return the embeddings of images and texts; prompts are cached separately."""
+        """Return the embeddings of images and texts; the session caches prompts separately."""
         return session.features(self.benchmark)[0]
 
     def score(self, features: Features) -> DatasetResult:
-        """Return the metrics of classification or retrieval; see `score`."""
+        """Return the metrics of classification or retrieval, from the function `score`."""
         return score(self.benchmark, features)

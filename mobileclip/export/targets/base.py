@@ -1,4 +1,4 @@
-"""The interface of an export target (check, export, open), and helpers that silence the libraries of the targets."""
+"""The interface of an export target (check, export, open), and helpers that silence third-party libraries."""
 
 from __future__ import annotations
 
@@ -55,24 +55,24 @@ class Target(ABC):
 
     Args:
         suffix: file name suffix.
-        libraries: distributions that write and run the format. The contract records their versions; with older
-            versions, the file is not opened.
-        modules: modules of the distributions that `check` imports.
-        extra: name of this library's extra that installs the distributions.
+        libraries: pip packages that write and run the format. The contract records the package versions; `load_export`
+            refuses an export if an installed package is older.
+        modules: Python modules that `check` imports.
+        extra: pip extra of this library that installs the packages.
         int8: representation of int8 in the format.
-        computes: float precisions in which the graphs can compute. For other precisions, graphs compute in float32
-            regardless of the stored weights.
-        text_dtype: type of the token ids.
+        computes: float precisions in which the graphs can compute. In other float precisions, a graph only stores the
+            weights, and computes in float32.
+        text_dtype: dtype of the token ids, unless the layout sets another.
         precisions: precisions that the target writes.
-        resizes: whether the files can accept images of any size and resize them in the same way as the library.
+        resizes: whether the files can resize images of any size in the same way as the library.
         cuts_texts: whether the text files can accept rows of several lengths.
         prefers_depthwise: whether the runtime is faster with depthwise convolutions than with grouped convolutions of
             several outputs per channel.
         runtime: name of the runtime that `open` uses on this machine, for the report.
-        vouched: whether files from other machines may be opened, because the runtime validates them; otherwise opening
-            them needs trust.
-        concurrent: whether several threads may call the function from `open` at the same time; otherwise the calls take
-            turns.
+        vouched: whether the runtime validates files, so that `load_export` opens exports from other machines without
+            `trust`.
+        concurrent: whether several threads may call the function from `open` at the same time; otherwise a lock
+            serialises the calls.
     """
 
     suffix: str = ""
@@ -108,16 +108,16 @@ class Target(ABC):
         return tower.graph(dtype_of(precision) if precision in self.computes else torch.float32)
 
     def written(self, tower: TowerExport, outside: Iterable[str] = ()) -> WrittenFile:
-        """Return the description of a tower that was written from `graph`, for the contract."""
+        """Return the contract's description of a file that a target exported from `graph`."""
         precision = tower.spec.precision
         compute = precision if precision in ("int8", *self.computes) else "float32"
         return WrittenFile(compute=compute, outside=tuple(sorted(outside)))
 
     def elsewhere(self, spec: ExportSpec) -> dict[str, str]:
-        """Return the versions of packages in a separate converter environment; empty if the target needs none.
+        """Return package versions in a separate converter environment; empty if the target needs no environment.
 
         Raises:
-            ValueError: if the spec does not name the environment, or its converter does not support the spec.
+            ValueError: if the spec does not name the environment, or the converter does not support the spec.
         """
         del spec
         return {}
@@ -126,7 +126,7 @@ class Target(ABC):
         """Return the versions of the packages that write a file, for the contract.
 
         Raises:
-            ValueError: see `elsewhere`.
+            ValueError: if the converter environment is missing or does not support the spec, see `elsewhere`.
         """
         return {**versions_of(("torch", *self.libraries)), **self.elsewhere(spec)}
 
@@ -138,7 +138,7 @@ class Target(ABC):
             tower: tower and its precision, with calibration data and the layers that stay in float32 if the precision
                 needs them.
             path: path of the file, or of the folder for formats that write a folder; the target may write further files
-                next to it, named after the tower.
+                with the same stem to the parent folder.
 
         Raises:
             ValueError: if the format cannot represent the tower in this precision; the message gives the reason.
@@ -146,12 +146,12 @@ class Target(ABC):
 
     @abstractmethod
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
-        """Return a function that runs a file in its runtime, from one batch of inputs to the outputs in order.
+        """Return a function that runs a file in its runtime, from a batch of inputs to all outputs of the contract.
 
         Args:
             path: path of the file.
             tower: entry of the file in the contract.
-            device: device of the runtime.
+            device: device of the runtime, such as `cpu` or `cuda`.
             num_threads: number of CPU threads of the runtime; None for the number that PyTorch uses.
 
         Raises:
@@ -169,8 +169,8 @@ def require_able(target: Target, spec: ExportSpec) -> None:
         spec: options of the export.
 
     Raises:
-        ValueError: if the target does not support the precision (the message lists the supported ones), if its files do
-            not resize images, or if its converter is missing.
+        ValueError: if the target does not support a precision (the message lists the supported precisions), cannot
+            resize images as requested, or needs a missing converter.
     """
     for precision in spec.precisions:
         if precision not in target.precisions:
@@ -187,7 +187,7 @@ def require_able(target: Target, spec: ExportSpec) -> None:
 
 
 def takes_lengths(target: Target, spec: ExportSpec) -> bool:
-    """Return whether text files accept rows of several lengths, according to target and spec."""
+    """Return whether the spec requests, and the target supports, text files that accept several row lengths."""
     return spec.text_lengths == "own" and target.cuts_texts
 
 
@@ -200,7 +200,7 @@ def device_of_runtime(device: str, devices: Mapping[str, str], runtime: str) -> 
 
     Args:
         device: name of the device in this library.
-        devices: devices available on this machine: the runtime's names by the library's names.
+        devices: the runtime's device names by this library's device names, for all devices of this machine.
         runtime: name of the runtime, for the message.
 
     Raises:
@@ -225,11 +225,11 @@ def refuse_threads(num_threads: int | None, runtime: str) -> None:
 
 
 targets: Registry[Target] = Registry("export_target")
-"""Targets by name; third parties add targets here or as entry points in `mobileclip.export_target`."""
+"""Targets by name; other packages add targets here or by an entry point in `mobileclip.export_target`."""
 
 
 def versions_of(libraries: tuple[str, ...]) -> dict[str, str]:
-    """Return the installed versions of distributions."""
+    """Return the installed versions of pip packages by name."""
     return {library: metadata.version(library) for library in libraries}
 
 
@@ -237,8 +237,8 @@ def check_versions(libraries: tuple[str, ...], recorded: Mapping[str, str]) -> N
     """Raise an error if a library is older than the version that wrote an export.
 
     Args:
-        libraries: distributions that the target needs.
-        recorded: versions in the contract.
+        libraries: pip packages that the target needs.
+        recorded: package versions in the contract, by name.
 
     Raises:
         ValueError: if a library is older, or the contract lacks its version; the message gives the update command.
@@ -257,22 +257,24 @@ def check_versions(libraries: tuple[str, ...], recorded: Mapping[str, str]) -> N
 
 
 def _release(version: str) -> tuple[int, int]:
-    """Return the first two numbers of a version; a change of format also changes these."""
+    """Return the major and the minor number of a version; a new file format changes one of the two numbers."""
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None:
-        raise ValueError(f"the contract has {version!r}, which is not a version; export the model again")
+        raise ValueError(
+            f"the contract has the version {version!r}, expected numbers such as 1.2; export the model again"
+        )
     return int(numbers[1]), int(numbers[2])
 
 
 @contextmanager
 def readable(path: Path, runtime: str, update: str, said: IO[bytes] | None = None) -> Iterator[None]:
-    """Convert all errors of a runtime that cannot read a file into a ValueError that names the file.
+    """Convert the error of a runtime that cannot read a file into a ValueError with the file's path.
 
     Args:
         path: path of the file.
         runtime: name of the runtime, with its version if known.
         update: package or system to update, or the update command.
-        said: file with the runtime's output on standard error, see `kept_stderr`.
+        said: file with the runtime's output on standard error, from `kept_stderr`; None if not captured.
 
     Raises:
         ValueError: in place of the runtime's error, unless the error is a fault of the machine.
@@ -292,7 +294,7 @@ _STANDARD_ERROR = 2
 
 @contextmanager
 def kept_stderr() -> Iterator[IO[bytes]]:
-    """Redirect the standard error of the whole process to a file, and yield the file."""
+    """Redirect the standard error of the whole process to a temporary file, and yield the file."""
     with SILENCING, _memory() as file:
         sys.stderr.flush()
         before = os.dup(_STANDARD_ERROR)
@@ -305,13 +307,13 @@ def kept_stderr() -> Iterator[IO[bytes]]:
 
 
 def text_of(file: IO[bytes]) -> str:
-    """Return the text written to the file so far."""
+    """Return the text in a file from `kept_stderr`."""
     file.seek(0)
     return file.read().decode(errors="replace").strip()
 
 
 def _memory() -> IO[bytes]:
-    """Return a file in memory, if the system supports one: ExecuTorch aborts a process that writes to a full disk."""
+    """Return a file in memory on Linux, because ExecuTorch aborts on a full disk; elsewhere, a temporary file."""
     return os.fdopen(os.memfd_create("errors"), "w+b") if sys.platform == "linux" else tempfile.TemporaryFile()
 
 
@@ -319,8 +321,8 @@ def _memory() -> IO[bytes]:
 def quiet() -> Iterator[None]:
     """Silence the logs and warnings of libraries during import and use.
 
-    torchao reports kernels for other processors that it cannot load, and PyTorch warns of outdated code in torchao and
-    ExecuTorch. ExecuTorch changes the root logger; this context restores the logger.
+    torchao reports missing kernels for other processors, and PyTorch warns of outdated code in torchao and ExecuTorch.
+    ExecuTorch changes the root logger; `quiet` restores the logger.
     """
     with SILENCING:
         root = logging.getLogger()

@@ -41,7 +41,7 @@ _IS_MAC = sys.platform == "darwin"
 
 @attrs.frozen
 class CoreMLTarget(Target):
-    """Core ML through coremltools: any machine can write the files, but only a Mac can run them, with Core ML.
+    """Core ML through coremltools; any machine can write the packages, but only a Mac can run the packages.
 
     float16 files compute in float16. In int8 files, unquantised operations compute in float16, as the Neural Engine
     requires. A uint8 input is an image rather than an array, because Core ML arrays are only float or int32.
@@ -85,7 +85,7 @@ class CoreMLTarget(Target):
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with Core ML, on a Mac.
 
-        Core ML chooses the device itself; `cpu` stands for that choice.
+        Core ML chooses the device itself, so `device` must be `cpu`.
 
         Raises:
             NotRunHereError: if this machine is not a Mac.
@@ -132,7 +132,8 @@ _IMPORTING = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_ext
 def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Path, *, takes_image: bool) -> None:
     """Write a program as an ML program for iOS 17 and macOS 14.
 
-    Types stay as in the program, except for int8: its float operations become float16.
+    Dtypes stay as in the program, except that the float operations of an int8 program become float16, without the final
+    normalisation.
 
     Args:
         program: program in float32, float16 or int8.
@@ -188,13 +189,13 @@ def _becomes_half(operation: Any) -> bool:
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
-    """Silence coremltools and its imports: version warnings, progress bars and messages about missing Mac libraries."""
+    """Silence coremltools: version warnings, progress bars, and messages about missing libraries of macOS."""
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         yield
 
 
 def import_coremltools() -> Any:
-    """Import coremltools without the packages that it would import only for models of other libraries.
+    """Import coremltools without the packages that coremltools needs only for models of other libraries.
 
     Raises:
         ImportError: if coremltools is not installed.
@@ -209,13 +210,13 @@ def import_coremltools() -> Any:
 
 
 class _Unneeded(MetaPathFinder):
-    """Makes coremltools skip packages, as if they were not installed, unless they are already imported."""
+    """An import finder that hides packages from coremltools, except for packages that are already imported."""
 
     def find_spec(self, fullname: str, *_: Any) -> None:
         """Hide packages that coremltools does not need, and leave all other imports to the other finders.
 
         Raises:
-            ModuleNotFoundError: if coremltools imports such a package.
+            ModuleNotFoundError: if coremltools imports a hidden package.
         """
         frame = inspect.currentframe()
         while frame is not None and frame.f_code.co_filename in (__file__, *_IMPORTING):
@@ -227,7 +228,7 @@ class _Unneeded(MetaPathFinder):
 
 @contextlib.contextmanager
 def _norms_in_their_type() -> Iterator[None]:
-    """Convert layer norms in float16; coremltools' own conversion always uses a float32 epsilon."""
+    """Make coremltools convert float16 layer norms; its own conversion always uses a float32 epsilon."""
     from coremltools.converters.mil import Builder
     from coremltools.converters.mil.frontend.torch.ops import _get_inputs
     from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY, register_torch_op

@@ -37,8 +37,8 @@ METHOD = "forward"
 class ExecuTorchTarget(Target):
     """ExecuTorch from an exported program: XNNPACK runs the supported operations, ExecuTorch's kernels the rest.
 
-    float16 programs compute in float16. int8 is static, see `lowered`. bfloat16 is not supported: XNNPACK has only
-    linear layers in bfloat16. The format does not name inputs and outputs; the contract has the names.
+    float16 programs compute in float16. int8 is static. The target does not support bfloat16, because XNNPACK has only
+    linear layers in bfloat16. The format stores no names of inputs and outputs; the contract has the names.
     """
 
     suffix: str = ".pte"
@@ -62,7 +62,7 @@ class ExecuTorchTarget(Target):
 
         Raises:
             ValueError: if the file cannot be read, or the process already uses a different number of threads. The
-                returned function raises it if a batch is larger than the file accepts.
+                returned function raises ValueError for a batch that is larger than the file accepts.
         """
         device_of_runtime(device, {CPU: CPU}, self.runtime)
         take_threads(num_threads)
@@ -81,7 +81,7 @@ class ExecuTorchTarget(Target):
 
 
 def _load(path: Path) -> Any:
-    """Return a loaded program; the whole file is read, so that the file may be replaced later."""
+    """Load a program into memory, so that other processes may replace the file later."""
     with quiet():
         from executorch.runtime import Runtime
     with kept_stderr() as said, readable(path, "ExecuTorch", "pip install -U executorch", said):
@@ -99,7 +99,7 @@ def lowered(tower: TowerExport, graph: nn.Module) -> ExecutorchProgramManager:
 
     Args:
         tower: tower to export.
-        graph: graph of the tower from the target; changed in place.
+        graph: graph of the tower from the target; the function changes the graph in place.
     """
     # XNNPACK has no fused attention operation.
     set_attention(graph, written_out_attention)
@@ -118,10 +118,11 @@ def lowered(tower: TowerExport, graph: nn.Module) -> ExecutorchProgramManager:
 
 
 def _normalize_in_float32(graph: nn.Module) -> None:
-    """Compute layer norms in float32 and return float16 outputs.
+    """Make float16 layer norms compute in float32 and return float16.
 
-    XNNPACK has no layer norms, and those of ExecuTorch are wrong in float16 from 256 channels on (release 1.5.1, x86:
-    four times too large for 256 random numbers; the text embeddings of MobileCLIP-S0 then have a cosine of 0.05).
+    XNNPACK has no layer norm, and ExecuTorch's layer norm is wrong in float16 from 256 channels on (release 1.5.1, x86:
+    outputs for 256 random numbers are four times too large, and text embeddings of MobileCLIP-S0 have a cosine of 0.05
+    with the float32 embeddings).
     """
     for module in graph.modules():
         if isinstance(module, nn.LayerNorm) and module.weight.dtype == torch.float16:

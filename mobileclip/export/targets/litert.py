@@ -32,9 +32,9 @@ from mobileclip.storage import printable
 class LiteRTTarget(Target):
     """LiteRT from an exported program, through Google's converter, with XNNPACK's kernels on the CPU.
 
-    The converter runs in a separate environment, which the spec names. Files accept one input at a time, and token
-    ids are int32. A causal text tower has the signature `serving_default` and one more signature for each shorter row
-    length: `length_8` and so on.
+    The converter runs in a separate environment, given by `ExportSpec.converter`. Files accept one input at a time, and
+    token ids are int32. The file of a causal text tower has the signature `serving_default`, and a signature such as
+    `length_8` for each shorter row length.
 
     Source: github.com/google-ai-edge/litert-torch.
     """
@@ -97,7 +97,7 @@ class LiteRTTarget(Target):
 
 
 def _load(path: Path, names: Sequence[str], num_threads: int) -> dict[str, Any]:
-    """Return the functions of a file by name; the whole file is read, so that the file may be replaced later."""
+    """Return the functions of a file by name; all data is in memory, so that other processes may replace the file."""
     from ai_edge_litert.interpreter import Interpreter
 
     with kept_stderr() as said, readable(path, "LiteRT", "pip install -U ai-edge-litert", said):
@@ -107,7 +107,7 @@ def _load(path: Path, names: Sequence[str], num_threads: int) -> dict[str, Any]:
 
 
 CONVERTER = "litert-torch"
-"""Name of the converter's distribution."""
+"""Name of the converter's pip package."""
 INSTALL = f"python3 -m venv litert-converter && litert-converter/bin/pip install '{CONVERTER}>=0.10'"
 """Command that creates an environment with the converter."""
 
@@ -122,13 +122,12 @@ def converter_version(python: Path | None) -> str:
         python: path of the environment's Python.
 
     Raises:
-        ValueError: if `python` is None or the environment has no converter; the message gives the commands to create
-            one.
+        ValueError: if `python` is None or the environment has no converter; the message gives the install commands.
     """
     if python is None:
         raise ValueError(
-            "the target 'litert' needs Google's converter in a separate environment. Create one: "
-            f"{INSTALL}; and pass its Python: --converter litert-converter/bin/python"
+            "the target 'litert' needs Google's converter in a separate environment. Create the "
+            f"environment: {INSTALL}; then pass its Python: --converter litert-converter/bin/python"
         )
     found = _run([str(python), "-I", "-c", _VERSION])
     if found.returncode:
@@ -139,17 +138,17 @@ def converter_version(python: Path | None) -> str:
 
 
 def converted(tower: TowerExport, graph: nn.Module) -> bytes:
-    """Convert a tower to the content of a `.tflite` file, in int8 if the spec says so, or else in float32.
+    """Convert a tower to the content of a `.tflite` file: in int8 if the precision is int8, otherwise in float32.
 
     The requirements of the converter and of this library conflict (release 0.10 needs typing-extensions before 4.13),
-    so the program is passed in a file to the Python of the converter's environment.
+    so the function passes the program in a file to the Python of the converter's environment.
 
     Args:
-        tower: tower whose spec names that Python.
-        graph: graph of the tower from the target; changed in place.
+        tower: tower to convert; its spec has the path of the converter environment's Python.
+        graph: graph of the tower from the target; the function changes the graph in place.
 
     Raises:
-        ValueError: if the converter fails; the message says what to do.
+        ValueError: if the converter fails; the message gives the converter's error and the update command.
     """
     python = tower.spec.converter
     assert python is not None, "expected a spec with a converter"
@@ -183,7 +182,7 @@ def _programs(tower: TowerExport, graph: nn.Module) -> dict[str, torch.export.Ex
 
 
 class _Named(nn.Module):
-    """A graph with named inputs and outputs, whose names the converter keeps."""
+    """A graph with named inputs and outputs; the converter keeps the names."""
 
     def __init__(self, tower: nn.Module, names: list[str]) -> None:
         super().__init__()
@@ -206,7 +205,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     except OSError as error:
         raise ValueError(
             f"--converter {command[0]} cannot be run ({error.strerror}); expected the Python of an environment with "
-            f"{CONVERTER}. Create one: {INSTALL}"
+            f"{CONVERTER}. Create the environment: {INSTALL}"
         ) from error
 
 
@@ -223,12 +222,12 @@ _FLOATS = {"FLOAT16": np.float16, "FLOAT32": np.float32, "FLOAT64": np.float64}
 
 @attrs.frozen(kw_only=True, eq=False)
 class Operation:
-    """One operation of a file.
+    """One operation of a `.tflite` file.
 
     Args:
         kind: name of the operation in the format, such as `CONV_2D`.
         output: name of the operation's first output.
-        weight: weight or lookup table of the operation; None if not stored as floats.
+        weight: weight or lookup table of the operation; None for an operation without float weights.
     """
 
     kind: str
@@ -237,12 +236,12 @@ class Operation:
 
 
 def signature_of(length: int) -> str:
-    """Return the name of the signature for shorter rows of ids."""
+    """Return the name of the signature for rows of `length` ids, shorter than the context length."""
     return f"length_{length}"
 
 
 def operations_of(data: bytes) -> tuple[Operation, ...]:
-    """Return the operations of a file written by this library, in order, one signature after another."""
+    """Return the operations of a file from this library, in order of execution, one signature after another."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(data, 0)
@@ -267,11 +266,11 @@ def operations_of(data: bytes) -> tuple[Operation, ...]:
 
 
 def with_notes(data: bytes, notes: Mapping[str, str]) -> bytes:
-    """Return a file with metadata entries, each a name and a text.
+    """Return the content of a file with added metadata entries.
 
     Args:
         data: content of a file written by this library.
-        notes: texts by name; the text `name` is also the description of the model.
+        notes: metadata texts by name; the entry `name` also becomes the description of the model.
     """
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
@@ -288,10 +287,10 @@ def with_notes(data: bytes, notes: Mapping[str, str]) -> bytes:
 
 
 def with_float_ends(data: bytes) -> bytes:
-    """Return a file with float inputs and outputs, which the file itself quantises and dequantises.
+    """Return the content of an int8 file with float inputs and outputs in place of int8 inputs and outputs.
 
-    If a graph begins with a quantisation or ends with a dequantisation, the converter turns the input or output itself
-    into int8.
+    The converter removes a quantisation at the start of a graph and a dequantisation at the end, so that the input and
+    the output become int8; this function adds both operations again.
 
     Args:
         data: content of a file written by this library.
@@ -346,13 +345,13 @@ WEIGHTED = ("CONV_2D", _DEPTHWISE, "FULLY_CONNECTED", _TABLE)
 
 
 def with_quantised_weights(model: bytes, precision: Precision) -> bytes:
-    """Return a file whose weights are stored in lower precision; all other content is unchanged.
+    """Return the content of a file with weights in a lower precision; all other content is unchanged.
 
-    - int8: layers are already int8; tables are stored in float16.
-    - float16: weights are stored in float16 and become float32 when the file is opened. A runtime on a GPU computes in
-      float16 instead.
-    - int8-weights: all weights except those of grouped convolutions are stored in 8 bits without a zero point, with one
-      scale per output channel or per row of a table. These weights also become float32.
+    - int8: layers are already int8; the function stores lookup tables in float16.
+    - float16: the function stores weights in float16. A runtime on a GPU computes in float16; any other runtime
+      converts the weights to float32 on opening the file.
+    - int8-weights: the function stores all weights except those of grouped convolutions in 8 bits, without zero points,
+      and with one scale per output channel or per row of a table. A runtime converts the weights to float32.
 
     Args:
         model: content of the file from the converter.

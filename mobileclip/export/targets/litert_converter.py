@@ -1,8 +1,8 @@
-"""Script that runs in the environment of LiteRT's converter and converts `torch.export` programs to one file.
+"""Script for the environment of LiteRT's converter; converts `torch.export` programs to one `.tflite` file.
 
     PYTHON -I converter.py programs/ tower.tflite [int8]
 
-The script does not import this library, which is not installed in that environment.
+The script does not import mobileclip, because the converter's environment does not contain mobileclip.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def convert(programs: str, path: str, precision: str = "float32") -> None:
-    """Write programs as signatures of one file, with shared weights; inputs and outputs keep their names.
+    """Write programs as signatures of one file, with shared weights; the file keeps the names of inputs and outputs.
 
     Args:
         programs: folder of `torch.export.save` files `NAME.pt2`, one for each signature NAME. The programs take named

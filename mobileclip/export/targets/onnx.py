@@ -83,7 +83,7 @@ class OnnxTarget(Target):
         return self.written(tower)
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
-        """Return a function that runs a file with ONNX Runtime; the CPU runs unsupported operations."""
+        """Return a function that runs a file with ONNX Runtime; the CPU runs operations that the device lacks."""
         import onnxruntime
 
         here = onnxruntime.get_available_providers()
@@ -143,13 +143,13 @@ def _checked(path: Path) -> bytes:
     """Return the content of a file after a check that it is a valid ONNX model without external data.
 
     Raises:
-        ValueError: if the file is too large or not a valid model, or its weights are in other files.
+        ValueError: if the file exceeds 2 GiB, is not a valid ONNX model, or refers to weights in other files.
     """
     import onnx
 
     size = path.stat().st_size
     if size > _MOST_BYTES:
-        raise ValueError(f"{path} has {size:,} bytes; the limit of ONNX models is {_MOST_BYTES:,}")
+        raise ValueError(f"{path} has {size:,} bytes; the limit for an ONNX file is {_MOST_BYTES:,}")
     data = path.read_bytes()
     try:
         model = onnx.load_model_from_string(data)
@@ -182,9 +182,9 @@ def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
 
 
 def _store_as_bfloat16(model: onnx.ModelProto) -> None:
-    """Store weights as bfloat16, which the graph casts to float32; vectors are small and stay unchanged.
+    """Store weight matrices as bfloat16, which the graph casts to float32; small vectors stay in float32.
 
-    These vectors include the mean and the standard deviation of pixels, if the file normalises.
+    The vectors include the mean and the standard deviation of the pixels, if the file normalises images.
 
     Args:
         model: model, changed in place.
@@ -220,8 +220,9 @@ def _as_torch(tensor: onnx.TensorProto) -> Tensor:
 def _store_in_eight_bits(model: onnx.ModelProto, encoder: nn.Module) -> None:
     """Store the weights of linear layers, ungrouped convolutions and embedding tables in 8 bits.
 
-    Operations on constants turn the weights into float32; runtimes compute these operations once, when the file is
-    opened. For a table, only the rows that are looked up become float32, so that the table stays small in memory.
+    The graph dequantises a weight with operations on constants, which a runtime computes once, when it opens the file.
+    For an embedding table, the graph dequantises only the rows that it looks up, so that the table stays small in
+    memory.
 
     Args:
         model: float32 model, changed in place.
@@ -254,20 +255,20 @@ def _store_in_eight_bits(model: onnx.ModelProto, encoder: nn.Module) -> None:
 
 
 class _Operations:
-    """Collects the operations and weights of a graph."""
+    """Collects the operations and weights of an ONNX graph with 8-bit weights."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.stored: list[onnx.TensorProto] = []
 
     def restore(self, name: str, weight: RoundedWeight, shape: tuple[int, ...], *, transposed: bool) -> None:
-        """Write a weight and the operations that turn it into float32.
+        """Add a quantised weight and the operations that dequantise the weight to float32.
 
         Args:
             name: name of the float32 weight.
-            weight: quantised weight, one row for each output channel.
+            weight: quantised weight, with one row per output channel.
             shape: shape of the float32 weight.
-            transposed: whether the rows are columns of the float32 weight.
+            transposed: whether the float32 weight has one column per output channel.
         """
         rows = self._scaled(f"{name}.rows", self._store(name, weight))
         if transposed:
@@ -276,12 +277,12 @@ class _Operations:
             self._add("Reshape", [rows, self._constant(f"{name}.shape", torch.tensor(shape))], name)
 
     def look_up(self, name: str, table: RoundedWeight, node: onnx.NodeProto) -> None:
-        """Write a table and the operations that look up its rows and turn them into float32.
+        """Add a quantised embedding table and the operations that look up rows and dequantise the rows to float32.
 
         Args:
-            name: name of the float32 weight.
-            table: quantised table.
-            node: operation that looks up the rows.
+            name: name of the float32 table.
+            table: quantised table, with one row per token id.
+            node: `Gather` operation that looks up the rows.
         """
         ids, output = node.input[1], node.output[0]
         self._scaled(
@@ -289,12 +290,12 @@ class _Operations:
         )
 
     def _store(self, name: str, weight: RoundedWeight) -> list[str]:
-        """Store a weight; return the names of its steps, zero points and scales."""
+        """Store a weight; return the names of the stored steps, zero points and scales."""
         parts = {"steps": weight.steps, "zero": weight.zero, "scale": weight.scale}
         return [self._constant(f"{name}.{part}", tensor) for part, tensor in parts.items()]
 
     def _scaled(self, name: str, parts: list[str]) -> str:
-        """Write `(steps - zero) * scale`; return the name of the result."""
+        """Add the operations of `(steps - zero) * scale`; return the name of the result."""
         steps, zero, scale = parts
         difference = self._add("Sub", [self._as_float(steps), self._as_float(zero)], f"{name}.difference")
         return self._add("Mul", [difference, scale], name)

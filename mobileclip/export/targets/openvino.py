@@ -1,4 +1,4 @@
-"""OpenVINO's intermediate representation, for CPUs and for Intel's GPUs and NPUs."""
+"""OpenVINO's intermediate representation (IR), for CPUs and for Intel's GPUs and NPUs."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _HINT = ["mobileclip", "INFERENCE_PRECISION_HINT"]
 class OpenVINOTarget(Target):
     """OpenVINO from an exported program: the graph in `.xml`, and the weights next to it in `.bin`.
 
-    float16 and bfloat16 graphs have weights and operations of that type. The host requests the compute precision of a
-    device; `open` requests float32 if the device does not support float16 or bfloat16. int8 is static.
+    Weights and operations of a float16 or bfloat16 graph have the graph's dtype. The host requests a compute precision
+    from the device; `open` requests float32 if the device does not support float16 or bfloat16. int8 is static.
     """
 
     suffix: str = ".xml"

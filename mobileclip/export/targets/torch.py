@@ -1,4 +1,4 @@
-"""torch.export's own format: an exported program, for PyTorch without this library and for further lowering.
+"""Exported programs of `torch.export`, for PyTorch without this library and for further lowering.
 
 For layouts with files that end in `.ts`, the target writes TorchScript instead.
 """
@@ -42,8 +42,8 @@ _IN_PLACE = re.compile(r"aten\.\w*[a-z0-9]_\.\w+")
 class TorchTarget(Target):
     """Files of `torch.export.save`, opened with `torch.export.load`; int8 is static.
 
-    Without compilation, PyTorch rounds the values of int8 programs to int8 and multiplies them in float32;
-    torch.compile replaces these operations with int8 kernels.
+    In eager mode, PyTorch rounds the values of int8 programs to int8 but multiplies in float32; torch.compile replaces
+    both operations with int8 kernels.
     """
 
     suffix: str = ".pt2"
@@ -56,7 +56,7 @@ class TorchTarget(Target):
     concurrent: bool = True
 
     def export(self, tower: TowerExport, path: Path) -> WrittenFile:
-        """Write one tower, which computes in its precision."""
+        """Write one tower, which computes in the precision of the spec."""
         if path.suffix == TORCHSCRIPT:
             _save_torchscript(tower, path)
             return self.written(tower)
@@ -89,7 +89,7 @@ class TorchTarget(Target):
 
 
 class _Cut(torch.nn.Module):
-    """Truncates token ids to the context length before the graph, for hosts with rows of a fixed length."""
+    """Truncates token ids to the context length before the graph, for hosts that pass longer rows."""
 
     def __init__(self, graph: torch.nn.Module, context_length: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ def save_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
 
 
 def load_pt2(path: Path) -> torch.export.ExportedProgram:
-    """Load an exported program from a file. The program can run arbitrary code.
+    """Load an exported program from a file, which can run arbitrary code.
 
     Raises:
         ValueError: if PyTorch cannot read the file.

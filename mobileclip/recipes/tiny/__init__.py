@@ -1,6 +1,6 @@
 """Small data and models for `--tiny`: drawn scenes and shapes, small models, first samples of a data set.
 
-This subpackage only serves to try a recipe quickly; published runs do not use it.
+This subpackage is only for quick test runs of recipes, not for published runs.
 """
 
 from mobileclip.recipes.tiny.few_samples import NUM_SAMPLES as NUM_SAMPLES, first_samples as first_samples

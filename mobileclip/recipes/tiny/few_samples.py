@@ -23,7 +23,7 @@ _MOST_READ = 2_000
 def first_samples(source: Source, folder: Path, name: str = "data") -> str:
     """Copy the first samples of a source to a folder of shards, unless the copy exists, and return the folder.
 
-    For images with classes, the copy has the same number of images of each of the first classes.
+    For images with classes, the copy has at most eight images of each of the first six classes.
 
     Args:
         source: data set to copy from.
@@ -31,7 +31,7 @@ def first_samples(source: Source, folder: Path, name: str = "data") -> str:
         name: name of this copy's folder.
 
     Raises:
-        ValueError: if the source does not exist, or none of its first samples can be read.
+        ValueError: if the source does not exist, or none of the first samples can be read.
     """
     fingerprints = [to_json(source, unstructure_as=Source), *(unit.content() for unit in source.units()[:1])]
     place = folder / blake2b("\0".join(fingerprints).encode(errors="surrogatepass"), digest_size=6).hexdigest() / name
@@ -62,7 +62,7 @@ def _samples(source: Source, report: SkipReport) -> Iterator[ImageTextSample]:
 
 
 def _by_class(samples: Iterator[ImageTextSample]) -> Iterator[ImageTextSample]:
-    """Yield the same number of samples of each of the first classes; without classes, yield all samples."""
+    """Yield at most eight samples of each of the first six classes; without classes, yield all samples."""
     counts: Counter[str] = Counter()
     for sample in islice(samples, _MOST_READ):
         label = sample.metadata.get("label")

@@ -82,7 +82,7 @@ def draw_shape(shape: str, rng: np.random.Generator, width: int, height: int) ->
 
 
 def scenes(seed: int) -> Iterator[Scene]:
-    """Yield random scenes, infinitely many."""
+    """Yield random scenes without end."""
     rng = np.random.default_rng(seed)
     things = list(itertools.product(SIZES, COLOURS, SHAPES))
     grounds = list(GROUNDS)
@@ -92,7 +92,7 @@ def scenes(seed: int) -> Iterator[Scene]:
 
 
 def jpeg(image: Image.Image) -> bytes:
-    """Return an image as JPEG."""
+    """Return the bytes of an image in JPEG format."""
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=90)
     return stream.getvalue()
@@ -103,7 +103,7 @@ def scene_samples(count: int, seed: int, *, size: tuple[int, int] = (240, 180)) 
 
     Args:
         count: number of samples.
-        seed: random seed of the scenes and of drawing them.
+        seed: random seed of the scenes and of the images.
         size: width and height in pixels.
     """
     rng = np.random.default_rng(seed)

@@ -44,7 +44,7 @@ from mobileclip.training.finetuning.run import FinetuneSpec
 
 FOLDER = Path("outputs") / "tiny"
 SMALL_MODEL = "icons"
-"""A model in the package, for images of 32 x 32 pixels."""
+"""Name of a model in the package, for images of 32 x 32 pixels."""
 NUM_SAMPLES, SAMPLES_PER_SHARD = 48, 12
 NUM_STEPS, BATCH_SIZE = 2, 8
 _TEACHER_DIM = 32
@@ -55,7 +55,7 @@ Spec = TypeVar("Spec")
 
 @singledispatch
 def shrink(spec: Any, rows: RowOptions | None = None) -> Any:  # noqa: ARG001  runs take it
-    """Return a reduced spec: few samples, few steps, and a shallow or small model unless the user names one.
+    """Return a reduced spec: few samples, few steps, and a shallow or small model unless the spec names a model.
 
     With data in the spec, the reduced spec uses the first samples; without data, it uses drawn samples (see `drawn`).
 
@@ -251,7 +251,7 @@ def drawn_shapes() -> Path:
 
 
 def small_captioner() -> Path:
-    """Write a small captioner with random weights, unless its file exists, and return the file."""
+    """Write a small captioner with random weights, unless the file exists, and return the file."""
     size: dict[str, Any] = {"width": 64, "depth": 1, "num_heads": 2, "embedding_dim": 64}
     spec = CoCaSpec(
         image=ViTSpec(**size, patch_size=16, stem="patch", class_position=True, input=ImageInput(size=64)),
@@ -265,7 +265,7 @@ def small_captioner() -> Path:
 
 
 def small_model(seed: int) -> Path:
-    """Write a randomly initialised `SMALL_MODEL`, unless its file exists, and return the file."""
+    """Write a randomly initialised `SMALL_MODEL`, unless the file exists, and return the file."""
     return _saved(f"model-{seed}", load_model(SMALL_MODEL, fold=False).spec, save_model, seed)
 
 
@@ -301,7 +301,7 @@ def _few(data: Any, rows: RowOptions | None) -> Any:
     num_samples = count_samples(expand_shards(changes["shards"]))
     batch_size = min(BATCH_SIZE, num_samples) // processes * processes
     if not batch_size:
-        raise ValueError(f"{num_samples} samples are too few for {processes} processes; expected at least one each")
+        raise ValueError(f"{num_samples} samples are too few for {processes} processes; expected a sample per process")
     return attrs.evolve(data, **changes, num_samples=num_samples, batch_size=batch_size)
 
 

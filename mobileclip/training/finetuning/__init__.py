@@ -1,6 +1,6 @@
 """Fine-tuning: frozen towers, layer-wise learning rates, adapters, and weight interpolation with the original model.
 
-This subpackage contains only the code for fine-tuning; `training` contains the loop.
+This subpackage contains only the code for fine-tuning; `mobileclip.training` contains the training loop.
 """
 
 from mobileclip.training.finetuning.spec import BatchNormMode, FinetuningSpec, Tower, freeze_tower

@@ -1,4 +1,4 @@
-"""A fine-tuning run, from its options to its scores; a restarted run reuses finished results."""
+"""A fine-tuning run from options to scores; a restarted run reuses finished results."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Score:
         metric: `top-1` for zero-shot accuracy, or `R@1` for the mean over both directions of retrieval.
         value: accuracy in per cent.
         num_images: number of test images.
-        num_skipped: number of skipped images and other skipped items of the data.
-        hits: score per image, from 0 to 1; `value` is their mean in per cent.
+        num_skipped: number of images and other items of the data that the test skipped.
+        hits: score of each image, from 0 to 1; `value` is the mean of these scores in per cent.
     """
 
     task: str
@@ -59,7 +59,7 @@ class Score:
 
 
 Measure: TypeAlias = Callable[[DualEncoder, Task, tuple[str, ...], tuple[str, ...]], Score]
-"""Function of a model, a task, templates and additional classes to choose from; returns the score."""
+"""Function that returns the score of a model on a task, given prompt templates and additional class names."""
 
 
 @attrs.frozen(kw_only=True)
@@ -84,7 +84,7 @@ class Scores:
 
 @attrs.frozen(kw_only=True)
 class Results:
-    """The results of a fine-tuning run for every alpha, and its training time.
+    """The scores of a fine-tuning run at every alpha, and the training time.
 
     Args:
         rows: scores at each alpha, in ascending order of alpha.
@@ -110,7 +110,7 @@ __all__ = ["FinetuneSpec", "finetune"]
 CHOICES, TRAINED_ON = "spec.json", "trained-on.txt"
 FINETUNED, INTERPOLATED = "finetuned.safetensors", "interpolated.safetensors"
 RUN, SCORES = "run", "scores"
-"""Folders in an output folder."""
+"""Subfolders of the output folder."""
 
 
 def finetune(
@@ -121,7 +121,7 @@ def finetune(
     Under `torchrun`, every process must call this function.
 
     Args:
-        spec: the options.
+        spec: options of the fine-tuning run.
         measure: function that scores a model on a task; only the first process calls it.
         on_begin: function that the first process calls with the original model's scores before training.
 
@@ -212,7 +212,7 @@ def _tasks(spec: FinetuneSpec, data: str) -> tuple[Task, Task, tuple[Task, ...]]
 def _finetuned(
     spec: FinetuneSpec, model: DualEncoder, *, training: TrainingSpec, data: TrainingData, world: World, watch: Evaluate
 ) -> DualEncoder:
-    """Return the fine-tuned model without adapters: train it now, or read the result of an earlier run."""
+    """Return the fine-tuned model without adapters: train the model, or read the result of an earlier run."""
     path = spec.output / FINETUNED
     if path.exists():
         finished = load_model(path, model.spec, fold=False)
@@ -250,10 +250,10 @@ def _refuse_other_choices(spec: FinetuneSpec) -> None:
 
 
 def refuse_other_data(spec: FinetuneSpec, task: Task) -> None:
-    """Raise an error if the model in the output folder was trained on different images from the task's.
+    """Raise an error if the output folder contains a run on images other than the images of `task`.
 
     Raises:
-        ValueError: if the folder contains such a model.
+        ValueError: if the output folder contains a run on different images.
     """
     path = spec.output / TRAINED_ON
     if path.exists() and path.read_text(encoding="utf-8") != task.fingerprint:

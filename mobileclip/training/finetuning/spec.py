@@ -1,4 +1,4 @@
-"""The options of fine-tuning, and functions that prepare a model for fine-tuning and restore it."""
+"""Fine-tuning options, and functions that prepare a model for fine-tuning and restore the model afterwards."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ class FinetuningSpec:
         """Prepare `model` for `mobileclip.training.train`, in place; torch's random generator initialises adapters.
 
         Raises:
-            ValueError: if batch norms cannot be synchronised in this run, or the adapters do not fit the model.
+            ValueError: if batch norms are to be synchronised without several GPU processes, or the adapters do not fit
+                the model.
             ModuleNotFoundError: if peft is not installed.
         """
         for tower in self.frozen_towers:
@@ -90,10 +91,10 @@ class FinetuningSpec:
 
 
 def freeze_tower(model: DualEncoder, tower: Tower) -> None:
-    """Freeze one tower of `model`: its weights get no gradient, and its batch norms keep their statistics.
+    """Freeze one tower of `model`: the tower's weights get no gradient, and batch norms keep their statistics.
 
-    A frozen text tower keeps the embeddings of prompts, and the image tower adapts to these embeddings. Zhai et al.'s
-    locked-image tuning is the same method with the towers exchanged.
+    With a frozen text tower, the embeddings of prompts do not change, and the image tower adapts to these embeddings.
+    Locked-image tuning (Zhai et al.) freezes the image tower instead.
 
     Args:
         model: model, modified in place.
@@ -126,41 +127,42 @@ def _fraction(_: object, attribute: attrs.Attribute[tuple[float, ...]], values: 
 
 @attrs.frozen(kw_only=True)
 class FinetuneSpec:
-    """The options of fine-tuning.
+    """The options of a fine-tuning run: model, data, training and tests.
 
     Args:
         checkpoint: a checkpoint of a model in training form, in any known layout, or `hf-hub:owner/name`.
-        model: the checkpoint's model name, if the file does not contain it. The command line also accepts a file,
-            NAME=FILE, or a name alone for its published weights.
-        data: the new task: a folder with one folder of images per class, a folder of images with captions, a `.jsonl`
-            file, or webdataset shards.
+        model: name of the checkpoint's model, such as `mobileclip_s2`; None if the file contains the name. The flag
+            also accepts a file, NAME=FILE, or a name alone for the published weights.
+        data: data of the new task: a folder with one folder of images per class, a folder of images with captions, a
+            `.jsonl` file, or webdataset shards.
         rows: column names of `.jsonl` files and tables.
-        kind: `classes` or `captions`; `auto` detects the kind.
-        test: test data of the new task; by default, held-out images of `data`.
+        kind: kind of `data`: `classes`, `captions`, or `auto` to detect the kind.
+        test: test data of the new task; None for held-out images of `data`.
         held_out: held-out fraction of `data`, per class for a folder of classes.
         retention_tasks: data of old tasks, to measure forgetting.
-        templates: prompt templates for class names, in training and testing.
+        templates: prompt templates, with `{}` for the class name, in training and testing.
         output: output folder; a second run with the same folder resumes.
-        batch_norm: `frozen` (for small batches), `synchronised` over all GPUs, or `trained`.
+        batch_norm: mode of the batch norms: `frozen` (for small batches), `synchronised` over all GPUs, or `trained`.
         freeze: towers to freeze, `image` or `text`.
-        rate_decay: ratio of a layer's learning rate to that of the next layer; 1 for equal learning rates.
+        rate_decay: ratio of a layer's learning rate to the rate of the next layer, in (0, 1]; 1 for equal learning
+            rates.
         rate_layers: unit that counts as a layer of a convolutional tower: a `block` or a `stage`.
         lora_rank: rank of adapters to train instead of the weights (extra `lora`); None trains the weights.
         lora_extras: parameters or modules to train in addition to the adapters.
         epochs: number of passes over the training data.
-        batch_size: images per step over all processes; by default 64, or the number of images if that is smaller.
+        batch_size: images per step over all processes; None for the smaller of 64 and the number of images.
         learning_rate: peak learning rate of the cosine schedule.
-        weight_decay: weight decay of matrices and kernels.
+        weight_decay: coefficient of weight decay for matrices and kernels.
         warmup_share: warm-up steps as a fraction of all steps.
-        max_gradient_norm: norm to which larger gradients are clipped.
-        precision: `bfloat16` runs the forward pass in autocast.
-        num_workers: number of processes that read, decode and augment images.
+        max_gradient_norm: maximum norm of the gradient, for gradient clipping.
+        precision: `float32`, or `bfloat16` to run the forward pass in autocast.
+        num_workers: number of processes that read, decode and augment images; 0 uses the training process.
         seed: random seed for the sample order, the choice of captions and the adapters.
-        alphas: interpolation weights to test, from 0 (the original model) to 1 (the fine-tuned model); 0 and 1 are
-            always tested.
+        alphas: interpolation weights to test, from 0 (the original model) to 1 (the fine-tuned model), always including
+            0 and 1.
         keep_alpha: interpolation weight of the model to save in addition to the fine-tuned model.
         evaluate_every_steps: number of steps between tests on the new task; None tests only at the end.
-        collective_seconds: timeout in seconds of collective operations; tests in the first process must take less.
+        collective_seconds: timeout in seconds of collective operations; tests in the first process may take longer.
         device: name of a device, such as cuda:1, mps or cpu; `auto` selects the best available device.
 
     Examples:
@@ -228,7 +230,7 @@ class FinetuneSpec:
         """Return the training spec for a given number of images.
 
         Raises:
-            ValueError: if there are fewer images than a batch needs.
+            ValueError: if `num_samples` is smaller than the batch size.
         """
         batch_size = self.batch_of(num_samples)
         per_epoch = num_samples // batch_size
@@ -254,7 +256,7 @@ class FinetuneSpec:
     def pipeline(
         self, shards: tuple[str, ...], model: DualEncoderSpec, *, num_samples: int, batch_size: int
     ) -> ReinforcedPipelineSpec:
-        """Return the data pipeline of one process: weak crops and one caption per image, drawn again in every epoch."""
+        """Return the data pipeline of one process: weak crops and one caption per image, sampled in every epoch."""
         image = model.image.input
         return ReinforcedPipelineSpec(
             shards=shards,

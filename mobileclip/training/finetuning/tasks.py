@@ -1,4 +1,4 @@
-"""Fine-tuning tasks: images with classes or captions, the training split, and targets shared within a class."""
+"""Fine-tuning tasks: images with classes or captions, training and test splits, and a loss for labelled images."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _SAMPLES_PER_SHARD = 256
 
 @attrs.frozen(kw_only=True)
 class HeldOut:
-    """A rule that selects the held-out samples: a fraction of them, by a hash of the key, or a list of keys.
+    """A rule that selects the held-out samples: a fraction of all samples, by a hash of the key, or a set of keys.
 
     Args:
-        fraction: fraction of all samples.
+        fraction: held-out fraction of the samples, from 0 to 1.
         keys: keys of the held-out samples; None selects samples by a hash of the key.
     """
 
@@ -60,7 +60,7 @@ class Task:
         name: name of the task in the report.
         source: data set that yields the samples; see `open_data_set`.
         kind: `classes` (the metadata has the class name as `label`) or `captions`.
-        part: split to use: `all` samples, only the held-out samples (`test`), or only the others (`train`).
+        part: split to use: `all` samples, only the held-out samples (`test`), or only the remaining samples (`train`).
         held_out: rule that selects the held-out samples; None uses all samples.
     """
 
@@ -125,8 +125,8 @@ def open_task(
 def split(task: Task, fraction: float) -> tuple[Task, Task]:
     """Split a task into a training split and a test split.
 
-    For a folder of classes, hold out this fraction of each class, at least one image. For other data, select samples by
-    a hash of their keys.
+    In a folder of classes, the test split has `fraction` of the images of each class, at least one image. For other
+    data, a hash of the key selects the samples of the test split.
     """
     held_out = HeldOut(fraction=fraction, keys=_keys_by_class(task, fraction))
     train, test = (attrs.evolve(task, part=part, held_out=held_out) for part in ("train", "test"))
@@ -212,7 +212,7 @@ def _indexed(task: Task, shards: tuple[str, ...]) -> TrainingData:
 
 
 def read_index(folder: Path) -> TrainingData | None:
-    """Return the index of a folder; None if the folder is incomplete."""
+    """Return the training data listed in a folder's index; None if the folder has no index."""
     path = folder / INDEX
     return from_json(path.read_text(encoding="utf-8"), TrainingData) if path.exists() else None
 
@@ -224,7 +224,7 @@ _LABEL_LOGIT_SCALE = 100.0
 @losses.register("labelled_contrastive")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class LabelledContrastiveSpec(ReinforcedLossSpec):
-    """The contrastive loss with targets that samples of one class share.
+    """The contrastive loss with targets shared by all samples of a class.
 
     Examples:
         >>> isinstance(labelled_contrastive(10), LabelledContrastiveSpec)
@@ -240,10 +240,10 @@ class LabelledContrastiveSpec(ReinforcedLossSpec):
 def labelled_contrastive(num_classes: int) -> LabelledContrastiveSpec:
     """Return the loss for batches from `with_labels`: cross-entropy in both directions, with targets shared in a class.
 
-    For image i, the target is 1/n at the n texts of its class and 0 elsewhere; targets of texts are analogous. The
-    value is the divergence from the targets, with minimum 0. If every class occurs once in a batch, the loss equals the
-    contrastive loss. With a single template, its gradient equals the contrastive loss's gradient; with several
-    templates, the gradients differ.
+    For image i, the target is 1/n for the n texts of the image's class and 0 for other texts; targets of texts are
+    analogous. The loss is the KL divergence from the targets, with minimum 0. If every class occurs once in a batch,
+    the loss equals the contrastive loss. With a single template, the gradient equals the contrastive loss's gradient;
+    with several templates, the two gradients differ.
 
     Args:
         num_classes: total number of classes, at least 2.

@@ -17,9 +17,9 @@ BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm that always stays in evaluation mode: `train()` has no effect, so its statistics do not change.
+    """A batch norm that always stays in evaluation mode: `train()` has no effect, so the statistics do not change.
 
-    This class is an `nn.BatchNorm2d` with the same tensors and names: saving, loading and folding work as usual.
+    This class is an `nn.BatchNorm2d` with the same tensors and names, so saving, loading and folding work as usual.
 
     Shape: `(batch, channels, height, width)` for input and output.
 
@@ -27,7 +27,7 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
     """
 
     def train(self, mode: bool = True) -> FrozenBatchNorm2d:  # noqa: FBT001, FBT002 - torch's signature
-        """Stay in evaluation mode."""
+        """Keep the norm in evaluation mode, for any `mode`."""
         del mode
         super().train(mode=False)
         return self
@@ -115,7 +115,7 @@ def interpolate_weights(original: Model, finetuned: Model, alpha: float) -> Mode
     if before.keys() != after.keys():
         different = sorted(before.keys() ^ after.keys())
         raise ValueError(
-            f"the models differ in {len(different)} tensors, the first is {different[0]!r}; interpolate two models of "
+            f"the models differ in {len(different)} tensors, such as {different[0]!r}; interpolate two models of "
             "one spec in training form, after merging adapters"
         )
     for name, tensor in before.items():

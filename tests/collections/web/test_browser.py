@@ -166,7 +166,7 @@ def test_what_is_asked_for_is_chips_that_can_be_removed(address):
             page.evaluate(f"document.querySelectorAll('#chips button')[{number}].click()")
             page.wait_for(f"{chips} === {json.dumps(left)}" if left else f"!{chips}.startsWith('a cat')")
         page.evaluate("[...document.querySelectorAll('#chips button')].at(-1).click()")
-        page.wait_for(f"{STATUS} === '1 picture, the newest first' && {TILES} === 1")
+        page.wait_for(f"{STATUS} === '1 picture, newest first' && {TILES} === 1")
         search(page, "", where="colour=red")
         page.wait_for(f"{at('conditions')}.open && {FOCUS} === 'where'")
 

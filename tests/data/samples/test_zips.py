@@ -121,7 +121,7 @@ def test_members_that_overlap_are_refused(kind):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (zipped({"a/data.pkl": b"x" * 99}, zipfile.ZIP_DEFLATED), "in it is compressed"),
+        (zipped({"a/data.pkl": b"x" * 99}, zipfile.ZIP_DEFLATED), "in the archive is compressed"),
         (zipped({"a/data.pkl": b"", "b/data/0": b""}), "not in one folder"),
         (zipped({"a": b""}), "not a torch file"),
     ],

@@ -46,7 +46,7 @@ export function startFilters(columns) {
     find('value').type = kind === 'date' ? 'date' : 'text';
     const unit = chosen().name === 'size' ? 1000 : 1;
     const range = kind === 'number' ? `${rounded(least / unit)} to ${rounded(most / unit)}` : `${least?.slice(0, 10)} to ${most?.slice(0, 10)}`;
-    find('value').placeholder = ['text', 'tag'].includes(kind) ? (values[0] ?? 'a part of it') : range;
+    find('value').placeholder = ['text', 'tag'].includes(kind) ? (values[0] ?? 'part of the text') : range;
   }
 
   function add() {

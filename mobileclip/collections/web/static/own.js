@@ -13,8 +13,8 @@ export const quoted = (name) => `@"${name}"`;
 
 /** What the page says of a concept that is asked for alone. */
 export function said({ name, yes, no, uses_examples: used }) {
-  const taught = `${count(yes.length, 'picture shows', 'pictures show')} “${name}”, ${no.length} not`;
-  return `${taught}; ${used ? 'they help' : 'its text alone is searched with'}. Accept or reject more below`;
+  const taught = `${count(yes.length, 'picture shows', 'pictures show')} “${name}”, ${no.length} do not`;
+  return `${taught}; search uses ${used ? 'these examples' : 'only the text'}. Accept or reject more pictures below`;
 }
 
 function judge({ name, yes, no }, one, judged) {

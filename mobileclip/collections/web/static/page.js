@@ -25,7 +25,7 @@ async function ask(address, options) {
     const error = new Error('the server does not answer; is mobileclip serve still running?');
     throw Object.assign(error, { isUnanswered: true });
   }
-  const value = await answer.json().catch(() => ({ error: `the server answers ${answer.status}` }));
+  const value = await answer.json().catch(() => ({ error: `the server answered with status ${answer.status}` }));
   if (!answer.ok) throw Object.assign(new Error(value.error), { field: value.field });
   return value;
 }
@@ -45,10 +45,10 @@ const page = new Search({
     const answer = await askWith(`/api/search?${written(asked)}&${place}`, picture);
     const number = skip + answer.matches.length;
     concept = answer.concept ?? null;
-    const order = answer.order === 'newest' ? 'the newest first' : 'the most similar first';
+    const order = answer.order === 'newest' ? 'newest first' : 'most similar first';
     const some = number ? `${count(number, 'picture', 'pictures')}, ${order}` : 'Nothing was found.';
     const found = concept ? said(concept) : some;
-    const rest = answer.is_exact ? '' : '. A graph proposed them: it may have missed a few';
+    const rest = answer.is_exact ? '' : '. The search is approximate and may miss a few pictures';
     return { ...answer, said: found + rest };
   },
   // Browsers show an address again without asking: every question has addresses of its own, since files change.
@@ -65,7 +65,7 @@ const page = new Search({
     keep.hidden = true;
     document.title = NAME;
     showStart();
-    return 'Say what the pictures show, or choose a picture.';
+    return 'Describe pictures in words, or choose an example picture.';
   },
   asked(query) {
     isStart = false;
@@ -132,7 +132,7 @@ function restore() {
   isPlaced = false;
   if (query.has('duplicates')) showDuplicates(query, scroll);
   else page.ask({ ...read(query), picture }, { scroll, size });
-  if (own !== undefined && !picture) page.say('The picture that was searched with is gone: choose it again.');
+  if (own !== undefined && !picture) page.say('The page no longer has the example picture; choose the picture again.');
   isGoingBack = false;
 }
 
@@ -145,7 +145,7 @@ function duplicates() {
 // How alike pictures have to be, and what leads to other groups.
 function similarTo(threshold) {
   const form = make('form', 'line');
-  const label = make('label', 'choice', 'Similarity, at least ');
+  const label = make('label', 'choice', 'Minimum similarity ');
   const field = Object.assign(make('input', ''), { type: 'number', min: 0.5, max: 1, step: 'any', value: threshold, id: 'threshold', required: true });
   label.append(field);
   form.append(label, Object.assign(make('button', '', 'Find'), { type: 'submit' }));
@@ -175,7 +175,7 @@ function showDuplicates(query, scroll = 0) {
     ({ groups, sizes, skip, threshold, num_groups: number }) => {
       find('results').append(similarTo(threshold));
       groups.forEach((group, place) => {
-        const rest = group.length < sizes[place] ? `, of which ${group.length} are shown` : '';
+        const rest = group.length < sizes[place] ? ` (${group.length} shown)` : '';
         find('results').append(make('h2', '', `${count(sizes[place], 'picture', 'pictures')}${rest}`));
         page.list(
           group.map((one, other) => [
@@ -191,7 +191,7 @@ function showDuplicates(query, scroll = 0) {
       if (skip) pages.append(turn('Previous groups', query, Math.max(0, skip - GROUPS)));
       if (skip + groups.length < number) pages.append(turn('Next groups', query, skip + GROUPS));
       if (pages.childElementCount) find('results').append(pages);
-      if (!number) return 'No two pictures are similar.';
+      if (!number) return 'The collection has no near duplicates with this similarity.';
       const shown = groups.length < number ? ` Groups ${skip + 1} to ${skip + groups.length} are shown.` : '';
       return `${count(number, 'group', 'groups')} of similar pictures. Nothing was deleted.${shown}`;
     },
@@ -208,7 +208,7 @@ async function showStart() {
   const tags = links('Tags', about.tags, (tag) => ({ where: `tag=${tag}` }));
   start.append(...tags, ...links('Concepts', about.concepts, (name) => ({ text: quoted(name) })));
   if (about.num_unreadable) start.append(unreadable());
-  start.append(make('h2', '', 'Some of its pictures'));
+  start.append(make('h2', '', 'Example pictures'));
   find('results').append(start);
   const { examples } = await ask('/api/examples').catch(() => ({ examples: [] }));
   if (isStart && start.isConnected) page.list(examples.map((one) => [one, '']));
@@ -236,7 +236,7 @@ async function tell() {
     if (seen !== version) return;
     if (!about.num_pictures) page.notify('The index is empty: add pictures with mobileclip index.');
     else if (!isStart && page.size && about.version !== version)
-      page.notify('The index has changed: search again to see what is new.');
+      page.notify('The index has changed; search again to see the changes.');
     else page.notify('');
     showStart();
   } catch (error) {

@@ -188,7 +188,7 @@ export class Search {
         const chip = make('span', 'chip');
         const button = make('button', '', '×');
         button.type = 'button';
-        button.setAttribute('aria-label', `search without: ${name}`);
+        button.setAttribute('aria-label', `remove from the search: ${name}`);
         button.addEventListener('click', () => {
           remove();
           find('text').focus({ preventScroll: true });
@@ -272,7 +272,7 @@ export class Search {
     const image = new Image();
     image.loading = 'lazy';
     image.alt = '';
-    image.addEventListener('error', () => frame.replaceChildren(make('span', 'gone', 'cannot be read any more')));
+    image.addEventListener('error', () => frame.replaceChildren(make('span', 'gone', 'unreadable file')));
     image.src = this.#address(one, 'small');
     frame.append(image);
     button.append(frame, make('span', isBest ? 'score keep' : 'score', label), make('span', 'path', one.file), ...(detail ? [make('span', 'detail', detail)] : []));
@@ -323,7 +323,7 @@ export class Search {
     find('copy').addEventListener('click', async () => {
       const { path, name } = this.#shown[this.#opened];
       const isCopied = await navigator.clipboard?.writeText(path ?? name).then(() => true, () => false);
-      find('copy').textContent = isCopied ? 'Path copied' : 'This browser does not let the page copy';
+      find('copy').textContent = isCopied ? 'Path copied' : 'This browser does not allow copying';
     });
     find('why').addEventListener('click', () => {
       find('why').setAttribute('aria-pressed', String(!this.#wantsWhy));
@@ -381,7 +381,7 @@ export class Search {
     const answer = await this.#source.explain(this.#shown[place], this.#query);
     if (!answer || place !== this.#opened || !this.#wantsWhy || picture.hidden) return;
     const strongest = lay(answer, picture.parentElement, picture);
-    find('one-scale').textContent = strongest ? `Full colour is a place that changes the score by ${strongest.toFixed(4)}.` : '';
+    find('one-scale').textContent = strongest ? `Full colour is a score change of ${strongest.toFixed(4)}.` : '';
   }
 
   // A video stands in the place of its frame as soon as the browser knows that it can play it.
