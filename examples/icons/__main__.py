@@ -6,7 +6,7 @@ Hardware:  any computer, about 2 GiB of memory
 Time:      minutes, mostly for rendering; after an interruption, the program resumes with the current icon set
 Result:    outputs/icons: shards of each split in the public layout, and datacard.json with counts, sources and licences
 
-npm installs the icon sets. The data set takes one drawing per set and name, most of these for training. The held-out
+npm installs the icon sets. The data set takes one drawing per set and name, most for training. The held-out
 parts have unseen drawings of seen names, drawings of an unseen set, and drawings of unseen names. The data set leaves
 out, and counts, held-out drawings with a near duplicate in training.
 """

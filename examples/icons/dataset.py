@@ -45,14 +45,14 @@ class IconDataSpec:
         sets: icon sets to use.
         image_size: side of the images, in pixels.
         max_words: maximum number of words in a name; the data set leaves out icons with longer names.
-        held_out_set: the set that training never sees; without effect if it is not in `sets`.
-        min_sets: minimum number of sets with a name that make the name a class for the held-out parts.
+        held_out_set: icon set that training never sees; without effect if not in `sets`.
+        min_sets: a name in at least this number of sets is a class of the held-out parts.
         name_fraction: fraction of the classes that training never sees.
-        picture_fraction: fraction of the other classes with one set's drawing held out.
-        validation_share: fraction of these held-out drawings for validation.
+        picture_fraction: fraction of the other classes of which one set's drawing is held out.
+        validation_share: fraction of the held-out drawings of seen names for validation.
         duplicate_rms: maximum root mean squared difference of near duplicates, between 16 x 16 grey levels (0 to 1).
-        samples_per_shard: pictures in a shard.
-        num_processes: drawings rendered at once.
+        samples_per_shard: number of images per shard.
+        num_processes: number of drawings to render in parallel.
         seed: seed of all random choices, and of the order of the samples.
 
     Raises:
@@ -75,10 +75,10 @@ class IconDataSpec:
 
 
 def build_dataset(spec: IconDataSpec) -> DrawnDataset:
-    """Download, render, caption, split and write the data set; finished steps are not repeated.
+    """Download, render, caption, split and write the data set; a second call skips finished steps.
 
     Args:
-        spec: settings to use.
+        spec: settings of the data set.
 
     Raises:
         ValueError: if the network or npm fails, or the folder holds a data set with other settings.
@@ -176,14 +176,14 @@ def _origin(spec: IconDataSpec, sets: Sequence[IconSet], icons: Sequence[Icon]) 
     }
 
 
-# Of the square: below the first an icon consists of lines, above the second of filled shapes.
+# Ink as a share of the image: below the first, an icon consists of lines; above the second, of filled shapes.
 _LINES, _FILLED = 0.2, 0.35
-# Drawings this much wider than tall, or taller than wide, are called so.
+# From this ratio of sides on, captions call a drawing wide or tall.
 _WIDE = 1.6
 
 
 def keyword_caption(icon: Icon, *, seed: int) -> str:
-    """Return one to four keywords in random order by icon and seed: a noisy caption, like captions on the web."""
+    """Return one to four of the icon's keywords in random order: a noisy caption, like captions on the web."""
     return chosen_keywords(icon.keywords, key=icon.key, seed=seed)
 
 

@@ -1,4 +1,4 @@
-"""Derives what an icon depicts from the name of its file, by rules."""
+"""Derives the name of the depicted thing from an icon's file name, by rules."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MARKS = frozenset(("brand", "brands", "logo", "logos", "social"))
 
 
 def clean_name(name: str, *, max_words: int) -> str | None:
-    """Return a lower-case phrase for what an icon depicts, or None if the name does not describe this.
+    """Return a lower-case phrase for the depicted thing, or None if an icon's name does not describe the thing.
 
-    The function leaves out final words about the style (`outline`, `bold`, a size in pixels, a number of the variant)
+    The function leaves out final words about the style (`outline`, `bold`, a size in pixels, a variant number)
     and an initial platform. Trade marks, longer phrases and single characters give None.
 
     Args:
@@ -46,7 +46,7 @@ def clean_name(name: str, *, max_words: int) -> str | None:
 
 
 def family(phrase: str) -> str:
-    """Return a common key of phrases with the same words in any order and number: `arrows left` and `left arrow`."""
+    """Return a key that phrases of the same words share, in any order and number: `arrows left`, `left arrow`."""
     return " ".join(sorted({_singular(word) for word in phrase.split()}))
 
 

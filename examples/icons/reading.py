@@ -22,15 +22,15 @@ _MARKS = frozenset(("brand", "brand / logo", "logos", "social media"))
 
 @attrs.frozen(kw_only=True)
 class Icon:
-    """One drawing.
+    """One drawing of an icon set.
 
     Args:
-        set_name: name of the set.
-        source: name of the icon in its set.
+        set_name: name of the icon set.
+        source: name of the icon in the set.
         name: the depicted thing.
-        keywords: search terms: the words of its name, its other names, and categories.
-        kind: category in its set; empty if there is no category.
-        svg: the whole document.
+        keywords: search terms: the words of the icon's names, and categories.
+        kind: category in the set; empty if there is no category.
+        svg: the SVG document.
     """
 
     set_name: str
@@ -42,7 +42,7 @@ class Icon:
 
     @property
     def key(self) -> str:
-        """Its name in shards."""
+        """The drawing's key in shards."""
         return f"{self.set_name}-{self.source}"
 
 
@@ -52,7 +52,7 @@ class IconSet:
 
     Args:
         style: style of the set.
-        icons: one for each name.
+        icons: one drawing per name.
         num_drawings: number of drawings before cleaning names and dropping variants.
         licence: licence according to the package.
         variants: all drawings by name, the drawing of `icons` first.
@@ -70,7 +70,7 @@ def read_sets(modules: Path, styles: Iterable[Style], *, max_words: int, seed: i
 
     Args:
         modules: the `node_modules` folder with the packages.
-        styles: the sets.
+        styles: icon sets to read.
         max_words: maximum number of words in a name.
         seed: seed of the choice among variants of a drawing.
     """
@@ -99,7 +99,7 @@ def read_sets(modules: Path, styles: Iterable[Style], *, max_words: int, seed: i
 
 
 def _icons(drawn: DrawingSet, categories: Mapping[str, tuple[str, ...]], *, max_words: int) -> Iterable[Icon]:
-    """Yield the drawings that have a name; the set's other names for a drawing become its keywords."""
+    """Yield the drawings that have a name; other names of a drawing in the set become keywords."""
     named: dict[str, dict[str, str]] = {}
     for drawing in drawn.drawings:
         name = clean_name(drawing.name, max_words=max_words)

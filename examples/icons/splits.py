@@ -53,13 +53,13 @@ def divide(
     """Return the splits; names with the same words stay together.
 
     Args:
-        icons: all of them.
-        twins: pairs of near duplicates.
+        icons: all icons of the data set.
+        twins: pairs of indices of near duplicates.
         held_out_set: the set that training never sees.
         name_fraction: fraction of the classes with all drawings held out.
-        picture_fraction: fraction of the other classes with one drawing held out.
-        validation_share: fraction of these drawings for validation.
-        min_sets: minimum number of sets with a name that make the name a class.
+        picture_fraction: fraction of the other classes of which one drawing is held out.
+        validation_share: fraction of the held-out drawings of seen names for validation.
+        min_sets: a name in at least this number of sets is a class.
         seed: seed of the random choices.
     """
     by_family: dict[str, list[int]] = {}

@@ -15,7 +15,7 @@ from mobileclip.data import ImageTextSample, decode_image
 
 SAME_GLYPH, SEEN_WORDS = "same_glyph", "seen_words"
 MIN_CORRELATION = 0.95
-# Of 255: what is darker or more coloured than nearly white is ink.
+# Inverted grey levels above this number, of 255, are ink.
 _PAPER = 8
 _ROWS = 256
 
@@ -40,10 +40,10 @@ def glyph(png: bytes) -> Glyphs:
 
 
 def has_same_glyph(asked: Glyphs, known: Glyphs, *, min_correlation: float) -> Bits:
-    """Return a mask of the glyphs that correlate with any known glyph.
+    """Return a mask of the glyphs with a correlation of at least `min_correlation` to any known glyph.
 
     Shape:
-        asked, known: (images, 16 x 16), from `glyph`.
+        asked, known: (images, 16 x 16), results of `glyph`.
     """
     best = [(asked[start : start + _ROWS] @ known.T).max(1) for start in range(0, len(asked), _ROWS)]
     return np.asarray(np.concatenate(best) >= min_correlation)
@@ -56,7 +56,7 @@ def has_seen_words(names: Iterable[str], known: Iterable[str]) -> Bits:
 
 
 def strict_bits(dataset: DrawnDataset) -> Mapping[str, Mapping[str, Bits]]:
-    """Return one bit per image of each held-out part, for `SAME_GLYPH`, and for `SEEN_WORDS` of unseen names."""
+    """Return masks by held-out part: `SAME_GLYPH` for every part, `SEEN_WORDS` for the part of unseen names."""
     train = list(dataset.train.samples())
     names, known = [one.metadata["label"] for one in train], _glyphs(train)
     found: dict[str, dict[str, Bits]] = {}

@@ -23,7 +23,7 @@ SHAPES = ("circle", "square", "triangle", "cross")
 
 
 def drawing(shape: str, generator: random.Random, side: int = 128) -> Image.Image:
-    """Return a shape with random colour, size and position."""
+    """Return an image of a shape with random colour, size and position."""
     colour, ground = (tuple(generator.randrange(low, low + 100) for _ in range(3)) for low in (0, 156))
     radius = generator.randrange(side // 5, side // 3)
     x, y = (generator.randrange(radius, side - radius) for _ in range(2))
@@ -51,7 +51,7 @@ def batch(size: int, transform: ImageTransform, generator: random.Random) -> tup
 def main(
     checkpoint: str | None = None, *, side: int = 128, steps: int = 30, batch_size: int = 16, out: Path
 ) -> tuple[nn.Module, nn.Module, list[float]]:
-    """Train, fold, save and load; return the trained model, the loaded model, and the loss of each step."""
+    """Train, fold, save, load a classifier; return the trained model, the loaded model, and the loss of each step."""
     torch.manual_seed(0)
     generator = random.Random(0)  # noqa: S311  not for secrets
     mci0 = attrs.evolve(specs.mci0(), input=ImageInput(size=side)).without_projection()

@@ -60,7 +60,7 @@ def main(*, steps: int = 80) -> tuple[AudioClassifier, nn.Module, float]:
     with torch.inference_mode():
         right = float((folded(sounds).argmax(1) == labels).float().mean())
         error = float((folded(sounds) - model(sounds)).abs().max())
-    print(f"right: {right:.1%} of 256 new sounds; folded and not differ by {error:.0e}; {folded.blocks[0].token_mixer}")
+    print(f"right: {right:.1%} of 256 new sounds; folding error {error:.0e}; {folded.blocks[0].token_mixer}")
     return model, folded, right
 
 

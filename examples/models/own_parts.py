@@ -46,7 +46,7 @@ class ConvMixerSpec(encoders.ImageEncoderSpec):
     depth: int = 4
 
     def build(self) -> nn.Module:
-        """Return a new encoder; its `spec` defines its input and rebuilds it."""
+        """Return a new encoder with this spec, which defines the input and rebuilds the encoder."""
         blocks = [RepMixerBlock(self.width, kernel_size=5) for _ in range(self.depth)]
         head = ConvPoolHead(self.width, embedding_dim=self.embedding_dim)
         encoder = nn.Sequential(nn.Conv2d(3, self.width, 8, stride=8), *blocks, head)

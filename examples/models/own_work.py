@@ -38,7 +38,7 @@ class HingeLossSpec(LossSpec):
 
     def build(self, *, process_group: distributed.ProcessGroup | None = None) -> nn.Module:
         """Return the loss for one process's own batch."""
-        assert process_group is None, "the pairs of other processes are not looked at"
+        assert process_group is None, "the loss does not support pairs from other processes"
         return HingeLoss(self.margin)
 
 
@@ -50,7 +50,7 @@ class HingeLoss(nn.Module):
         self.margin = margin
 
     def forward(self, *, image: Tensor, text: Tensor, logit_scale: Tensor) -> LossTerms:
-        """Return the loss; the logit scale enters only so that it has a gradient."""
+        """Return the loss; the logit scale has a factor of 0, only to get a gradient."""
         similarity = image @ text.T
         positive = similarity.diagonal()
         others = similarity - 4 * torch.eye(len(image), device=image.device)  # a pair is not its own negative
@@ -114,7 +114,7 @@ class ZippedTorchTarget(TorchTarget):
     suffix: str = ".pt2.gz"
 
     def export(self, tower: TowerExport, path: Path) -> WrittenFile:
-        """Write one tower."""
+        """Write one tower as a gzipped program."""
         with tempfile.TemporaryDirectory() as folder:
             plain = Path(folder, "tower.pt2")
             written = super().export(tower, plain)

@@ -41,7 +41,7 @@ class Export:
 
     Args:
         folder: folder of the export.
-        contract: content of its `mobileclip.json`.
+        contract: content of `mobileclip.json` in the folder.
     """
 
     folder: Path
@@ -51,7 +51,7 @@ class Export:
         """Return the contract's entry of the image or text tower: file, names, dtypes and shapes.
 
         Raises:
-            ValueError: if the tower was not exported, or its file is missing.
+            ValueError: if the export lacks the tower, or the tower's file is missing.
         """
         found = [tower for tower in self.contract["towers"] if tower["tower"] == name]
         if not found:
@@ -66,7 +66,7 @@ def read_export(folder: Path, *, target: str) -> Export:
     """Return an export for a runtime.
 
     Raises:
-        ValueError: if the folder is not an export, is for another runtime, or has another format version.
+        ValueError: if the folder is not an export, is for a different runtime, or has a different format version.
     """
     path = folder / "mobileclip.json"
     if not path.is_file():
@@ -86,13 +86,13 @@ def read_export(folder: Path, *, target: str) -> Export:
 def read_image(export: Export, path: Path) -> Image.Image:
     """Return an upright RGB image, with 16 bits per channel scaled to 8.
 
-    The function composites transparent images on the contract's background. Without a background, it drops the
-    transparency, so that transparent pixels show their stored colour, as in the training of the published models.
+    The function composites transparent images on the contract's background. Without a background, the function
+    drops the transparency, so that transparent pixels show the stored colour, as in the training of published models.
 
     Untrusted images can take much time and memory: limit the input before you call this function.
 
     Raises:
-        OSError: if the file is not an image in one of `IMAGE_FORMATS`, or is broken.
+        OSError: if the file is not an image in one of `IMAGE_FORMATS`, or is damaged.
     """
     Image.init()
     with Image.open(path, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN]) as opened:
@@ -111,14 +111,14 @@ def read_image(export: Export, path: Path) -> Image.Image:
 def preprocess(export: Export, picture: Image.Image) -> Array:
     """Return one image as input of the image tower's file.
 
-    The function resizes the shorter side (antialiased), crops the centre, and scales and normalises if the file does
-    not. If the file accepts images of any size, the function leaves the image unchanged.
+    The function resizes the shorter side (antialiased), crops the centre, and, if the tower's file does not, scales
+    and normalises pixels. If the file accepts images of any size, the function leaves the image unchanged.
 
     Shape:
         `(1, 3, size, size)`, uint8 or float32 according to the contract.
 
     Args:
-        export: with an image tower.
+        export: export with an image tower.
         picture: RGB image.
     """
     image = export.contract["image"]
@@ -158,7 +158,7 @@ def shortest(export: Export, ids: Array) -> Array:
     """Return rows of ids without the padding that the text tower's file does not need.
 
     Shape:
-        `(texts, context_length)` to `(texts, length)`, the smallest of the file's `lengths` that fits the texts.
+        `(texts, context_length)` to `(texts, length)`, `length` being the smallest of the file's `lengths` that fits.
 
     Args:
         export: with a text tower.
@@ -170,13 +170,13 @@ def shortest(export: Export, ids: Array) -> Array:
 
 
 def unit_length(embeddings: Array) -> Array:
-    """Return embeddings with unit norm, since exports with --no-normalize do not normalise."""
+    """Return embeddings scaled to unit norm, since exports with --no-normalize do not normalise."""
     scaled: Array = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
     return scaled
 
 
 def encode_each(encode: Encode, inputs: Array) -> Array:
-    """Return the embeddings of inputs, one at a time, since every export takes a batch of one.
+    """Return the embeddings of inputs, encoded one at a time, since every export accepts a batch of one.
 
     Shape:
         `(inputs, ...)` to `(inputs, embedding_dim)`, float32, with unit norm.
@@ -188,19 +188,19 @@ def check_golden(export: Export, tower: str, encode: Encode) -> float:
     """Return the smallest cosine between a tower's embeddings of the golden inputs and the model's own embeddings.
 
     Args:
-        export: with the tower.
+        export: export with the tower.
         tower: `image` or `text`.
-        encode: runs its file.
+        encode: function that runs the tower's file.
 
     Raises:
-        ValueError: if the file differs, or the runtime computes other embeddings.
+        ValueError: if the smallest cosine does not exceed the bound of the export's precision.
     """
     golden = load_file(export.folder / "golden.safetensors")
     described = export.tower(tower)
     computed = encode_each(encode, golden[described["input_name"]])
     least = float((computed * unit_length(golden[described["output_name"]])).sum(axis=-1).min())
     bound = LEAST_COSINE[export.contract["precision"]]
-    # Written so that NaN fails too.
+    # With `not`, NaN fails too.
     if not least > bound:
         raise ValueError(
             f"the {tower} tower's embeddings of the golden inputs differ from the model's: the smallest cosine is "
@@ -210,7 +210,7 @@ def check_golden(export: Export, tower: str, encode: Encode) -> float:
 
 
 def probabilities(export: Export, cosines: Array) -> Array:
-    """Return the probability of each text for each image, among these texts: softmax of `logit_scale * cosine`.
+    """Return the probability of each text for each image, among the given texts: softmax of `logit_scale * cosine`.
 
     Shape:
         `(images, texts)` in and out; rows sum to one.

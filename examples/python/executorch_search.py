@@ -25,7 +25,7 @@ def open_tower(export: Export, tower: dict[str, Any]) -> Encode:
     Raises:
         ValueError: if the tower's file cannot be read.
     """
-    # On import it warns that its interface may change, and torchao logs which kernels are not for this machine.
+    # On import, ExecuTorch warns that the API may change, and torchao logs the kernels that this machine lacks.
     logging.disable(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -38,7 +38,7 @@ def open_tower(export: Export, tower: dict[str, Any]) -> Encode:
         raise ValueError(f"ExecuTorch cannot read {path}: {error}; copy the export again") from error
 
     def encode(inputs: Array) -> Array:
-        # Loaded once, and kept by the program, which must not be freed before it.
+        # The program caches the method, and must outlive it.
         method = program.load_method("forward")
         embeddings: Array = method.execute([torch.from_numpy(inputs)])[0].numpy()
         return embeddings

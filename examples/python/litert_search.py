@@ -19,7 +19,7 @@ from search import main
 
 
 def open_tower(export: Export, tower: dict[str, Any]) -> Encode:
-    """Return a function that runs one input of a tower; for texts, each row length has its own signature.
+    """Return a function that runs one input of a tower; for texts, each row length has a separate signature.
 
     Raises:
         ValueError: if the tower's file cannot be read.

@@ -6,10 +6,10 @@
 For the leaderboard (MIEB has the image benchmarks):
 
 1. `mobileclip hub push FILE OWNER/NAME --license ...` publishes the model with the files that MTEB loads.
-2. In a clone of github.com/embeddings-benchmark/mteb, a `ModelMeta` below `mteb/models/model_implementations/` names
-   the model, with `SentenceTransformerEncoderWrapper` as its loader and `modalities=["image", "text"]`. Open a pull
-   request.
-3. `mteb run -m OWNER/NAME -b "MIEB(lite)" --output-folder results` runs the benchmark there; it fetches the data sets.
+2. In a clone of github.com/embeddings-benchmark/mteb, add a `ModelMeta` of the model below
+   `mteb/models/model_implementations/`, with `SentenceTransformerEncoderWrapper` as loader and
+   `modalities=["image", "text"]`, and open a pull request.
+3. `mteb run -m OWNER/NAME -b "MIEB(lite)" --output-folder results` downloads the data sets and runs the benchmark.
 4. A pull request to github.com/embeddings-benchmark/results adds the results of step 3.
 """
 
@@ -62,7 +62,7 @@ class DrawnShapes(AbsTaskZeroShotClassification):
     )
 
     def load_data(self, *_: object, **__: object) -> None:
-        """Draw the pictures."""
+        """Draw the images of all classes."""
         pairs = [(drawn(name, size), label) for label, name in enumerate(CLASSES) for size in (16, 28, 40, 52)]
         pictures, labels = zip(*pairs, strict=True)
         features = Features({"image": ImageFeature(), "label": ClassLabel(names=CLASSES)})
@@ -70,7 +70,7 @@ class DrawnShapes(AbsTaskZeroShotClassification):
         self.dataset, self.data_loaded = DatasetDict(test=made), True
 
     def get_candidate_labels(self) -> list[str]:
-        """Return the texts of the classes."""
+        """Return one prompt per class."""
         return [f"a picture of a {name}" for name in CLASSES]
 
 

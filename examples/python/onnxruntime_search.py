@@ -20,7 +20,7 @@ from search import main
 def open_tower(export: Export, tower: dict[str, Any]) -> Encode:
     """Return a function that runs one batch of a tower.
 
-    The function runs on the CPU; put another execution provider (CUDA, Core ML, DirectML) first in the list.
+    The function runs on the CPU. For CUDA, Core ML or DirectML, put the execution provider first in `providers`.
     """
     session = onnxruntime.InferenceSession(export.folder / tower["file"], providers=["CPUExecutionProvider"])
 

@@ -16,10 +16,10 @@ from contract import Array, Encode, Export
 from search import main
 
 DEVICE = "CPU"
-# What the device must be able to do, and what it is asked for then. Without a hint, or with one for float16 that it has
-# not got, a processor with bfloat16 computes everything in that, exports in float32 too.
+# By precision: the required capability of the device, and the precision hint. Without a hint, or with an unsupported
+# float16 hint, a CPU with bfloat16 computes everything in bfloat16, including float32 exports.
 HINTS = {"float16": ("FP16", "f16"), "bfloat16": ("BF16", "bf16")}
-# OpenVINO 2026.4 ends the process while it compiles some text towers for one thread, unless its own fusing is off.
+# Without this option, OpenVINO 2026.4 crashes when it compiles some text towers for one thread.
 FUSING = {"SNIPPETS_MODE": "DISABLE"}
 
 

@@ -31,13 +31,13 @@ def main(description: str, *, target: str, open_tower: OpenTower) -> int:
     Args:
         description: description of the example.
         target: target of the export.
-        open_tower: function from an export and the contract's entry of a tower to a function that runs one batch of the
-            tower.
+        open_tower: function of an export and the contract's entry of a tower that returns a function to run one batch
+            of the tower.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("export", type=Path, help=f"a folder that `mobileclip export --target {target}` wrote")
-    parser.add_argument("--pictures", type=Path, nargs="+", required=True, metavar="FILE", help="one picture or more")
-    parser.add_argument("--texts", nargs="+", required=True, metavar="TEXT", help="labels, or what to look for")
+    parser.add_argument("--pictures", type=Path, nargs="+", required=True, metavar="FILE", help="paths of the images")
+    parser.add_argument("--texts", nargs="+", required=True, metavar="TEXT", help="labels or search queries")
     arguments = parser.parse_args()
     try:
         _compare(read_export(arguments.export, target=target), arguments.pictures, arguments.texts, open_tower)

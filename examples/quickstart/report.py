@@ -1,4 +1,4 @@
-"""Writes the table, the image page, and the report with both."""
+"""Writes the report of a run: tables, curves, and a page of images with answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COLUMNS = {
     "text_to_image": "text → image R@1",
     "image_to_text": "image → text R@1",
 }
-# Whose answers the page of pictures shows, and how many pictures.
+# The rows with answers on the page of images, and the number of images.
 _ON_SHEET = ("plain", "reinforced", TEACHERS)
 _ON_PAGE = 12
 
@@ -35,9 +35,9 @@ class Results:
     Args:
         scores: scores in per cent, by row of the table (`TITLES`), seed and split.
         titles: titles of the test splits.
-        num_images: pictures in each split.
+        num_images: number of images, by split.
         num_classes: number of classes in zero-shot classification, by test split.
-        seconds: duration of each part in the final run.
+        seconds: duration of each step in the final run.
         seconds_per_step: seconds per training step on one core, by row; the median over steps, averaged over seeds.
         agreement: share of the stored views that the teachers recognise.
         differences: differences of top-5 with their errors, by comparison, and by split or for all splits.
@@ -63,7 +63,7 @@ def write_report(
         results: results of the run.
         split: split whose images the page shows.
         found: results of the first seed, by row of the table and split.
-        seed: seed of the choice of these images.
+        seed: seed of the choice of images on the page.
     """
     plot_curves(
         {path.parent.name: path for path in sorted((output / "runs").glob("*/metrics.jsonl"))}, output / "curves.png"
@@ -74,7 +74,7 @@ def write_report(
         "# Quickstart\n",
         f"{results.num_images['train']} training pictures; everything below was never seen in training.\n",
         *tables(results),
-        *([] if results.agreement is None else [f"\nThe {results.agreement}."]),
+        *([] if results.agreement is None else [f"\n{str(results.agreement).capitalize()}."]),
         "\n![curves](curves.png)\n\n[Test pictures taken by chance, with three answers](pictures.html)\n",
         "Seconds:\n",
         *(f"- {name}: {seconds:.0f}" for name, seconds in results.seconds.items()),
@@ -127,7 +127,7 @@ def _cell(values: list[float], *, sign: str = "") -> str:
 
 
 def write_sheet(split: DataSplit, answers: Mapping[str, Mapping[str, str]], path: Path, *, seed: int) -> None:
-    """Write a page of random images with the true names and the answers below, marked as right or wrong.
+    """Write a page of random images, each with the true name and the models' answers, marked as right or wrong.
 
     Args:
         split: split with the images.

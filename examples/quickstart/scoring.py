@@ -38,10 +38,10 @@ class Scores:
     """The reported scores of one split, in per cent.
 
     Args:
-        top1: images whose concept has the highest score of all.
-        top5: images whose concept is among the five highest scores.
-        text_to_image: captions whose first image shows the concept.
-        image_to_text: images whose first caption belongs to the concept.
+        top1: share of images whose concept has the highest score.
+        top5: share of images whose concept is among the five highest scores.
+        text_to_image: share of captions for which the first image shows the concept.
+        image_to_text: share of images for which the first caption belongs to the concept.
     """
 
     top1: float
@@ -55,7 +55,7 @@ class Findings:
     """The detailed results on one split.
 
     Args:
-        scores: over all pictures.
+        scores: scores over all images of the split.
         answers: predicted concept, by the image's key.
         top5: whether the image's concept is among the five best, by the image's key.
     """
@@ -72,7 +72,7 @@ def score_student(model: ImageTextModel, splits: Iterable[DataSplit]) -> dict[st
 
 
 def score_teachers(teachers: TeacherEnsemble, splits: Iterable[DataSplit]) -> dict[str, Findings]:
-    """Return the ensemble's results, by split; its similarity is the mean over its members."""
+    """Return the ensemble's results, by split; the ensemble's similarity is the mean over the teachers."""
     plain = {size: plain_augmentation(size) for size in teachers.image_sizes}
 
     def encode_batch(images: Sequence[Image.Image]) -> Tensor:
@@ -114,7 +114,7 @@ def _findings(
             image_to_text=100 * recall.image_to_text.at1,
         ),
         answers={key: split.class_names[index] for key, index in zip(keys, best, strict=True)},
-        # Of a tie, whether that is more likely than not.
+        # For a tie: whether success is more likely than not.
         top5=dict(zip(keys, (hits.top5 > 1 / 2).tolist(), strict=True)),
     )
 
@@ -157,7 +157,7 @@ def differences(found: Mapping[str, Sequence[Mapping[str, Findings]]]) -> dict[s
 def _difference(
     earlier: Sequence[Mapping[str, Findings]], later: Sequence[Mapping[str, Findings]], name: str
 ) -> Difference:
-    """Compare per seed and per image; the variances of seeds and of images add up."""
+    """Return the difference of two rows, with an error that sums the variances over seeds and over images."""
     one, two = (np.array([_by_picture(seed, name) for seed in row]) for row in (earlier, later))
     less = two - one
     variance = less.mean(0).var(ddof=1) / less.shape[1]

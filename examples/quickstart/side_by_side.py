@@ -53,7 +53,7 @@ def side_by_side(
         title: title of the bar.
         unit: unit of the bar, in the plural.
         count_per_step: number of units per step.
-        steps_before: number of steps of the trainings that finished before.
+        steps_before: total number of steps of trainings from earlier runs.
 
     Raises:
         FloatingPointError: if a loss is not finite; the message names the step and the images.
@@ -82,7 +82,7 @@ def side_by_side(
                 advance(job.steps - done.pop(job.folder))
                 yield result
             for folder, known in done.items():
-                # A resumed run first goes back to its last checkpoint, behind what was counted.
+                # A resumed run restarts at the last checkpoint, before the last counted step.
                 done[folder] = max(known, _steps_done(folder))
                 advance(done[folder] - known)
 

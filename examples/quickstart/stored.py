@@ -84,7 +84,7 @@ class StoredSamples:
         keys: keys of the samples.
         pixels: augmented images at the student's size.
         real: the real captions.
-        synthetic: the synthetic ones.
+        synthetic: the synthetic captions.
         teachers: embeddings of the same augmentations and captions, one entry per ensemble.
     """
 
@@ -102,8 +102,8 @@ class StoredBatches:
     Args:
         samples: samples for the batches.
         batch_size: number of samples per batch; an incomplete last batch is dropped.
-        seed: seed of the order and of all random choices. These depend only on the seed and the epoch; other arguments
-            only change the choices that they restrict.
+        seed: seed of the order and of all random choices. Choices depend only on the seed and the epoch; other
+            arguments only restrict choices.
         synthetic_captions: whether batches have a synthetic caption per image.
         teachers: indices in `samples.teachers` of the embeddings in the batches.
         num_views: number of augmentations to use, from the first on; None for all.
@@ -189,7 +189,7 @@ def store_samples(shards: Sequence[str], *, augmentation: AugmentationSpec, stud
         student: student spec, which defines the tokenization of texts and the resizing of images.
 
     Raises:
-        ValueError: if the student's contract resizes images in another way than the training does.
+        ValueError: if the student's spec and `augmentation` have different image sizes or resize filters.
     """
     image = student.image.input
     if (augmentation.size, augmentation.interpolation) != (image.size, image.interpolation):

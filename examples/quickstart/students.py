@@ -20,7 +20,7 @@ from mobileclip.processes import num_cores
 from mobileclip.training import read_metrics, train
 
 MODEL = "model.safetensors"
-# All rows at once: on two cores, two after one another and one alone would leave a core idle for a third of the time.
+# All rows in parallel: on two cores, two rows first and one row later would leave a core idle for a third of the time.
 _SIDE_BY_SIDE = len(ROWS)
 
 
@@ -47,10 +47,10 @@ def train_students(
     """Train every student without a finished model, from its last checkpoint on.
 
     Args:
-        spec: the quickstart.
+        spec: settings of the quickstart.
         students: students to train.
         shards: reinforced shards.
-        num_samples: pictures in them.
+        num_samples: number of images in the shards.
 
     Raises:
         FloatingPointError: if a loss is not finite; the message names the step and the images.

@@ -6,8 +6,8 @@
     curl --data-binary @photo.jpg 'http://127.0.0.1:8000/classify?label=a+cat&label=a+dog'
     kill -HUP PID        # loads MODEL again for new requests; current requests keep their model
 
-For several processes, or another server: `MODEL=s0_onnx uvicorn --factory --workers 2 app:application`. An export from
-another machine needs `--trust`, or `TRUST=1` there, unless it is for ONNX: other runtimes trust their files.
+For several processes, use `MODEL=s0_onnx uvicorn --factory --workers 2 app:application`. An export from another
+machine, except for ONNX, needs `--trust` (with uvicorn, `TRUST=1`), because its runtime does not validate files.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Served:
 
     Args:
         path: model for `mobileclip.load`.
-        num_threads: number of threads per request; PyTorch's number by default.
-        trust: whether the maker of an export may run any code on this machine.
+        num_threads: number of threads per request; None for PyTorch's number.
+        trust: whether to load exports from other machines, which may run any code.
     """
 
     def __init__(self, path: str, *, num_threads: int | None = None, trust: bool = False) -> None:
@@ -51,7 +51,7 @@ class Served:
         self.current = (1, self._loaded())
 
     def replace(self) -> None:
-        """Load the path again; if this fails, the current model stays."""
+        """Reload the model from `path`; if loading fails, keep the current model."""
         with self._replacing:
             try:
                 self.current = (self.current[0] + 1, self._loaded())
@@ -105,7 +105,7 @@ def application(served: Served | None = None) -> Starlette:
 
 
 async def body_of(request: Request, limit: int) -> bytes:
-    """Return the body of a request, or raise before its end if it is too large."""
+    """Return a request's body; stop reading and raise an error if the body is too large."""
     data = bytearray()
     async for chunk in request.stream():
         data += chunk
@@ -130,9 +130,9 @@ def main() -> None:
     """Serve requests until the process gets a signal to stop."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a name, a file of weights, or the folder of an export")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
-    parser.add_argument("--num-threads", type=int, help="of the processor, for a request")
-    parser.add_argument("--trust", action="store_true", help="run an export that another machine wrote")
+    parser.add_argument("--port", type=int, default=8000, help="port; 0 selects a free port")
+    parser.add_argument("--num-threads", type=int, help="number of threads per request")
+    parser.add_argument("--trust", action="store_true", help="load exports from other machines, which may run any code")
     given = parser.parse_args()
     served = Served(given.model, num_threads=given.num_threads, trust=given.trust)
     # Loading takes seconds, and the event loop must answer other requests meanwhile.

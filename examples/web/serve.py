@@ -2,7 +2,7 @@
 
     python examples/web/serve.py            # http://127.0.0.1:8000
 
-Any other static server works too, with one thread if it does not send these headers.
+Any other static server works too; without the two headers, the page uses one thread.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """A file handler that adds the headers, and never serves stale files."""
+    """A file handler that adds the two headers, and makes browsers revalidate cached files."""
 
     def end_headers(self) -> None:
-        """Send the headers."""
+        """Add the headers to a response."""
         for name, value in {**ISOLATION, "Cache-Control": "no-cache"}.items():
             self.send_header(name, value)
         super().end_headers()
 
 
 def main() -> None:
-    """Serve until it is interrupted."""
+    """Serve the page until interrupted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=8000, help="0 for any that is free")
-    parser.add_argument("--bind", default="127.0.0.1", help="0.0.0.0 for other devices, which then lack the camera")
+    parser.add_argument("--port", type=int, default=8000, help="port; 0 selects a free port")
+    parser.add_argument("--bind", default="127.0.0.1", help="0.0.0.0 admits other devices, without their camera")
     arguments = parser.parse_args()
     if not (DIST / "index.html").is_file():
         parser.error(f"{DIST} holds no page; build it with: npm ci && npm run build")

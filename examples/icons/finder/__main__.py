@@ -7,8 +7,8 @@ Hardware:  any computer, about 2 GiB of memory
 Time:      minutes, mostly for rendering; after an interruption, the program resumes with the current icon set
 Result:    build/finder: a folder for any static server, and report.json with its bytes, icons and recall
 
-npm installs the drawings. The program renders them like `python -m examples.icons`, and uses the folder of that program
-if it exists. The packaged model embeds the drawings. The page has 32 dimensions of the embeddings in int8, and both
+npm installs the drawings. The program renders drawings like `python -m examples.icons`, and uses an existing folder of
+that program. The packaged model embeds the drawings. The page has 32 dimensions of the embeddings in int8, and both
 text towers in JavaScript.
 """
 

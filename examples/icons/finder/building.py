@@ -40,8 +40,8 @@ _BATCH = 64
 # Translations of common words of interfaces, which are missing in the emoji texts of the model's training.
 _WORDS = Path(__file__).with_name("words.json")
 # A best score fewer standard deviations above the mean of all icons is a weak match. Chosen on 164 names that training
-# never saw, among 15,131 icons of eight sets: it is said of 53 % of the names without a drawing of theirs among the
-# first five, and of 17 % of the others.
+# never saw, among 15,131 icons of eight sets: the page reports a weak match for 53 % of the names without their drawing
+# among the first five, and for 17 % of the other names.
 WEAK = 3.4
 _OWN, _SHARED = ("index.html", "finder.css"), ("search.css", "icon.svg")
 # Files of the first load.
@@ -64,7 +64,7 @@ class FinderSpec:
         sets: icon sets to use.
         dims: width of the vectors on the page.
         icons_per_file: number of drawings per file; a file holds similar drawings.
-        num_processes: drawings rendered at once.
+        num_processes: number of drawings to render in parallel.
 
     Raises:
         ValueError: if a number is out of range, or a set is unknown.
@@ -79,10 +79,10 @@ class FinderSpec:
 
 
 def build_finder(spec: FinderSpec) -> dict[str, Any]:
-    """Download, render, embed and write the finder, and return its statistics; finished steps are not repeated.
+    """Download, render, embed and write the finder; return statistics. A second call skips finished steps.
 
     Args:
-        spec: settings to use.
+        spec: settings of the finder.
 
     Raises:
         ValueError: if the network or npm fails.
@@ -115,7 +115,7 @@ def build_finder(spec: FinderSpec) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _embed(clip: ImageTextModel, path: Path, pngs: Sequence[bytes]) -> Tensor:
-    """Return the embeddings of images from a cache file, which is replaced if the images changed."""
+    """Return the embeddings of images from a cache file; embed again if the images changed."""
     digest = sha256(b"".join((weights_sha256(clip.model.state_dict()).encode(), *pngs))).hexdigest()
     if path.exists() and digest in (kept := load_file(path)):
         return kept[digest]
@@ -230,6 +230,6 @@ def _json(value: Any) -> bytes:
 
 
 def _packed(path: Path, content: bytes) -> int:
-    """Write bytes with gzip, which the page decompresses since not every server compresses; return their number."""
+    """Write gzipped data, which the page decompresses, since some servers do not compress; return the file's size."""
     path.write_bytes(gzip.compress(content, mtime=0))
     return path.stat().st_size

@@ -13,7 +13,7 @@ _ROOT = Path(__file__).parents[3]
 SCRIPTS = Path("examples/icons/finder/static")
 _WEB = Path("examples/web")
 STATIC = Path("mobileclip/collections/web/static")
-# Of what the page of examples/web is built with: no runtime is needed here.
+# From the build tools of examples/web; the finder needs no runtime.
 _NEEDED = ("@huggingface/tokenizers", "esbuild", "@esbuild/")
 
 
@@ -46,8 +46,8 @@ def bundle(work: Path, script: str, output: Path, *flags: str) -> None:
     Args:
         work: folder that `copy_sources` returned.
         script: name of the script.
-        output: the file.
-        flags: further ones of esbuild.
+        output: JavaScript file to write.
+        flags: further flags for esbuild.
     """
     shared = ("--bundle", "--minify", "--format=esm", "--target=es2022", "--log-level=warning")
     entry = str((work / SCRIPTS / script).resolve())

@@ -19,7 +19,7 @@ _FOUND_IN = 5
 
 @attrs.frozen(kw_only=True, eq=False)
 class Reduced:
-    """Image embeddings in few dimensions, and the projection of text embeddings to them; products keep their order.
+    """Image embeddings in few dimensions, and the projection of text embeddings; scores keep their order.
 
     Shape:
         vectors: (images, dims), int8.
@@ -103,7 +103,7 @@ def pack_towers(clip: ImageTextModel, matrix: Tensor) -> tuple[list[dict[str, An
             }
         )
         for name, tensor in _tensors(encoder, matrix):
-            # A row at least: the page reads tensors by rows.
+            # At least one row, since the page reads tensors by rows.
             tensors[f"{number}.{name}"] = torch.atleast_2d(tensor.detach()).contiguous()  # type: ignore[no-untyped-call]
     return contracts, tensors
 

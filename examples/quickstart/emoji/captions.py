@@ -11,7 +11,7 @@ from examples.quickstart.emoji.splits import chance
 
 NUM_TAGS = 4
 MAX_KEYWORDS = 4
-# Drawings this much wider than tall, or taller than wide, are called so.
+# From this ratio of sides on, captions call a drawing wide or tall.
 _WIDE = 1.4
 
 
@@ -30,7 +30,7 @@ def keyword_caption(concept: Concept, *, key: str, seed: int) -> str:
     Args:
         concept: depicted concept.
         key: key of the image; images of the same concept have different captions.
-        seed: of the choice.
+        seed: seed of the choice.
     """
     words = [word for word in concept.keywords if re.search(r"\w", word)]
     return chosen_keywords(words or [concept.group, concept.subgroup], key=key, seed=seed)
@@ -40,8 +40,8 @@ def chosen_keywords(words: Sequence[str], *, key: str, seed: int) -> str:
     """Return one to four words in random order, like the text of a person who searches for an image.
 
     Args:
-        words: to choose from.
-        key: of the picture.
+        words: words to choose from.
+        key: key of the image.
         seed: seed of the choice, which also depends on the key.
     """
     ordered = sorted(words, key=lambda word: chance(seed, "keyword", key, word))

@@ -44,9 +44,9 @@ class EmojiDataSpec:
         held_out_style: the vendor that training never sees.
         concept_share: fraction of the families of concepts in the data set; a model learns fewer concepts faster.
         concept_fraction: fraction of the families of concepts that training never sees.
-        rendering_fraction: fraction of the other families with one vendor's drawings held out.
-        samples_per_shard: pictures in a shard.
-        num_processes: drawings rendered at once.
+        rendering_fraction: fraction of the other families of which one vendor's drawings are held out.
+        samples_per_shard: number of images per shard.
+        num_processes: number of drawings to render in parallel.
         seed: seed of the splits and of the order of the samples.
 
     Raises:
@@ -65,19 +65,20 @@ class EmojiDataSpec:
     seed: int = 0
 
 
-def build_dataset(spec: EmojiDataSpec, output: Path) -> DrawnDataset:
-    """Download, render, caption, split and write the data set; finished steps are not repeated.
+def build_dataset(spec: EmojiDataSpec, output: Path, *, downloads: Path | None = None) -> DrawnDataset:
+    """Download, render, caption, split and write the data set; a second call skips finished steps.
 
     Args:
-        spec: settings to use.
+        spec: settings of the data set.
         output: directory of the data set.
+        downloads: directory of downloaded drawings, which several data sets may share; `output` / "download" if None.
 
     Raises:
         ValueError: if the network or npm fails, or `output` holds a data set with other settings.
     """
     claim(output, spec)
     if not is_finished(output):
-        modules = download(output / "download")
+        modules = download(downloads or output / "download")
         sets = [read_drawings(modules, style) for style in STYLES]
         _build(spec, output, read_concepts(modules), sets)
     return load_finished(output, _TITLES)

@@ -23,7 +23,7 @@ STAGES = (
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
 MEAN = STD = (0.5, 0.5, 0.5)
-# Of the batch norms.
+# Epsilon of the batch norms.
 EPS = 1e-3
 
 
@@ -45,7 +45,7 @@ class SameConv(nn.Conv2d):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, mix depthwise, project, with a skip if the shape allows. Lite: ReLU6 and no squeeze-excite."""
+    """Inverted residual block of the Lite variant: ReLU6, no squeeze-excite; a skip connection if shapes are equal."""
 
     def __init__(self, dim: int, out_dim: int, *, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class InvertedResidual(nn.Module):
         self.skip = stride == 1 and dim == out_dim
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the block's output.
+        """Return the block's output feature map.
 
         Shape:
             (batch, dim, height, width) -> (batch, out_dim, height / stride, width / stride).
@@ -82,7 +82,7 @@ class EfficientNetLite0(nn.Module):
         self.head = SameConv(dim, HEAD_CHANNELS, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return pooled features.
+        """Return pooled features of images.
 
         Shape:
             (batch, 3, height, width) -> (batch, 1280).

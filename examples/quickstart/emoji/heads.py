@@ -26,7 +26,7 @@ class HeadSpec:
         hidden_dim: width of the image side's hidden layer.
         dropout: dropout rate of the image features and of the hidden layer in training.
         epochs: number of passes over the training split.
-        batch_size: pairs contrasted at once.
+        batch_size: number of pairs per batch.
         learning_rate: peak learning rate of the one-cycle schedule.
         weight_decay: weight decay of AdamW.
         seed: seed of the weights, the order and the choice of captions.
@@ -66,7 +66,7 @@ class ProjectionHead(JointModel):
         self.log_scale = nn.Parameter(torch.tensor(3.0))
 
     def encode_image(self, features: Tensor, dropout: torch.Generator | None = None) -> Tensor:
-        """Return normalised embeddings.
+        """Return normalised image embeddings.
 
         Shape:
             (batch, all features of the trunk) -> (batch, dim).

@@ -68,10 +68,10 @@ class JointTeacher:
 
     Args:
         name: the model's name and a digest of its weights.
-        model: into the joint space.
+        model: model that projects features to the joint space.
         encode_pixels: function from images, in the form of the contract, to normalised embeddings.
-        text_trunk: texts to features.
-        image: the image contract.
+        text_trunk: function from texts to features.
+        image: preprocessing of the images.
         weights_sha256: hash of the model's weights, without the trunks, which are fixed releases of packages.
     """
 
@@ -84,7 +84,7 @@ class JointTeacher:
 
     @property
     def dim(self) -> int:
-        """Dim of the joint embedding."""
+        """Dimension of the joint embedding."""
         return int(self.model.spec.dim)
 
     @property

@@ -16,7 +16,7 @@ from mobileclip.tensor_files import read_tensors
 
 DIM, NUM_HEADS, NUM_LAYERS, HIDDEN_DIM = 384, 12, 6, 1536
 VOCAB_SIZE, MAX_LENGTH = 30522, 512
-# Captions are short; longer ones are cut as sentence-transformers cuts them.
+# Longer texts are truncated, as in sentence-transformers.
 CONTEXT_LENGTH = 256
 _LAYER_NAMES = {
     "attention.output.dense": "self_attn.out_proj",
@@ -76,7 +76,7 @@ class SentenceEncoder:
 
         Args:
             texts: texts of any length; the function batches texts of equal length, so that there is no padding.
-            batch_size: texts encoded at once.
+            batch_size: maximum number of texts per batch.
         """
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
@@ -99,7 +99,7 @@ def convert_state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     embeddings = "embeddings."
     state = {
         "tokens.weight": weights[f"{embeddings}word_embeddings.weight"],
-        # Every text is of the first kind, so its embedding is part of each position's.
+        # Every token has type 0, so the type's embedding is added to each position embedding.
         "positions.weight": weights[f"{embeddings}position_embeddings.weight"]
         + weights[f"{embeddings}token_type_embeddings.weight"][0],
         "norm.weight": weights[f"{embeddings}LayerNorm.weight"],

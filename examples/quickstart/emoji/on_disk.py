@@ -26,7 +26,7 @@ class DataSplit:
         name: name of the part, such as `train` or `test_concepts`.
         title: description of the part, for a table.
         shards: files of the part.
-        num_samples: number of pictures.
+        num_samples: number of images.
         class_names: classes for zero-shot classification: the names of all seen classes, or of all unseen classes.
     """
 
@@ -51,7 +51,7 @@ class DrawnDataset:
     """The data set on disk.
 
     Args:
-        root: its directory.
+        root: directory of the data set.
         splits: parts of the data set by name.
     """
 
@@ -60,7 +60,7 @@ class DrawnDataset:
 
     @property
     def train(self) -> DataSplit:
-        """The part to train on."""
+        """The training part."""
         return self.splits[TRAIN]
 
     @property
@@ -74,7 +74,7 @@ class DrawnDataset:
         return dict(json.loads((self.root / CARD).read_text(encoding="utf-8")))
 
     def summary(self) -> str:
-        """Return a line for each part."""
+        """Return a table with a line for each part."""
         lines = [
             f"{split.num_samples:7,} pictures  {split.name:14} {split.title}, {len(split.class_names):,} classes"
             for split in self.splits.values()
@@ -91,7 +91,7 @@ def load_finished(root: Path, titles: Mapping[str, str]) -> DrawnDataset:
     """Return a finished data set.
 
     Args:
-        root: its directory.
+        root: directory of the data set.
         titles: titles of the parts, by name.
 
     Raises:
@@ -126,7 +126,7 @@ def write_split(
         name: name of the part.
         samples: samples in the order of reading.
         class_names: classes for zero-shot classification.
-        samples_per_shard: pictures in a shard.
+        samples_per_shard: number of images per shard.
     """
     paths = write_shards(root / name, samples, samples_per_shard=samples_per_shard) if samples else []
     return {

@@ -24,11 +24,11 @@ from mobileclip.data.images.opening import open_image
 from mobileclip.progress import track
 from mobileclip.terminal.interruption import ending, leave_to_parent
 
-# Fewer drawings than this are done before another process has started.
+# Rendering fewer drawings takes less time than starting a process.
 _MIN_PARALLEL = 200
 _CHUNK = 64
 THUMBNAIL_SIDE = 12
-# Names of saturated colours, and the hue in degrees that each of them ends before.
+# Names of saturated colours, and the upper limit of each hue range in degrees.
 _HUES = (
     *((12, "red"), (42, "orange"), (68, "yellow"), (165, "green"), (195, "turquoise"), (255, "blue")),
     *((295, "purple"), (340, "pink")),
@@ -58,7 +58,7 @@ def render(svg: str, size: int) -> Rendering | None:
     """Return a drawing as a square image, or None if nothing is visible or the SVG is broken.
 
     Args:
-        svg: the document; the function loads no fonts, since emoji drawings consist of paths.
+        svg: the SVG document; the function loads no fonts, since emoji drawings consist of paths.
         size: side in pixels.
     """
     import resvg_py
@@ -91,7 +91,7 @@ def render_all(svgs: Iterable[str], size: int, *, num_processes: int) -> Iterato
     """Yield the renderings of many drawings, in order.
 
     Args:
-        svgs: the documents.
+        svgs: the SVG documents.
         size: side in pixels.
         num_processes: number of drawings to render in parallel.
     """
@@ -165,7 +165,7 @@ def dominant_colours(
 
     Args:
         pixels: red, green and blue, 0 to 255.
-        num_colours: at most so many.
+        num_colours: maximum number of colours.
         min_share: minimum share of a colour, except for the first colour.
     """
     # Four bits per channel: 4096 cells are named, once each, instead of every pixel.
@@ -203,7 +203,7 @@ def colour_name(red: int, green: int, blue: int) -> str:
     elif 12 <= degrees < 42 and lightness < 0.45:
         name = "brown"
     elif degrees < 45 and chroma < 0.5 and lightness < 0.85:
-        # Wood and skin: reds and oranges without much colour in them.
+        # Wood and skin: reds and oranges of low saturation.
         name = "brown" if lightness < 0.65 else "beige"
     elif (degrees < 15 or degrees >= 335) and lightness > 0.72:
         name = "pink"

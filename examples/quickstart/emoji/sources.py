@@ -62,13 +62,13 @@ def with_version(package: str) -> str:
 
 @attrs.frozen(kw_only=True)
 class Drawing:
-    """One SVG.
+    """One drawing as SVG.
 
     Args:
-        name: name of the icon in its set.
+        name: name of the icon in the vendor's set.
         code: code points in lower-case hexadecimal, joined by dashes, without variation selectors; empty if the set has
             no code points.
-        svg: the whole document.
+        svg: the SVG document.
     """
 
     name: str
@@ -231,13 +231,13 @@ def run_npm(arguments: Sequence[str]) -> None:
     except subprocess.TimeoutExpired:
         raise ValueError(
             f"npm did not answer within {NPM_TIMEOUT_SECONDS} seconds; the emoji drawings come from the npm registry, "
-            "so check the network (or npm's registry and proxy settings) and run this again to continue"
+            "so check the network (or npm's registry and proxy settings) and run the command again to continue"
         ) from None
     if result.returncode != 0:
         said = "\n".join((result.stderr or result.stdout).strip().splitlines()[-5:])
         raise ValueError(
             "npm could not install the emoji drawings; check the network (or npm's registry and proxy settings) and "
-            f"run this again to continue. npm said:\n{said}"
+            f"run the command again to continue. npm said:\n{said}"
         )
 
 

@@ -13,9 +13,9 @@ from examples.quickstart.emoji.concepts import Concept
 
 TRAIN, TEST_RENDERINGS, TEST_STYLE, TEST_CONCEPTS = "train", "test_renderings", "test_style", "test_concepts"
 SPLITS = (TRAIN, TEST_RENDERINGS, TEST_STYLE, TEST_CONCEPTS)
-# Mean difference of thumbnails, in levels of 0 to 255, below which two vendors' drawings are called the same.
+# Mean difference of thumbnails, in levels of 0 to 255, below which two vendors' drawings count as equal.
 SAME_DRAWING = 12.0
-# A rendering is held out only where so many styles of its concept, and at least one, stay for training.
+# Minimum number of vendors that draw a family, to hold out one vendor's drawings of the family.
 _MIN_STYLES = 3
 
 
@@ -55,12 +55,12 @@ def split_pictures(
     the same vendor's variants of a held-out rendering, because variants share words and most of the drawing.
 
     Args:
-        pictures: all of them.
+        pictures: all drawings.
         concepts: concepts by code.
         held_out_style: the vendor that training never sees.
         concept_fraction: fraction of the families with all images held out.
-        rendering_fraction: fraction of the other families with one vendor's images held out; families of too few
-            vendors, and images that two vendors share, stay in training.
+        rendering_fraction: fraction of the other families of which one vendor's images are held out; families of too
+            few vendors, and images that two vendors share, stay in training.
         seed: seed of the random choice.
     """
     splits: dict[str, list[Picture]] = {name: [] for name in SPLITS}

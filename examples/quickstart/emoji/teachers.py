@@ -61,7 +61,7 @@ class EmojiTeacherSpec:
             encoded only once.
         augmentation: the policy, at `image_size`.
         seed: seed of the augmentations.
-        num_workers: threads that encode.
+        num_workers: number of encoding threads.
     """
 
     image_size: int = attrs.field(default=128, validator=validators.ge(32))
@@ -108,7 +108,8 @@ def build_teachers(spec: EmojiTeacherSpec, dataset: DrawnDataset, output: Path) 
     found = (output / "teachers.json").read_text(encoding="utf-8")
     if found.strip() != made_of:
         raise ValueError(
-            f"{output} holds teachers of another data set or with other settings; choose another one, or delete it"
+            f"{output} holds teachers of another data set or with other settings; choose another directory, or delete "
+            "this directory"
         )
     return TeacherEnsemble(
         [
@@ -129,7 +130,7 @@ def head_data(spec: EmojiTeacherSpec, split: DataSplit, image_trunk: ImageTrunk,
     return HeadData(
         image=encode_views(spec, samples, image_trunk),
         text=_encode_texts(spec, texts, text_trunk),
-        # Fewer captions repeat in turn, so that all are almost equally likely.
+        # A sample with fewer captions repeats them in turn, so that all captions are almost equally likely.
         captions=torch.tensor([[row[group[index % len(group)]] for index in range(width)] for group in captions]),
         classes=torch.tensor([[row[name] for name in group] for group in names]),
         labels=torch.tensor(split.class_indices(samples)),

