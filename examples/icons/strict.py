@@ -16,7 +16,7 @@ from mobileclip.data import ImageTextSample, decode_image
 SAME_GLYPH, SEEN_WORDS = "same_glyph", "seen_words"
 MIN_CORRELATION = 0.95
 # Inverted grey levels above this number, of 255, are ink.
-_PAPER = 8
+_INK_THRESHOLD = 8
 _ROWS = 256
 
 Bits = npt.NDArray[np.bool_]
@@ -29,7 +29,7 @@ def glyph(png: bytes) -> Glyphs:
     Margins have no effect, and a slightly thicker stroke has little effect. An image without ink gives zeros.
     """
     ink = ImageOps.invert(decode_image(png).convert("L"))
-    box = ink.point(lambda level: 255 if level > _PAPER else 0).getbbox()
+    box = ink.point(lambda level: 255 if level > _INK_THRESHOLD else 0).getbbox()
     cut = ink.crop(box) if box else ink
     square = Image.new("L", (max(cut.size), max(cut.size)))
     square.paste(cut, ((square.width - cut.width) // 2, (square.height - cut.height) // 2))

@@ -1,7 +1,7 @@
 """Find the texts that fit an image, and the image that fits a text, with ExecuTorch.
 
     mobileclip export mobileclip_s0.pt --target executorch -o s0_executorch
-    python executorch_search.py s0_executorch --pictures cat.jpg dog.jpg --texts "a cat" "a dog"
+    python executorch_search.py s0_executorch --images cat.jpg dog.jpg --texts "a cat" "a dog"
 
 This example needs executorch, numpy, pillow, tokenizers and safetensors. ExecuTorch's Python bindings take PyTorch
 tensors; apps on Android and iOS do not need PyTorch, see docs/export.md.

@@ -1,7 +1,7 @@
 """Find the texts that fit an image, and the image that fits a text, with LiteRT.
 
     mobileclip export mobileclip_s0.pt --target litert --converter litert-converter/bin/python -o s0_litert
-    python litert_search.py s0_litert --pictures cat.jpg dog.jpg --texts "a cat" "a dog"
+    python litert_search.py s0_litert --images cat.jpg dog.jpg --texts "a cat" "a dog"
 
 This example needs ai-edge-litert, numpy, pillow, tokenizers and safetensors, but neither PyTorch nor the mobileclip
 package.

@@ -1,7 +1,7 @@
 """Find the texts that fit an image, and the image that fits a text, with ONNX Runtime.
 
     mobileclip export mobileclip_s0.pt --target onnx -o s0_onnx
-    python onnxruntime_search.py s0_onnx --pictures cat.jpg dog.jpg --texts "a cat" "a dog"
+    python onnxruntime_search.py s0_onnx --images cat.jpg dog.jpg --texts "a cat" "a dog"
 
 This example needs onnxruntime, numpy, pillow, tokenizers and safetensors, but neither PyTorch nor the mobileclip
 package.

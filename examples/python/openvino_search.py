@@ -1,7 +1,7 @@
 """Find the texts that fit an image, and the image that fits a text, with OpenVINO.
 
     mobileclip export mobileclip_s0.pt --target openvino -o s0_openvino
-    python openvino_search.py s0_openvino --pictures cat.jpg dog.jpg --texts "a cat" "a dog"
+    python openvino_search.py s0_openvino --images cat.jpg dog.jpg --texts "a cat" "a dog"
 
 This example needs openvino, numpy, pillow, tokenizers and safetensors, but neither PyTorch nor the mobileclip package.
 """

@@ -36,11 +36,11 @@ def main(description: str, *, target: str, open_tower: OpenTower) -> int:
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("export", type=Path, help=f"a folder that `mobileclip export --target {target}` wrote")
-    parser.add_argument("--pictures", type=Path, nargs="+", required=True, metavar="FILE", help="paths of the images")
+    parser.add_argument("--images", type=Path, nargs="+", required=True, metavar="FILE", help="paths of the images")
     parser.add_argument("--texts", nargs="+", required=True, metavar="TEXT", help="labels or search queries")
     arguments = parser.parse_args()
     try:
-        _compare(read_export(arguments.export, target=target), arguments.pictures, arguments.texts, open_tower)
+        _compare(read_export(arguments.export, target=target), arguments.images, arguments.texts, open_tower)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -56,13 +56,13 @@ def _compare(export: Export, paths: Sequence[Path], texts: Sequence[str], open_t
     pixels = np.concatenate([preprocess(export, read_image(export, path)) for path in paths])
     images, captions = encode_each(encoders["image"], pixels), encode_each(encoders["text"], tokenize(export, texts))
     cosines = images @ captions.T
-    likely = probabilities(export, cosines)
+    probability = probabilities(export, cosines)
     for row, path in enumerate(paths):
         print(f"\n{path}")
         for column in np.argsort(-cosines[row]):
-            print(f"  {likely[row, column]:6.1%}  cosine {cosines[row, column]:.4f}  {texts[column]}")
+            print(f"  {probability[row, column]:6.1%}  cosine {cosines[row, column]:.4f}  {texts[column]}")
     if len(paths) > 1:
         for column, text in enumerate(texts):
-            print(f"\npictures for {text!r}, nearest first")
+            print(f"\nimages for {text!r}, nearest first")
             for row in np.argsort(-cosines[:, column]):
                 print(f"  cosine {cosines[row, column]:.4f}  {paths[row]}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 
 from examples.quickstart.emoji.on_disk import DataSplit
-from examples.quickstart.scoring import COMPARED, Difference, Findings, Scores
+from examples.quickstart.scoring import COMPARED, Difference, Scores, SplitResults
 from examples.quickstart.spec import TEACHERS, TITLES
 from mobileclip.data import ViewAgreement
 from mobileclip.datasets import Section, Thumbnail, load_shown, write_images
@@ -54,7 +54,7 @@ class Results:
 
 
 def write_report(
-    output: Path, results: Results, split: DataSplit, found: Mapping[str, Mapping[str, Findings]], *, seed: int
+    output: Path, results: Results, split: DataSplit, found: Mapping[str, Mapping[str, SplitResults]], *, seed: int
 ) -> None:
     """Write report.md, curves.png and pictures.html.
 

@@ -51,7 +51,7 @@ class Scores:
 
 
 @attrs.frozen(kw_only=True)
-class Findings:
+class SplitResults:
     """The detailed results on one split.
 
     Args:
@@ -65,13 +65,13 @@ class Findings:
     top5: Mapping[str, bool]
 
 
-def score_student(model: ImageTextModel, splits: Iterable[DataSplit]) -> dict[str, Findings]:
+def score_student(model: ImageTextModel, splits: Iterable[DataSplit]) -> dict[str, SplitResults]:
     """Return a student's results, by split."""
     encode_images = partial(model.encode_image, batch_size=_BATCH)
     return {split.name: _findings(split, encode_images, model.encode_text) for split in splits}
 
 
-def score_teachers(teachers: TeacherEnsemble, splits: Iterable[DataSplit]) -> dict[str, Findings]:
+def score_teachers(teachers: TeacherEnsemble, splits: Iterable[DataSplit]) -> dict[str, SplitResults]:
     """Return the ensemble's results, by split; the ensemble's similarity is the mean over the teachers."""
     plain = {size: plain_augmentation(size) for size in teachers.image_sizes}
 
@@ -91,7 +91,7 @@ def _findings(
     split: DataSplit,
     encode_images: Callable[[Sequence[Image.Image]], Tensor],
     encode_texts: Callable[[Sequence[str]], Tensor],
-) -> Findings:
+) -> SplitResults:
     """Classify every image, and rank captions and images; all captions and images of the same concept match."""
     samples = list(split.samples())
     labels = torch.tensor(split.class_indices(samples))
@@ -106,7 +106,7 @@ def _findings(
     recall = retrieval_recall(image, encode_texts(texts), image_ids=labels, text_ids=ids)
     keys = [one.key for one in samples]
     best = (image @ classes.T).argmax(1).tolist()
-    return Findings(
+    return SplitResults(
         scores=Scores(
             top1=100 * accuracy.top1,
             top5=100 * accuracy.top5,
@@ -140,7 +140,7 @@ class Difference:
         return f"{self.later - self.earlier:+.1f} ± {self.error:.1f}{'' if sure else ', not significant'}"
 
 
-def differences(found: Mapping[str, Sequence[Mapping[str, Findings]]]) -> dict[str, dict[str, Difference]]:
+def differences(found: Mapping[str, Sequence[Mapping[str, SplitResults]]]) -> dict[str, dict[str, Difference]]:
     """Return the differences of top-5 by comparison, and by split or `ALL`.
 
     Args:
@@ -155,7 +155,7 @@ def differences(found: Mapping[str, Sequence[Mapping[str, Findings]]]) -> dict[s
 
 
 def _difference(
-    earlier: Sequence[Mapping[str, Findings]], later: Sequence[Mapping[str, Findings]], name: str
+    earlier: Sequence[Mapping[str, SplitResults]], later: Sequence[Mapping[str, SplitResults]], name: str
 ) -> Difference:
     """Return the difference of two rows, with an error that sums the variances over seeds and over images."""
     one, two = (np.array([_by_picture(seed, name) for seed in row]) for row in (earlier, later))
@@ -171,7 +171,7 @@ def _difference(
     )
 
 
-def _by_picture(found: Mapping[str, Findings], name: str) -> npt.NDArray[np.float64]:
+def _by_picture(found: Mapping[str, SplitResults], name: str) -> npt.NDArray[np.float64]:
     """Return one number per image; an image in several splits has the mean over its splits and counts once."""
     hits: dict[str, list[bool]] = {}
     for split, of_split in found.items():

@@ -36,7 +36,7 @@ MOST_IMAGE_BYTES, MOST_TEXT_BYTES, MOST_TEXTS = 2**25, 2**20, 256
 AT_ONCE = 8
 
 
-class Served:
+class ModelHolder:
     """The current model of the server, which a reload replaces.
 
     Args:
@@ -65,9 +65,9 @@ class Served:
         return clip
 
 
-def application(served: Served | None = None) -> Starlette:
+def application(served: ModelHolder | None = None) -> Starlette:
     """Return the application, by default for the model in the environment variable MODEL."""
-    model = served or Served(os.environ["MODEL"], trust=os.environ.get("TRUST") == "1")
+    model = served or ModelHolder(os.environ["MODEL"], trust=os.environ.get("TRUST") == "1")
     # A waiting request only holds its body in memory.
     limiter = anyio.CapacityLimiter(AT_ONCE)
 
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--num-threads", type=int, help="number of threads per request")
     parser.add_argument("--trust", action="store_true", help="load exports from other machines, which may run any code")
     given = parser.parse_args()
-    served = Served(given.model, num_threads=given.num_threads, trust=given.trust)
+    served = ModelHolder(given.model, num_threads=given.num_threads, trust=given.trust)
     # Loading takes seconds, and the event loop must answer other requests meanwhile.
     signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=served.replace).start())
     with socket.create_server(("127.0.0.1", given.port)) as listener:

@@ -75,7 +75,7 @@ def test_it_says_what_the_model_says(example, tmp_path):
     pictures = write_images(tmp_path, 2)
     # ExecuTorch's bindings for Python take tensors of PyTorch, and bring it.
     forbidden = FORBIDDEN[1:] if example.target == "executorch" else FORBIDDEN
-    asked = (example.folder, "--pictures", *pictures, "--texts", *TEXTS)
+    asked = (example.folder, "--images", *pictures, "--texts", *TEXTS)
     done = run_example(example.script, *asked, forbidden=forbidden)
     own = SAID.get(example.target, "no such line")
     assert [line for line in done.stderr.splitlines() if not line.startswith(own)] == []
@@ -97,7 +97,7 @@ def test_it_says_what_the_model_says(example, tmp_path):
             assert percents == pytest.approx(by(TEXTS, 100 * shares), abs=0.06)
     for text, block, of_pictures in zip(TEXTS, blocks[2:], cosines.T, strict=True):
         title, *lines = block.splitlines()
-        assert title.startswith(f"pictures for {text!r}, nearest first")
+        assert title.startswith(f"images for {text!r}, nearest first")
         expected = [str(pictures[row]) for row in of_pictures.argsort(descending=True)]
         assert not exact or [line.split("  ")[-1] for line in lines] == expected
 
@@ -105,7 +105,7 @@ def test_it_says_what_the_model_says(example, tmp_path):
 def test_mistakes_are_told(example, tmp_path):
     status, printed = refused(tmp_path, example.script, "--help")
     assert (status, f"mobileclip export --target {example.target}" in " ".join(printed.split())) == (0, True)
-    asked, told = ("--pictures", *write_images(tmp_path, 1), "--texts", *TEXTS), partial(mistaken, example, tmp_path)
+    asked, told = ("--images", *write_images(tmp_path, 1), "--texts", *TEXTS), partial(mistaken, example, tmp_path)
     assert f"make an export: mobileclip export MODEL --target {example.target}" in told(tmp_path, *asked)
     copied = shutil.copytree(example.folder, tmp_path / "copied")
     contract = json.loads((copied / "mobileclip.json").read_text())
@@ -123,5 +123,5 @@ def test_a_file_that_computes_something_else_is_not_used(example, small_export, 
     copied = shutil.copytree(example.folder, tmp_path / "copied")
     for file in small_export(example.name, 1).glob("text.*"):
         shutil.copy(file, copied)
-    said = mistaken(example, tmp_path, copied, "--pictures", *write_images(tmp_path, 1), "--texts", *TEXTS)
+    said = mistaken(example, tmp_path, copied, "--images", *write_images(tmp_path, 1), "--texts", *TEXTS)
     assert "error: the text tower's embeddings of the golden inputs differ" in said

@@ -180,7 +180,8 @@ def _write(  # noqa: PLR0917  the parts of the folder
     work: Path,
 ) -> dict[str, Any]:
     towers, tensors = pack_towers(clip, reduced.matrix)
-    index = _packed(folder / "index.bin", save({"vectors": reduced.vectors[list(order)].contiguous(), **tensors}))
+    vectors = reduced.vectors[list(order)].contiguous()
+    index = _write_gzipped(folder / "index.bin", save({"vectors": vectors, **tensors}))
     variants = {icon.key: one.variants[icon.name] for one in sets for icon in one.icons}
     numbers = {one.style.name: number for number, one in enumerate(sets)}
     counts = Counter(icon.set_name for icon in icons)
@@ -196,14 +197,14 @@ def _write(  # noqa: PLR0917  the parts of the folder
         "icons_per_file": spec.icons_per_file,
         "icons": [(numbers[one.set_name], one.source, one.name, len(variants[one.key])) for one in icons],
     }
-    model = index + _packed(folder / "catalogue.bin", _json(catalogue))
+    model = index + _write_gzipped(folder / "catalogue.bin", _json(catalogue))
     for kind in ("drawings", "variants"):
         (folder / kind).mkdir()
     for number, start in enumerate(range(0, len(icons), spec.icons_per_file)):
         some = icons[start : start + spec.icons_per_file]
-        _packed(folder / "drawings" / f"{number}.bin", _json({icon.key: icon.svg for icon in some}))
+        _write_gzipped(folder / "drawings" / f"{number}.bin", _json({icon.key: icon.svg for icon in some}))
         several = {icon.key: {one.source: one.svg for one in variants[icon.key]} for icon in some}
-        _packed(folder / "variants" / f"{number}.bin", _json(several))
+        _write_gzipped(folder / "variants" / f"{number}.bin", _json(several))
     for source in (*(work / SCRIPTS / name for name in _OWN), *(work / STATIC / name for name in _SHARED)):
         shutil.copyfile(source, folder / source.name)
     bundle(work, "finder.js", folder / "finder.js")
@@ -229,7 +230,7 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _packed(path: Path, content: bytes) -> int:
+def _write_gzipped(path: Path, content: bytes) -> int:
     """Write gzipped data, which the page decompresses, since some servers do not compress; return the file's size."""
     path.write_bytes(gzip.compress(content, mtime=0))
     return path.stat().st_size
