@@ -15,8 +15,8 @@ from mobileclip import storage
 from mobileclip.collections.metadata import FinishedFile
 from mobileclip.collections.scan import FoundFile, estimated_images
 from mobileclip.collections.store import Row
-from mobileclip.collections.videos import Frames, SceneChooser, hash_file, look_at_video
-from mobileclip.data import CameraNotes, ImageError, Pixels, Skip, SkipReport, read_shard
+from mobileclip.collections.videos import Frames, SceneChooser, hash_file, inspect_video
+from mobileclip.data import CameraMetadata, ImageError, Pixels, Skip, SkipReport, read_shard
 from mobileclip.hardware import FastPrecision
 from mobileclip.inference import Encoded, ImageRead, ImageTextModel, Moment, Picture, encode_images
 from mobileclip.inputs import Decode
@@ -32,8 +32,8 @@ class IndexOptions:
         num_workers: number of decoding processes; 1 decodes in this process. With an engine, the engine's workers
             decode, and this setting has no effect.
         decode: `fast` to decode a JPEG at reduced size, see `read_tower_image`; `exact` for full size.
-        video_frames: `seconds` or `scenes`, see `look_at_video`.
-        video_seconds: seconds between video frames, see `look_at_video`.
+        video_frames: `seconds` or `scenes`, see `inspect_video`.
+        video_seconds: seconds between video frames, see `inspect_video`.
         precision: lowest precision of the image tower on a CPU; applies only if `mobileclip.optimize` finds this
             precision accurate enough.
         segment_rows: number of images after which the update writes to the index.
@@ -151,7 +151,7 @@ class _Wanted:
     part: str | None = None
     time: float | None = None
     sha256: str = ""
-    notes: CameraNotes = CameraNotes()
+    notes: CameraMetadata = CameraMetadata()
 
 
 class FileReader:
@@ -249,7 +249,7 @@ class FileReader:
         path = Path(file.path)
         try:
             # This comes first, as hashing an unreadable video may take minutes.
-            facts = look_at_video(path, self._options.video_frames, self._options.video_seconds)
+            facts = inspect_video(path, self._options.video_frames, self._options.video_seconds)
             sha256 = hash_file(path)
         except ImageError as error:
             if self._refuse(_Wanted(file=file), error):
@@ -325,7 +325,7 @@ class FileReader:
         *,
         size: int,
         sha256: str,
-        notes: CameraNotes,
+        notes: CameraMetadata,
     ) -> None:
         """Add the row of an encoded image."""
         self.findings.num_encoded += 1

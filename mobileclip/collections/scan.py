@@ -190,7 +190,7 @@ def _files_at(path: str) -> tuple[list[str], Sequence[Skip]]:
         raise ValueError(
             f"the folder {storage.printable(path)} holds no images ({', '.join(IMAGE_EXTENSIONS)}), no videos "
             f"({', '.join(VIDEO_EXTENSIONS)}) and no tar shards; is the disk mounted? "
-            f"An existing index keeps the images of this folder{listed.said_left_out()}"
+            f"An existing index keeps the images of this folder{listed.skip_summary()}"
         )
     return names, listed.left_out(used=frozenset(others))
 

@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from mobileclip.data import LIMITS, CameraNotes, ImageError, Pixels
+from mobileclip.data import LIMITS, CameraMetadata, ImageError, Pixels
 from mobileclip.datasets import VideoFile
 from mobileclip.machine import raise_machine_fault
 
@@ -36,11 +36,11 @@ class VideoFacts:
         times: times of the frames to read, in seconds, ascending.
     """
 
-    notes: CameraNotes
+    notes: CameraMetadata
     times: tuple[float, ...]
 
 
-def look_at_video(path: Path, frames: Frames, seconds: float) -> VideoFacts:
+def inspect_video(path: Path, frames: Frames, seconds: float) -> VideoFacts:
     """Return a video's camera metadata, and the times of the frames to read.
 
     Args:

@@ -18,7 +18,7 @@ from .augmentation.replay import (
 )
 from .images.files import list_folder as list_folder
 from .images.limits import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS, ImageError as ImageError, ImageLimits as ImageLimits
-from .images.metadata import CameraNotes as CameraNotes
+from .images.metadata import CameraMetadata as CameraMetadata
 from .images.opening import read_image_file as read_image_file
 from .images.resize import Pixels as Pixels
 from .images.transform import (

@@ -17,7 +17,7 @@ from PIL import Image
 
 from mobileclip import storage
 from mobileclip.data.images.limits import ImageError, ImageLimits
-from mobileclip.data.images.metadata import CameraNotes
+from mobileclip.data.images.metadata import CameraMetadata
 from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
 
@@ -154,7 +154,7 @@ class VideoFile:
         return (self._container.duration or 0) / 1e6
 
     @property
-    def notes(self) -> CameraNotes:
+    def notes(self) -> CameraMetadata:
         """Metadata from the camera; `taken` is the camera's local time if stated, otherwise UTC."""
         noted = self._container.metadata
         taken = _TAKEN.match(noted.get("com.apple.quicktime.creationdate", noted.get("creation_time", "")))
@@ -163,7 +163,7 @@ class VideoFile:
         is_placed = latitude is not None and longitude is not None and abs(latitude) <= 90 and abs(longitude) <= 180
         maker, model = (_text(noted.get(f"com.apple.quicktime.{one}", "")) for one in ("make", "model"))
         parts = (model,) if model.lower().startswith(maker.lower()) else (maker, model)
-        return CameraNotes(
+        return CameraMetadata(
             camera=" ".join(filter(None, parts)) or None,
             taken=None if taken is None else taken[1],
             latitude=latitude if is_placed else None,

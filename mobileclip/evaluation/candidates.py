@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from mobileclip.blocks import models
-from mobileclip.data.images.transform import READING
+from mobileclip.data.images.transform import DECODER_VERSION
 from mobileclip.encoders.checkpoints import PREFIX
 from mobileclip.encoders.families import text_spec
 from mobileclip.evaluation.results import published_with
@@ -62,7 +62,7 @@ class Candidate:
     @property
     def fingerprint(self) -> str:
         """Hash of everything that embeddings depend on: the weights, the image reader and `input`."""
-        return hashlib.sha256(f"{READING} {self.weights_sha256} {self.input}".encode()).hexdigest()
+        return hashlib.sha256(f"{DECODER_VERSION} {self.weights_sha256} {self.input}".encode()).hexdigest()
 
     @property
     def reading(self) -> dict[str, int | str | None]:

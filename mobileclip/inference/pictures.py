@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mobileclip.data.images.limits import ImageError
-from mobileclip.data.images.metadata import CameraNotes, read_camera_notes
+from mobileclip.data.images.metadata import CameraMetadata, read_camera_metadata
 from mobileclip.data.images.opening import read_image_file
 from mobileclip.data.images.resize import Pixels
 from mobileclip.data.images.transform import LIMITS, ImageTransform, read_tower_image
@@ -131,7 +131,7 @@ class ImageRead:
     pixels: Pixels | None = None
     width: int = 0
     height: int = 0
-    notes: CameraNotes = CameraNotes()
+    notes: CameraMetadata = CameraMetadata()
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -197,7 +197,7 @@ class ImageReader:
             pixels=image.pixels,
             width=image.width,
             height=image.height,
-            notes=read_camera_notes(image.exif),
+            notes=read_camera_metadata(image.exif),
         )
 
 

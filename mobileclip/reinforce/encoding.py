@@ -30,7 +30,7 @@ from mobileclip.data import (
     decode_image,
     hash_image,
 )
-from mobileclip.data.images.metadata import turned
+from mobileclip.data.images.metadata import exif_transpose
 from mobileclip.data.loading.batch import ChangedBatches
 from mobileclip.data.samples.members import check_layout
 from mobileclip.data.samples.sample import SYN_TEXT
@@ -269,7 +269,7 @@ class BatchEncoder:
         if self.teachers is not None and self.teachers.background is not None:
             assert item.sample.image is not None, "it was decoded"
             return decode_image(item.sample.image, limits=self.spec.limits)
-        return turned(item.image, item.image.info["orientation"])
+        return exif_transpose(item.image, item.image.info["orientation"])
 
     def _augment(self, item: _Item, teachers: TeacherEnsemble) -> _Item:
         image, policy = item.image, self.spec.augmentation

@@ -66,7 +66,7 @@ class FolderFiles:
         others = sorted(name for name in self.files if not is_image_name(name) and name not in used)
         return (*self.passed_over, *(_skip(self.path, name, OTHER) for name in others))
 
-    def said_left_out(self) -> str:
+    def skip_summary(self) -> str:
         """Return the end of a message that describes the files left out; empty if no file was left out."""
         return "".join(f"; left out: {line}" for line in describe_left_out(self.left_out()))
 
@@ -105,9 +105,7 @@ def find_images(given: Path) -> tuple[list[Path], tuple[Skip, ...]]:
         return [given], ()
     found = list_folder(given)
     if not found.images:
-        raise ValueError(
-            f"the folder {given} contains no images ({', '.join(IMAGE_EXTENSIONS)}){found.said_left_out()}"
-        )
+        raise ValueError(f"the folder {given} contains no images ({', '.join(IMAGE_EXTENSIONS)}){found.skip_summary()}")
     return [given / name for name in found.images], found.left_out()
 
 

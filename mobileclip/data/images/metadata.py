@@ -56,13 +56,13 @@ def read_orientation(exif: bytes | None, xmp: bytes | None) -> int:
     return found if found in _TURNS else 1
 
 
-def turned(image: Image.Image, orientation: int) -> Image.Image:
+def exif_transpose(image: Image.Image, orientation: int) -> Image.Image:
     """Rotate or mirror an image upright by its EXIF orientation."""
     turn = _TURNS.get(orientation)
     return image if turn is None else image.transpose(turn)
 
 
-def turned_pixels(pixels: Pixels, orientation: int) -> Pixels:
+def transpose_pixels(pixels: Pixels, orientation: int) -> Pixels:
     """Return an upright view of an image's pixels, without copying.
 
     Shape: (height, width, channels) -> (height, width, channels) or (width, height, channels).
@@ -77,7 +77,7 @@ def is_on_its_side(orientation: int) -> bool:
     return orientation in _ON_ITS_SIDE
 
 
-def centre_before(centre: Centre, orientation: int) -> Centre:
+def stored_crop_box(centre: Centre, orientation: int) -> Centre:
     """Return the central square of an upright image in the coordinates of the stored image."""
     left = centre.width - centre.side - centre.left if orientation in _MIRRORED else centre.left
     top = centre.height - centre.side - centre.top if orientation in _UPSIDE_DOWN else centre.top
@@ -131,7 +131,7 @@ _DATE = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d:\d\d:\d\d)")
 
 
 @attrs.frozen(kw_only=True)
-class CameraNotes:
+class CameraMetadata:
     """Camera metadata of an image; missing values are None.
 
     Args:
@@ -147,7 +147,7 @@ class CameraNotes:
     longitude: float | None = None
 
 
-def read_camera_notes(exif: bytes | None) -> CameraNotes:
+def read_camera_metadata(exif: bytes | None) -> CameraMetadata:
     """Parse camera metadata; missing and damaged values are None, and so are all values if `exif` exceeds 256 KiB.
 
     Args:
@@ -157,7 +157,7 @@ def read_camera_notes(exif: bytes | None) -> CameraNotes:
     """
     data = (exif or b"").removeprefix(b"Exif\0\0")
     if not data.startswith((b"II", b"MM")) or len(data) > _MOST_BYTES:
-        return CameraNotes()
+        return CameraMetadata()
     notes = Image.Exif()
     with warnings.catch_warnings():
         # Pillow warns about damaged metadata.
@@ -166,7 +166,7 @@ def read_camera_notes(exif: bytes | None) -> CameraNotes:
             notes.load_from_fp(_Bounded(data))
             top = dict(notes)
         except Exception:  # noqa: BLE001  Pillow may raise any exception on broken bytes
-            return CameraNotes()
+            return CameraMetadata()
         below, place = _directory(notes, _CAMERA), _directory(notes, _PLACE)
     maker, model = _text(top.get(_TAG.Make)), _text(top.get(_TAG.Model))
     # Many models begin with the name of their maker.
@@ -175,7 +175,7 @@ def read_camera_notes(exif: bytes | None) -> CameraNotes:
     latitude = _degrees(place, _PLACE_TAG.GPSLatitude, _PLACE_TAG.GPSLatitudeRef, negative="S", most=90)
     longitude = _degrees(place, _PLACE_TAG.GPSLongitude, _PLACE_TAG.GPSLongitudeRef, negative="W", most=180)
     is_placed = latitude is not None and longitude is not None
-    return CameraNotes(
+    return CameraMetadata(
         camera=" ".join(filter(None, parts)) or None,
         taken=None if taken is None else f"{taken[1]}-{taken[2]}-{taken[3]}T{taken[4]}",
         latitude=latitude if is_placed else None,

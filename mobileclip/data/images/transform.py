@@ -15,11 +15,11 @@ from mobileclip.data.images.jpeg import Jpeg, decode_jpeg, read_jpeg
 from mobileclip.data.images.limits import ImageError, ImageLimits
 from mobileclip.data.images.metadata import (
     ORIENTATION,
-    centre_before,
+    exif_transpose,
     is_on_its_side,
     read_orientation,
-    turned,
-    turned_pixels,
+    stored_crop_box,
+    transpose_pixels,
 )
 from mobileclip.data.images.opening import (
     EncodedImage,
@@ -81,7 +81,7 @@ _MAX_RESIZED_PIXELS = 2**27
 ImageSource = EncodedImage | Image.Image | Pixels
 LIMITS = ImageLimits()
 
-READING = 2
+DECODER_VERSION = 2
 """Version of the image decoding, to detect cached results of an older version. Version 1 ignored the orientation."""
 
 
@@ -259,7 +259,7 @@ def _upright(image: Image.Image, orientation: int, *, orient: bool, is_shared: b
         image = image.copy()
     # With the orientation in `info`, the next reader would rotate the image again.
     image.info = {} if orient else {"orientation": orientation}
-    return turned(image, orientation) if orient else image
+    return exif_transpose(image, orientation) if orient else image
 
 
 def is_one_image(source: object) -> bool:
@@ -456,9 +456,13 @@ def _read_jpeg(jpeg: Jpeg, transform: ImageTransform, *, reduced: bool, name: st
         image = load_image(jpeg.data, orient=False, reduce=reduce, limits=limits, name=name)
     if reduce > 1:
         part = (jpeg.width / reduce, jpeg.height / reduce)
-        stored = resize_reduced_centre(image, part, centre_before(centre, orientation), contract.interpolation)
-        seen = np.ascontiguousarray(turned_pixels(stored, orientation))
+        stored = resize_reduced_centre(image, part, stored_crop_box(centre, orientation), contract.interpolation)
+        seen = np.ascontiguousarray(transpose_pixels(stored, orientation))
     else:
-        upright = turned(image, orientation) if isinstance(image, Image.Image) else turned_pixels(image, orientation)
+        upright = (
+            exif_transpose(image, orientation)
+            if isinstance(image, Image.Image)
+            else transpose_pixels(image, orientation)
+        )
         seen = resize_centre(upright, height, centre, contract.interpolation)
     return TowerImage(pixels=seen, width=width, height=height, exif=jpeg.exif)

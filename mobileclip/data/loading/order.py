@@ -33,7 +33,7 @@ SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
 NUM_READERS = 96
 """Default number of readers: divisible by most numbers of processes, and enough for many workers."""
 READERS_OF_A_SHARD = 4
-MOST_OFF = 0.02
+MAX_SHARE_ERROR = 0.02
 """Maximum difference between a source's share of the readers and the requested share."""
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -409,7 +409,7 @@ def _fitting(weights: Sequence[float], num_shards: Sequence[int], most_readers: 
             counts = _dealt_out(shares, number)
             possible = [min(max(1, own), each * there) for own, there in zip(counts, num_shards, strict=True)]
             off = max(abs(own / sum(possible) - share) for own, share in zip(possible, shares, strict=True))
-            if counts == possible and off <= MOST_OFF:
+            if counts == possible and off <= MAX_SHARE_ERROR:
                 return counts
             nearest = min(nearest, (off, possible))
     counts = _dealt_out(shares, most_readers)

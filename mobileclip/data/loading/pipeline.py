@@ -471,12 +471,12 @@ class Pipeline(IterableDataset[BatchType], ABC):
             start=start,
             epoch=epoch,
             stores=spec.stores,
-            at=torch.full((num_workers,), -1, dtype=torch.int64),
+            current_shards=torch.full((num_workers,), -1, dtype=torch.int64),
         )
         if not spec.num_workers:
             return nullcontext(chunks.chunks(0, 1))
         try:
-            chunks.at.share_memory_()  # type: ignore[no-untyped-call]
+            chunks.current_shards.share_memory_()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise_machine_fault(error, "sharing memory with the workers that load data")
             raise

@@ -16,7 +16,7 @@ from mobileclip.data.loading.order import Cursor, CursorRow, Order, Segment, Str
 from mobileclip.data.loading.uids import Keep
 from mobileclip.data.randomness import seeded_rng, shuffled_at_once
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
-from mobileclip.data.shards.files import RawSample, Shards, expand_shards, is_here, parse, read_shard
+from mobileclip.data.shards.files import RawSample, Shards, expand_shards, is_local, parse, read_shard
 from mobileclip.data.shards.sidecars import shard_sizes
 from mobileclip.data.skips import Skip, attempt
 from mobileclip.machine import raise_machine_fault
@@ -75,7 +75,7 @@ class TarReader:
         """
         patterns = (shards,) if not isinstance(shards, (list, tuple)) else tuple(shards)
         names = expand_shards(shards)
-        if not any(not is_here(name) or storage.local_path(name).exists() for name in names):
+        if not any(not is_local(name) or storage.local_path(name).exists() for name in names):
             raise ValueError(f"none of the {len(names)} shards exists; the first is {names[0]}")
         return cls(tuple(expand_shards(pattern) for pattern in patterns), cache)
 
@@ -240,7 +240,7 @@ class Chunks(Generic[BatchType]):
         start: position of the stream at the start.
         epoch: number of the epoch, in which each reader reads only its own part; None for an endless stream.
         stores: timeouts and other limits for remote stores.
-        at: index of every worker's current shard, -1 before the first; shared with the parent process.
+        current_shards: index of every worker's current shard, -1 before the first; shared with the parent process.
     """
 
     reading: SampleReading
@@ -251,7 +251,7 @@ class Chunks(Generic[BatchType]):
     start: StreamPosition
     epoch: int | None
     stores: storage.StoreLimits
-    at: torch.Tensor
+    current_shards: torch.Tensor
 
     def chunks(self, worker: int, num_workers: int) -> Iterator[Chunk[BatchType]]:
         """Yield the chunks of a worker.
@@ -270,7 +270,7 @@ class Chunks(Generic[BatchType]):
 
     def last_shard(self, worker: int) -> str:
         """Return a description of the shard of a worker's last sample."""
-        place = int(self.at[worker])
+        place = int(self.current_shards[worker])
         if place < 0:
             return "at its first shard"
         return f"last at {storage.without_secrets(self.reading.shards.names[place])}"
@@ -348,7 +348,7 @@ class _Readers(Generic[BatchType]):
         num_vain = num_unwanted = 0
         for sample in self._samples[reader]:
             raw, skips = sample.raw, list[Skip]()
-            self._chunks.at[self._worker] = self._number.get(raw.shard, 0)
+            self._chunks.current_shards[self._worker] = self._number.get(raw.shard, 0)
             self._moved[reader] = sample.place
             if keep is not None and not keep(raw.key, raw.members):
                 num_unwanted += 1

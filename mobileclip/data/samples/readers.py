@@ -302,7 +302,7 @@ class _Storage(NamedTuple):
     num_stored: int
 
 
-class Described(NamedTuple):
+class TensorDescription(NamedTuple):
     """A 2-d tensor: its storage, offset, shape and strides."""
 
     storage: _Storage
@@ -312,7 +312,7 @@ class Described(NamedTuple):
 
 
 @lru_cache(maxsize=64)  # samples of a data set have one description or a few
-def described_tensors(pickle: bytes) -> Mapping[str, Described]:
+def described_tensors(pickle: bytes) -> Mapping[str, TensorDescription]:
     """Return the tensors that a pickle describes, without running the pickle.
 
     Raises:
@@ -327,7 +327,7 @@ def described_tensors(pickle: bytes) -> Mapping[str, Described]:
         raise CheckpointError("the pickle is truncated or too long") from None
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError, struct.error, UnpicklingError) as error:
         raise CheckpointError(f"the pickle is malformed ({type(error).__name__}: {shown(str(error))})") from None
-    if type(value) is not dict or not all(isinstance(tensor, Described) for tensor in value.values()):
+    if type(value) is not dict or not all(isinstance(tensor, TensorDescription) for tensor in value.values()):
         raise CheckpointError("the file contains something other than a dictionary of embedding tensors")
     return value
 
@@ -339,7 +339,7 @@ def _content(archive: zipfile.ZipFile, name: str) -> bytes:
         raise CheckpointError(f"the archive is damaged, or not a torch file: {printable(error, limit=200)}") from None
 
 
-def _rows(stored: bytes, tensor: Described) -> npt.NDArray[Any]:
+def _rows(stored: bytes, tensor: TensorDescription) -> npt.NDArray[Any]:
     """Return a tensor as a view of its storage, after checking its bounds."""
     numbers = np.frombuffer(stored, tensor.storage.numbers)
     (count, dim), (down, right) = tensor.shape, tensor.stride
@@ -417,8 +417,8 @@ def _called(function: Any, arguments: Any) -> Any:
             raise TypeError("a tensor has no storage")
         if len(shape) != 2 or len(stride) != 2:
             raise CheckpointError("the file contains something other than 2-d tensors of embeddings")
-        return Described(storage, offset, tuple(shape), tuple(stride))
-    if name == "torch._utils _rebuild_parameter" and isinstance(arguments[0], Described):
+        return TensorDescription(storage, offset, tuple(shape), tuple(stride))
+    if name == "torch._utils _rebuild_parameter" and isinstance(arguments[0], TensorDescription):
         return arguments[0]
     raise CheckpointError(f"the pickle is not only tensors: it calls {shown(name)}, which could run any code")
 

@@ -128,7 +128,7 @@ def runs_program(shard: str) -> bool:
     return shard == "-" or shard.startswith(_PROGRAMS)
 
 
-def is_here(shard: str) -> bool:
+def is_local(shard: str) -> bool:
     """Return whether the shard is a local file, not a remote file or the output of a program."""
     return not (runs_program(shard) or storage.is_remote(shard))
 

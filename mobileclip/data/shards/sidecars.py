@@ -16,7 +16,7 @@ from mobileclip import storage
 from mobileclip.data.augmentation.replay import AugmentationSpec
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.sample import Layout
-from mobileclip.data.shards.files import count_shard, is_here, runs_program
+from mobileclip.data.shards.files import count_shard, is_local, runs_program
 from mobileclip.inputs import ImageInput
 from mobileclip.machine import raise_machine_fault
 from mobileclip.serialization import from_json, to_json
@@ -62,7 +62,7 @@ def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> 
         if above is not None:
             known |= {storage.join(above, name): size for name, size in said(above).items()}
     unknown = [shard for shard in dict.fromkeys(shards) if _path(shard) not in known]
-    if len(unknown) > MOST_COUNTED or not all(map(is_here, unknown)):
+    if len(unknown) > MOST_COUNTED or not all(map(is_local, unknown)):
         first = storage.printable(storage.without_secrets(unknown[0]))
         raise UncountedError(
             f"the number of samples is unknown in {len(unknown):,} shards such as {first}, but epochs need the number; "

@@ -190,7 +190,7 @@ class FolderSource(Source):
         if not items:
             kinds = ", ".join(IMAGE_EXTENSIONS)
             missing = "is not a folder" if not storage.is_directory(self.path) else f"holds no images ({kinds})"
-            raise ValueError(f"{self.path} {missing}; expected a folder of images with captions{found.said_left_out()}")
+            raise ValueError(f"{self.path} {missing}; expected a folder of images with captions{found.skip_summary()}")
         beside = [name for item in items for name in (item.text, item.json) if name is not None]
         left_out = found.left_out({*beside, *_tables(found.files)})
 

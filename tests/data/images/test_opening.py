@@ -29,7 +29,7 @@ from mobileclip.data import (
     write_shard,
 )
 from mobileclip.data.images.jpeg import read_jpeg
-from mobileclip.data.images.metadata import CameraNotes, read_camera_notes
+from mobileclip.data.images.metadata import CameraMetadata, read_camera_metadata
 from mobileclip.data.images.opening import open_image, raw_preview
 from mobileclip.data.images.transform import read_tower_image
 from mobileclip.data.loading.examples import SourceImage
@@ -183,7 +183,7 @@ def test_a_heic_is_turned_once_and_keeps_the_notes_of_its_camera():
     exif = Image.Exif()
     exif[0x0110], exif[0x0112], exif[0x0132] = "Phone 9", 6, "2024:05:01 12:30:00"
     kept = open_image(encoded(noise(64, 64), "HEIF", exif=exif.tobytes()), LIMITS)
-    notes = read_camera_notes(kept.exif)
+    notes = read_camera_metadata(kept.exif)
     assert (notes.camera, notes.taken, kept.orientation) == ("Phone 9", "2024-05-01T12:30:00", 1)
 
 
@@ -244,16 +244,16 @@ def notes(*, maker="Canon", model="Canon EOS 5D", taken="2024:05:01 12:30:00", p
 
 
 def test_camera_time_and_place_are_read():
-    expected = CameraNotes(camera="Canon EOS 5D", taken="2024-05-01T12:30:00", latitude=48.51, longitude=-3.25)
-    assert read_camera_notes(notes()) == expected
-    southern = read_camera_notes(notes(place=(33, 0, 0, "S", 151, 30, 0, "E")))
+    expected = CameraMetadata(camera="Canon EOS 5D", taken="2024-05-01T12:30:00", latitude=48.51, longitude=-3.25)
+    assert read_camera_metadata(notes()) == expected
+    southern = read_camera_metadata(notes(place=(33, 0, 0, "S", 151, 30, 0, "E")))
     assert (southern.latitude, southern.longitude) == (-33.0, 151.5)
     cameras = {
         ("Apple", "iPhone 12"): "Apple iPhone 12",
         ("A\x1b[2J\nB", "c"): "A [2J B c",
         ("", "x" * 5000): "x" * 100,
     }
-    assert {names: read_camera_notes(notes(maker=names[0], model=names[1])).camera for names in cameras} == cameras
+    assert {names: read_camera_metadata(notes(maker=names[0], model=names[1])).camera for names in cameras} == cameras
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_camera_time_and_place_are_read():
     ],
 )
 def test_what_is_missing_or_damaged_is_nothing(exif):
-    found = read_camera_notes(exif)
+    found = read_camera_metadata(exif)
     assert (found.taken, found.latitude, found.longitude) == (None, None, None)
 
 
@@ -274,12 +274,12 @@ def test_tags_that_overlap_take_no_more_memory_than_the_notes(num_more):
     data = overlapping(5000, 60_000) + bytes(num_more)
     tracemalloc.start()
     try:
-        assert read_camera_notes(data) == CameraNotes()
+        assert read_camera_metadata(data) == CameraMetadata()
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:
         tracemalloc.stop()
     whole = notes() + bytes(num_more)
-    assert (read_camera_notes(whole) == CameraNotes()) == (num_more > 0), "beyond 256 KiB nothing is read"
+    assert (read_camera_metadata(whole) == CameraMetadata()) == (num_more > 0), "beyond 256 KiB nothing is read"
 
 
 @given(st.data())
@@ -287,7 +287,7 @@ def test_no_bytes_raise_anything(data):
     stored = bytearray(notes())
     for _ in range(data.draw(st.integers(1, 6))):
         stored[data.draw(st.integers(0, len(stored) - 1))] = data.draw(st.integers(0, 255))
-    assert isinstance(read_camera_notes(bytes(stored)), CameraNotes)
+    assert isinstance(read_camera_metadata(bytes(stored)), CameraMetadata)
 
 
 # Raw files of cameras: the picture that the camera put into them.
@@ -304,7 +304,7 @@ def test_the_picture_in_a_raw_file_is_read_and_turned_and_limits_hold():
     np.testing.assert_array_equal(rgb(data), expected)
     seen = read_tower_image(data, ImageTransform(ImageInput(size=64)), reduced=True, name="x")
     assert (seen.width, seen.height) == SIZE[::-1]
-    notes = read_camera_notes(seen.exif)
+    notes = read_camera_metadata(seen.exif)
     assert (notes.camera, notes.taken) == ("Maker Model X", "2024-05-01T12:30:00")
     assert open_image(data, LIMITS).kind.name == "JPEG"
     refused(data, "too_large", num_pixels=640 * 480 - 1)
