@@ -46,7 +46,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def _one_name(value: object) -> object:
-    """Return the canonical name of a colour, so that equal backgrounds make equal contracts."""
+    """Return the canonical name of a colour, so that two spellings of a color compare equal."""
     return _COLOR_NAMES.get(value.lower(), value.lower()) if isinstance(value, str) else value
 
 

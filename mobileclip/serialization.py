@@ -224,7 +224,7 @@ def _object_hook(converter: Converter, cls: Any) -> Callable[[Any, Any], Any]:
 
 def _require_object(value: Any) -> None:
     if not isinstance(value, dict):
-        raise ValueError(f"must be an object, but is a {type(value).__name__}")
+        raise ValueError(f"must be an object, not {type(value).__name__}")
 
 
 def _hook_family(converter: Converter, base: type, members: Registry[Any], own: tuple[type, ...]) -> None:

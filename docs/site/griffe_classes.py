@@ -10,7 +10,7 @@ _BASES = ("NamedTuple", "typing.NamedTuple")
 
 
 class Classes(griffe.Extension):
-    """Complete classes and docstrings once everything is read."""
+    """Add missing constructors and section titles after griffe has loaded the package."""
 
     def on_package(self, *, pkg: griffe.Module, **_: object) -> None:
         """Visit every object of the package."""

@@ -1,4 +1,4 @@
-"""Records of skipped samples: counts by reason, keys and a report."""
+"""Records of skipped samples: the reason and key of each skip, and a report with counts by reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captioners: models that write captions for images, such as a CoCa with nucleus sampling, and sets of captioners.
+"""Captioners: models that write captions for images (for example, a CoCa with nucleus sampling), and captioner sets.
 
 Sampling depends only on the image's seed, with one random stream per caption. Add new captioners here, and register the
 captioners' specs by name.

@@ -185,7 +185,7 @@ def atomic_write(path: AnyPath) -> Iterator[IO[bytes]]:
     the local temporary directory (`TMPDIR`); the function uploads the complete file.
 
     Args:
-        path: path or URL of the file, which may exist; the directory of a local file must exist.
+        path: path or URL of the file; an existing file is replaced. The directory of a local file must exist.
 
     Raises:
         OSError: if the file cannot be written.
@@ -200,7 +200,7 @@ def atomic_file(path: AnyPath) -> Iterator[Path]:
     """Yield the path of a temporary local file that becomes `path` at the end of the block; see `atomic_write`.
 
     Args:
-        path: path or URL of the file, which may exist; the directory of a local file must exist.
+        path: path or URL of the file; an existing file is replaced. The directory of a local file must exist.
 
     Raises:
         OSError: if the file cannot be written.

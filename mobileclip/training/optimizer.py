@@ -66,7 +66,7 @@ class AdamWSpec(OptimizerSpec):
     """AdamW with decoupled weight decay; the schedule sets the learning rate.
 
     Args:
-        beta1: decay per step of the running mean of the gradient.
+        beta1: decay rate of the running mean of the gradient, per step.
         beta2: decay per step of the running mean of the squared gradient.
         eps: constant added to the square root of the mean squared gradient, against division by zero.
         weight_decay: coefficient of weight decay; a step multiplies each decayed weight by `1 - learning_rate *
@@ -101,7 +101,7 @@ class AdamWSpec(OptimizerSpec):
             raise ValueError(f"decayed contains {twice[0]!r} twice; list each kind once")
 
     def build(self, model: nn.Module) -> torch.optim.AdamW:
-        """Return a fused optimiser for every parameter that requires a gradient; learning rates start at 0.
+        """Return a fused AdamW over all parameters that require gradients; learning rates start at 0.
 
         Raises:
             ValueError: if no parameter requires a gradient; or see `rate_scales`.

@@ -102,7 +102,7 @@ class RangeNumbers:
 
     Args:
         order: order in which the operations are applied, the same for all images.
-        target_error: target of the mean squared error, for pixels in [0, 1].
+        target_error: desired mean squared error, for pixels in [0, 1].
         chosen: for each image and operation, whether the operation changes the image.
         chance: relative position of the strength within the operation's range, in [0, 1).
         seed: seed of each image's noise, int64, on the CPU.

@@ -24,7 +24,7 @@ _GOLDEN, _ODD = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 
 
 def pack_ngrams(texts: Iterable[str]) -> Tensor:
-    """Pack the n-grams of texts into a Bloom filter, for the file of a text tower.
+    """Pack the n-grams of texts into a Bloom filter, for the checkpoint of a text tower.
 
     The n-grams of a word are the word itself and all runs of two and three characters, including markers for the ends
     of the word. Case, Unicode compatibility forms and punctuation are ignored.

@@ -43,7 +43,8 @@ class LogitScaleSpec:
         caption: `real` for the first real caption, `synthetic` for a random synthetic caption.
         num_pairs: maximum number of pairs. A pair takes about 12 kB of memory for two teachers of dim 768.
         batch_size: number of pairs per similarity matrix; a larger batch has more negatives.
-        seed: random seed for choosing each sample's stored view and synthetic caption, and for the interval.
+        seed: random seed for choosing each sample's stored view and synthetic caption, and for resampling the 95 %
+            interval.
     """
 
     shards: Shards

@@ -1,6 +1,6 @@
 """Joins reinforced shards with shards of images by key.
 
-Reinforced samples and images may have different shards and a different order. The join writes one shard per reinforced
+The shards of reinforced samples and images may differ in number and order. The join writes one shard per reinforced
 shard, atomically, and a second run resumes the first.
 """
 
