@@ -54,11 +54,11 @@ class MachineFault:
 
     Args:
         kind: exhausted resource: `disk`, `shared_memory`, `memory`, `files` (open files) or `processes`.
-        said: message of the original error.
+        error_message: message of the original error.
     """
 
     kind: Kind
-    said: str
+    error_message: str
 
     @property
     def may_pass(self) -> bool:
@@ -66,7 +66,7 @@ class MachineFault:
         return self.kind in ("memory", "files", "processes")
 
     def __str__(self) -> str:
-        return f"{_ADVICE[self.kind]} ({self.said})"
+        return f"{_ADVICE[self.kind]} ({self.error_message})"
 
 
 class ResourceExhaustedError(OSError):
@@ -90,7 +90,7 @@ def machine_fault(error: BaseException) -> MachineFault | None:
         kind = _kind(seen)
         if kind is not None:
             text = " ".join(str(seen).split())[:_MOST_LETTERS]
-            return MachineFault(kind=kind, said=text or type(seen).__name__)
+            return MachineFault(kind=kind, error_message=text or type(seen).__name__)
         reason = getattr(seen, "reason", None)  # of urllib's errors
         seen = reason if isinstance(reason, BaseException) else seen.__cause__ or seen.__context__
     return None

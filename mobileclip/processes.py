@@ -22,21 +22,21 @@ _MOST_WORKERS = 16
 
 
 @attrs.frozen(kw_only=True)
-class ProcessPlace:
+class DistributedInfo:
     """The position of a process among the processes of its run.
 
     Args:
         rank: rank of the process in the run, from 0.
         size: number of processes in the run.
         local_rank: rank of the process on its machine, from 0.
-        meeting: rendezvous URL of the processes, such as `tcp://node003:12345`; None if the launcher's environment
+        init_method: rendezvous URL of the processes, such as `tcp://node003:12345`; None if the launcher's environment
             variables define it.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    meeting: str | None = None
+    init_method: str | None = None
 
     @property
     def is_first(self) -> bool:
@@ -53,7 +53,7 @@ def portable_error(error: Exception) -> Exception:
     return error
 
 
-def this_process() -> ProcessPlace:
+def this_process() -> DistributedInfo:
     """Return the position of this process, from torchrun's variables, a joined process group, or SLURM's variables.
 
     torchrun's variables take precedence over a process group, and a process group over SLURM's variables. SLURM's
@@ -67,7 +67,7 @@ def this_process() -> ProcessPlace:
         1
     """
     if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
-        return ProcessPlace(
+        return DistributedInfo(
             rank=_number(os.environ, "RANK", "0"),
             size=_number(os.environ, "WORLD_SIZE", "1"),
             local_rank=_number(os.environ, "LOCAL_RANK", "0"),
@@ -75,10 +75,10 @@ def this_process() -> ProcessPlace:
     # Code that joined a group has imported this module; an import here would cost every command a second.
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        return ProcessPlace(rank=distributed.get_rank(), size=distributed.get_world_size())
+        return DistributedInfo(rank=distributed.get_rank(), size=distributed.get_world_size())
     if "SLURM_PROCID" in os.environ and "SLURM_STEP_NODELIST" in os.environ:
         return _of_slurm(os.environ)
-    return ProcessPlace()
+    return DistributedInfo()
 
 
 def num_cores() -> int:
@@ -118,17 +118,17 @@ def first_host(nodes: str) -> str:
     return host
 
 
-def _of_slurm(variables: Mapping[str, str]) -> ProcessPlace:
+def _of_slurm(variables: Mapping[str, str]) -> DistributedInfo:
     count = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in variables else "SLURM_NTASKS"
     host = variables.get("MASTER_ADDR") or first_host(variables["SLURM_STEP_NODELIST"])
     # All processes of a step derive the same port, and two steps of a job derive different ports.
     derived = _number(variables, "SLURM_JOB_ID", "0") + 7919 * _number(variables, "SLURM_STEP_ID", "0")
     port = _number(variables, "MASTER_PORT", f"{_FIRST_PORT + derived % _NUM_PORTS}")
-    return ProcessPlace(
+    return DistributedInfo(
         rank=_number(variables, "SLURM_PROCID", "0"),
         size=_number(variables, count, "1"),
         local_rank=_number(variables, "SLURM_LOCALID", "0"),
-        meeting=f"tcp://{host}:{port}",
+        init_method=f"tcp://{host}:{port}",
     )
 
 

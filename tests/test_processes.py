@@ -8,7 +8,7 @@ import pytest
 
 from mobileclip.data import ReinforcedPipelineSpec, write_shards
 from mobileclip.inputs import ImageInput
-from mobileclip.processes import ProcessPlace, first_host, this_process
+from mobileclip.processes import DistributedInfo, first_host, this_process
 from tests.data.made_samples import make_sample
 from tests.errors import fails
 
@@ -22,7 +22,7 @@ def variables(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_NUM_TASKS", *STEP):
         monkeypatch.delenv(name, raising=False)
 
-    def are(values: dict[str, str]) -> ProcessPlace:
+    def are(values: dict[str, str]) -> DistributedInfo:
         for name, value in values.items():
             monkeypatch.setenv(name, value)
         return this_process()
@@ -33,10 +33,10 @@ def variables(monkeypatch):
 @pytest.mark.parametrize(
     ("values", "place"),
     [
-        ({}, ProcessPlace()),
-        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, ProcessPlace(rank=3, size=4, local_rank=1)),
-        (STEP | {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, ProcessPlace(rank=1, size=2)),
-        ({name: "0" if name == "SLURM_PROCID" else STEP[name] for name in [*STEP][:-1]}, ProcessPlace()),
+        ({}, DistributedInfo()),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, DistributedInfo(rank=3, size=4, local_rank=1)),
+        (STEP | {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, DistributedInfo(rank=1, size=2)),
+        ({name: "0" if name == "SLURM_PROCID" else STEP[name] for name in [*STEP][:-1]}, DistributedInfo()),
     ],
     ids=["alone", "torchrun", "torchrun in a step comes first", "a batch script itself is one process"],
 )
@@ -48,14 +48,14 @@ def test_a_process_knows_its_place(variables, values, place):
 def test_srun(variables):
     place = variables(STEP)
     assert (place.rank, place.size, place.local_rank) == (5, 8, 1)
-    assert place.meeting == f"tcp://node003:{10_000 + 1234567 % 20_000}"
+    assert place.init_method == f"tcp://node003:{10_000 + 1234567 % 20_000}"
     other_rank = variables({"SLURM_PROCID": "0", "SLURM_LOCALID": "0"})
-    assert (other_rank.meeting, other_rank.is_first) == (place.meeting, True)
+    assert (other_rank.init_method, other_rank.is_first) == (place.init_method, True)
     for other in ({"SLURM_STEP_ID": "1"}, {"SLURM_JOB_ID": "1234568", "SLURM_STEP_ID": "0"}):
-        assert variables(other).meeting != place.meeting
+        assert variables(other).init_method != place.init_method
     # What a step counts and what a person says come first.
     place = variables({"SLURM_STEP_NUM_TASKS": "6", "MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "29500"})
-    assert (place.size, place.meeting) == (6, "tcp://10.0.0.7:29500")
+    assert (place.size, place.init_method) == (6, "tcp://10.0.0.7:29500")
     with fails(ValueError, "SLURM_PROCID", "x"):
         variables({"SLURM_PROCID": "x"})
 

@@ -86,7 +86,7 @@ def initialize_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def initialize_as_open_clip(attentions: Iterable[Attention], free: Iterable[Tensor], *, width: int) -> None:
+def initialize_as_open_clip(attentions: Iterable[Attention], parameters: Iterable[Tensor], *, width: int) -> None:
     """Initialise a vision transformer like open_clip.
 
     The weights of queries, keys and values are uniform with standard deviation `(2 / (width + 3 width)) ** 0.5`; the
@@ -96,7 +96,7 @@ def initialize_as_open_clip(attentions: Iterable[Attention], free: Iterable[Tens
 
     Args:
         attentions: attention modules of the layers.
-        free: class token, position embeddings and projection weight.
+        parameters: class token, position embeddings and projection weight.
         width: width of the tokens.
 
     Source: open_clip's `VisionTransformer`, with PyTorch's `MultiheadAttention`, `Linear` and `Conv2d`.
@@ -105,7 +105,7 @@ def initialize_as_open_clip(attentions: Iterable[Attention], free: Iterable[Tens
         nn.init.xavier_uniform_(attention.qkv.weight)
         for bias in (attention.qkv.bias, attention.project.bias):
             nn.init.zeros_(bias)
-    for tensor in free:
+    for tensor in parameters:
         nn.init.normal_(tensor, std=width**-0.5)
 
 

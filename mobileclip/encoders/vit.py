@@ -53,8 +53,8 @@ class ViTSpec(ImageEncoderSpec):
         norm_eps: epsilon of the layer norms.
         projection: whether to project the class token's features; otherwise these features are the embedding, and
             `embedding_dim` equals `width`.
-        drop_path: drop probability of the last layer's branches in training, growing linearly from 0 at the first
-            layer. ViT-L/14 trains with 0.1, MobileCLIP-B without drop path.
+        drop_path: drop probability of the last layer's residual branches in training; the probability increases
+            linearly over the layers, from 0. ViT-L/14 trains with 0.1, MobileCLIP-B without drop path.
         initialization: weight initialisation, `timm` (MobileCLIP-B and ViT-L/14) or `open_clip` (plain ViT-B/16).
 
     Source: MobileCLIP section 3.1 (ViT-B/16 with a convolutional stem); MobileCLIP2 (ViT-L/14).
@@ -127,10 +127,10 @@ class ViTSpec(ImageEncoderSpec):
         if self.initialization == "timm":
             return encoder.apply(initialize_linear)
         attentions = (module for module in encoder.modules() if isinstance(module, Attention))
-        free: list[Tensor] = [encoder.class_token, encoder.position]
+        parameters: list[Tensor] = [encoder.class_token, encoder.position]
         if isinstance(encoder.project, nn.Linear):
-            free.append(encoder.project.weight)
-        initialize_as_open_clip(attentions, free, width=self.width)
+            parameters.append(encoder.project.weight)
+        initialize_as_open_clip(attentions, parameters, width=self.width)
         return encoder
 
     def without_projection(self) -> ViTSpec:

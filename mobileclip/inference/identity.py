@@ -11,7 +11,7 @@ import attrs
 from attrs import validators
 
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
-from mobileclip.encoders.checkpoints import ModelSpec, Stored, read_checkpoint
+from mobileclip.encoders.checkpoints import LoadedCheckpoint, ModelSpec, read_checkpoint
 from mobileclip.encoders.checkpoints.saving import TrainingProvenance
 from mobileclip.extras import VERSION
 from mobileclip.serialization import from_json, to_json
@@ -109,7 +109,7 @@ def identity_of(model: DualEncoder) -> ModelIdentity:
     )
 
 
-def stored_space(stored: Stored, place: str | Path) -> ModelIdentity:
+def stored_space(stored: LoadedCheckpoint, place: str | Path) -> ModelIdentity:
     """Return the embedding space that a checkpoint names, or else the identity of the checkpoint's model.
 
     Raises:
@@ -132,7 +132,7 @@ def stored_space(stored: Stored, place: str | Path) -> ModelIdentity:
     return identity_of(model)
 
 
-def converted_from(source: str | Path, model: str | ModelSpec | None, stored: Stored) -> TrainingProvenance:
+def converted_from(source: str | Path, model: str | ModelSpec | None, stored: LoadedCheckpoint) -> TrainingProvenance:
     """Return the provenance of a converted checkpoint, with the embedding space of the original checkpoint.
 
     Args:

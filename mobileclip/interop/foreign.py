@@ -13,7 +13,7 @@ from torch import Tensor
 from mobileclip.data import Tokenizer
 from mobileclip.data.text.tokenizer_file import LAST_SIGMA, PUNCTUATION, text_input_of as read_input
 from mobileclip.encoders import DualEncoderSpec
-from mobileclip.encoders.checkpoints import Stored
+from mobileclip.encoders.checkpoints import LoadedCheckpoint
 from mobileclip.encoders.dual import MAX_LOGIT_SCALE
 from mobileclip.inputs import TextInput
 
@@ -53,30 +53,32 @@ _CLEAN: Mapping[str, list[dict[str, Any]]] = {
 }
 
 
-def stored_of(spec: DualEncoderSpec, weights: Mapping[str, Tensor], places: Mapping[str, str]) -> Stored:
-    """Return the weights of another package's model as `Stored`, under this library's names.
+def stored_of(spec: DualEncoderSpec, weights: Mapping[str, Tensor], prefix_map: Mapping[str, str]) -> LoadedCheckpoint:
+    """Return the weights of another package's model as `LoadedCheckpoint`, under this library's names.
 
     Args:
         spec: spec of the model.
         weights: tensors by their names in the package.
-        places: this library's name prefix for each name prefix of the package. The function drops weights with other
-            prefixes, except the logit scale.
+        prefix_map: this library's name prefix for each name prefix of the package. The function drops weights with
+            other prefixes, except the logit scale.
     """
     scale = weights["logit_scale"].detach().float().reshape(1)
     factor = float(scale.exp())
     spec = attrs.evolve(spec, max_logit_scale=max(MAX_LOGIT_SCALE, factor * 1.001))
     tensors = {"logit_scale": scale}
     for name, tensor in weights.items():
-        there = next((one for one in places if name.startswith(one)), None)
+        there = next((one for one in prefix_map if name.startswith(one)), None)
         if there is not None:
-            tensors[places[there] + name.removeprefix(there)] = tensor.detach()
+            tensors[prefix_map[there] + name.removeprefix(there)] = tensor.detach()
     with torch.device("meta"):
         wanted = spec.build().state_dict()
     # The package computes masks and positions; a newly built model contains them.
     if lacking := wanted.keys() - tensors.keys():
         built = spec.build().state_dict()
         tensors |= {name: built[name] for name in lacking}
-    return Stored(spec=spec, form="training", layout="mobileclip", tensors={name: tensors[name] for name in wanted})
+    return LoadedCheckpoint(
+        spec=spec, form="training", layout="mobileclip", tensors={name: tensors[name] for name in wanted}
+    )
 
 
 def text_input_of(

@@ -13,7 +13,7 @@ from torch import nn
 
 from mobileclip.encoders import load_model
 from mobileclip.encoders.checkpoints import PREFIX
-from mobileclip.encoders.checkpoints.hub import client_errors, parsed, require_client, said
+from mobileclip.encoders.checkpoints.hub import client_errors, error_message, parsed, require_client
 from mobileclip.interop.card import Result
 from mobileclip.interop.folder import CARD, FILES, require_names, save_pretrained
 from mobileclip.storage import printable
@@ -108,7 +108,7 @@ def push_to_hub(
         except HubError:
             raise
         except failures as error:
-            raise HubError(f"{repository} was not pushed: {said(error)}; {_advice(error)}") from error
+            raise HubError(f"{repository} was not pushed: {error_message(error)}; {_advice(error)}") from error
 
 
 def _check_card(api: HfApi, card: Path, repository: str) -> None:

@@ -20,7 +20,7 @@ from attrs import validators
 from torch import Tensor
 
 from mobileclip.encoders import CoCa, CoCaSpec, DualEncoderSpec, OpenClipImageSpec, OpenClipTextSpec, ViTSpec
-from mobileclip.encoders.checkpoints import Stored, read_checkpoint
+from mobileclip.encoders.checkpoints import LoadedCheckpoint, read_checkpoint
 from mobileclip.encoders.checkpoints.layouts import layouts
 from mobileclip.extras import needed
 from mobileclip.inputs import Fit, ImageInput, TextInput
@@ -151,7 +151,7 @@ def load_open_clip(source: OpenClipSource) -> OpenClipModel:
     )
 
 
-def read_open_clip(source: OpenClipSource) -> Stored:
+def read_open_clip(source: OpenClipSource) -> LoadedCheckpoint:
     """Convert an open_clip image-text model, with its preprocessing and tokenizer, to a model of this library.
 
     Raises:
@@ -238,7 +238,6 @@ def open_clip_source(text: str) -> OpenClipSource:
         ValueError: if open_clip does not have the model or the tag.
         FileNotFoundError: if the weights file does not exist.
     """
-    package = open_clip_package()
     if text.startswith(_SCHEMES):
         return OpenClipSource(model=text, pretrained=None)
     model, _, weights = text.partition("=" if "=" in text else "/")
@@ -247,11 +246,10 @@ def open_clip_source(text: str) -> OpenClipSource:
         raise FileNotFoundError(f"there is no weights file {weights} for {model}")
     if not source.is_config:
         require_known(model)
-    if "=" not in text and weights not in package.list_pretrained_tags_by_model(model):
+    if "=" not in text and weights not in (tags := _tags(model)):
         raise ValueError(
-            f"open_clip has no weights {weights!r} for {model}; known tags: "
-            f"{', '.join(package.list_pretrained_tags_by_model(model)) or 'none'}; for a weights file, write "
-            f"{model}=FILE"
+            f"open_clip has no weights {weights!r} for {model}; known tags: {', '.join(tags) or 'none'}; for a weights "
+            f"file, write {model}=FILE"
         )
     return source
 
@@ -287,7 +285,7 @@ def image_input(preprocess: Mapping[str, Any], name: str) -> ImageInput:
     fit = fits.get(preprocess.get("resize_mode", "shortest"))
     if fit is None:
         raise ValueError(
-            f"{name} resizes in the mode {preprocess['resize_mode']!r}; only shortest and squash are supported"
+            f"{name} uses the resize mode {preprocess['resize_mode']!r}; only 'shortest' and 'squash' are supported"
         )
     if preprocess["interpolation"] not in {"bilinear", "bicubic"}:
         raise ValueError(

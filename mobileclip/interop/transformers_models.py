@@ -16,7 +16,8 @@ from attrs import validators
 from torch import Tensor
 
 from mobileclip.encoders import DualEncoderSpec, TransformersImageSpec, TransformersTextSpec
-from mobileclip.encoders.checkpoints import Stored
+from mobileclip.encoders.checkpoints import LoadedCheckpoint
+from mobileclip.encoders.checkpoints.recognising import abbreviated_list
 from mobileclip.extras import needed
 from mobileclip.hardware import WidePrecision, dtype_of
 from mobileclip.inputs import Fit, ImageInput, Interpolation, TextInput
@@ -95,7 +96,7 @@ def transformers_package() -> ModuleType:
     return package
 
 
-def read_dual_encoder(source: TransformersSource) -> Stored:
+def read_dual_encoder(source: TransformersSource) -> LoadedCheckpoint:
     """Convert a transformers image-text model, with its preprocessing and tokenizer, to a model of this library.
 
     CLIP and MetaCLIP 2 keep the ids of their tokenizers. SigLIP and SigLIP 2 get the ids of their training, which their
@@ -150,13 +151,13 @@ def read_dual_encoder(source: TransformersSource) -> Stored:
             config=json.dumps({**about, "text_config": whole["text_config"]}, sort_keys=True),
         ),
     )
-    places = {
+    prefix_map = {
         "vision_model.": "image_encoder.tower.",
         "visual_projection.": "image_encoder.projection.",
         "text_model.": "text_encoder.tower.",
         "text_projection.": "text_encoder.projection.",
     }
-    return stored_of(spec, model.state_dict(), places)
+    return stored_of(spec, model.state_dict(), prefix_map)
 
 
 def _padded(tokenizer: Any, contract: TextInput) -> Callable[[list[str]], Tensor]:
@@ -191,10 +192,9 @@ def load_weights(kind: Any, source: TransformersSource, *, device: str, precisio
         model, told = kind.from_pretrained(
             source.model, dtype="auto", use_safetensors=True, output_loading_info=True, **source.options()
         )
-    if lacking := sorted(map(str, (*told["missing_keys"], *told["mismatched_keys"]))):
-        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+    if lacking := [*map(str, (*told["missing_keys"], *told["mismatched_keys"]))]:
         raise ValueError(
-            f"{source.model} cannot be loaded: the weights {', '.join(lacking[:3])}{more} are missing from the file or "
+            f"{source.model} cannot be loaded: the weights {abbreviated_list(lacking, 3)} are missing from the file or "
             "have wrong shapes, and would be random"
         )
     own_numbers(model)

@@ -23,7 +23,7 @@ from mobileclip.data.skips import BadSampleError
 from mobileclip.data.text.stored import CARD
 from mobileclip.datasets.sources import TextColumns, TextPair, read_text_pairs
 from mobileclip.encoders import DualEncoderSpec, MCtSpec, TextEncoderSpec, TextTransformerSpec, load_model, save_model
-from mobileclip.encoders.checkpoints import PRETRAINED, Stored, read_checkpoint
+from mobileclip.encoders.checkpoints import PRETRAINED, LoadedCheckpoint, read_checkpoint
 from mobileclip.encoders.checkpoints.published import is_export
 from mobileclip.encoders.text import POOL_NAMES, PoolName
 from mobileclip.evaluation.candidates import parse_model_argument
@@ -269,7 +269,7 @@ def _trainable(place: str, model: str | None, context_length: int) -> nn.Module:
     return load_model(place, model, tower="text", fold=False, context_length=context_length)
 
 
-def _of_tower(stored: Stored, place: str, device: str) -> OpenedTeacher:
+def _of_tower(stored: LoadedCheckpoint, place: str, device: str) -> OpenedTeacher:
     """Return a single text tower as a teacher."""
     spec = stored.spec
     assert isinstance(spec, TextEncoderSpec), "asked before"

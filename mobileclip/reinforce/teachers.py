@@ -15,7 +15,7 @@ from attrs import validators
 from torch import Tensor
 
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
-from mobileclip.encoders.checkpoints import Stored, read_checkpoint
+from mobileclip.encoders.checkpoints import LoadedCheckpoint, read_checkpoint
 from mobileclip.hardware import WIDE_PRECISIONS, WidePrecision, dtype_of
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inputs import Color, ImageInput
@@ -286,7 +286,7 @@ class ModelTeacher:
 
 
 def teacher_of(
-    stored: Stored,
+    stored: LoadedCheckpoint,
     name: Callable[[str], str],
     spec: CheckpointTeacher | OpenClipTeacher | TransformersTeacher,
     device: str,

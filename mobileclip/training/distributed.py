@@ -22,7 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from mobileclip.data import Batch
 from mobileclip.hardware import AUTO, pick_device
-from mobileclip.processes import ProcessPlace, portable_error, this_process
+from mobileclip.processes import DistributedInfo, portable_error, this_process
 from mobileclip.terminal.interruption import postponed
 
 T = TypeVar("T")
@@ -158,9 +158,9 @@ def process_group(
         ValueError: if the device does not exist, if this machine has more processes than GPUs and `device` is
             `auto`, or if several processes would use Apple's GPU, which has no collectives.
     """
-    place = this_process()
-    chosen = pick_device(device, local_rank=place.local_rank)
-    if chosen.type == "mps" and place.size > 1:
+    process = this_process()
+    chosen = pick_device(device, local_rank=process.local_rank)
+    if chosen.type == "mps" and process.size > 1:
         if str(device) != AUTO:
             raise ValueError(
                 "only one process can train on Apple's GPU; start it without torchrun, or pass --device cpu"
@@ -168,25 +168,25 @@ def process_group(
         chosen = torch.device("cpu")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if place.size == 1:
+    if process.size == 1:
         yield World(device=chosen)
         return
     try:
-        store = _meet(place, timedelta(seconds=collective_seconds))
+        store = _meet(process, timedelta(seconds=collective_seconds))
         dist.init_process_group(
             "nccl" if chosen.type == "cuda" else "gloo",
             store=PrefixStore("group", store),
-            rank=place.rank,
-            world_size=place.size,
+            rank=process.rank,
+            world_size=process.size,
             timeout=timedelta(seconds=collective_seconds),
         )
         turns = PrefixStore("turns", store)
-        yield World(rank=place.rank, size=place.size, device=chosen, group=dist.group.WORLD, store=turns)
+        yield World(rank=process.rank, size=process.size, device=chosen, group=dist.group.WORLD, store=turns)
     except RuntimeError as error:
         if not _is_late(error):
             raise
         raise TimeoutError(
-            f"process {place.rank} of {place.size} lost another process or waited too long for it (timeout "
+            f"process {process.rank} of {process.size} lost another process or waited too long for it (timeout "
             f"{collective_seconds:g} s), in {traceback.extract_tb(error.__traceback__)[-1].name}: {error}. Start all "
             "processes again; the run resumes from its last checkpoint"
         ) from error
@@ -195,26 +195,26 @@ def process_group(
             dist.destroy_process_group()
 
 
-def _meet(place: ProcessPlace, within: timedelta) -> Store:
-    if place.meeting is None:
+def _meet(process: DistributedInfo, within: timedelta) -> Store:
+    if process.init_method is None:
         found = rendezvous("env://", timeout=within)
     else:
-        found = rendezvous(place.meeting, rank=place.rank, world_size=place.size, timeout=within)
+        found = rendezvous(process.init_method, rank=process.rank, world_size=process.size, timeout=within)
     store: Store = next(iter(found))[0]
-    return _own_store(store, place, within) if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else store
+    return _own_store(store, process, within) if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else store
 
 
-def _own_store(board: Store, place: ProcessPlace, within: timedelta) -> Store:
+def _own_store(board: Store, process: DistributedInfo, within: timedelta) -> Store:
     """Return a new store for this attempt; the launcher's store may still have values from before a restart.
 
     Args:
         board: the launcher's store, for exchanging the new store's address.
-        place: rank of this process, number of processes, and rendezvous address.
+        process: rank of this process, number of processes, and rendezvous address.
         within: timeout for connecting to the new store.
     """
-    if place.is_first:
+    if process.is_first:
         host = os.environ["MASTER_ADDR"]
-        store = TCPStore(host, 0, place.size, is_master=True, timeout=within, wait_for_workers=False)
+        store = TCPStore(host, 0, process.size, is_master=True, timeout=within, wait_for_workers=False)
         board.set("meeting", f"{host}:{store.port}")
         return store
     deadline = time.monotonic() + within.total_seconds()
@@ -228,7 +228,7 @@ def _own_store(board: Store, place: ProcessPlace, within: timedelta) -> Store:
                 raise RuntimeError(f"timed out: no process listens at {host}:{port}") from error
             time.sleep(_BETWEEN_LOOKS_SECONDS)
         else:
-            return TCPStore(host, int(port), place.size, timeout=within, wait_for_workers=False)
+            return TCPStore(host, int(port), process.size, timeout=within, wait_for_workers=False)
 
 
 def _is_late(error: RuntimeError) -> bool:

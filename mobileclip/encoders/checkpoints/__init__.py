@@ -5,7 +5,13 @@ Add new layouts of model weights here; `tensor_files` reads tensors from files.
 
 from mobileclip.encoders.checkpoints.coca_layout import CocaLayout as CocaLayout
 from mobileclip.encoders.checkpoints.layouts import FORMS, ModelSpec, in_form, layouts, skeleton, tensor_shapes
-from mobileclip.encoders.checkpoints.loading import Stored, load_backbone, load_model, read_checkpoint, resolve_spec
+from mobileclip.encoders.checkpoints.loading import (
+    LoadedCheckpoint,
+    load_backbone,
+    load_model,
+    read_checkpoint,
+    resolve_spec,
+)
 from mobileclip.encoders.checkpoints.published import (
     COMPANIONS,
     PACKAGED,
@@ -40,8 +46,8 @@ __all__ = [
     "PUBLISHED",
     "TAGS",
     "CheckpointError",
+    "LoadedCheckpoint",
     "ModelSpec",
-    "Stored",
     "companion",
     "hub_licence_of",
     "in_form",

@@ -104,7 +104,7 @@ def parsed(address: str) -> Published:
     match = _ADDRESS.fullmatch(address)
     if match is None:
         raise CheckpointError(
-            f"{address!r} names no checkpoint on the hub; write {PREFIX}owner/name or {PREFIX}owner/name/file, "
+            f"{address!r} is not a valid hub address; write {PREFIX}owner/name or {PREFIX}owner/name/file, "
             "and append @revision and #sha256= with 64 hexadecimal digits to pin the file",
             code="address",
         )
@@ -144,7 +144,7 @@ def _downloaded(wanted: Published, revision: str | None, *, again: bool) -> Path
         error = raised.__cause__ if again and isinstance(raised.__cause__, client_errors()) else raised
         name = next((name for name, one in PUBLISHED.items() if one.address == wanted.address), "")
         raise CheckpointError(
-            f"could not fetch {name or wanted.address!r} from the hub ({said(error)}); "
+            f"could not fetch {name or wanted.address!r} from the hub ({error_message(error)}); "
             f"{_advice(error, wanted, revision, name)}",
             code="not_fetched",
         ) from error
@@ -177,7 +177,7 @@ def client_errors() -> tuple[type[Exception], ...]:
     return (*HfHubHTTPError.__bases__, HFValidationError, OSError)
 
 
-def said(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """Return the message of a hub client's error as one line."""
     return storage.printable(" ".join(str(error).split()))
 

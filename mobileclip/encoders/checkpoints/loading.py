@@ -26,14 +26,15 @@ from mobileclip.encoders.checkpoints.layouts import (
 )
 from mobileclip.encoders.checkpoints.published import PRETRAINED
 from mobileclip.encoders.checkpoints.recognising import (
-    Claim,
+    CheckpointMatch,
     Tower,
+    abbreviated_list,
     adapted,
     is_optional_tensor,
     matching_names,
     part,
     recognised,
-    some,
+    without_projection,
 )
 from mobileclip.encoders.checkpoints.saving import (
     NATIVE,
@@ -41,8 +42,8 @@ from mobileclip.encoders.checkpoints.saving import (
     NO_PROVENANCE,
     Header,
     TrainingProvenance,
+    extract_model_state,
     header_of,
-    of_run,
 )
 from mobileclip.encoders.checkpoints.tensors import (
     check_cast,
@@ -72,7 +73,7 @@ class ModelSource:
         licence: function that returns the licence of the weights from the model card, or None without a readable card.
     """
 
-    read: Callable[[str], Stored]
+    read: Callable[[str], LoadedCheckpoint]
     check: Callable[[str], object]
     licence: Callable[[str], str | None]
 
@@ -84,7 +85,7 @@ def source_of(checkpoint: str | Path) -> tuple[ModelSource, str] | None:
 
 
 @attrs.frozen(kw_only=True)
-class Stored:
+class LoadedCheckpoint:
     """The content of a checkpoint, with tensors under this library's names.
 
     Args:
@@ -128,7 +129,7 @@ class Stored:
 
     def of_size(
         self, *, image_size: int | None = None, context_length: int | None = None, in_channels: int | None = None
-    ) -> Stored:
+    ) -> LoadedCheckpoint:
         """Return the checkpoint for a different image size, number of channels or context length.
 
         See `load_model` for the arguments.
@@ -222,7 +223,7 @@ def read_checkpoint(
     tower: Tower | None = None,
     mmap: bool = False,
     to_train: bool = False,
-) -> Stored:
+) -> LoadedCheckpoint:
     """Return a checkpoint's content, checked against the expected model; see `load_model` for arguments and errors.
 
     With `to_train`, the function refuses reparameterized checkpoints.
@@ -237,33 +238,33 @@ def read_checkpoint(
         path, tensors, metadata = Path("the state_dict"), weights_of(checkpoint), dict[str, str]()
     else:
         path = fetched(checkpoint)
-        tensors, metadata = of_run(*read_tensors(path, mmap=mmap))
+        tensors, metadata = extract_model_state(*read_tensors(path, mmap=mmap))
     wanted = resolve_spec(model) if isinstance(model, str) else model
     tower = tower or _tower_of(wanted)
     header = header_of(metadata, path)
     provenance = TrainingProvenance(space="" if header is None else header.space, ngrams=tensors.pop(NGRAMS, None))
-    claim = recognised(path, tensors, wanted, tower) if header is None else _claimed(path, tensors, header)
-    spec, placed = _one_tower(path, claim.spec, _placed(path, claim, wanted), tower)
+    match = recognised(path, tensors, wanted, tower) if header is None else _match_of_header(path, tensors, header)
+    spec, placed = _one_tower(path, match.spec, _placed(path, match, wanted), tower)
     if header is not None and wanted is not None:
-        spec = _asked(path, spec, part(adapted(claim.layout, wanted, tensors), tower))
-    if to_train and claim.form != "training":
+        spec = _checked_spec(path, spec, part(adapted(match.layout, wanted, tensors), tower))
+    if to_train and match.form != "training":
         raise CheckpointError(
             f"{checkpoint} is folded and no longer has the branches for training; start from the original "
             "checkpoint in training form (a folded checkpoint can be evaluated, converted and exported, but not "
             "trained)",
             code="folded",
         )
-    check_numbers(path, placed, tensor_dtypes(spec, claim.form))
-    return Stored(spec=spec, form=claim.form, layout=claim.layout.name, tensors=placed, provenance=provenance)
+    check_numbers(path, placed, tensor_dtypes(spec, match.form))
+    return LoadedCheckpoint(spec=spec, form=match.form, layout=match.layout.name, tensors=placed, provenance=provenance)
 
 
-def _claimed(path: Path, tensors: dict[str, Tensor], header: Header) -> Claim:
-    """Return the claim in a file's header, with the file's tensors."""
+def _match_of_header(path: Path, tensors: dict[str, Tensor], header: Header) -> CheckpointMatch:
+    """Return the match that a file's header states, with the file's tensors."""
     layout = OWN if header.layout == NATIVE else layouts[header.layout]
     prefix = prefix_of(header.spec) if layout is OWN else ""
     _check_size(path, tensors, header.spec)
     named = {f"{prefix}{name}": tensor for name, tensor in layout.unpacked(tensors, header.spec).items()}
-    return Claim(spec=header.spec, form=header.form, layout=layout, tensors=named)
+    return CheckpointMatch(spec=header.spec, form=header.form, layout=layout, tensors=named)
 
 
 def resolve_spec(name: str) -> ModelSpec:
@@ -281,28 +282,28 @@ def is_other_model(spec: DualEncoderSpec, other: DualEncoderSpec) -> bool:
     return as_trained(adapted(layout, spec, {})) != as_trained(adapted(layout, other, {}))
 
 
-def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Tensor]:
+def _placed(path: Path, match: CheckpointMatch, wanted: ModelSpec | None) -> dict[str, Tensor]:
     """Return exactly the model's tensors, with this library's names and shapes."""
-    given = dict(claim.tensors)
-    for name, constant in claim.constants.items():
+    given = dict(match.tensors)
+    for name, constant in match.constants.items():
         if not torch.equal(given.pop(name, constant).float(), constant):
             raise CheckpointError(
                 f"{path} does not fit the model: the model has no tensor {shown(name)}", code="does_not_fit"
             )
-    entries = claim.layout.entries(claim.spec, claim.form)
-    given |= {entries[name].name: one for name, one in _usual(claim).items() if entries[name].name not in given}
+    entries = match.layout.entries(match.spec, match.form)
+    given |= {entries[name].name: one for name, one in _usual(match).items() if entries[name].name not in given}
     expected = {entry.name for entry in entries.values()}
     problems = [
-        f"{len(names)} {what} ({some(names)})"
+        f"{len(names)} {what} ({abbreviated_list(names)})"
         for what, names in (("missing key(s)", expected - given.keys()), ("unexpected key(s)", given.keys() - expected))
         if names
     ]
     if problems:
-        fitting = [] if wanted is None else matching_names(claim)
+        fitting = [] if wanted is None else matching_names(match)
         hint = f"; its tensors fit {' or '.join(fitting)}" if fitting else ""
         raise CheckpointError(f"{path} does not fit the model: {' and '.join(problems)}{hint}", code="does_not_fit")
     placed = {}
-    for name, shape in tensor_shapes(claim.spec, claim.form).items():
+    for name, shape in tensor_shapes(match.spec, match.form).items():
         tensor = held = given[entries[name].name]
         reshape = entries[name].reshape
         # Reshape a tensor that the layout stores in another shape, unless its number of elements differs.
@@ -324,16 +325,16 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
     return placed
 
 
-def _usual(claim: Claim) -> dict[str, Tensor]:
+def _usual(match: CheckpointMatch) -> dict[str, Tensor]:
     """Return default values for tensors that a file may lack: batch counters, and the logit scale at its maximum."""
-    spec = claim.spec
+    spec = match.spec
     cap = torch.tensor(math.log(spec.max_logit_scale)) if isinstance(spec, (DualEncoderSpec, CoCaSpec)) else None
     counter = torch.zeros((), dtype=torch.int64)
-    lacking = filter(is_optional_tensor, tensor_shapes(spec, claim.form))
+    lacking = filter(is_optional_tensor, tensor_shapes(spec, match.form))
     return {name: cap if name == "logit_scale" and cap is not None else counter for name in lacking}
 
 
-def _asked(path: Path, stored: ModelSpec, wanted: ModelSpec) -> ModelSpec:
+def _checked_spec(path: Path, stored: ModelSpec, wanted: ModelSpec) -> ModelSpec:
     """Return the requested spec, after a comparison with the file's spec; training-only options may differ."""
     there, asked = as_trained(stored), as_trained(wanted)
     if there != asked:
@@ -430,12 +431,12 @@ def load_backbone(classifier: Classifier, checkpoint: str | Path, model: str | M
     encoder.load_state_dict(_fitted(stored, wanted, checkpoint))
 
 
-def _fitted(stored: Stored, wanted: ImageEncoderSpec, checkpoint: str | Path) -> dict[str, Tensor]:
+def _fitted(stored: LoadedCheckpoint, wanted: ImageEncoderSpec, checkpoint: str | Path) -> dict[str, Tensor]:
     """Return a checkpoint's weights for an encoder with the spec `wanted`, or raise if the encoders differ."""
     spec, tensors = stored.spec, stored.tensors
     assert isinstance(spec, ImageEncoderSpec), "the caller requested an image tower"
-    if _bare(wanted) == wanted:
-        spec = _bare(spec) or spec
+    if without_projection(wanted) == wanted:
+        spec = without_projection(spec) or spec
         tensors = {name: tensors[name] for name in tensor_shapes(spec, "training")}
     if as_trained(spec) != as_trained(wanted):
         raise CheckpointError(
@@ -445,11 +446,3 @@ def _fitted(stored: Stored, wanted: ImageEncoderSpec, checkpoint: str | Path) ->
             code="another_model",
         )
     return tensors
-
-
-def _bare(spec: ImageEncoderSpec) -> ImageEncoderSpec | None:
-    """Return the spec without the last projection; None if the encoder needs the projection."""
-    try:
-        return spec.without_projection()
-    except ValueError:
-        return None

@@ -44,7 +44,7 @@ Tower = Literal["image", "text"]
 
 
 @attrs.frozen(kw_only=True)
-class Claim:
+class CheckpointMatch:
     """An interpretation of a file's tensors: model, form and layout, from the header or from tensor names.
 
     Args:
@@ -85,7 +85,7 @@ class Claim:
         )
 
 
-def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: Tower | None) -> Claim:
+def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: Tower | None) -> CheckpointMatch:
     """Return the layout, form and model of a file, from the names and shapes of its tensors.
 
     This library's names take precedence. If several registered models fit, the caller must name the model, since
@@ -108,7 +108,7 @@ def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: To
         raise CheckpointError(f"{path} {error}; pass the spec of the model", code="description") from error
     if wanted is not None:
         return _best(path, tensors, list(dict.fromkeys((wanted, part(wanted, tower)))))
-    found = {name: claim for given in _unwrapped(tensors) for name, claim in _known(given, tower)}
+    found = {name: match for given in _unwrapped(tensors) for name, match in _known(given, tower)}
     if not found:
         _require_layout(path, tensors)
         raise CheckpointError(
@@ -126,12 +126,12 @@ def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: To
     return first
 
 
-def matching_names(claim: Claim) -> list[str]:
+def matching_names(match: CheckpointMatch) -> list[str]:
     """Return the names of models or towers that fit the tensors' names and form."""
-    prefix = prefix_of(claim.spec)
+    prefix = prefix_of(match.spec)
     registry = models if not prefix else image_encoders if prefix == "image_encoder." else text_encoders
     others = {
-        name: attrs.evolve(claim, spec=adapted(claim.layout, cast("ModelSpec", known), claim.tensors))
+        name: attrs.evolve(match, spec=adapted(match.layout, cast("ModelSpec", known), match.tensors))
         for name, known in registry.items()
     }
     return [name for name, other in others.items() if other.fits]
@@ -151,23 +151,23 @@ def adapted(layout: Layout, spec: ModelSpec, tensors: Tensors) -> ModelSpec:
     return layout.adapted(spec, tensors) if isinstance(spec, ImageEncoderSpec) else spec
 
 
-def some(names: Iterable[str], count: int = 4) -> str:
+def abbreviated_list(names: Iterable[str], count: int = 4) -> str:
     """Return a few names and the number of further names."""
     names = sorted(names)
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(map(shown, names[:count])) + more
 
 
-def _best(path: Path, tensors: Tensors, wanted: list[ModelSpec]) -> Claim:
+def _best(path: Path, tensors: Tensors, wanted: list[ModelSpec]) -> CheckpointMatch:
     """Return the first interpretation that fits, or otherwise the interpretation that matches the most names."""
-    claims: list[Claim] = []
+    matches: list[CheckpointMatch] = []
     for spec in wanted:
-        claims = []
-        for claim in (claim for given in _unwrapped(tensors) for claim in _claims(given, spec)):
-            if claim.fits:
-                return claim
-            claims.append(claim)
-    best = max(claims, key=lambda claim: len((claim.names - {"logit_scale"}) & claim.tensors.keys()), default=None)
+        matches = []
+        for match in (match for given in _unwrapped(tensors) for match in _matches(given, spec)):
+            if match.fits:
+                return match
+            matches.append(match)
+    best = max(matches, key=lambda match: len((match.names - {"logit_scale"}) & match.tensors.keys()), default=None)
     if best is None or not (best.names - {"logit_scale"}) & best.tensors.keys():
         layout = _require_layout(path, tensors)
         if isinstance(wanted[-1], ClassifierSpec):
@@ -206,11 +206,11 @@ def _without_others(path: Path, tensors: Tensors) -> Tensors:
     """Return the tensors without the tensors of losses and optimizers, and log the names of the dropped tensors."""
     others = [name for name in tensors if _BESIDE.intersection(name.split("."))]
     if others:
-        _logger.info("%s: ignoring tensors that are not part of the model: %s", path, some(others))
+        _logger.info("%s: ignoring tensors that are not part of the model: %s", path, abbreviated_list(others))
     return {name: one for name, one in tensors.items() if name not in others}
 
 
-def _claims(tensors: Tensors, spec: ModelSpec) -> Iterator[Claim]:
+def _matches(tensors: Tensors, spec: ModelSpec) -> Iterator[CheckpointMatch]:
     """Yield candidate interpretations of the tensors, likely and cheap ones first."""
     folded = any("reparam" in name for name in tensors)
     foreign: Form = "branches_folded" if folded else "training"
@@ -222,7 +222,7 @@ def _claims(tensors: Tensors, spec: ModelSpec) -> Iterator[Claim]:
         for one in _with_bare(adapted(layout, spec, there)):
             if layout is OWN and form != "training" and not _speaks_for(one, there):
                 continue
-            yield Claim(spec=one, form=form, layout=layout, tensors=there)
+            yield CheckpointMatch(spec=one, form=form, layout=layout, tensors=there)
 
 
 def _speaks_for(spec: ModelSpec, tensors: Tensors) -> bool:
@@ -243,16 +243,21 @@ def _of_part(layout: Layout, spec: ModelSpec, tensors: Tensors) -> Tensors:
 def _with_bare(spec: ModelSpec) -> Iterator[ModelSpec]:
     """Yield a model and, for an image tower, also the tower without projection, like timm's `num_classes=0`."""
     yield spec
-    if isinstance(spec, ImageEncoderSpec) and has_projection(spec):
-        try:
-            yield spec.without_projection()
-        except ValueError:
-            return
+    if isinstance(spec, ImageEncoderSpec) and has_projection(spec) and (bare := without_projection(spec)) is not None:
+        yield bare
 
 
-def _known(tensors: Tensors, tower: Tower | None) -> Iterator[tuple[str, Claim]]:
+def without_projection(spec: ImageEncoderSpec) -> ImageEncoderSpec | None:
+    """Return the spec without the last projection; None if the encoder needs the projection."""
+    try:
+        return spec.without_projection()
+    except ValueError:
+        return None
+
+
+def _known(tensors: Tensors, tower: Tower | None) -> Iterator[tuple[str, CheckpointMatch]]:
     """Yield the named models that fit, and then the towers that fit."""
-    first: Claim | None = None
+    first: CheckpointMatch | None = None
     named = [*models.items(), *image_encoders.items(), *text_encoders.items()]
     parts = [
         (f"a tower of {name}", one) for name, model in models.items() for _, one in towers(cast("ModelSpec", model))
@@ -262,10 +267,10 @@ def _known(tensors: Tensors, tower: Tower | None) -> Iterator[tuple[str, Claim]]
         if spec.num_blocks > len(tensors) or (first is not None and not _may_equal(spec, first.spec)):
             continue
         is_asked = tower is not None and prefix_of(spec).startswith(tower)
-        for claim in _claims(tensors, spec):
-            if (is_asked or len(claim.tensors) == len(tensors)) and claim.fits:
-                first = first or claim
-                yield name, claim
+        for match in _matches(tensors, spec):
+            if (is_asked or len(match.tensors) == len(tensors)) and match.fits:
+                first = first or match
+                yield name, match
                 break
 
 
@@ -288,6 +293,7 @@ def _require_layout(path: Path, tensors: Tensors) -> Layout:
         if any(name.startswith(known) for given in _unwrapped(tensors) for name in given):
             return layout
     raise CheckpointError(
-        f"{path} has no known layout ({', '.join(layouts)} or mobileclip); its first tensors are {some(tensors, 3)}",
+        f"{path} has no known layout ({', '.join(layouts)} or mobileclip); its first tensors are "
+        f"{abbreviated_list(tensors, 3)}",
         code="unknown_layout",
     )

@@ -145,7 +145,9 @@ def tokenizer_of(spec: ModelSpec) -> TokenizerFile | None:
     return text.input.tokenizer if isinstance(text, TextEncoderSpec) else None
 
 
-def of_run(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def extract_model_state(
+    tensors: dict[str, Tensor], metadata: dict[str, str]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the model (its moving average, if any) of a training checkpoint; return other files unchanged."""
     if not metadata.get("format", "").startswith(_RUN) or "model" not in metadata:
         return tensors, metadata

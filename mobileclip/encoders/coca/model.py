@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mobileclip.blocks import Attention, AttentionPooler, CrossAttention
 from mobileclip.blocks.sequence import ActivationCheckpointing
-from mobileclip.encoders.coca.text import CaptionDecoder, CaptionLayer, CaptionTextEncoder, Memory
+from mobileclip.encoders.coca.text import CaptionDecoder, CaptionLayer, CaptionTextEncoder, KVCache
 from mobileclip.encoders.dual import INITIAL_LOGIT_SCALE, MAX_LOGIT_SCALE
 from mobileclip.encoders.families import ImageEncoderSpec
 from mobileclip.encoders.text import TextTransformerSpec
@@ -139,14 +139,14 @@ class CaptionState(NamedTuple):
         contexts: keys and values of the images, for each cross-attention layer.
     """
 
-    text: list[Memory]
-    decoder: list[Memory]
+    text: list[KVCache]
+    decoder: list[KVCache]
     contexts: list[tuple[Tensor, Tensor]]
 
     def reorder(self, rows: Tensor) -> None:
         """Replace the state of each caption `i` by the state of `rows[i]`, a caption of the same image."""
-        for memory in (*self.text, *self.decoder):
-            memory.reorder(rows)
+        for kv_cache in (*self.text, *self.decoder):
+            kv_cache.reorder(rows)
 
 
 class CoCa(ActivationCheckpointing, nn.Module):
@@ -256,11 +256,11 @@ class CoCa(ActivationCheckpointing, nn.Module):
         """
         rows = len(image_tokens) * num_captions
 
-        def memories(layers: nn.Sequential) -> list[Memory]:
-            return [cast("CaptionLayer", layer).memory(rows, max_length) for layer in layers]
+        def kv_caches(layers: nn.Sequential) -> list[KVCache]:
+            return [cast("CaptionLayer", layer).new_kv_cache(rows, max_length) for layer in layers]
 
         contexts = [layer.keys_and_values(image_tokens) for layer in self.decoder.cross_layers]  # type: ignore[operator]
-        return CaptionState(memories(self.text_encoder.layers), memories(self.decoder.layers), contexts)
+        return CaptionState(kv_caches(self.text_encoder.layers), kv_caches(self.decoder.layers), contexts)
 
     def step(self, state: CaptionState, ids: Tensor) -> Tensor:
         """Return the logits of the next id, `(rows, vocab_size)`, and append `ids`, one per row, to the state.

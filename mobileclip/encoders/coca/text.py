@@ -20,7 +20,7 @@ from mobileclip.encoders.text import TextEncoder, TextTransformerSpec
 
 
 @attrs.define(kw_only=True, eq=False)
-class Memory:
+class KVCache:
     """The key-value cache of one attention: keys and values of all ids so far.
 
     Args:
@@ -50,18 +50,18 @@ class Memory:
 class CaptionAttention(Attention):
     """Causal attention with masked tokens or a key-value cache; same shapes and arguments as `Attention`."""
 
-    def forward(self, x: Tensor, visible: Tensor | None = None, memory: Memory | None = None) -> Tensor:
+    def forward(self, x: Tensor, visible: Tensor | None = None, kv_cache: KVCache | None = None) -> Tensor:
         """Return the attention's output for each token.
 
         Args:
-            x: features of the tokens; with `memory`, one token per row.
+            x: features of the tokens; with `kv_cache`, one token per row.
             visible: mask of the tokens to attend to, (batch, tokens); None for all.
-            memory: key-value cache, extended in place by the keys and values of `x`; None for no cache.
+            kv_cache: key-value cache, extended in place by the keys and values of `x`; None for no cache.
         """
         qkv = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
         query, key, value = qkv[0], qkv[1], qkv[2]
-        if memory is not None:
-            keys, values, seen = memory.extended(key, value)
+        if kv_cache is not None:
+            keys, values, seen = kv_cache.extended(key, value)
             attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=seen)
         elif visible is None:
             attended = self.backend(query, key, value, causal=True)
@@ -83,19 +83,19 @@ class CaptionLayer(TransformerLayer):
     def __init__(self, dim: int, *, num_heads: int) -> None:
         super().__init__(dim, mixer=CaptionAttention(dim, num_heads=num_heads, causal=True))
 
-    def forward(self, x: Tensor, visible: Tensor | None = None, memory: Memory | None = None) -> Tensor:
+    def forward(self, x: Tensor, visible: Tensor | None = None, kv_cache: KVCache | None = None) -> Tensor:
         """Return the transformed tokens; see `CaptionAttention.forward`."""
-        x = x + self.attention(self.attention_norm(x), visible, memory)
+        x = x + self.attention(self.attention_norm(x), visible, kv_cache)
         y: Tensor = x + self.ffn(self.ffn_norm(x))
         return y
 
-    def memory(self, rows: int, max_length: int) -> Memory:
+    def new_kv_cache(self, rows: int, max_length: int) -> KVCache:
         """Return an empty key-value cache for the layer's attention."""
         attention = cast("CaptionAttention", self.attention)
         weight = attention.qkv.weight
         shape = (rows, attention.num_heads, max_length, weight.shape[1] // attention.num_heads)
         visible = torch.ones(rows, max_length + 1, dtype=torch.bool, device=weight.device)
-        return Memory(keys=weight.new_zeros(shape), values=weight.new_zeros(shape), visible=visible)
+        return KVCache(keys=weight.new_zeros(shape), values=weight.new_zeros(shape), visible=visible)
 
 
 class LastTokenPool(TextPool):
@@ -141,13 +141,13 @@ class CaptionTextEncoder(TextEncoder):
         x = self.layers(x, visible)
         return self.project(self.norm(self.pool(x, ids))), x[:, :-1]
 
-    def step(self, ids: Tensor, memories: Sequence[Memory]) -> Tensor:
+    def step(self, ids: Tensor, kv_caches: Sequence[KVCache]) -> Tensor:
         """Return the features of the next id of every row, `(rows, 1, width)`, after the ids in the caches."""
-        place = memories[0].length
+        place = kv_caches[0].length
         x: Tensor = self.token_embedding(ids)[:, None] + self.position[place]
-        for layer, memory in zip(self.layers, memories, strict=True):
-            memory.visible[:, place + (self.class_mask == "shifted")] = ids != self.pad_id
-            x = layer(x, None, memory)
+        for layer, kv_cache in zip(self.layers, kv_caches, strict=True):
+            kv_cache.visible[:, place + (self.class_mask == "shifted")] = ids != self.pad_id
+            x = layer(x, None, kv_cache)
         return x
 
 
@@ -181,17 +181,17 @@ class CaptionDecoder(nn.Module):
         logits: Tensor = self.project(self.norm(features))
         return logits
 
-    def step(self, x: Tensor, memories: Sequence[Memory], contexts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def step(self, x: Tensor, kv_caches: Sequence[KVCache], contexts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """Return the logits `(rows, vocab_size)` of the next id of every row.
 
         Args:
             x: features of the last id, `(rows, 1, width)`; rows of one image are consecutive.
-            memories: key-value caches, one per layer.
+            kv_caches: key-value caches, one per layer.
             contexts: keys and values of the images, one pair per layer.
         """
         rows, images = len(x), len(contexts[0][0])
-        for layer, cross_layer, memory, context in zip(self.layers, self.cross_layers, memories, contexts, strict=True):
-            x = layer(x, None, memory)
+        for layer, cross_layer, cache, context in zip(self.layers, self.cross_layers, kv_caches, contexts, strict=True):
+            x = layer(x, None, cache)
             # The attention to an image treats the image's rows like the tokens of a text.
             x = cast("CrossAttentionLayer", cross_layer).attend(x.reshape(images, -1, x.shape[-1]), *context)
             x = x.reshape(rows, 1, -1)
