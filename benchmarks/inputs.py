@@ -17,7 +17,7 @@ from mobileclip.data.images.limits import ImageError
 from mobileclip.data.randomness import seeded_rng
 from mobileclip.data.skips import SkipReport
 from mobileclip.datasets.sources import as_source, read_text_pairs
-from mobileclip.datasets.sources.opening import is_gathered
+from mobileclip.datasets.sources.opening import is_packed
 from mobileclip.inference.embedding import gathered_images
 
 
@@ -38,7 +38,7 @@ def read_images(places: Sequence[str], transform: ImageTransform, most: int) -> 
     report = SkipReport(log=False)
 
     def sources(place: str) -> Iterator[tuple[str, Path | bytes]]:
-        if is_gathered(place):
+        if is_packed(place):
             yield from gathered_images(place, report)
         else:
             yield from ((str(path), path) for path in find_images(Path(place))[0])

@@ -198,10 +198,10 @@ def embed(
 
 def _embedding_inputs(inputs: tuple[str, ...], texts: Path | None, rows: RowOptions) -> EmbeddingInputs:
     """Return the images and texts to embed, or raise if a file is missing."""
-    from mobileclip.datasets.sources.opening import is_gathered, require_data_set
+    from mobileclip.datasets.sources.opening import is_packed, require_data_set
     from mobileclip.inference.embedding import EmbeddingInputs, read_texts
 
-    data = tuple(dict.fromkeys(filter(is_gathered, inputs)))
+    data = tuple(dict.fromkeys(filter(is_packed, inputs)))
     for place in data:
         require_data_set(place)
     paths = _images_at([one for one in inputs if one not in data])
@@ -360,7 +360,7 @@ def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE|FOLDER")], /) 
         from mobileclip.collections import Collection, is_index
 
         if is_index(Path(model)):
-            say_json(Collection.open(model).described(), indent=2)
+            say_json(Collection.open(model).info(), indent=2)
             return
     say_json(describe(model), indent=2)
 

@@ -28,7 +28,7 @@ from mobileclip.data.samples.sample import check_key
 from mobileclip.data.shards.files import RawSample, Shards, paths_of, runs_program
 from mobileclip.data.skips import BadSampleError, Skip, attempt
 from mobileclip.datasets.sources.base import read_image
-from mobileclip.datasets.sources.folder import ClassFolderSource, FolderItem, FolderSource
+from mobileclip.datasets.sources.folder import ClassFolderSource, FolderSource
 from mobileclip.datasets.sources.opening import as_source, split_kind
 from mobileclip.datasets.sources.shards import (
     PublicLayoutSource,
@@ -218,21 +218,17 @@ def find_class_names(data: Shards) -> tuple[str, ...]:
 def _class_folder(path: str) -> ClassData:
     units = ClassFolderSource(path=path).units()
     items = [item for unit in units for item in unit.items]  # the order mixes the classes
-    names = {_folder(item): item for item in reversed(items)}
+    names = {item.folder: item for item in reversed(items)}
     numbers = {folder: number for number, folder in enumerate(sorted(names))}
-    rows = [(item.key, item.image, numbers[_folder(item)]) for item in items]
+    rows = [(item.key, item.image, numbers[item.folder]) for item in items]
     size = max(1, min(_MOST_IN_A_PART, math.ceil(len(rows) / _NUM_PARTS)))
     starts = range(0, len(rows), size)
     reader = FolderReader(
         path=path,
         parts={f"{path}/part {start // size}": json.dumps(rows[start : start + size]).encode() for start in starts},
-        left_out=tuple(skip for unit in units for skip in (*unit.stray, *unit.left_out)),
+        left_out=tuple(skip for unit in units for skip in (*unit.unmatched_skips, *unit.left_out)),
     )
     return ClassData(reader=reader, class_names=tuple(str(json.loads(names[one].rows[0])["label"]) for one in numbers))
-
-
-def _folder(item: FolderItem) -> str:
-    return item.image.partition("/")[0]
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -334,17 +330,9 @@ class LabelledMaker:
         self.limits = spec.sample_limits
         self._spec = spec
         self._augmentation = spec.augmentation or imagenet_augmentation(spec.image.size)
-        self._parser = LabelParser(
+        self.parse = LabelParser(
             num_classes=spec.num_classes, class_names=spec.class_names, text_bytes=spec.sample_limits.text_bytes
         )
-
-    def parse(self, key: str, members: Mapping[str, bytes]) -> LabelledSample:
-        """Return the labelled sample with the given key and members.
-
-        Raises:
-            BadSampleError: if the key is invalid, or the members have no image or no valid class.
-        """
-        return self._parser(key, members)
 
     def example(self, sample: LabelledSample, epoch: int) -> LabelledExample:
         """Return the augmented example of a sample for an epoch.

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mobileclip.data import ImageTextSample, write_shard
 from mobileclip.datasets import ClassFolderSource, FolderSource, JsonLinesSource, ShardSource, TableSource
-from mobileclip.datasets.sources import LabelledShardSource, PublicLayoutSource, is_gathered, is_place, name_of
+from mobileclip.datasets.sources import LabelledShardSource, PublicLayoutSource, is_data_path, is_packed, name_of
 from mobileclip.datasets.sources.opening import as_source, open_data_set, shards_of
 from mobileclip.evaluation import open_benchmark
 from tests.build.commands import run
@@ -174,8 +174,8 @@ def test_a_public_layout_has_a_number_of_shards(tmp_path, said):
 
 
 def test_places_and_names(tmp_path):
-    assert all(map(is_place, (str(tmp_path), "lost/", "lost.jsonl", "s3://bucket/x")))
-    assert not any(map(is_place, ("vtab/pets", "mobileclip_s2", "weights.pt")))
+    assert all(map(is_data_path, (str(tmp_path), "lost/", "lost.jsonl", "s3://bucket/x")))
+    assert not any(map(is_data_path, ("vtab/pets", "mobileclip_s2", "weights.pt")))
     for path, name in (
         ("a/wds_vtab-pets_test/", "vtab-pets"),
         ("a/b.jsonl", "b"),
@@ -199,8 +199,8 @@ def test_a_kind_and_its_argument_stand_wherever_a_path_does(tmp_path, form, kind
     plain, named = open_data_set(path), open_data_set(f"{kind}:{path}")
     assert attrs.evolve(named, name=plain.name) == plain
     assert as_source([f"{kind}:{path}"]) == as_source(f"{kind}:{path}")
-    assert is_place(f"{kind}:{path}")
-    assert is_gathered(f"{kind}:{path}")
+    assert is_data_path(f"{kind}:{path}")
+    assert is_packed(f"{kind}:{path}")
     assert open_benchmark(f"{kind}:{path}").class_names == plain.class_names
 
 

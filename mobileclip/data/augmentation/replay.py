@@ -255,14 +255,6 @@ class AugmentationSpec:
             image = operation.apply(image, magnitude * rescale)
         return image
 
-    def compress(self, params: AugmentationParams) -> CompressedAugmentation:
-        """Return the parameters in the JSON form of the public data sets; see `compress`."""
-        return compress(params)
-
-    def decompress(self, compressed: Any, image_size: tuple[int, int] | None = None) -> AugmentationParams:
-        """Return the parameters from the JSON form of the public data sets; see `decompress`."""
-        return decompress(compressed, image_size)
-
     def _sample_crop(self, rng: np.random.Generator, width: int, height: int) -> tuple[int, int, int, int]:
         least, most = self.ratio
         for _ in range(_NUM_ATTEMPTS):

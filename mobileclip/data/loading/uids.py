@@ -83,10 +83,7 @@ _NUM_LOOKS = 1000
 
 @attrs.frozen(eq=False, slots=False)
 class UidList:
-    """The uids of the samples to use; a `Keep`.
-
-    A sample's uid is the value of `uid` in its `.json`; otherwise its key, if the key has 32 hexadecimal digits;
-    otherwise the first half of the key's SHA-256.
+    """The uids of the samples to use, see `uid_of`; a `Keep`.
 
     Args:
         path: a `.npy` file of pairs of unsigned 64-bit numbers, the upper and the lower half of each uid, as in

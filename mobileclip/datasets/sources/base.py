@@ -268,7 +268,7 @@ class Record:
         label: name of the sample in messages.
         hosts: allowed servers without a public address.
         sha256: expected SHA-256 of the image, in hexadecimal; None to accept any image.
-        is_held: whether the list itself contains the encoded image.
+        is_inline: whether the list itself contains the encoded image.
         data: encoded image from the list; None for an image outside the list or not yet read.
     """
 
@@ -277,7 +277,7 @@ class Record:
     label: str
     hosts: tuple[str, ...] = ()
     sha256: str | None = None
-    is_held: bool = False
+    is_inline: bool = False
     data: bytes | None = attrs.field(default=None, repr=False)
 
     @property
@@ -288,7 +288,7 @@ class Record:
     @property
     def is_remote(self) -> bool:
         """Whether the image is remote."""
-        return not self.is_held and storage.is_remote(self.image)
+        return not self.is_inline and storage.is_remote(self.image)
 
 
 def read_records(place: str, records: Iterable[Record | Skip], report: SkipReport) -> Iterator[ImageTextSample]:
@@ -412,7 +412,7 @@ def _with_image(place: str, record: Record | Skip) -> ImageTextSample | Skip:
         return record
 
     def read() -> ImageTextSample:
-        if record.is_held:
+        if record.is_inline:
             data = record.data or b""
             if len(data) > MAX_IMAGE_BYTES:
                 detail = f"{record.label} holds an image of more than {MAX_IMAGE_BYTES} bytes"

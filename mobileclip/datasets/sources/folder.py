@@ -62,6 +62,11 @@ class FolderItem:
     json: str | None = None
     rows: tuple[bytes, ...] = ()
 
+    @property
+    def folder(self) -> str:
+        """First folder in the path of the image: the folder of a class."""
+        return self.image.partition("/")[0]
+
 
 @attrs.frozen(kw_only=True)
 class FolderUnit(Unit):
@@ -70,14 +75,15 @@ class FolderUnit(Unit):
     Args:
         path: path or URL of the folder.
         items: images of the unit.
-        stray: skips for table rows without an image, or images outside class folders; empty except in the first unit.
+        unmatched_skips: skips for table rows without an image, or images outside class folders; empty except in the
+            first unit.
         left_out: skips for files that are neither images nor captions; empty except in the first unit.
         digest: digest of all inputs of the unit.
     """
 
     path: str
     items: tuple[FolderItem, ...]
-    stray: tuple[Skip, ...] = ()
+    unmatched_skips: tuple[Skip, ...] = ()
     left_out: tuple[Skip, ...] = ()
     digest: str
 
@@ -92,7 +98,7 @@ class FolderUnit(Unit):
 
     def about(self) -> str:
         """Return the images and table rows of a local folder as a string; for a remote folder, the fingerprint."""
-        return self.digest if storage.is_remote(self.path) else f"{self.items} {self.stray}"
+        return self.digest if storage.is_remote(self.path) else f"{self.items} {self.unmatched_skips}"
 
     def count(self) -> int:
         """Return the number of images."""
@@ -100,7 +106,7 @@ class FolderUnit(Unit):
 
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
         """Yield the samples of the images that have a caption."""
-        report.extend((*self.stray, *self.left_out))
+        report.extend((*self.unmatched_skips, *self.left_out))
         return read_records(self.path, map(self._record_or_skip, self.items), report)
 
     def read_again(self, names: Collection[str], report: SkipReport) -> Iterator[ImageTextSample]:
@@ -180,7 +186,7 @@ class FolderSource(Source):
         """
         try:
             found = list_folder(self.path)
-            rows, stray = self._rows(found.files)
+            rows, unmatched_skips = self._rows(found.files)
         except storage.StorageError:
             raise
         except OSError as error:
@@ -195,30 +201,30 @@ class FolderSource(Source):
         left_out = found.left_out({*beside, *_tables(found.files)})
 
         def digest(part: Sequence[FolderItem], index: int) -> str:
-            return _digest(part, found.files, () if index else stray)
+            return _digest(part, found.files, () if index else unmatched_skips)
 
-        return _units(self, items, digest, stray, left_out)
+        return _units(self, items, digest, unmatched_skips, left_out)
 
     def _rows(self, files: Mapping[str, str]) -> tuple[Mapping[str, list[bytes]], list[Skip]]:
         """Return the lines of the tables by image, and skips for lines without an image."""
         rows: dict[str, list[bytes]] = defaultdict(list)
-        stray: list[Skip] = []
+        unmatched_skips: list[Skip] = []
         for table in _tables(files):
             with storage.open_read(storage.join(self.path, table)) as stream:
                 for row in text_rows(stream, ".jsonl"):
                     label = f"{row.label} of {printable_name(table)}"
                     named = partial(_named, row.content, label, posixpath.dirname(table), files)
-                    name = attempt(named, key=label, shard=self.path, on_skip=stray.append)
+                    name = attempt(named, key=label, shard=self.path, on_skip=unmatched_skips.append)
                     if name is not None and isinstance(row.content, bytes):
                         rows[name].append(row.content)
-        return rows, stray
+        return rows, unmatched_skips
 
 
 def _units(
     source: FolderSource | ClassFolderSource,
     items: Sequence[FolderItem],
     digest: Callable[[Sequence[FolderItem], int], str],
-    stray: Sequence[Skip],
+    unmatched_skips: Sequence[Skip],
     left_out: Sequence[Skip],
 ) -> tuple[FolderUnit, ...]:
     """Return the images in units; the first unit reports the skips of all other files."""
@@ -229,7 +235,7 @@ def _units(
             name=numbered_name(index),
             path=source.path,
             items=tuple(part),
-            stray=() if index else tuple(stray),
+            unmatched_skips=() if index else tuple(unmatched_skips),
             left_out=() if index else tuple(left_out),
             digest=digest(part, index),
         )
@@ -285,14 +291,14 @@ def _key(stem: str) -> str:
     return f"{key[:_KEPT_OF_LONG]}-{blake2b(os.fsencode(stem), digest_size=8).hexdigest()}"
 
 
-def _digest(items: Iterable[FolderItem], files: Mapping[str, str], stray: Iterable[Skip]) -> str:
+def _digest(items: Iterable[FolderItem], files: Mapping[str, str], unmatched_skips: Iterable[Skip]) -> str:
     digest = blake2b(digest_size=16)
     for item in items:
         for name in filter(None, (item.image, item.text, item.json)):
             digest.update(os.fsencode(f"{name}\0{files[name]}\0"))
         for row in item.rows:
             digest.update(row)
-    for skip in stray:
+    for skip in unmatched_skips:
         digest.update(f"{skip}".encode(errors="surrogatepass"))
     return digest.hexdigest()
 
@@ -351,17 +357,17 @@ class ClassFolderSource(Source):
                 `classes.json` or `classes.txt` is malformed or lists a folder without images; or if two folders have
                 the same class name.
         """
-        items, stray, digest, left_out = self._items()
-        names = self._names({_folder(item) for item in items})
+        items, unmatched_skips, digest, left_out = self._items()
+        names = self._names({item.folder for item in items})
         rows = {}
         for folder, name in names.items():
             captions = [template.replace("{}", name) for template in self.templates]
             rows[folder] = json.dumps({"captions": captions, "label": name, "class": folder}).encode()
         digest = blake2b(b"\0".join((digest.encode(), *rows.values())), digest_size=16).hexdigest()
         mixed = sorted(items, key=lambda item: blake2b(item.key.encode(), digest_size=16).digest())
-        named = [FolderItem(key=item.key, image=item.image, rows=(rows[_folder(item)],)) for item in mixed]
+        named = [FolderItem(key=item.key, image=item.image, rows=(rows[item.folder],)) for item in mixed]
         # The position of an image depends on all images, so a change of one image changes every unit.
-        return _units(self, named, lambda *_: digest, stray, left_out)
+        return _units(self, named, lambda *_: digest, unmatched_skips, left_out)
 
     def class_names(self) -> tuple[str, ...]:
         """List the folder and return the sorted class names.
@@ -370,7 +376,7 @@ class ClassFolderSource(Source):
             ValueError: see `units`.
         """
         items, *_ = self._items()
-        return tuple(sorted(self._names({_folder(item) for item in items}).values()))
+        return tuple(sorted(self._names({item.folder for item in items}).values()))
 
     def _items(self) -> tuple[list[FolderItem], list[Skip], str, tuple[Skip, ...]]:
         """Return images in class folders, skips of images outside, a digest of all images, and skips of other files."""
@@ -382,13 +388,13 @@ class ClassFolderSource(Source):
                 f"the images of {self.path} are not in class folders; expected one folder per class, such as "
                 f"{storage.join(self.path, 'CLASS/NAME.jpg')}"
             )
-        stray = [
+        unmatched_skips = [
             Skip(reason="no_class", key=item.image, shard=self.path, detail=f"{item.image} is not in a class folder")
             for item in items
             if "/" not in item.image
         ]
         left_out = list_folder(self.path).left_out(NAMES)
-        return classed, stray, "".join(unit.digest for unit in units), left_out
+        return classed, unmatched_skips, "".join(unit.digest for unit in units), left_out
 
     def _names(self, folders: set[str]) -> dict[str, str]:
         """Return the class names by folder name, in the order of the folder names."""
@@ -410,10 +416,6 @@ class ClassFolderSource(Source):
                 )
             folder_of[name] = folder
         return names
-
-
-def _folder(item: FolderItem) -> str:
-    return item.image.partition("/")[0]
 
 
 def _parsed(place: str, content: bytes) -> dict[str, str]:

@@ -180,9 +180,9 @@ class RowReading:
             given = {name: None if isinstance(value, str) and not value else value for name, value in given.items()}
         path, url = (given[name] if isinstance(given[name], str) else None for name in ("path", "url"))
         # If the table contains the image, its path only states the origin and is not opened.
-        is_held = held is not None and held.get("bytes", b"") is not None
-        image = path or ("" if is_held else url) or ""
-        if not image and not is_held:
+        is_inline = held is not None and held.get("bytes", b"") is not None
+        image = path or ("" if is_inline else url) or ""
+        if not image and not is_inline:
             raise BadSampleError("missing_image", f"{label} has neither a path nor a URL of an image")
         captions = [text for name in columns.captions for text in _several(row.get(name))]
         if not columns.captions and isinstance(row[LABEL], str):
@@ -203,11 +203,11 @@ class RowReading:
                 url=url or None,
                 metadata=metadata,
             ),
-            image=image if is_held else locate(image, self.image_root, self.options),
+            image=image if is_inline else locate(image, self.image_root, self.options),
             label=label,
             hosts=self.options.hosts,
             sha256=_hash(given["sha256"], columns.sha256, label),
-            is_held=is_held,
+            is_inline=is_inline,
             data=None if held is None else held.get("bytes"),
         )
 
@@ -215,7 +215,7 @@ class RowReading:
         """Return the fingerprint (size and modification time) of a row's local image; empty for other images."""
         try:
             record = self.record(number, label, cells)
-            return "" if record.is_held or record.is_remote else storage.fingerprint(record.image)
+            return "" if record.is_inline or record.is_remote else storage.fingerprint(record.image)
         except BadSampleError:
             return ""
         except (OSError, ValueError) as error:
@@ -330,7 +330,7 @@ class ListUnit(Unit):
 
     def files(self) -> tuple[str, ...]:
         """Return the image files of the rows, and the path of the list for a Parquet file."""
-        images = (one.image for one in self.records() if isinstance(one, Record) and not one.is_held)
+        images = (one.image for one in self.records() if isinstance(one, Record) and not one.is_inline)
         return (*((self.path,) if self._is_parquet else ()), *images)
 
     def described(self, report: SkipReport) -> Iterator[ImageTextSample]:
@@ -482,14 +482,14 @@ class TableSource(Source):
         with reading_errors(path):
             table = open_table(path, suffix.lower(), header=self.options.header)
             columns = find_columns(table, self.options)
-            is_held = columns.path in table.images
+            is_inline = columns.path in table.images
             reading = RowReading(
                 table=key_of_path(stem),
                 columns=columns,
                 image_root=directory_of(path) if self.image_root is None else self.image_root,
                 options=self.options,
-                held=columns.path if is_held else None,
-                class_names=table.class_names if is_held else (),
+                held=columns.path if is_inline else None,
+                class_names=table.class_names if is_inline else (),
             )
             parts = enumerate(table.parts(self.samples_per_shard))
             unit_name = printable_name(stem)

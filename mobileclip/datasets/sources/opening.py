@@ -223,14 +223,14 @@ def name_of(text: str) -> str:
     return name.removeprefix("wds_").removesuffix("_test")
 
 
-def is_place(text: str) -> bool:
+def is_data_path(text: str) -> bool:
     """Return whether an argument is the path or URL of data, not a name."""
     found = _NAMED.fullmatch(text)
     is_named = found is not None and found["kind"] in sources
     return is_named or _is_file(text) or text.endswith(("/", os.sep)) or storage.is_directory(text)
 
 
-def is_gathered(text: str) -> bool:
+def is_packed(text: str) -> bool:
     """Return whether a path is a list, shards or the public layout, not a folder of image files."""
     if split_kind(text) is not None or _is_file(text):
         return True

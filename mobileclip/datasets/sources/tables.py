@@ -506,8 +506,8 @@ def _holds_images(kind: pa.DataType) -> bool:
     if not types.is_struct(kind):
         return False
     fields = {kind.field(index).name: kind.field(index).type for index in range(kind.num_fields)}
-    is_held = "bytes" in fields and (types.is_binary(fields["bytes"]) or types.is_large_binary(fields["bytes"]))
-    return is_held and "path" in fields and _fits_json(fields["path"])
+    is_inline = "bytes" in fields and (types.is_binary(fields["bytes"]) or types.is_large_binary(fields["bytes"]))
+    return is_inline and "path" in fields and _fits_json(fields["path"])
 
 
 def _fits_json(kind: pa.DataType) -> bool:

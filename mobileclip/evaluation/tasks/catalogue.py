@@ -10,7 +10,7 @@ from typing import get_args
 import attrs
 
 from mobileclip import storage
-from mobileclip.datasets.sources.opening import is_place, require_data_set
+from mobileclip.datasets.sources.opening import is_data_path, require_data_set
 from mobileclip.encoders.checkpoints import packaged
 from mobileclip.encoders.checkpoints.published import is_export
 from mobileclip.evaluation.data import benchmark_name, open_benchmark
@@ -124,7 +124,7 @@ def find_task(name: str, data: str | None = None) -> FoundTask:
         return _find_probe(name.removeprefix(PROBE), data)
     if name in evaluation_tasks:
         return evaluation_tasks[name].find(name, data)
-    if is_place(name):
+    if is_data_path(name):
         require_data_set(name)
         key, title = key_and_title(benchmark_name(name))
         return FoundTask(key=key, name=title, path=name, opener=open_zero_shot)
@@ -154,7 +154,7 @@ def is_data_set(name: str) -> bool:
     is_model = (
         packaged(name) is not None or is_export(name) or any(Path(name, weights).is_file() for weights in WEIGHTS)
     )
-    return name in evaluation_tasks or name in NOT_EVALUATED or (is_place(name) and not is_model)
+    return name in evaluation_tasks or name in NOT_EVALUATED or (is_data_path(name) and not is_model)
 
 
 def _find_probe(name: str, data: str | None) -> FoundTask:
