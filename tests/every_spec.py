@@ -28,7 +28,7 @@ from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.datasets.curation.filtering import FilterSpec
 from mobileclip.encoders import ClassifierSpec, CoCaSpec, DualEncoderSpec, MCiSpec, ViTSpec
 from mobileclip.export import ExportSpec, TowerFile
-from mobileclip.inference.known import KnownOutput, Picture as KnownPicture
+from mobileclip.inference.known import ImageReference, KnownOutput
 from mobileclip.inputs import ImageInput, TokenizerFile
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.recipes.distilling import DistilSpec
@@ -266,7 +266,7 @@ def _losses(cls: type[ReinforcedLossSpec]) -> Callable[[], tuple[Any, ...]]:
     return lambda: (cls(), cls(initial_logit_bias=-10.0, teacher_logit_biases=(-9.0, None)))
 
 
-_PICTURE = KnownPicture(name="cat.jpg", sha256="0" * 64)
+_PICTURE = ImageReference(name="cat.jpg", sha256="0" * 64)
 
 _INPUT = {"input_name": "ids", "input_dtype": "int64", "input_shape": (1, 77)}
 _OUTPUT = {"output_name": "text_embedding", "output_shape": (1, 32), "compute": "float32"}
@@ -302,7 +302,7 @@ GIVEN: dict[type, Callable[[], tuple[Any, ...]]] = {
         KnownOutput(model="a", source="b", texts=("a cat",), first=(0.5, 0.25), tolerance=0.1),
         KnownOutput(model="a", source="b", picture=_PICTURE, texts=("a", "b"), probabilities=(0.9, 0.1), factor=2.0),
     ),
-    KnownPicture: lambda: (_PICTURE,),
+    ImageReference: lambda: (_PICTURE,),
     ReinforcedLossSpec: _losses(ReinforcedLossSpec),
     LabelledContrastiveSpec: _losses(LabelledContrastiveSpec),
     ClassLossSpec: _losses(ClassLossSpec),

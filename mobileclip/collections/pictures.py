@@ -18,7 +18,7 @@ from mobileclip.collections.scan import stamp_of
 from mobileclip.collections.snapshot import Match
 from mobileclip.data import LIMITS, ImageError, Skip, SkipReport, read_image_file, read_shard
 from mobileclip.datasets import VideoFile, load_shown
-from mobileclip.inference import Encoded, ImageTextModel, Moment, Picture, encode_images
+from mobileclip.inference import Encoded, ImageItem, ImageTextModel, Moment, encode_images
 
 _REDUCTIONS = (8, 4, 2)
 # Side, quality and size limit of copies of examples: the largest image towers use 448 pixels.
@@ -77,16 +77,16 @@ def make_small(data: str | bytes, match: Match, side: int) -> Image.Image | None
     return image
 
 
-def webp(picture: Image.Image, quality: int) -> bytes:
+def webp(image: Image.Image, quality: int) -> bytes:
     """Return an image as WebP, without its metadata.
 
     Args:
-        picture: image to encode; the function clears its metadata.
+        image: image to encode; the function clears its metadata.
         quality: WebP quality from 0 to 100.
     """
-    picture.info.clear()
+    image.info.clear()
     stream = io.BytesIO()
-    picture.save(stream, "WEBP", quality=quality)
+    image.save(stream, "WEBP", quality=quality)
     return stream.getvalue()
 
 
@@ -186,9 +186,7 @@ def reencode(
         LostProcessError: if a decoding process dies.
     """
     aside: list[Reencoded] = []
-    encoded = encode_images(
-        clip, _pictures(rows, aside), reduced=reduced, batch_size=batch_size, num_workers=num_workers
-    )
+    encoded = encode_images(clip, _images(rows, aside), reduced=reduced, batch_size=batch_size, num_workers=num_workers)
     for one in encoded:
         yield _compared(one)
         while aside:
@@ -198,7 +196,7 @@ def reencode(
 
 def _compared(one: Encoded[Known]) -> Reencoded:
     """Return an image with its embedding, or with a problem if the image is unreadable or changed since indexing."""
-    row, read = one.picture.key, one.read
+    row, read = one.item.key, one.read
     if isinstance(read, ImageError):
         return Reencoded(row=row, problem="gone" if read.reason == "missing_file" else "unreadable")
     if row["time"] is None and read.sha256 != row["sha256"]:
@@ -206,7 +204,7 @@ def _compared(one: Encoded[Known]) -> Reencoded:
     return Reencoded(row=row, embedding=one.embedding)
 
 
-def _pictures(rows: Iterable[Known], aside: list[Reencoded]) -> Iterator[Picture[Known]]:
+def _images(rows: Iterable[Known], aside: list[Reencoded]) -> Iterator[ImageItem[Known]]:
     """Yield the readable images; append unreadable images to `aside`."""
     for shard, some in groupby(rows, lambda row: None if row["part"] is None else row["path"]):
         if shard is not None:
@@ -215,19 +213,19 @@ def _pictures(rows: Iterable[Known], aside: list[Reencoded]) -> Iterator[Picture
         for row in some:
             path = Path(row["path"])
             if row["time"] is None:
-                yield Picture(key=row, name=row["path"], source=path)
+                yield ImageItem(key=row, name=row["path"], source=path)
             elif (problem := _change(path, row)) is None:
-                yield Picture(key=row, name=row["path"], source=Moment(path=path, seconds=row["time"]))
+                yield ImageItem(key=row, name=row["path"], source=Moment(path=path, seconds=row["time"]))
             else:
                 aside.append(Reencoded(row=row, problem=problem))
 
 
-def _parts(shard: str, wanted: dict[str, Known], aside: list[Reencoded]) -> Iterator[Picture[Known]]:
+def _parts(shard: str, wanted: dict[str, Known], aside: list[Reencoded]) -> Iterator[ImageItem[Known]]:
     """Yield the wanted images of a shard."""
     there = Path(shard).is_file()
     for raw in read_shard(shard, SkipReport(log=False).add) if there else ():
         if raw.key in wanted and raw.image is not None and raw.problem is None:
-            yield Picture(key=wanted.pop(raw.key), name=f"{shard}/{raw.key}", source=raw.image)
+            yield ImageItem(key=wanted.pop(raw.key), name=f"{shard}/{raw.key}", source=raw.image)
         if not wanted:
             return
     aside += [Reencoded(row=row, problem="changed" if there else "gone") for row in wanted.values()]

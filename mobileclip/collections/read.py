@@ -18,7 +18,7 @@ from mobileclip.collections.store import Row
 from mobileclip.collections.videos import Frames, SceneChooser, hash_file, inspect_video
 from mobileclip.data import CameraMetadata, ImageError, Pixels, Skip, SkipReport, read_shard
 from mobileclip.hardware import FastPrecision
-from mobileclip.inference import Encoded, ImageRead, ImageTextModel, Moment, Picture, encode_images
+from mobileclip.inference import Encoded, ImageItem, ImageRead, ImageTextModel, Moment, encode_images
 from mobileclip.inputs import Decode
 from mobileclip.strict import strict
 
@@ -34,8 +34,8 @@ class IndexOptions:
         decode: `fast` to decode a JPEG at reduced size, see `read_tower_image`; `exact` for full size.
         video_frames: `seconds` or `scenes`, see `inspect_video`.
         video_seconds: seconds between video frames, see `inspect_video`.
-        precision: lowest precision of the image tower on a CPU; applies only if `mobileclip.optimize` finds this
-            precision accurate enough.
+        precision: lowest precision allowed for the image tower on a CPU; applies only if `mobileclip.optimize` finds
+            this precision accurate enough.
         segment_rows: number of images after which the update writes to the index.
         segment_seconds: seconds after which the update writes to the index.
         show_progress: whether to show progress.
@@ -131,16 +131,16 @@ class KnownContent:
     """Hashes of content that already has embeddings.
 
     Args:
-        pictures: hashes of images, by size in bytes.
+        images: hashes of images, by size in bytes.
         videos: hashes of completely read videos.
     """
 
-    pictures: Mapping[int, Sequence[str]] = attrs.field(factory=dict)
+    images: Mapping[int, Sequence[str]] = attrs.field(factory=dict)
     videos: Collection[str] = ()
 
     def of_size(self, size: int) -> tuple[str, ...]:
         """Return the known hashes of images with a size in bytes, at most 100 hashes."""
-        return tuple(self.pictures.get(size, ())[:_MOST_HASHES])
+        return tuple(self.images.get(size, ())[:_MOST_HASHES])
 
 
 @attrs.frozen(kw_only=True)
@@ -187,7 +187,7 @@ class FileReader:
         """
         encoded = encode_images(
             clip,
-            self._pictures(),
+            self._images(),
             reduced=self._options.decode == "fast",
             batch_size=self._options.batch_size,
             num_workers=num_workers,
@@ -206,17 +206,17 @@ class FileReader:
                 del self._read_to_end[path]
         return found
 
-    def _pictures(self) -> Iterator[Picture[_Wanted]]:
+    def _images(self) -> Iterator[ImageItem[_Wanted]]:
         for task in self._tasks:
             file = task.file
-            if file.kind == "picture":
+            if file.kind == "image":
                 known = self._known.of_size(file.size)
-                yield Picture(key=_Wanted(file=file), name=file.path, source=Path(file.path), known=known)
+                yield ImageItem(key=_Wanted(file=file), name=file.path, source=Path(file.path), known=known)
                 continue
             yield from self._images_of_shard(task) if file.kind == "shard" else self._frames_of_video(file)
             self.num_expected += self._asked[file.path] - estimated_images([file])
 
-    def _images_of_shard(self, task: FileTask) -> Iterator[Picture[_Wanted]]:
+    def _images_of_shard(self, task: FileTask) -> Iterator[ImageItem[_Wanted]]:
         """Yield the images of a shard; skip images that an interrupted job already wrote to the index."""
         file = task.file
         skips = SkipReport(log=False)
@@ -232,7 +232,7 @@ class FileReader:
                 self.findings.num_unchanged += 1
                 continue
             self._asked[file.path] += 1
-            yield Picture(
+            yield ImageItem(
                 key=_Wanted(file=file, part=raw.key),
                 name=f"{file.path}/{raw.key}",
                 source=image,
@@ -244,7 +244,7 @@ class FileReader:
         self.findings.gone += [(file.path, part) for part in task.parts if part not in seen]
         self._read_to_end[file.path] = file
 
-    def _frames_of_video(self, file: FoundFile) -> Iterator[Picture[_Wanted]]:
+    def _frames_of_video(self, file: FoundFile) -> Iterator[ImageItem[_Wanted]]:
         """Yield the frames of a video, unless its content is already in the index."""
         path = Path(file.path)
         try:
@@ -260,15 +260,15 @@ class FileReader:
             self.findings.recognised.append(Recognised(file=file, part=None, sha256=sha256))
         for moment in () if is_known else facts.times:
             self._asked[file.path] += 1
-            yield Picture(
+            yield ImageItem(
                 key=_Wanted(file=file, time=moment, sha256=sha256, notes=facts.notes),
                 name=file.path,
                 source=Moment(path=path, seconds=moment),
             )
         self._read_to_end[file.path] = file
 
-    def _is_wanted(self, picture: Picture[_Wanted], pixels: Pixels) -> bool:
-        return picture.key.time is None or self._scenes.is_new(picture.name, pixels)
+    def _is_wanted(self, item: ImageItem[_Wanted], pixels: Pixels) -> bool:
+        return item.key.time is None or self._scenes.is_new(item.name, pixels)
 
     def _refuse(self, wanted: _Wanted, error: ImageError) -> bool:
         """Record an unreadable file, and return whether the file stays unreadable until its content changes."""
@@ -294,8 +294,8 @@ class FileReader:
         return True
 
     def _enter(self, one: Encoded[_Wanted]) -> None:
-        wanted, read = one.picture.key, one.read
-        if wanted.file.kind != "picture":
+        wanted, read = one.item.key, one.read
+        if wanted.file.kind != "image":
             self._answered[wanted.file.path] += 1
         if wanted.time is not None:
             self._enter_frame(wanted, one)

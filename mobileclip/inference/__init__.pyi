@@ -1,6 +1,13 @@
 from .embedding import Embeddings as Embeddings, write_embeddings as write_embeddings
 from .forms import by_length as by_length, prepared as prepared, prepared_tower as prepared_tower
 from .identity import ModelIdentity as ModelIdentity
+from .image_encoding import (
+    Encoded as Encoded,
+    ImageItem as ImageItem,
+    ImageRead as ImageRead,
+    Moment as Moment,
+    encode_images as encode_images,
+)
 from .image_text_model import ImageTextModel as ImageTextModel, attribution as attribution
 from .loading import (
     holds_weights as holds_weights,
@@ -20,12 +27,5 @@ from .optimizing import (
     optimize_tower as optimize_tower,
     processor as processor,
     select_backend as select_backend,
-)
-from .pictures import (
-    Encoded as Encoded,
-    ImageRead as ImageRead,
-    Moment as Moment,
-    Picture as Picture,
-    encode_images as encode_images,
 )
 from .texts import ensemble_prompts as ensemble_prompts, fill_templates as fill_templates

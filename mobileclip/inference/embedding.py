@@ -17,9 +17,9 @@ from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.datasets.sources import RowOptions, as_source
 from mobileclip.hardware import FastPrecision
 from mobileclip.inference.identity import ModelIdentity
+from mobileclip.inference.image_encoding import ImageItem, encode_images
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.optimizing import select_backend
-from mobileclip.inference.pictures import Picture, encode_images
 from mobileclip.inputs import Decode
 from mobileclip.progress import Progress
 from mobileclip.strict import split_lines
@@ -224,8 +224,8 @@ def embed_inputs(
     report = SkipReport(log=False)
     gathered = (one for data in inputs.data for one in gathered_images(data, report, rows=inputs.rows))
     named = chain(
-        (Picture(key=None, name=str(path), source=path) for path in paths),
-        (Picture(key=None, name=name, source=source) for name, source in gathered if name not in known),
+        (ImageItem(key=None, name=str(path), source=path) for path in paths),
+        (ImageItem(key=None, name=name, source=source) for name, source in gathered if name not in known),
     )
     reduced = require_decode(decode) == "fast"
     skipped: list[str] = []
@@ -237,7 +237,7 @@ def embed_inputs(
             if one.embedding is None:
                 skipped.append(str(one.read))
             else:
-                kept.append(one.picture.name)
+                kept.append(one.item.name)
                 rows.append(one.embedding)
             bar.advance()
     embeddings = Embeddings(

@@ -26,7 +26,7 @@ from mobileclip.inference.forms import (
     with_fast_layout,
 )
 from mobileclip.inference.texts import (
-    KeptTexts,
+    TextEmbeddingCache,
     TextSide,
     as_templates,
     ensemble_prompts,
@@ -107,7 +107,7 @@ class ImageTextModel:
         self.text_towers = tuple(text_towers)
         self.text_sides = tuple(TextSide.of(model, tower) for tower in (None, *text_towers))
         self.tokenizer = self.text_sides[0].tokenizer
-        self.kept_texts = KeptTexts()
+        self.text_cache = TextEmbeddingCache()
         self._threads = EncodingThreads()
 
     @classmethod
@@ -198,7 +198,7 @@ class ImageTextModel:
 
         # The cache also holds texts, without this prefix.
         keys = [f"{templates}\0{label}" for label in labels]
-        return self.kept_texts.embeddings(keys, encode, of=state_of(self.text_sides))
+        return self.text_cache.embeddings(keys, encode, of=state_of(self.text_sides))
 
     def encode_image(
         self,
@@ -402,7 +402,7 @@ class ImageTextModel:
         if not keep:
             return self._encoded(several, normalize=normalize, batch_size=batch_size, progress=progress)
         encode = partial(self._encoded, normalize=False, batch_size=batch_size, progress=progress)
-        rows = self.kept_texts.embeddings(several, encode, of=state_of(self.text_sides))
+        rows = self.text_cache.embeddings(several, encode, of=state_of(self.text_sides))
         return F.normalize(rows, dim=-1) if normalize else rows
 
     def _encoded(self, several: list[str], *, normalize: bool, batch_size: int, progress: bool) -> Tensor:

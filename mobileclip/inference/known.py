@@ -23,7 +23,7 @@ _MOST_BYTES = 1 << 20
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
-class Picture:
+class ImageReference:
     """An image, given by file name and SHA-256 in hexadecimal."""
 
     name: str
@@ -52,7 +52,7 @@ class KnownOutput:
 
     model: str
     source: str
-    picture: Picture | None = None
+    picture: ImageReference | None = None
     texts: tuple[str, ...] = ()
     first: tuple[float, ...] = ()
     probabilities: tuple[float, ...] = ()
@@ -220,7 +220,7 @@ def _is_near(known: KnownOutput, expected: float, found: float) -> bool:
     return expected / known.factor <= found <= expected * known.factor
 
 
-def _at_hand(picture: Picture, places: Sequence[Path]) -> Path | None:
+def _at_hand(picture: ImageReference, places: Sequence[Path]) -> Path | None:
     """Return the file with an image's SHA-256 in the package or in `places`; None if there is no such file."""
     for place in (FOLDER / picture.name, *places):
         if place.is_file() and file_sha256(place) == picture.sha256:

@@ -61,12 +61,12 @@ _TELEMETRY = "openvino_telemetry"
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def suppress_telemetry() -> Iterator[None]:
     """Suppress telemetry and output of OpenVINO and NNCF.
 
-    OpenVINO and NNCF send telemetry about every import and call, unless the telemetry package is missing. `quiet` hides
-    the telemetry package, unless the process has already imported the package. NNCF prints progress bars on standard
-    output.
+    OpenVINO and NNCF send telemetry about every import and call, unless the telemetry package is missing. The
+    function hides the telemetry package, unless the process has already imported the package. NNCF prints progress bars
+    on standard output.
     """
     with SILENCING:
         logger_class, hidden = logging.getLoggerClass(), _TELEMETRY not in sys.modules
@@ -89,7 +89,7 @@ def import_quietly(name: str) -> Any:
     Raises:
         ImportError: if the package is not installed.
     """
-    with quiet():
+    with suppress_telemetry():
         return import_module(name)
 
 
@@ -120,7 +120,7 @@ def converted(program: ExportedProgram) -> Any:
         ImportError: if OpenVINO is not installed.
     """
     openvino = import_quietly("openvino")
-    with quiet(), warnings.catch_warnings():
+    with suppress_telemetry(), warnings.catch_warnings():
         # The conversion uses deprecated functions of PyTorch's pytrees.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -196,7 +196,7 @@ def quantiser() -> Iterator[Any]:
     """Yield the module `nncf`, which logs only errors within the context."""
     nncf = import_quietly("nncf")
     level = nncf.nncf_logger.level
-    with quiet():
+    with suppress_telemetry():
         nncf.set_log_level(_LOG_ERRORS_ONLY)
         try:
             yield nncf

@@ -74,16 +74,17 @@ class Form:
         engine: `eager` for PyTorch, or `openvino`.
         precision: precision of weights and features; with int8, only convolutions and linear layers are int8.
             Embeddings are float32.
-        most: maximum batch size. The tower splits a larger batch; a small maximum keeps features in the CPU's cache.
+        max_batch_size: maximum batch size. The tower splits a larger batch; a small maximum keeps features in the CPU's
+            cache.
     """
 
     engine: Engine
     precision: FastPrecision
-    most: int
+    max_batch_size: int
 
     def __str__(self) -> str:
         """Return the backend's name in reports."""
-        return f"{self.engine} {self.precision}, {self.most} at once"
+        return f"{self.engine} {self.precision}, {self.max_batch_size} at once"
 
 
 @attrs.frozen(kw_only=True)
@@ -218,10 +219,10 @@ class OptimizedTower(PreparedTower):
         return int8_model(self.tower, ranges, lengths=lengths)
 
     def compile_for(self, inputs: Tensor, *, int8: Any = None) -> None:
-        """Compile the program for batches of `form.most`, if the backend uses a program.
+        """Compile the program for batches of `form.max_batch_size`, if the backend uses a program.
 
         Args:
-            inputs: at least `form.most` images or texts.
+            inputs: at least `form.max_batch_size` images or texts.
             int8: model from `int8_model`, for int8 programs; None for other precisions.
 
         Raises:
@@ -230,7 +231,7 @@ class OptimizedTower(PreparedTower):
         with torch.inference_mode(mode=False), torch.no_grad():
             lengths = self._pool is not None
             # For texts of any length, the untruncated example sets the maximum length.
-            example = (inputs if lengths else self._prepared(inputs))[: self.form.most].clone()
+            example = (inputs if lengths else self._prepared(inputs))[: self.form.max_batch_size].clone()
             if self.form.engine == "openvino":
                 spec = self.spec
                 self._program = openvino_program(
@@ -246,7 +247,7 @@ class OptimizedTower(PreparedTower):
         """Return the embeddings without normalisation."""
         with torch.no_grad():
             prepared = self._prepared(inputs)
-            parts = [self._encode(part) for part in torch.split(prepared, self.form.most)]
+            parts = [self._encode(part) for part in torch.split(prepared, self.form.max_batch_size)]
             return torch.cat(parts).float()
 
     def _prepared(self, inputs: Tensor) -> Tensor:
@@ -264,7 +265,7 @@ class OptimizedTower(PreparedTower):
         return inputs.to(self.dtype, memory_format=torch.channels_last)
 
     def _encode(self, part: Tensor) -> Tensor:
-        if self._program is not None and len(part) == self.form.most:
+        if self._program is not None and len(part) == self.form.max_batch_size:
             return self._program(part)
         spec = self.spec
         if isinstance(spec, ImageEncoderSpec) and part.dtype == torch.uint8:
@@ -398,7 +399,9 @@ def optimize_tower(
                 # Compare on held-out inputs, since the example may be noise, which exceeds all ranges. Fill all
                 # batches, since eager float32 would encode the remainder of a batch.
                 count = len(calibration.measured)
-                whole = calibration.measured[torch.arange(-(-count // form.most) * form.most) % count]
+                whole = calibration.measured[
+                    torch.arange(-(-count // form.max_batch_size) * form.max_batch_size) % count
+                ]
                 trial = _compared(form, candidate(whole)[:count], expected_measured, calibration)
             else:
                 candidate.compile_for(inputs)
@@ -525,8 +528,8 @@ def _forms(batch_size: int, *, precision: FastPrecision, engines: tuple[Engine, 
     for chosen in FAST_PRECISIONS[: FAST_PRECISIONS.index(precision) + 1]:
         for engine in engines:
             if chosen != "int8" if engine == "eager" else precision in ("int8", chosen):
-                for most in sorted({batch_size, min(batch_size, _FEW)}, reverse=True):
-                    yield Form(engine=engine, precision=chosen, most=most)
+                for size in sorted({batch_size, min(batch_size, _FEW)}, reverse=True):
+                    yield Form(engine=engine, precision=chosen, max_batch_size=size)
 
 
 def _compared(form: Form, given: Tensor, expected: Tensor, calibration: Calibration | None = None) -> Trial:

@@ -90,23 +90,23 @@ MOST_BYTES = 2**28
 _SAMPLED = 4
 
 
-class KeptTexts:
+class TextEmbeddingCache:
     """A thread-safe least-recently-used cache of text embeddings.
 
     Two threads that request the same new text at the same time may encode the text twice. An unpickled cache is empty.
 
     Args:
-        most_bytes: maximum size of all embeddings and texts together, in bytes.
+        max_bytes: maximum size of all embeddings and texts together, in bytes.
     """
 
-    def __init__(self, *, most_bytes: int = MOST_BYTES) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, *, max_bytes: int = MOST_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._rows: OrderedDict[str, Tensor] = OrderedDict()
         self._num_bytes = 0
         self._of: Hashable = None
 
-    def __reduce__(self) -> tuple[type[KeptTexts], tuple[()]]:
+    def __reduce__(self) -> tuple[type[TextEmbeddingCache], tuple[()]]:
         """Pickle the cache as an empty cache."""
         return type(self), ()
 
@@ -141,7 +141,7 @@ class KeptTexts:
                 fresh = rows.keys() - self._rows.keys()
                 self._num_bytes += sum(_size(text, rows[text]) for text in fresh)
                 self._rows |= rows
-            while self._num_bytes > self._most_bytes:
+            while self._num_bytes > self._max_bytes:
                 self._num_bytes -= _size(*self._rows.popitem(last=False))
 
 

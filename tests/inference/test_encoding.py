@@ -10,7 +10,7 @@ import mobileclip
 from mobileclip.data import ImageError, LostProcessError
 from mobileclip.data.images.transform import LIMITS
 from mobileclip.datasets.videos import VideoFile
-from mobileclip.inference.pictures import Moment, Picture, encode_images
+from mobileclip.inference.image_encoding import ImageItem, Moment, encode_images
 from tests.collections.pictures import draw
 from tests.datasets.made_videos import film
 from tests.errors import fails
@@ -28,12 +28,12 @@ def files(tmp_path_factory):
 
 
 def pictures(files, **values):
-    return [Picture(key=number, name=path.name, source=path, **values) for number, path in enumerate(files)]
+    return [ImageItem(key=number, name=path.name, source=path, **values) for number, path in enumerate(files)]
 
 
 def test_embeddings_are_those_of_the_model_in_order(clip, files):
     found = list(encode_images(clip, pictures(files), batch_size=4))
-    assert [one.picture.key for one in found] == list(range(11))
+    assert [one.item.key for one in found] == list(range(11))
     expected = clip.encode_image(files).numpy()
     np.testing.assert_allclose(np.stack([one.embedding for one in found]), expected, atol=1e-6)
     assert {(one.read.width, one.read.height) for one in found} == {(96, 80)}
@@ -45,7 +45,7 @@ def test_embeddings_are_those_of_the_model_in_order(clip, files):
 def test_processes_give_the_same(clip, files):
     alone = list(encode_images(clip, pictures(files), batch_size=4))
     beside = list(encode_images(clip, pictures(files), batch_size=4, num_workers=2))
-    assert [one.picture.name for one in beside] == [one.picture.name for one in alone]
+    assert [one.item.name for one in beside] == [one.item.name for one in alone]
     np.testing.assert_array_equal(*(np.stack([one.embedding for one in found]) for found in (alone, beside)))
 
 
@@ -68,7 +68,7 @@ def test_a_known_picture_is_not_decoded(clip, files):
 def test_contents_are_taken_as_files_are(clip, files):
     by_path = list(encode_images(clip, pictures(files[:2])))
     by_content = list(
-        encode_images(clip, [Picture(key=None, name="x", source=path.read_bytes()) for path in files[:2]])
+        encode_images(clip, [ImageItem(key=None, name="x", source=path.read_bytes()) for path in files[:2]])
     )
     np.testing.assert_array_equal(by_path[1].embedding, by_content[1].embedding)
     assert list(encode_images(clip, [])) == []
@@ -82,7 +82,7 @@ def test_frames_of_several_videos_are_those_of_their_times(clip, tmp_path):
     torn = tmp_path / "torn.mp4"
     torn.write_bytes(films[0].read_bytes()[:200])
     moments = [(films[0], 0.0), (films[0], 4.0), (films[1], 2.0), (torn, 0.0), (films[1], 0.0), (films[0], 2.0)]
-    wanted = [Picture(key=at, name=path.name, source=Moment(path=path, seconds=at)) for path, at in moments]
+    wanted = [ImageItem(key=at, name=path.name, source=Moment(path=path, seconds=at)) for path, at in moments]
     found = list(encode_images(clip, wanted, batch_size=4))
     assert [isinstance(one.read, ImageError) for one in found] == [path == torn for path, _ in moments]
     assert "torn.mp4" in str(found[3].read)
@@ -102,7 +102,7 @@ def test_what_is_not_chosen_is_read_and_not_encoded(clip, files):
         told.append((picture.key, pixels.shape))
         return picture.key % 2 == 0
 
-    missing = Picture(key=3, name="none.png", source=files[0].with_name("none.png"))
+    missing = ImageItem(key=3, name="none.png", source=files[0].with_name("none.png"))
     found = list(encode_images(clip, [*pictures(files[:3]), missing], batch_size=2, choose=choose))
     assert [one.embedding is None for one in found] == [False, True, False, True]
     assert found[1].read.width == 96
@@ -117,6 +117,6 @@ class Deadly:
 
 
 def test_pictures_that_a_process_was_lost_with_are_named(clip, files):
-    deadly = Picture(key=None, name="deadly.png", source=Deadly())
+    deadly = ImageItem(key=None, name="deadly.png", source=Deadly())
     with fails(LostProcessError, "reading", "deadly.png and 2 others"):
         list(encode_images(clip, [deadly, *pictures(files[:2])], num_workers=2))

@@ -19,7 +19,7 @@ from tests.errors import fails
 from tests.export.models import CONVOLUTIONAL, PIXELS, TOKENS, TRANSFORMERS, seeing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-INT8 = Form(engine="openvino", precision="int8", most=1)
+INT8 = Form(engine="openvino", precision="int8", max_batch_size=1)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_programs_of_any_batch_are_made_of_one_model(spec, name):
     model = seeing(spec)
     plain = getattr(model, name)
     calibration = Calibration.of_package(plain.spec.input)
-    towers = [OptimizedTower(reparameterize(plain), form=attrs.evolve(INT8, most=most)) for most in (1, 4)]
+    towers = [OptimizedTower(reparameterize(plain), form=attrs.evolve(INT8, max_batch_size=most)) for most in (1, 4)]
     int8 = towers[0].int8_model(calibration)
     with torch.no_grad():
         expected = plain(calibration.measured[:4])

@@ -41,7 +41,7 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
 ]
 CAUSAL = attrs.evolve(SMALL_VIT, text=attrs.evolve(SMALL.text, causal=True))
-OPENVINO = Form(engine="openvino", precision="float32", most=1)
+OPENVINO = Form(engine="openvino", precision="float32", max_batch_size=1)
 TEXTS = ["a", "a dog", "a cat on the grass", "b", "many words"]
 
 
@@ -78,7 +78,7 @@ def test_the_embeddings_are_those_of_the_model(spec, capsys):
 
 def test_the_report_has_every_form_and_uses_the_fastest():
     report = optimize(randomised(SMALL), example(SMALL, 6), precision="bfloat16", compiled=False, rounds=3).report
-    forms = [Form(engine="eager", precision=p, most=most) for p in ("float32", "bfloat16") for most in (6, 4)]
+    forms = [Form(engine="eager", precision=p, max_batch_size=most) for p in ("float32", "bfloat16") for most in (6, 4)]
     for tower in (report.image, report.text):
         assert [trial.form for trial in tower.trials] == forms
         assert tower.batch_size == 6
@@ -90,7 +90,7 @@ def test_the_report_has_every_form_and_uses_the_fastest():
         assert "*" in str(tower)
         assert "eager bfloat16, 4 at once" in str(tower)
     read = json.loads(report.to_json())
-    assert read["image"]["trials"][0]["form"] == {"engine": "eager", "precision": "float32", "most": 6}
+    assert read["image"]["trials"][0]["form"] == {"engine": "eager", "precision": "float32", "max_batch_size": 6}
     assert read["threads"] == torch.get_num_threads()
     assert report.processor in str(report)
 
@@ -195,7 +195,7 @@ def test_a_precision_that_the_processor_lacks_is_not_used(monkeypatch):
 def test_programs_are_one_for_each_model(spec, name):
     """Weights are frozen into a program, so another model's must not run in its place."""
     plain = [getattr(randomised(spec, seed=seed), name) for seed in (0, 1)]
-    towers = [OptimizedTower(reparameterize(tower), form=attrs.evolve(OPENVINO, most=2)) for tower in plain]
+    towers = [OptimizedTower(reparameterize(tower), form=attrs.evolve(OPENVINO, max_batch_size=2)) for tower in plain]
     which = 0 if name == "image_encoder" else 1
     for tower in towers:
         tower.compile_for(example(spec, 3)[which])
@@ -214,7 +214,7 @@ def test_openvino_computes_texts_of_any_length_in_any_batch(threads):
     """With its own fusing of operations, release 2026.4 ends the process here."""
     torch.set_num_threads(threads)
     plain = randomised(CAUSAL).text_encoder
-    fast = OptimizedTower(reparameterize(plain), form=attrs.evolve(OPENVINO, most=6))
+    fast = OptimizedTower(reparameterize(plain), form=attrs.evolve(OPENVINO, max_batch_size=6))
     tokens = example(CAUSAL, 6)[1]
     fast.compile_for(tokens)
     torch.testing.assert_close(fast(tokens), plain(tokens), rtol=1e-4, atol=1e-4)
@@ -282,7 +282,7 @@ def test_measures():
 def test_pixels_give_the_embeddings_of_images():
     contract = attrs.evolve(SMALL.image.input, mean=OPENAI_MEAN, std=OPENAI_STD)
     plain = randomised(attrs.evolve(SMALL.image, input=contract))
-    fast = OptimizedTower(reparameterize(plain), form=attrs.evolve(OPENVINO, engine="eager", most=2))
+    fast = OptimizedTower(reparameterize(plain), form=attrs.evolve(OPENVINO, engine="eager", max_batch_size=2))
     transform, pixels = ImageTransform(contract), random_pixels(5)
     images = transform.normalize(pixels)
     torch.testing.assert_close(fast(transform.as_images(pixels)), plain(images), rtol=1e-4, atol=1e-4)

@@ -6,7 +6,7 @@ import pytest
 
 from mobileclip.inference import Form, OptimizationReport, TowerReport, Trial
 
-EAGER, HALF = (Form(engine="eager", precision=precision, most=4) for precision in ("fp32", "bf16"))
+EAGER, HALF = (Form(engine="eager", precision=precision, max_batch_size=4) for precision in ("fp32", "bf16"))
 TIMED = Trial(form=EAGER, milliseconds=12.34, speed_up=1.5, cosine=0.9999994, error=2e-7)
 REFUSED = Trial(form=HALF, cosine=0.9, error=0.25, refused="the cosine is below 0.9995")
 

@@ -25,8 +25,8 @@ from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
 from mobileclip.evaluation.tasks.task import Task
 from mobileclip.evaluation.tasks.zero_shot import recall_metrics
 from mobileclip.inference.encoding import encode_each
+from mobileclip.inference.image_encoding import views_of
 from mobileclip.inference.image_text_model import Views
-from mobileclip.inference.pictures import views_of
 
 _MAX_IMAGE_BYTES = 1 << 28
 _READ_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mobileclip
-from mobileclip.inference.texts import KeptTexts
+from mobileclip.inference.texts import TextEmbeddingCache
 
 LABELS = [f"label {number}" for number in range(120)]
 
@@ -68,7 +68,7 @@ class TestMemory:
         torch.testing.assert_close(clip.encode_text("a cat", keep=True), -before)
 
     def test_no_more_is_kept_than_was_allowed_and_the_longest_unused_goes_first(self):
-        kept, asked = KeptTexts(most_bytes=3 * (4 * 100 + 60)), []
+        kept, asked = TextEmbeddingCache(max_bytes=3 * (4 * 100 + 60)), []
 
         def encode(texts):
             asked.extend(texts)

@@ -96,7 +96,7 @@ class Moment:
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Picture(Generic[Key]):
+class ImageItem(Generic[Key]):
     """An image to encode.
 
     Args:
@@ -120,7 +120,7 @@ class ImageRead:
     Args:
         sha256: SHA-256 of the file; empty for a video frame.
         num_bytes: size of the file in bytes; 0 for a video frame.
-        pixels: model input, `(size, size, 3)`, uint8; None if the hash is in `Picture.known`.
+        pixels: model input, `(size, size, 3)`, uint8; None if the hash is in `ImageItem.known`.
         width: width of the upright image in pixels; 0 for an image with a known hash.
         height: height of the upright image in pixels; 0 for an image with a known hash.
         notes: camera metadata from the file's EXIF; empty for a video frame.
@@ -139,13 +139,13 @@ class Encoded(Generic[Key]):
     """The result of encoding an image: the embedding or an error.
 
     Args:
-        picture: the image from the caller.
+        item: the image from the caller.
         read: size and metadata of the image, or the reading error.
         embedding: `(dim,)`, float32, of unit length; None after an error, for a known hash, or if `choose` returned
             False.
     """
 
-    picture: Picture[Key]
+    item: ImageItem[Key]
     read: ImageRead | ImageError
     embedding: NDArray[np.float32] | None = None
 
@@ -165,30 +165,30 @@ class ImageReader:
     def __call__(self, chunk: _Chunk) -> list[ImageRead | ImageError]:
         """Decode images; return the error in place of an image that cannot be decoded."""
         with _OpenVideo() as video:
-            return [self._attempt(picture, video) for picture in chunk.pictures]
+            return [self._attempt(item, video) for item in chunk.items]
 
-    def _attempt(self, picture: Picture[None], video: _OpenVideo) -> ImageRead | ImageError:
+    def _attempt(self, item: ImageItem[None], video: _OpenVideo) -> ImageRead | ImageError:
         try:
-            if isinstance(picture.source, Moment):
-                return self._read_frame(picture.source, picture.name, video)
-            return self._read(picture, picture.source)
+            if isinstance(item.source, Moment):
+                return self._read_frame(item.source, item.name, video)
+            return self._read(item, item.source)
         except ImageError as error:
             raise_machine_fault(error)
             return error
         except Exception as error:  # noqa: BLE001  last resort: a bad image must not affect others
             raise_machine_fault(error)
-            return ImageError("corrupt", f"image {picture.name!r} cannot be decoded ({type(error).__name__}: {error})")
+            return ImageError("corrupt", f"image {item.name!r} cannot be decoded ({type(error).__name__}: {error})")
 
     def _read_frame(self, moment: Moment, name: str, video: _OpenVideo) -> ImageRead:
         image = video.frame(moment, f"video {name!r}")
         pixels = self.transform.pixels(image, name=f"video {name!r}")
         return ImageRead(sha256="", num_bytes=0, pixels=pixels, width=image.width, height=image.height)
 
-    def _read(self, picture: Picture[None], source: Path | bytes) -> ImageRead:
-        name = f"image {picture.name!r}"
+    def _read(self, item: ImageItem[None], source: Path | bytes) -> ImageRead:
+        name = f"image {item.name!r}"
         data = read_image_file(source, LIMITS, name)
         digest = hashlib.sha256(data).hexdigest()
-        if digest in picture.known:
+        if digest in item.known:
             return ImageRead(sha256=digest, num_bytes=len(data))
         image = read_tower_image(data, self.transform, reduced=self.reduced, name=name)
         return ImageRead(
@@ -228,30 +228,30 @@ class _OpenVideo:
 class _Chunk:
     """A batch of images to read."""
 
-    pictures: tuple[Picture[None], ...]
+    items: tuple[ImageItem[None], ...]
 
     def __str__(self) -> str:
-        return f"{self.pictures[0].name} and {len(self.pictures) - 1} others"
+        return f"{self.items[0].name} and {len(self.items) - 1} others"
 
 
 def encode_images(
     clip: ImageTextModel,
-    pictures: Iterable[Picture[Key]],
+    items: Iterable[ImageItem[Key]],
     *,
     reduced: bool = False,
     batch_size: int = 32,
     num_workers: int = 1,
-    choose: Callable[[Picture[Key], Pixels], bool] | None = None,
+    choose: Callable[[ImageItem[Key], Pixels], bool] | None = None,
 ) -> Iterator[Encoded[Key]]:
     """Yield the images in order, with their embeddings or errors.
 
     Args:
         clip: image-text model.
-        pictures: iterable of images; the workers read a few hundred images ahead of the model.
+        items: iterable of images; the workers read a few hundred images ahead of the model.
         reduced: whether to decode JPEGs at reduced size, see `read_tower_image`.
         batch_size: images per batch.
         num_workers: number of processes that read and decode images; 1 for this process only.
-        choose: predicate on a picture and its decoded pixels that selects the images to encode, called in order; None
+        choose: predicate on an item and its decoded pixels that selects the images to encode, called in order; None
             to encode all images.
 
     Raises:
@@ -259,32 +259,32 @@ def encode_images(
     """
     reader = ImageReader(transform=clip.transform, reduced=reduced)
 
-    def wanted() -> Iterator[tuple[tuple[Picture[Key], ImageRead | ImageError], list[Pixels]]]:
-        for picture, read in _read_ahead(pictures, reader, num_workers):
+    def wanted() -> Iterator[tuple[tuple[ImageItem[Key], ImageRead | ImageError], list[Pixels]]]:
+        for item, read in _read_ahead(items, reader, num_workers):
             seen = None if isinstance(read, ImageError) else read.pixels
-            is_chosen = seen is not None and (choose is None or choose(picture, seen))
+            is_chosen = seen is not None and (choose is None or choose(item, seen))
             # Otherwise a caller that keeps the results would keep the pixels of all images.
             kept = read if isinstance(read, ImageError) else attrs.evolve(read, pixels=None)
-            yield (picture, kept), [seen] if seen is not None and is_chosen else []
+            yield (item, kept), [seen] if seen is not None and is_chosen else []
 
     def encode(pixels: list[Pixels]) -> NDArray[np.float32]:
         rows: NDArray[np.float32] = clip.encode_pixels(torch.from_numpy(np.stack(pixels))).numpy()
         return rows
 
-    for (picture, read), rows in encode_in_batches(wanted(), encode, batch_size=batch_size):
-        yield Encoded(picture=picture, read=read, embedding=rows[0] if rows else None)
+    for (item, read), rows in encode_in_batches(wanted(), encode, batch_size=batch_size):
+        yield Encoded(item=item, read=read, embedding=rows[0] if rows else None)
 
 
 def _read_ahead(
-    pictures: Iterable[Picture[Key]], reader: Callable[[_Chunk], list[ImageRead | ImageError]], num_workers: int
-) -> Iterator[tuple[Picture[Key], ImageRead | ImageError]]:
-    sent: deque[tuple[Picture[Key], ...]] = deque()
+    items: Iterable[ImageItem[Key]], reader: Callable[[_Chunk], list[ImageRead | ImageError]], num_workers: int
+) -> Iterator[tuple[ImageItem[Key], ImageRead | ImageError]]:
+    sent: deque[tuple[ImageItem[Key], ...]] = deque()
 
     def chunks() -> Iterator[_Chunk]:
-        remaining = iter(pictures)
+        remaining = iter(items)
         while chunk := tuple(islice(remaining, _CHUNK)):
             sent.append(chunk)
-            yield _Chunk(tuple(Picture(key=None, name=one.name, source=one.source, known=one.known) for one in chunk))
+            yield _Chunk(tuple(ImageItem(key=None, name=one.name, source=one.source, known=one.known) for one in chunk))
 
     with workers(num_workers) as share:
         for found in share(reader, chunks(), doing="reading"):
