@@ -81,7 +81,7 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
                 without_field=sum(about.num_without for about in shards),
                 unreadable={about.shard: about.problem for about in shards if about.problem is not None},
             ),
-            repeated_samples=counts.asked - counts.used_keys,
+            repeated_samples=counts.matched_samples - counts.used_keys,
             unused_keys=counts.keys - counts.used_keys,
             placeholders=found.placeholders,
             unfinished={sources[aside.unit]: aside.reason for aside in run.set_aside if aside.unit in sources},
@@ -223,7 +223,7 @@ class _Job:
             joined = ResultCallback[JoinUnit, int](
                 lambda _, result: progress.advance(count=0 if isinstance(result, SetAside) else result)
             )
-            for number, name in enumerate(() if self.spec.go_on else self.sources):
+            for number, name in enumerate(() if self.spec.continue_on_mismatch else self.sources):
                 if name in units:
                     self.run.do(work, [units.pop(name)], joined)
                 done = read_ledger(self.spec.output, name)

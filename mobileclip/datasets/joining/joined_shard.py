@@ -39,7 +39,7 @@ from mobileclip.datasets.joining.report import (
     JoinedShard,
     Likeness,
     read_ledger,
-    renew_ledger,
+    update_ledger,
     write_ledger,
 )
 from mobileclip.datasets.joining.spec import JoinSpec
@@ -112,8 +112,12 @@ class ShardJoin:
             choices=self.spec.choices,
         )
         before = read_ledger(self.spec.output, unit.name)
-        if before is not None and before.made_of == done.made_of and before.num_bytes == _bytes_of(path):
-            renew_ledger(self.spec.output, unit.name, attrs.evolve(before, images=self.images))
+        if (
+            before is not None
+            and before.input_fingerprints == done.input_fingerprints
+            and before.num_bytes == _bytes_of(path)
+        ):
+            update_ledger(self.spec.output, unit.name, attrs.evolve(before, images=self.images))
             return before.num_samples
         problems: list[Skip] = []
         joined = _Shard(

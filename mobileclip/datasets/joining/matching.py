@@ -23,7 +23,7 @@ from mobileclip.strict import strict
 MATCH = np.dtype([("source", "u4"), ("order", "u4"), ("shard", "u4"), *PLACE.descr])
 """A match: shard number and order of the sample, then shard number and position of the image."""
 
-_ASK = np.dtype([("source", "u4"), ("order", "u4"), *NAME.descr])
+_QUERY = np.dtype([("source", "u4"), ("order", "u4"), *NAME.descr])
 _IMAGE = np.dtype([("shard", "u4"), *PLACE.descr])
 _HASHED = np.dtype([("sha256", "u8"), *NAME.descr, ("shard", "u4"), ("row", "u4"), ("size", "u4")])
 # Size of an array; a few arrays are in memory at the same time.
@@ -38,13 +38,13 @@ class MatchCounts:
     Args:
         keys: number of unique image names.
         repeated_keys: number of image names with several images.
-        asked: number of samples with a matching image.
+        matched_samples: number of samples with a matching image.
         used_keys: number of image names with at least one sample.
     """
 
     keys: int = 0
     repeated_keys: int = 0
-    asked: int = 0
+    matched_samples: int = 0
     used_keys: int = 0
 
     def __add__(self, other: MatchCounts) -> MatchCounts:
@@ -119,18 +119,18 @@ def match_images(
     Raises:
         ValueError: if records of the index are missing or damaged.
     """
-    num_asks, num_sources = sum(about.num_records for about in names), max(1, len(names))
-    num_bytes = max(index.num_images * _IMAGE.itemsize, num_asks * _ASK.itemsize)
+    num_queries, num_sources = sum(about.num_records for about in names), max(1, len(names))
+    num_bytes = max(index.num_images * _IMAGE.itemsize, num_queries * _QUERY.itemsize)
     num_buckets = num_buckets_for(num_bytes, 1, bucket_bytes=bucket_bytes)
-    num_match_buckets = min(num_sources, num_buckets_for(num_asks, MATCH.itemsize, bucket_bytes=bucket_bytes))
+    num_match_buckets = min(num_sources, num_buckets_for(num_queries, MATCH.itemsize, bucket_bytes=bucket_bytes))
     counts, extents, start = MatchCounts(), dict[int, tuple[int, int]](), 0
     with ExitStack() as stack:
 
         def buckets(dtype: np.dtype[np.void], number: int) -> Buckets:
             return stack.enter_context(Buckets(dtype, number, folder=path.parent, held_bytes=bucket_bytes))
 
-        images, asks, hashed = buckets(_IMAGE, num_buckets), buckets(_ASK, num_buckets), buckets(_HASHED, num_buckets)
-        matches = buckets(MATCH, num_match_buckets)
+        images, queries = buckets(_IMAGE, num_buckets), buckets(_QUERY, num_buckets)
+        hashed, matches = buckets(_HASHED, num_buckets), buckets(MATCH, num_match_buckets)
         for number, about in enumerate(index.shards):
             part = read_records(index.folder, PLACES, about)
             images.add(_with_fields(_IMAGE, part, shard=number), leading_bits(part["high"], num_buckets))
@@ -140,16 +140,16 @@ def match_images(
             progress.advance(count=len(part))
         for number, about in enumerate(names):
             part = read_records(index.folder, NAMES, about)
-            ask = _with_fields(_ASK, part, source=number, order=np.arange(len(part)))
-            ask = ask[(part["high"] != 0) | (part["low"] != 0)]
-            asks.add(ask, leading_bits(ask["high"], num_buckets))
+            query = _with_fields(_QUERY, part, source=number, order=np.arange(len(part)))
+            query = query[(part["high"] != 0) | (part["low"] != 0)]
+            queries.add(query, leading_bits(query["high"], num_buckets))
             progress.advance(count=len(part))
-        for some_images, some_asks in zip(images.drain(), asks.drain(), strict=True):
-            place, found = match_names(some_images, some_asks)
+        for some_images, some_queries in zip(images.drain(), queries.drain(), strict=True):
+            place, found = match_names(some_images, some_queries)
             counts += found
-            if len(some_asks):
-                is_wanted = (place >= 0) & wanted[some_asks["source"]]
-                own = some_asks[is_wanted]
+            if len(some_queries):
+                is_wanted = (place >= 0) & wanted[some_queries["source"]]
+                own = some_queries[is_wanted]
                 match = _with_fields(MATCH, some_images[place[is_wanted]], source=own["source"], order=own["order"])
                 matches.add(match, match["source"].astype(np.int64) * num_match_buckets // num_sources)
         with path.open("wb") as stream:
@@ -172,14 +172,14 @@ def read_matches(path: Path, extent: tuple[int, int]) -> Records:
     return np.fromfile(path, MATCH, count=end - start, offset=start * MATCH.itemsize)
 
 
-def match_names(images: Records, asks: Records) -> tuple[npt.NDArray[np.int64], MatchCounts]:
+def match_names(images: Records, queries: Records) -> tuple[npt.NDArray[np.int64], MatchCounts]:
     """Return the index of the first image with the name of each sample (-1 without an image), and the counts.
 
     Args:
         images: records of images, in order of precedence.
-        asks: records of samples.
+        queries: records of samples.
     """
-    high, low = (np.concatenate([images[name], asks[name]]) for name in ("high", "low"))
+    high, low = (np.concatenate([images[name], queries[name]]) for name in ("high", "low"))
     # Stable: among equal names, the images come first, in their order, then the samples.
     order = np.lexsort((low, high))
     high, low, is_image = high[order], low[order], order < len(images)
@@ -192,7 +192,7 @@ def match_names(images: Records, asks: Records) -> tuple[npt.NDArray[np.int64], 
     counts = MatchCounts(
         keys=int((num_images > 0).sum()),
         repeated_keys=int((num_images > 1).sum()),
-        asked=int((sizes - num_images)[is_used].sum()),
+        matched_samples=int((sizes - num_images)[is_used].sum()),
         used_keys=int(is_used.sum()),
     )
     return first[len(images) :], counts

@@ -92,7 +92,7 @@ class JoinedShard:
     first: str = ""
 
     @property
-    def made_of(self) -> tuple[str, ...]:
+    def input_fingerprints(self) -> tuple[str, ...]:
         """Fingerprints of all inputs that affect the joined shard."""
         return self.source, self.captions, self.choices, self.matches
 
@@ -242,7 +242,10 @@ class JoinReport:
     def _problems(self) -> Iterator[tuple[str, str]]:
         if self.stopped is not None:
             sample, image = self.examples
-            yield "stopped", f"after {self.stopped}, without a joined sample; --go-on continues with the other shards"
+            yield (
+                "stopped",
+                f"after {self.stopped}, without a joined sample; --continue-on-mismatch joins the other shards",
+            )
             if max(self.left_out, key=lambda reason: self.left_out[reason]) == "no_image":
                 yield (
                     "",
@@ -299,7 +302,7 @@ def write_ledger(output: str, name: str, done: JoinedShard, samples: Sequence[Jo
     write_annotated_table(_note(output, name), pa.Table.from_arrays(columns, list(JoinedSample._fields)), done)
 
 
-def renew_ledger(output: str, name: str, done: JoinedShard) -> None:
+def update_ledger(output: str, name: str, done: JoinedShard) -> None:
     """Update the fingerprints in the record of a shard whose samples are unchanged."""
     path = _note(output, name)
     found = read_annotated_table(path, JoinedShard)

@@ -37,7 +37,7 @@ class JoinSpec:
         keep_other: whether to keep samples whose image differs from the stated hash or original size.
         min_share: minimum share of joined samples for exit status 0, from 0 to 1; exit status 0 also needs at least
             one joined sample.
-        go_on: whether to continue if the first shard has no match.
+        continue_on_mismatch: whether to continue if the first shard has no match.
         sample_limits: limits for reading a sample.
 
     Raises:
@@ -55,7 +55,7 @@ class JoinSpec:
     check_images: bool = False
     keep_other: Rare[bool] = False
     min_share: float = attrs.field(default=0.5, validator=[validators.ge(0), validators.le(1)])
-    go_on: Rare[bool] = False
+    continue_on_mismatch: Rare[bool] = False
     sample_limits: Rare[SampleLimits] = SAMPLE_LIMITS
 
     def __attrs_post_init__(self) -> None:

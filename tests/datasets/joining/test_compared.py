@@ -137,7 +137,7 @@ def test_a_shard_of_captions_that_comes_later(tmp_path):
 def test_a_least_share(data):
     (data.images / "00001.tar").unlink()
     assert [data.join(min_share=share).is_good for share in (0.7, 0.71)] == [True, False]
-    report = data.join(by="width", min_share=0.0, go_on=True, output=str(data.root / "none"))
+    report = data.join(by="width", min_share=0.0, continue_on_mismatch=True, output=str(data.root / "none"))
     assert (report.joined, report.samples, report.stopped, report.is_good) == (0, 20, None, False)
     (data.reinforced / "00000.tar").unlink()
     pattern = str(data.reinforced / "{00000..00002}.tar")
@@ -149,4 +149,4 @@ def test_ends_after_a_first_shard_without_any_match(data):
         report = data.join(by="width")
         assert (report.stopped, report.samples, report.is_good) == ("00000.tar", 7, False)
         assert report.examples == ("000000", "40")
-    assert data.join(by="width", go_on=True).samples == 20
+    assert data.join(by="width", continue_on_mismatch=True).samples == 20

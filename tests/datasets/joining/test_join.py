@@ -50,7 +50,7 @@ def test_public_shards_and_captions_from_the_images_side(tmp_path, captions):
         images=write_raw(tmp_path / "i.tar", images),
         output=str(tmp_path / "out"),
         by="uid",
-        go_on=True,
+        continue_on_mismatch=True,
     )
     found = len(members) if captions else 0
     assert (report.joined, report.captions) == (found, found)

@@ -83,7 +83,9 @@ def test_an_index_is_shared_by_joins_of_different_keys_and_hashes(data):
     index = str(data.root / "shared")
     for number, by in enumerate(("key", "uid", "key")):
         output = str(data.root / f"out{number}")
-        report = data.join(index=index, by=by, output=output, go_on=True, placeholder_threshold=10 * (number > 0))
+        report = data.join(
+            index=index, by=by, output=output, continue_on_mismatch=True, placeholder_threshold=10 * (number > 0)
+        )
         assert report.joined == (0 if by == "uid" else 20)
 
 
@@ -92,7 +94,7 @@ def test_shards_whose_images_are_the_same_are_left_as_they_are(tmp_path):
     late, pattern = data.images / "00000.tar", str(data.images / "{00000..00003}.tar")
     content = late.read_bytes()
     late.unlink()
-    report = data.join(images=pattern, go_on=True)
+    report = data.join(images=pattern, continue_on_mismatch=True)
     assert (report.joined, report.complete, list(report.images.unreadable)) == (18, False, [str(late)])
     before = times_of(data.output)
     late.write_bytes(content)

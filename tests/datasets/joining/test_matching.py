@@ -32,14 +32,14 @@ def matched(folder, images, samples, wanted, *, threshold=0, **choices):
     index = joining.ImageIndex(
         folder=folder, by="key", shards=written(folder, joining.PLACES, "i", images), limits=SAMPLE_LIMITS
     )
-    asks = [
+    queries = [
         np.array([joining.name_hash(name) if name else (0, 0) for name in names], joining.NAME) for names in samples
     ]
     path = folder / "scratch" / "matches"
     path.parent.mkdir(exist_ok=True)
     choices |= {"threshold": threshold, "progress": Progress("matching", total=None, console=None)}
     return *joining.match_images(
-        index, written(folder, joining.NAMES, "r", asks), np.array(wanted, bool), path, **choices
+        index, written(folder, joining.NAMES, "r", queries), np.array(wanted, bool), path, **choices
     ), path
 
 
@@ -65,7 +65,7 @@ def test_every_sample_gets_the_first_image_of_its_name(tmp_path, bucket_bytes):
     every = [name for names in samples for name in names if name in first]
     several = sum(sum(names.count(name) for names in images) > 1 for name in first)
     assert counts.counts == joining.MatchCounts(
-        keys=len(first), repeated_keys=several, asked=len(every), used_keys=len(set(every))
+        keys=len(first), repeated_keys=several, matched_samples=len(every), used_keys=len(set(every))
     )
     assert [one.name for one in path.parent.iterdir()] == ["matches"]
 
