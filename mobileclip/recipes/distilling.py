@@ -36,12 +36,12 @@ from mobileclip.processes import this_process
 from mobileclip.registry import nearest_file
 from mobileclip.reinforce import TextTeacher, reinforce_texts
 from mobileclip.reparam import reparameterize
-from mobileclip.serialization import from_json, to_json
+from mobileclip.serialization import to_json
 from mobileclip.strict import strict
 from mobileclip.tensor_files.weights import weights_sha256
 from mobileclip.terminal import console, say
 from mobileclip.training import AdamWSpec, CosineSchedule, RunSpec, TrainingSpec, World, process_group, run
-from mobileclip.training.run import SPEC
+from mobileclip.training.run import SPEC, refuse_other_options
 
 Kind = Literal["transformer", "mct", "teacher"]
 _OF_STUDENTS = ("width", "num_heads", "depth", "pool")
@@ -325,24 +325,12 @@ def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
     for _, path in spec.files():
         if not (storage.is_remote(path) or path.endswith(".tar") or Path(path).is_file()):
             raise FileNotFoundError(f"there is no text file {path}{nearest_file(Path(path))}")
-    _refuse_other(spec)
+    if (spec.output / SPEC).exists():
+        refuse_other_options(spec, spec.output, CHOICES)
     with process_group(spec.device, collective_seconds=spec.training.collective_seconds) as world:
         prepared = world.from_first(lambda: _prepared(spec, world))
         model = run(prepared, str(spec.output), title=title, console=console(), within=world)
     return Path(str(model)) if this_process().is_first else None
-
-
-def _refuse_other(spec: DistilSpec) -> None:
-    """Raise an error if the output folder has a run with different options."""
-    path = spec.output / CHOICES
-    if not (path.exists() and (spec.output / SPEC).exists()):
-        return
-    there = from_json(path.read_text(encoding="utf-8"), DistilSpec)
-    if there != spec:
-        raise ValueError(
-            f"{spec.output} has a run with different options; delete the folder to start over, resume with the same "
-            f"options by passing `{path}` before the flags, or choose a different `--output`"
-        )
 
 
 def _prepared(spec: DistilSpec, world: World) -> RunSpec:
@@ -407,6 +395,7 @@ def text_run(model: str, context_length: int, *, total_steps: int = 30_000) -> D
         model=model,
         data=("DataCompDR-12M/{00000000..00001023}.tar",),
         kind="teacher",
+        output=Path(f"outputs/distil_text_{model.removeprefix('mobileclip_')}-tokens_{context_length}"),
         context_length=context_length,
         batch_size=8_192,
         training=TrainingSpec(

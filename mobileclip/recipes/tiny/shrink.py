@@ -21,7 +21,14 @@ from mobileclip.data import (
     write_shards,
 )
 from mobileclip.data.shards.sidecars import TeacherEntry, card_of_shards, write_card
-from mobileclip.datasets import LabelledPipelineSpec, RowOptions, as_source, find_class_names, open_data_set
+from mobileclip.datasets import (
+    LabelledPipelineSpec,
+    RowOptions,
+    ShardSource,
+    as_source,
+    find_class_names,
+    open_data_set,
+)
 from mobileclip.encoders import (
     CoCaSpec,
     TextTransformerSpec,
@@ -284,19 +291,20 @@ def _few(data: Any, rows: RowOptions | None) -> Any:
     if not hasattr(data, "shards"):
         raise ValueError(f"--tiny uses the first samples of shards, but {type(data).__name__} has no shards")
     processes = this_process().size
+    labelled = isinstance(data, LabelledPipelineSpec)
     changes: dict[str, Any] = {"num_workers": 0}
     if not data.shards:
         changes["shards"] = (f"{drawn()}/{{{0:08d}..{NUM_SAMPLES // SAMPLES_PER_SHARD - 1:08d}}}.tar",)
         if hasattr(data, "caption_sets"):
             changes["caption_sets"] = None  # the drawn caption set has a different name
-        if isinstance(data, LabelledPipelineSpec):
+        if labelled:
             changes |= {"class_names": tuple(sorted(SHAPES)), "num_classes": len(SHAPES)}
-    elif getattr(data, "reinforced", False):
+    elif getattr(data, "reinforced", False) or (labelled and isinstance(as_source(data.shards), ShardSource)):
         changes["shards"] = expand_shards(data.shards)[:processes]
     else:
         copy = _copy(as_source(data.shards, rows=rows or RowOptions()))
         changes["shards"] = tuple(str(one) for one in sorted(Path(copy).glob("*.tar")))
-        if isinstance(data, LabelledPipelineSpec) and (names := find_class_names((copy,))):
+        if labelled and (names := find_class_names((copy,))):
             changes |= {"class_names": names, "num_classes": len(names)}
     num_samples = count_samples(expand_shards(changes["shards"]))
     batch_size = min(BATCH_SIZE, num_samples) // processes * processes
