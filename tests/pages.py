@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import harness
 from mobileclip.evaluation import SUITE, SUITES, evaluation_tasks
-from mobileclip.export import layouts, places, targets
+from mobileclip.export import layouts, presets, targets
 from mobileclip.export.verify import LEAST_SPREAD, MOST_LENGTH_ERROR
 from mobileclip.hardware import PRECISIONS
 from mobileclip.inference.comparison import LEAST_AGREEMENT, LEAST_COSINE
@@ -100,15 +100,15 @@ def targets_table() -> str:
     titles, rows = ("`--target`", "file", "precisions", "token ids", "threads", "opens a stranger's file"), []
     for name, one in sorted(targets.items()):
         threads = "any number at once" if one.concurrent else "one at a time"
-        stranger = "yes" if one.vouched else "with `--trust`"
+        stranger = "yes" if one.validates_files else "with `--trust`"
         rows.append((f"`{name}`", f"`{one.suffix}`", _code(one.precisions), one.text_dtype, threads, stranger))
     return _table(*titles, rows=rows)
 
 
-def places_table() -> str:
-    """Return what each place expects."""
+def presets_table() -> str:
+    """Return what each preset sets."""
     titles, rows = ("`--for`", "target", "layout", "precisions", "image input", "batches"), []
-    for name, one in places.items():
+    for name, one in presets.items():
         batches = "any size" if one.dynamic_batch else "one input"
         target, layout, preprocess = (f"`{value}`" for value in (one.target, one.layout, one.preprocess))
         rows.append((f"`{name}`", target, layout, _code(one.precisions), preprocess, batches))
@@ -137,7 +137,7 @@ def acceptance_table() -> str:
     return _table("check", *(f"`{one}`" for one in PRECISIONS), rows=rows)
 
 
-_ALL = (tasks, registries, recipes, models, runtimes, targets_table, places_table, layouts_table, acceptance_table)
+_ALL = (tasks, registries, recipes, models, runtimes, targets_table, presets_table, layouts_table, acceptance_table)
 BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _ALL}
 
 

@@ -37,7 +37,7 @@ def export(
     max_images: Rare[int] = 100,
     calibration: Rare[str | None] = None,
     rows: Rare[OmitArgPrefixes[RowOptions]] = RowOptions(),  # noqa: B008  frozen
-    place: Annotated[str | None, arg(name="for", metavar="iphone|android|browser|server|...")] = None,
+    preset: Annotated[str | None, arg(name="for", metavar="iphone|android|browser|server|...")] = None,
     overwrite: bool = False,
 ) -> None:
     """Export a model to another runtime: one file per tower, with a contract, the tokenizer and test inputs.
@@ -60,7 +60,7 @@ def export(
         calibration: a data set to calibrate int8 ranges (its first hundred images); by default, crops of the images for
             the checks.
         rows: column names of .jsonl files and tables.
-        place: platform that sets the defaults of target, layout, precisions, preprocessing and batches. Explicit flags
+        preset: platform that sets the defaults of target, layout, precisions, preprocessing and batches. Explicit flags
             override these defaults.
         overwrite: replace an existing export.
     """
@@ -69,16 +69,16 @@ def export(
     from mobileclip.export import export_model, read_contract, read_report
     from mobileclip.export.contract import NOT_RUN
     from mobileclip.export.layouts import fitted
-    from mobileclip.export.spec import places
+    from mobileclip.export.spec import presets
     from mobileclip.export.targets import targets
     from mobileclip.export.targets.base import require_able
     from mobileclip.inference.loading import require_model
 
     model, checkpoint = split(model)
-    if place is not None:
-        spec = places.resolve(place).fitted(spec)
+    if preset is not None:
+        spec = presets.resolve(preset).fitted(spec)
         kinds = ", ".join(spec.precisions)
-        say(f"for {place}: target {spec.target}, layout {spec.layout}, {kinds}; pixels: {spec.preprocess}", error=True)
+        say(f"for {preset}: target {spec.target}, layout {spec.layout}, {kinds}; pixels: {spec.preprocess}", error=True)
     spec = fitted(spec)
     target = targets.resolve(spec.target)
     require_able(target, spec)
@@ -98,7 +98,7 @@ def export(
     samples = None if data is None else _samples(data, max_images, rows)
     ranges = None if calibration is None else _samples(calibration, _NUM_CALIBRATION, rows)
     folder = export_model(
-        model, spec, checkpoint=checkpoint, samples=samples, calibration=ranges, place=place, overwrite=overwrite
+        model, spec, checkpoint=checkpoint, samples=samples, calibration=ranges, preset=preset, overwrite=overwrite
     )
     say(f"wrote {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     if read_contract(folder).state == NOT_RUN:

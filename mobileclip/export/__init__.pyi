@@ -9,7 +9,7 @@ from .contract import (
 from .export import Samples as Samples, bundled_samples as bundled_samples, export_model as export_model
 from .layouts import Layout as Layout, layouts as layouts
 from .running import load_export as load_export
-from .spec import ExportSpec as ExportSpec, Place as Place, places as places
+from .spec import ExportSpec as ExportSpec, Preset as Preset, presets as presets
 from .targets import Target as Target, targets as targets
 from .verify import (
     Check as Check,

@@ -166,7 +166,7 @@ class TowerFile:
         return {self.output_name: self.output_shape, **{one.name: one.shape for one in self.features}}
 
 
-def as_taken(pixels: Tensor, contract: ImageInput, preprocess: str) -> Tensor:
+def prepare_pixels(pixels: Tensor, contract: ImageInput, preprocess: str) -> Tensor:
     """Convert uint8 pixels to the input of an exported image tower.
 
     Shape:
@@ -246,7 +246,7 @@ class Contract:
     others: tuple[Variant, ...] = ()
 
     @property
-    def each(self) -> tuple[Contract, ...]:
+    def per_precision(self) -> tuple[Contract, ...]:
         """One contract per precision, with the contract's own precision first."""
         variants = (Variant(precision=self.precision, towers=self.towers), *self.others)
         return tuple(attrs.evolve(self, precision=one.precision, towers=one.towers, others=()) for one in variants)
@@ -256,7 +256,7 @@ class Contract:
         """Whether the exported model is a classifier."""
         return self.num_classes is not None
 
-    def taken(self, tower: TowerFile, inputs: Tensor) -> Tensor:
+    def prepare_inputs(self, tower: TowerFile, inputs: Tensor) -> Tensor:
         """Convert inputs to the format and dtype of an exported file.
 
         Args:
@@ -264,7 +264,7 @@ class Contract:
             inputs: resized and cropped pixels `(images, 3, size, size)`, uint8; or token ids `(texts, context_length)`.
         """
         if self.image is not None and tower.tower == "image":
-            return as_taken(inputs, self.image.input, self.image.preprocess)
+            return prepare_pixels(inputs, self.image.input, self.image.preprocess)
         return inputs.to(getattr(torch, tower.input_dtype))
 
     @property
@@ -298,11 +298,11 @@ def read_contract(folder: str | Path) -> Contract:
     if not path.is_file():
         raise ValueError(f"{folder} has no {CONTRACT}, so the folder is not a complete export; export the model again")
     contract = _read(path)
-    if (fault := next((fault for one in contract.each for fault in _faults(one)), None)) is not None:
+    if (fault := next((fault for one in contract.per_precision for fault in _faults(one)), None)) is not None:
         raise ValueError(f"{path} {fault}; export the model again")
     for name, expected in contract.files.items():
         check_file(folder, name, expected)
-    for tower in (tower for one in contract.each for tower in one.towers):
+    for tower in (tower for one in contract.per_precision for tower in one.towers):
         _check_complete(folder, tower, contract)
     if contract.text is not None and contract.text.tokenizer not in contract.files:
         raise ValueError(

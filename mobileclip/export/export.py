@@ -46,7 +46,7 @@ from mobileclip.export.int8 import calibration_inputs, layers_in_float32
 from mobileclip.export.layouts import fitted, layouts
 from mobileclip.export.measured import Measured, Outputs, measure_model, towers_of
 from mobileclip.export.running import remember_export
-from mobileclip.export.spec import ExportSpec, Stage, Tower, places
+from mobileclip.export.spec import ExportSpec, Stage, Tower, presets
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import NotRunHereError, WrittenFile, require_able, takes_lengths
 from mobileclip.export.towers import TowerExport, input_of, lengths_of
@@ -76,7 +76,7 @@ def export_model(
     checkpoint: str | Path | None = None,
     samples: Samples | None = None,
     calibration: Samples | None = None,
-    place: str | None = None,
+    preset: str | None = None,
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> Path:
@@ -95,8 +95,8 @@ def export_model(
         checkpoint: weights for a model given by name.
         samples: images and captions for measuring the export; by default the images bundled with the package.
         calibration: images and captions for finding the int8 ranges; by default `samples`.
-        place: name of the place where the export will run, from `mobileclip.export.places`. The options of the place
-            apply wherever `spec` has the default value.
+        preset: name of a preset in `mobileclip.export.presets`. The options of the preset apply wherever `spec` has the
+            default value.
         overwrite: whether to replace an existing export once the new export is complete.
         show_progress: whether to show the progress and the time on standard error.
 
@@ -107,7 +107,7 @@ def export_model(
             training mode or lacks the tower, if the model's outputs are zero or not finite, if the precision cannot
             represent the model, or if another process is writing the folder.
     """
-    chosen = None if place is None else places.resolve(place)
+    chosen = None if preset is None else presets.resolve(preset)
     spec = fitted(spec if chosen is None else chosen.fitted(spec))
     target = targets.resolve(spec.target)
     require_able(target, spec)
@@ -485,9 +485,9 @@ def write_card(folder: Path, contract: Contract, report: Report, *, spec: ModelS
         report: report of the export.
         spec: spec of the model.
         origin: origin of the weights.
-        use: instructions for using the files, from the place (`Place.use`); empty without a place.
+        use: instructions for using the files, from the preset (`Preset.use`); empty without a preset.
     """
-    rows = [_row(file, one.precision) for one in contract.each for file in one.towers]
+    rows = [_row(file, one.precision) for one in contract.per_precision for file in one.towers]
     name = contract.name or "A model"
     parts = [
         front_matter(

@@ -12,7 +12,7 @@ import torch.ao.quantization.fx._decomposed
 from torch import Tensor, nn
 
 from mobileclip.data.text.tokenizer import Tokenizer
-from mobileclip.export.contract import as_taken
+from mobileclip.export.contract import prepare_pixels
 from mobileclip.export.spec import Preprocess
 from mobileclip.export.towers import TowerExport, input_of
 from mobileclip.hardware import Precision
@@ -91,7 +91,7 @@ def calibration_inputs(encoder: nn.Module, samples: Samples, preprocess: Preproc
             f"none of the first {min(NUM_CROPS, len(samples.images))} images of {samples.name} is readable, so int8 "
             "cannot be calibrated; pass a different data set with --calibration"
         )
-    return as_taken(crops, contract, preprocess)
+    return prepare_pixels(crops, contract, preprocess)
 
 
 EVERY_OUTPUT = (nn.Conv2d, nn.Linear)

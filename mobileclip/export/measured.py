@@ -16,7 +16,7 @@ from mobileclip.data.images.transform import ImageTransform
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import Classifier, DualEncoder, ImageEncoderSpec, ModelSpec, TextEncoderSpec
 from mobileclip.encoders.checkpoints.layouts import towers
-from mobileclip.export.contract import EVALUATION, GOLDEN, Contract, FeatureMap, as_taken, feature_name
+from mobileclip.export.contract import EVALUATION, GOLDEN, Contract, FeatureMap, feature_name, prepare_pixels
 from mobileclip.export.spec import TEXT_SPACE, Stage, Tower
 from mobileclip.export.towers import embedding_and_maps, input_of
 from mobileclip.inference.comparison import Samples
@@ -94,7 +94,7 @@ class Measured:
         """Return a batch of inputs of the encoder: normalised images, or token ids."""
         few = self.inputs[tower][:_BATCH]
         contract = input_of(encoder)
-        return as_taken(few, contract, "host") if isinstance(contract, ImageInput) else few
+        return prepare_pixels(few, contract, "host") if isinstance(contract, ImageInput) else few
 
     def write(self, folder: Path, contract: Contract) -> None:
         """Write all inputs and outputs to the export folder, and a few golden inputs in the files' input format."""
@@ -109,7 +109,7 @@ class Measured:
         names = [name for file in contract.towers for name in file.outputs]
         for file in contract.towers:
             outputs = self.reference[file.tower]
-            golden[file.input_name] = contract.taken(file, self.inputs[file.tower][:_NUM_GOLDEN]).contiguous()
+            golden[file.input_name] = contract.prepare_inputs(file, self.inputs[file.tower][:_NUM_GOLDEN]).contiguous()
             # If both towers have the same output name, the name of the tower comes first.
             own = file.output_name if names.count(file.output_name) == 1 else f"{file.tower}.{file.output_name}"
             golden[own] = outputs.embeddings[:_NUM_GOLDEN].contiguous()
@@ -144,7 +144,7 @@ def measure_model(model: nn.Module, samples: Samples, *, normalize: bool, stages
         if tower == "image":
             contract = cast("ImageInput", input_of(encoder))
             pixels, names, skipped = _read_images(samples, contract)
-            inputs[tower], taken = pixels, as_taken(pixels, contract, "host")
+            inputs[tower], taken = pixels, prepare_pixels(pixels, contract, "host")
         else:
             captions = samples.captions
             inputs[tower] = taken = Tokenizer(cast("TextEncoderSpec", encoder.spec).input)(captions)

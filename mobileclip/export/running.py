@@ -262,7 +262,7 @@ def runnable_target(folder: Path, contract: Contract, *, trust: bool) -> Target:
         ValueError: if the export needs trust, or a library is older than the one that wrote the export.
     """
     target = targets.resolve(contract.target)
-    if not (target.vouched or trust or is_trusted(folder)):
+    if not (target.validates_files or trust or is_trusted(folder)):
         raise ValueError(
             f"{folder} was written on another machine, for {contract.target}. The runtime does not validate files, so "
             "the export could run any code on this machine. If you trust the author, pass --trust (trust=True in "

@@ -1,4 +1,4 @@
-"""The options of an export, and named places of use, such as `iphone`, which set several options."""
+"""The options of an export, and named presets, such as `iphone`, which set several options."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ class ExportSpec:
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
-class Place:
-    """Export options for the place where an export will run, such as `iphone`.
+class Preset:
+    """Export options for a platform, such as `iphone`.
 
     Args:
         target: name of the target, such as `coreml`.
@@ -112,10 +112,10 @@ class Place:
         precisions: precisions of the files; `load` opens the first.
         preprocess: input format of the exported image encoder.
         dynamic_batch: whether the files accept batches of any size; otherwise the batch size is 1.
-        use: instructions for using the files in this place, for the card.
+        use: instructions for using the files on this platform, for the card.
 
     Examples:
-        >>> spec = places.resolve("iphone").fitted(ExportSpec(output="phone"))
+        >>> spec = presets.resolve("iphone").fitted(ExportSpec(output="phone"))
         >>> spec.target, spec.layout, spec.precision, spec.preprocess
         ('coreml', 'apple', 'float16', 'uint8')
     """
@@ -128,7 +128,7 @@ class Place:
     use: str = ""
 
     def fitted(self, spec: ExportSpec) -> ExportSpec:
-        """Return the spec with the options of this place, but keep each option that differs from the spec's default.
+        """Return the spec with the options of this preset, but keep each option that differs from the spec's default.
 
         Args:
             spec: export options from the user.
@@ -145,17 +145,17 @@ class Place:
         defaults = attrs.fields_dict(ExportSpec)
         asked = {name for name in wanted if getattr(spec, name) != defaults[name].default}
         if "precision" in asked:
-            # Only the requested precision, without the additional ones of the place.
+            # Only the requested precision, without the additional ones of the preset.
             asked.add("also")
         return attrs.evolve(spec, **{name: value for name, value in wanted.items() if name not in asked})
 
 
-places: Registry[Place] = Registry("export_place")
-"""Places by name; other packages add places here or by an entry point in `mobileclip.export_place`."""
+presets: Registry[Preset] = Registry("export_preset")
+"""Presets by name; other packages add presets here or by an entry point in `mobileclip.export_preset`."""
 
-places.add(
+presets.add(
     "iphone",
-    Place(
+    Preset(
         target="coreml",
         layout="apple",
         precisions=("float16",),
@@ -164,9 +164,9 @@ places.add(
         "image, `text` an int32 array with one row of ids, and `final_emb_1` the embedding.",
     ),
 )
-places.add(
+presets.add(
     "android",
-    Place(
+    Preset(
         target="litert",
         precisions=("float16",),
         preprocess="uint8",
@@ -174,9 +174,9 @@ places.add(
         "Pixels are uint8, resized and cropped by the app; ids are int32. Pass one input at a time.",
     ),
 )
-places.add(
+presets.add(
     "browser",
-    Place(
+    Preset(
         target="onnx",
         layout="transformers.js",
         precisions=("float32", "float16", "int8-weights"),
@@ -186,9 +186,9 @@ places.add(
         "`session_options: { freeDimensionOverrides: { batch_size: 1 } }` fixes the batch size.",
     ),
 )
-places.add(
+presets.add(
     "server",
-    Place(
+    Preset(
         target="onnx",
         dynamic_batch=True,
         use="Any number of threads may call one session, with batches of any size. Set the number of threads per "

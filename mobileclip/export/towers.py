@@ -259,10 +259,6 @@ class TowerExport:
         graph = kind(self.encoder, spec=self.spec, dtype=dtype, float32=float32)
         return graph.eval().requires_grad_(requires_grad=False)
 
-    def program(self, dtype: torch.dtype) -> torch.export.ExportedProgram:
-        """Export the graph with torch.export, with a fixed or dynamic batch and, if supported, dynamic text lengths."""
-        return self.program_of(self.graph(dtype))
-
     def program_of(self, graph: nn.Module, *, largest_batch: int | None = None) -> torch.export.ExportedProgram:
         """Export a module with torch.export; the module must have the inputs and outputs of the graph.
 

@@ -330,7 +330,7 @@ def verify_export(folder: str | Path, *, trust: bool = False, show_progress: boo
         skipped=written.skipped,
     )
     reports = {}
-    for one in contract.each:
+    for one in contract.per_precision:
         exported = {
             tower.tower: run_tower(folder, one, target, tower, measured, show_progress=show_progress)
             for tower in one.towers
@@ -371,7 +371,7 @@ def run_tower(
     Raises:
         ValueError: if the file cannot be read or run, or does not match the contract.
     """
-    inputs = contract.taken(tower, measured.inputs[tower.tower])
+    inputs = contract.prepare_inputs(tower, measured.inputs[tower.tower])
     run = target.open(folder / tower.file, tower)
     if contract.image is not None and tower.takes_any_size:
         check_resizing(run, measured.inputs["image"], contract.image.input, folder / tower.file)

@@ -42,9 +42,9 @@ def check_target(model: DualEncoder, export: ExportSpec | Path | str, *, samples
     The files are called as the target says. Measured again, the export passes its checks, as its report says. Opened,
     its embeddings are the model's, to the least cosine of the precision. Threads that ask at once, a deep copy and what
     comes back from pickle get the same. `num_threads=1` gives the same, or is refused with a `ValueError`; 0 is
-    refused. An export that was written on another machine is opened with trust, and without only if the target is
-    vouched for. A file that has changed, or is cut off, is a `ValueError`, with trust too. What no runtime here runs,
-    as its contract says, is refused as such.
+    refused. An export that was written on another machine is opened with trust, and without only if the target
+    validates files. A file that has changed, or is cut off, is a `ValueError`, with trust too. What no runtime here
+    runs, as its contract says, is refused as such.
 
     Args:
         model: both towers, whose embeddings tell pictures and captions apart.
@@ -119,7 +119,7 @@ def _check_strangers(folder: Path, target: Target, *, is_run: bool) -> None:
     contract.write_text(json.dumps(json.loads(contract.read_text(encoding="utf-8")), indent=3), encoding="utf-8")
     if is_run:
         load_export(folder, trust=True)
-    if not target.vouched:
+    if not target.validates_files:
         with fails(ValueError):
             load_export(folder)
     read = json.loads(contract.read_text(encoding="utf-8"))

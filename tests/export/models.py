@@ -65,9 +65,9 @@ def few_samples():
     return attrs.evolve(all_of, name="few", image_names=names, images=images, captions=captions)
 
 
-def exported(model, out, *, place=None, **options):
+def exported(model, out, *, preset=None, **options):
     """Export a model with the options of `ExportSpec`, measured on few samples, and return the folder."""
-    return export_model(model, ExportSpec(output=out, **options), place=place, samples=few_samples())
+    return export_model(model, ExportSpec(output=out, **options), preset=preset, samples=few_samples())
 
 
 def pixels(image_input):

@@ -26,7 +26,7 @@ def iphone(convolutional, tmp_path_factory):
     """A small model under the name of a published one, as one that was fine-tuned, for an app for iPhones."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "_values", {**models, "mobileclip_s0": CONVOLUTIONAL})
-        return exported(convolutional, tmp_path_factory.mktemp("coreml") / "out", place="iphone")
+        return exported(convolutional, tmp_path_factory.mktemp("coreml") / "out", preset="iphone")
 
 
 def described(path):

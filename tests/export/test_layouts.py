@@ -189,7 +189,7 @@ def test_the_real_transformers_js_gives_the_same_first_five(package, encode, pre
     """With each precision of one folder, as `--for browser` writes it."""
     folder = package / "browser"
     if not folder.exists():
-        exported(seeing(SHALLOW), folder, place="browser")
+        exported(seeing(SHALLOW), folder, preset="browser")
     samples, transform = bundled_samples(), ImageTransform(PIXELS)
     pictures = [f"{name}.png" for name in samples.image_names]
     for name, data in zip(pictures, samples.images, strict=True):
@@ -201,7 +201,7 @@ def test_the_real_transformers_js_gives_the_same_first_five(package, encode, pre
     assert given["ids"][-1] != ids[-1].tolist(), "transformers.js cuts the end token; the file puts it there"
     # A copy of the export of several precisions, whose contract names one of them.
     copied = shutil.copytree(folder, package / f"browser_{precision}", dirs_exist_ok=True)
-    next(one for one in read_contract(copied).each if one.precision == precision).write(copied)
+    next(one for one in read_contract(copied).per_precision if one.precision == precision).write(copied)
     loaded = mobileclip.load(copied).model
     pixels = torch.stack([transform(load_image(data)) for data in samples.images])
     images, texts = loaded.encode_image(pixels, normalize=True), loaded.encode_text(ids, normalize=True)

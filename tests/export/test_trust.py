@@ -71,7 +71,7 @@ def odd():
 
 @pytest.mark.parametrize("target", ["onnx", pytest.param("openvino", marks=pytest.mark.slow), "torch"])
 def test_the_authors_own_operations_are_judged_by_numbers(odd, target, tmp_path, monkeypatch):
-    """And where it is from elsewhere, a runtime that is vouched for runs it all the same."""
+    """And where it is from elsewhere, a runtime that validates files runs it all the same."""
     folder = exported(odd, tmp_path / "out", target=target, tower="text")
     report = read_report(folder)
     assert report.passed, report.failures

@@ -69,8 +69,8 @@ class Target(ABC):
         prefers_depthwise: whether the runtime is faster with depthwise convolutions than with grouped convolutions of
             several outputs per channel.
         runtime: name of the runtime that `open` uses on this machine, for the report.
-        vouched: whether the runtime validates files, so that `load_export` opens exports from other machines without
-            `trust`.
+        validates_files: whether the runtime validates files, so that `load_export` opens exports from other machines
+            without `trust`.
         concurrent: whether several threads may call the function from `open` at the same time; otherwise a lock
             serialises the calls.
     """
@@ -87,7 +87,7 @@ class Target(ABC):
     cuts_texts: bool = False
     prefers_depthwise: bool = False
     runtime: str = ""
-    vouched: bool = False
+    validates_files: bool = False
     concurrent: bool = False
 
     def check(self) -> None:

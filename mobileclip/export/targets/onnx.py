@@ -61,7 +61,7 @@ class OnnxTarget(Target):
     cuts_texts: bool = True
     prefers_depthwise: bool = True
     runtime: str = "onnxruntime"
-    vouched: bool = True
+    validates_files: bool = True
     concurrent: bool = True
 
     def export(self, tower: TowerExport, path: Path) -> WrittenFile:

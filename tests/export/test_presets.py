@@ -11,7 +11,7 @@ from huggingface_hub import metadata_load
 
 import mobileclip
 from mobileclip.encoders import save_model
-from mobileclip.export import ExportSpec, Place, places, read_contract, read_report, verify_export
+from mobileclip.export import ExportSpec, Preset, presets, read_contract, read_report, verify_export
 from tests.build.commands import run
 from tests.errors import fails
 from tests.export.hostile_folders import failed, negate
@@ -22,14 +22,14 @@ from tests.export.models import AUTHOR, LEAST, exported, seeing
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     # Of random weights, whose rankings 8 bits leave alone.
-    return exported(seeing(LEAST, seed=1), tmp_path_factory.mktemp("places") / "browser", place="browser")
+    return exported(seeing(LEAST, seed=1), tmp_path_factory.mktemp("presets") / "browser", preset="browser")
 
 
 def test_a_browser_gets_every_precision_in_one_folder(browser):
     names = {path.name for path in (browser / "onnx").iterdir()}
     assert names == {f"{tower}_model{end}.onnx" for tower in ("vision", "text") for end in ("", "_fp16", "_quantized")}
     contract = read_contract(browser)
-    assert [one.precision for one in contract.each] == ["float32", "float16", "int8-weights"]
+    assert [one.precision for one in contract.per_precision] == ["float32", "float16", "int8-weights"]
     report = read_report(browser)
     assert report.passed, report.failures
     assert verify_export(browser) == report
@@ -81,7 +81,7 @@ def test_files_have_their_licence_author_and_contract(browser):
     card = (browser / "README.md").read_text()
     assert "`onnx/vision_model_quantized.onnx` | int8-weights | `pixel_values`: float32 any x 3 x 64 x 64" in card
     assert metadata_load(browser / "README.md")["license"] == "other"
-    assert places["browser"].use in card
+    assert presets["browser"].use in card
     assert {"README.md", "LICENSE"} <= set(read_contract(browser).files)
 
 
@@ -114,24 +114,24 @@ def test_a_server_takes_batches_of_any_size_by_the_command(tmp_path, capsys):
     assert "num_threads=2" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_what_is_given_beside_a_place_stays():
-    spec = places["android"].fitted(ExportSpec(output="out", precision="int8-weights", features=(1,)))
+def test_what_is_given_beside_a_preset_stays():
+    spec = presets["android"].fitted(ExportSpec(output="out", precision="int8-weights", features=(1,)))
     assert (spec.target, spec.precision, spec.also, spec.preprocess) == ("litert", "int8-weights", (), "uint8")
     assert spec.features == (1,)
-    assert places["browser"].fitted(ExportSpec(output="out")).precisions == ("float32", "float16", "int8-weights")
-    assert places["browser"].fitted(ExportSpec(output="out", precision="float16")).precisions == ("float16",)
+    assert presets["browser"].fitted(ExportSpec(output="out")).precisions == ("float32", "float16", "int8-weights")
+    assert presets["browser"].fitted(ExportSpec(output="out", precision="float16")).precisions == ("float16",)
 
 
-def test_a_place_of_ones_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(places, "_values", places._values | {"kiosk": Place(target="torch", use="Ask the kiosk.")})
-    folder = exported(seeing(LEAST), tmp_path / "out", place="kiosk", tower="text")
+def test_a_preset_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(presets, "_values", presets._values | {"kiosk": Preset(target="torch", use="Ask the kiosk.")})
+    folder = exported(seeing(LEAST), tmp_path / "out", preset="kiosk", tower="text")
     assert read_contract(folder).target == "torch"
     assert "Ask the kiosk." in (folder / "README.md").read_text()
 
 
-def test_places_and_precisions_that_do_not_fit_are_refused(tmp_path):
+def test_presets_and_precisions_that_do_not_fit_are_refused(tmp_path):
     for options, words in (
-        ({"place": "iphon"}, ["iphone"]),
+        ({"preset": "iphon"}, ["iphone"]),
         ({"also": ("float16",)}, ["plain"]),  # whose files are called alike
         ({"layout": "transformers.js", "also": ("bfloat16",)}, ["transformers.js", "bfloat16", "float32"]),
         ({"layout": "transformers.js", "precision": "bfloat16"}, ["transformers.js", "bfloat16", "float32"]),
