@@ -19,10 +19,10 @@ from tyro.conf import Positional, subcommand
 from mobileclip.registry import nearest
 from mobileclip.terminal import say
 from mobileclip.terminal.common import split_common_flags, use_common
-from mobileclip.terminal.flags import ASKING, ASKING_ALL, Reading, parse, reader_of, specs_read
+from mobileclip.terminal.flags import ASKING, ASKING_ALL, FlagRules, parse, reader_of, specs_read
 from mobileclip.terminal.help import paragraphs
 
-READING = Reading(
+FLAG_RULES = FlagRules(
     letters={
         "output": ("-o",),
         "model": ("-m",),
@@ -85,7 +85,7 @@ class Command:
             description = paragraphs(f"{explained}\n\n{_OF_ALL}")
         told, rest = split_common_flags(COMMON, arguments)
         with use_common(told):
-            parse(function, rest, description=description, reading=READING, prog=program)
+            parse(function, rest, description=description, rules=FLAG_RULES, prog=program)
 
 
 @attrs.frozen
@@ -148,7 +148,7 @@ def completion(shell: Positional[Literal["bash", "zsh", "tcsh"]] = "bash", /) ->
     Args:
         shell: the shell that will run the script.
     """
-    with specs_read(READING), suppress(SystemExit):
+    with specs_read(FLAG_RULES), suppress(SystemExit):
         tyro.cli(_chosen_among(COMMANDS), prog="mobileclip", args=["--tyro-print-completion", shell])
 
 
@@ -158,7 +158,7 @@ def _chosen_among(group: Commands) -> Any:
     def member(name: str) -> Any:
         one = group.members[name]
         if not isinstance(one, Commands):
-            return Annotated[Any, subcommand(name=name, constructor=reader_of(one.load(), READING))]
+            return Annotated[Any, subcommand(name=name, constructor=reader_of(one.load(), FLAG_RULES))]
 
         def chosen(command: Any) -> None: ...
 

@@ -22,11 +22,11 @@ from mobileclip.engines import (
     Listener,
     LocalEngine,
     OnProgress,
-    Place,
     Retries,
     SetAside,
     Work,
     Worker,
+    WorkerResources,
     held,
     read_set_aside,
     write_set_aside,
@@ -182,11 +182,11 @@ def units_of(
         num_workers: number of workers.
         suspects: paths of images that failed earlier; each of these images gets a separate unit.
     """
-    pictures = [task for task in tasks if task.file.kind == "picture" and task.file.path not in suspects]
-    share = -(-len(pictures) // (_GROUPS_A_WORKER * num_workers))
+    images = [task for task in tasks if task.file.kind == "image" and task.file.path not in suspects]
+    share = -(-len(images) // (_GROUPS_A_WORKER * num_workers))
     size = min(max(share, _LEAST_IMAGES), _MOST_IMAGES)
-    groups = [tuple(pictures[start : start + size]) for start in range(0, len(pictures), size)]
-    groups += [(task,) for task in tasks if task.file.kind != "picture" or task.file.path in suspects]
+    groups = [tuple(images[start : start + size]) for start in range(0, len(images), size)]
+    groups += [(task,) for task in tasks if task.file.kind != "image" or task.file.path in suspects]
     return [_unit(group, known_of) for group in groups]
 
 
@@ -196,7 +196,7 @@ def _unit(group: tuple[FileTask, ...], known_of: Callable[[FoundFile], KnownCont
         name=_name(group),
         tasks=group,
         known=KnownContent(
-            pictures={size: hashes for one in known for size, hashes in one.pictures.items()},
+            images={size: hashes for one in known for size, hashes in one.images.items()},
             videos=frozenset(sha256 for one in known for sha256 in one.videos),
         ),
     )
@@ -217,7 +217,7 @@ class IndexWork(Work[IndexUnit, Findings]):
         identity: identity of the model.
         folder: folder of the index, for messages.
         options: indexing options.
-        num_pictures: approximate number of images per worker.
+        num_images: approximate number of images per worker.
         examples: images for selecting a backend.
     """
 
@@ -226,20 +226,20 @@ class IndexWork(Work[IndexUnit, Findings]):
     identity: ModelIdentity
     folder: str
     options: IndexOptions
-    num_pictures: int
+    num_images: int
     examples: tuple[FoundFile, ...]
 
-    def open(self, place: Place) -> Worker[IndexUnit, Findings]:
+    def open(self, resources: WorkerResources) -> Worker[IndexUnit, Findings]:
         """Load the model, and select its fastest backend if there are enough images.
 
         Raises:
             ValueError, OSError: if the model cannot be loaded, or is not the model of the index.
         """
-        device = "cpu" if is_export(self.source.checkpoint or self.source.model or "") else place.device
+        device = "cpu" if is_export(self.source.checkpoint or self.source.model or "") else resources.device
         clip, identity = self.source.load(device, trust=self.trust)
         self.identity.require_same(identity, here=f"the index {self.folder}", there="the source of a worker's model")
         examples = (Path(file.path) for file in self.examples)
-        clip = select_backend(clip, examples, self.num_pictures, precision=self.options.precision, show_progress=False)
+        clip = select_backend(clip, examples, self.num_images, precision=self.options.precision, show_progress=False)
         return partial(self._read, clip)
 
     def split(self, unit: IndexUnit) -> list[IndexUnit]:
@@ -294,7 +294,7 @@ class FileEncoder:
         options, writer, num_about = self.options, self.writer, estimated_images(files)
         clip = select_backend(
             clip,
-            (Path(file.path) for file in files if file.kind == "picture"),
+            (Path(file.path) for file in files if file.kind == "image"),
             num_about,
             precision=options.precision,
             show_progress=options.show_progress,
@@ -343,12 +343,12 @@ class FileEncoder:
             identity=about.identity,
             folder=str(self.store.folder),
             options=self.options,
-            num_pictures=estimated_images(files) // engine.most_workers(len(units)),
-            examples=tuple(islice((file for file in files if file.kind == "picture"), _EXAMPLES)),
+            num_images=estimated_images(files) // engine.most_workers(len(units)),
+            examples=tuple(islice((file for file in files if file.kind == "image"), _EXAMPLES)),
         )
         # The store already holds the lock of the folder.
         with held(job.folder, engine, is_held=True) as run, self._bar(len(files)) as bar:
-            run.begin("indexing", num_units=len(units), called="groups of files")
+            run.begin("indexing", num_units=len(units), unit_name="groups of files")
             try:
                 run.do(job, units, _Entering(self.writer, bar))
             except (KeyboardInterrupt, ValueError):

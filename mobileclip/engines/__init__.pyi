@@ -22,12 +22,12 @@ from .units import (
     Listener as Listener,
     NamedUnit as NamedUnit,
     OnProgress as OnProgress,
-    Place as Place,
     ResultCallback as ResultCallback,
     Retries as Retries,
     SetAside as SetAside,
     Work as Work,
     Worker as Worker,
+    WorkerResources as WorkerResources,
     fatal_of as fatal_of,
     reason_of as reason_of,
 )

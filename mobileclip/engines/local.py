@@ -25,7 +25,7 @@ from mobileclip.engines.pool import (
     default_num_threads,
     serve,
 )
-from mobileclip.engines.units import Place, Work
+from mobileclip.engines.units import Work, WorkerResources
 from mobileclip.hardware import all_devices, pick_device
 from mobileclip.storage import StoreLimits, store_limits
 from mobileclip.terminal.interruption import leave_to_parent
@@ -71,8 +71,10 @@ class LocalEngine(PoolEngine):
         devices = self._devices()
         for number in range(num_workers):
             device = devices[number % len(devices)]
-            place = Place(device=device, num_threads=self.num_threads or default_num_threads(device, num_workers))
-            yield Assignment(work=work, place=place, torch_threads=default_num_threads("cpu", num_workers))
+            resources = WorkerResources(
+                device=device, num_threads=self.num_threads or default_num_threads(device, num_workers)
+            )
+            yield Assignment(work=work, resources=resources, torch_threads=default_num_threads("cpu", num_workers))
 
     def alone(self, num_units: int) -> Engine | None:
         """Return an in-process engine for a single worker, unless the worker must run in a separate process."""

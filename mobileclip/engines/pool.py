@@ -29,7 +29,6 @@ from mobileclip.engines.units import (
     Listener,
     NamedUnit,
     OnProgress,
-    Place,
     ResultCallback,
     Retries,
     SetAside,
@@ -37,6 +36,7 @@ from mobileclip.engines.units import (
     UnitT,
     Work,
     Worker,
+    WorkerResources,
     failure_of,
     fatal_of,
 )
@@ -74,7 +74,7 @@ class Engine(ABC):
         """Return the maximum useful number of workers for a number of units, at least 1."""
 
     @contextmanager
-    def kept(self) -> Iterator[Engine]:
+    def reuse_workers(self) -> Iterator[Engine]:
         """Yield an engine with equal settings that reuses its workers for several `run` calls in sequence."""
         yield self
 
@@ -168,7 +168,9 @@ class InlineEngine(Engine):
         """Process all units; see `Engine`."""
         device = str(pick_device(self.device))
         queue: TaskQueue[UnitT, EntryT] = TaskQueue(units, self.retries, listener, work.split)
-        worker = work.open(Place(device=device, num_threads=self.num_threads or default_num_threads(device, 1)))
+        worker = work.open(
+            WorkerResources(device=device, num_threads=self.num_threads or default_num_threads(device, 1))
+        )
 
         def failed(unit: UnitT, error: Exception) -> None:
             queue.fail(unit, failure_of(unit, error))
@@ -193,12 +195,12 @@ class Assignment:
 
     Args:
         work: processing of the units that follow.
-        place: device and number of CPU threads of the worker.
+        resources: device and number of CPU threads of the worker.
         torch_threads: number of PyTorch's intra-op threads, for a worker on a CPU.
     """
 
     work: Work[Any, Any]
-    place: Place
+    resources: WorkerResources
     torch_threads: int
 
 
@@ -292,11 +294,11 @@ class PoolEngine(Engine):
 
     def run(self, work: Work[UnitT, EntryT], units: Sequence[UnitT], listener: Listener[UnitT, EntryT]) -> None:
         """Process all units; see `Engine`."""
-        with self.kept() as engine:
+        with self.reuse_workers() as engine:
             engine.run(work, units, listener)
 
     @contextmanager
-    def kept(self) -> Iterator[Engine]:
+    def reuse_workers(self) -> Iterator[Engine]:
         """Yield an engine that reuses its workers for several `run` calls; see `Engine`."""
         with ExitStack() as opened:
             pool = _Pool(self, lambda: opened.enter_context(self.channels()))
@@ -376,7 +378,7 @@ class _Pool(Engine):
 
     def _member(self, assignment: Assignment, members: set[_Member]) -> _Member:
         """Send an assignment to an idle worker with the assignment's device, or to a new worker; return the worker."""
-        device = assignment.place.device
+        device = assignment.resources.device
         with self._lock:
             idle = [one for one in self._idle if one.device == device]
             member = min(idle, key=lambda one: one.num_loading, default=None)
@@ -473,10 +475,10 @@ def serve(receive: Callable[[], Any], send: Callable[[Message], None], where: st
             received = receive()
             while True:
                 assignment: Assignment = received
-                device = str(pick_device(assignment.place.device))
+                device = str(pick_device(assignment.resources.device))
                 if device == "cpu":
                     torch.set_num_threads(assignment.torch_threads)
-                worker = assignment.work.open(attrs.evolve(assignment.place, device=device))
+                worker = assignment.work.open(attrs.evolve(assignment.resources, device=device))
                 say("ready", value=f"{device}, {where}")
                 with Overlap(worker, lambda unit, entry: say("finished", unit.name, entry), failed) as overlap:
                     while not isinstance(received := receive(), Assignment):

@@ -18,7 +18,7 @@ import attrs
 from attrs import validators
 
 from mobileclip.engines.pool import Assignment, Channel, LostWorkerError, Message, PoolEngine, serve
-from mobileclip.engines.units import Place, Work
+from mobileclip.engines.units import Work, WorkerResources
 from mobileclip.extras import needed
 from mobileclip.hardware import AUTO
 from mobileclip.storage import StoreLimits, store_limits
@@ -80,9 +80,9 @@ class RayEngine(PoolEngine):
 
     def assignments(self, work: Work[Any, Any], num_workers: int) -> Iterator[Assignment]:
         """Yield one assignment per actor."""
-        place = Place(device=AUTO, num_threads=self.cpus_per_worker)
+        resources = WorkerResources(device=AUTO, num_threads=self.cpus_per_worker)
         for _ in range(num_workers):
-            yield Assignment(work=work, place=place, torch_threads=self.cpus_per_worker)
+            yield Assignment(work=work, resources=resources, torch_threads=self.cpus_per_worker)
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class Status:
     """The progress of a run; as text, with a warning if the status of an unfinished run is older than two minutes.
 
     Args:
-        state: `running`, `finished`, or `ended` early.
+        state: `running`, `finished`, or `ended` (stopped early).
         began: start of the run in UTC, by the clock of the run's machine.
         written: time of writing the status in UTC, by the clock of the run's machine.
         num_units: number of units of the current or last work; 0 for work without units.
@@ -72,11 +72,11 @@ class Status:
         units_per_hour: speed over the second half of the finished units; 0 if unknown.
         seconds_left: remaining time of the current work at this speed, in seconds; None if unknown, or at the end.
         under_way: units in progress.
-        doing: kind of the current or last work, such as `indexing`.
-        doing_began: start of the current or last work in UTC, by the clock of the run's machine.
+        stage: kind of the current or last work, such as `indexing`.
+        stage_began: start of the current or last work in UTC, by the clock of the run's machine.
         then: kinds of work that follow the current work.
         reason: reason for an early end of the run; empty otherwise.
-        called: noun for the units, such as `shards`.
+        unit_name: noun for the units, such as `shards`.
     """
 
     state: str
@@ -90,11 +90,11 @@ class Status:
     units_per_hour: float = 0.0
     seconds_left: float | None = None
     under_way: tuple[RunningUnit, ...] = ()
-    doing: str = ""
-    doing_began: str = ""
+    stage: str = ""
+    stage_began: str = ""
     then: tuple[str, ...] = ()
     reason: str = ""
-    called: str = "shards"
+    unit_name: str = "shards"
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -110,18 +110,18 @@ class Status:
             reason = f": {self.reason}" if self.reason else ""
             yield f"{self.state} at {self.written}, started at {self.began}{reason}"
         then = f", then {' and '.join(self.then)}" if is_running and self.then else ""
-        if self.doing and not self.num_units:
-            yield f"{self.doing} since {self.doing_began}{then}"
-        elif self.doing:
+        if self.stage and not self.num_units:
+            yield f"{self.stage} since {self.stage_began}{then}"
+        elif self.stage:
             earlier = f", {self.num_done_before:,} of them by earlier runs" if self.num_done_before else ""
             num_done = self.num_done_before + self.num_done
-            yield f"{self.doing}: {num_done:,} of {self.num_units:,} {self.called} done{earlier}{then}"
+            yield f"{self.stage}: {num_done:,} of {self.num_units:,} {self.unit_name} done{earlier}{then}"
         if self.num_set_aside or self.num_failed:
             where = f" (see {SET_ASIDE})" if self.num_set_aside else ""
             yield f"set aside: {self.num_set_aside:,}{where}; failed attempts: {self.num_failed:,}"
         if is_running and self.units_per_hour:
-            left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left of {self.doing}"
-            yield f"{self.units_per_hour:,.1f} {self.called} an hour{left}"
+            left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left of {self.stage}"
+            yield f"{self.units_per_hour:,.1f} {self.unit_name} an hour{left}"
         for one in self.under_way:
             yield f"{one.worker}: {one.unit}, for {duration(one.seconds)}"
 
@@ -209,23 +209,23 @@ class Run(Listener[Any, Any]):
 
     def begin(
         self,
-        doing: str,
+        stage: str,
         *,
         num_units: int = 0,
         num_done_before: int = 0,
         then: Sequence[str] = (),
-        called: str = "shards",
+        unit_name: str = "shards",
     ) -> None:
         """Start a kind of work, and write the status file.
 
         Args:
-            doing: kind of the work, such as `indexing`.
+            stage: kind of the work, such as `indexing`.
             num_units: number of units; 0 for work without units.
             num_done_before: number of units finished by earlier runs.
             then: kinds of work that follow the current work.
-            called: noun for the units, such as `shards`.
+            unit_name: noun for the units, such as `shards`.
         """
-        about = {"doing": doing, "doing_began": _time_now(), "then": tuple(then), "called": called}
+        about = {"stage": stage, "stage_began": _time_now(), "then": tuple(then), "unit_name": unit_name}
         with self._lock:
             self._note(num_units=num_units, num_done_before=num_done_before, num_done=0, **about)
             self._pace = Pace(time.monotonic())
@@ -327,7 +327,7 @@ class Run(Listener[Any, Any]):
         path = storage.join(self._output, STATUS)
         try:
             # A run that has not started any work keeps the status of the previous run.
-            if status.doing:
+            if status.stage:
                 storage.write_text(path, to_json(status, indent=1) + "\n")
         except (OSError, ValueError) as error:
             logger.warning("%s could not be written: %s", path, error)

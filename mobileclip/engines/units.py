@@ -51,7 +51,7 @@ class FatalError(ValueError):
 
 
 @attrs.frozen(kw_only=True)
-class Place:
+class WorkerResources:
     """The device and the number of CPU threads of a worker.
 
     Args:
@@ -86,7 +86,7 @@ class Work(ABC, Generic[UnitT, EntryT]):
     """Base class of work, which loads resources and processes units; instances must be picklable."""
 
     @abstractmethod
-    def open(self, place: Place) -> Worker[UnitT, EntryT]:
+    def open(self, resources: WorkerResources) -> Worker[UnitT, EntryT]:
         """Load the resources on a device, and return a worker.
 
         Raises:
@@ -115,7 +115,7 @@ class FunctionWork(Work[UnitT, EntryT]):
 
     function: Callable[[UnitT], EntryT]
 
-    def open(self, place: Place) -> Worker[UnitT, EntryT]:  # noqa: ARG002 - the same worker for every place
+    def open(self, resources: WorkerResources) -> Worker[UnitT, EntryT]:  # noqa: ARG002 - the same worker for all resources
         """Return the function as a worker."""
         return self._make
 

@@ -18,7 +18,7 @@ from mobileclip.registry import nearest, nearest_file, with_parts
 from mobileclip.storage import exclusive
 from mobileclip.terminal import has_reader, say, shown
 from mobileclip.terminal.common import split_common_flags, use_common
-from mobileclip.terminal.flags import Reading, parse
+from mobileclip.terminal.flags import FlagRules, parse
 from mobileclip.terminal.interruption import interruptible
 from mobileclip.terminal.streams import discard_output, ensure_streams
 
@@ -134,9 +134,9 @@ def run_recipe(
 def _plain_of(spec: Any) -> Callable[[Any], Any] | None:
     """Return the function that removes the teachers from a run on image-text pairs; None for other specs."""
     from mobileclip.encoders import DualEncoderSpec
-    from mobileclip.training import plain
+    from mobileclip.training import without_teachers
 
-    return plain if isinstance(getattr(spec, "model", None), DualEncoderSpec) else None
+    return without_teachers if isinstance(getattr(spec, "model", None), DualEncoderSpec) else None
 
 
 def _run(command: Command[Any, Any], name: str, recipe: Any, *, before: Any) -> None:
@@ -184,7 +184,7 @@ def parsed_as(spec: Any, arguments: Sequence[str]) -> Command[Any, Any]:
         description="",
         prog=program(),
         default=Command(options=options, spec=spec),
-        reading=Reading(aliases=aliases, fixed=kind.fixed, made_by=kind.made_by),
+        rules=FlagRules(aliases=aliases, fixed=kind.fixed, made_by=kind.made_by),
     )
 
 

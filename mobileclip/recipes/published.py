@@ -45,7 +45,7 @@ from mobileclip.training import (
     TrainingSpec,
 )
 
-STEPS_BETWEEN_LOOKS = 2_000
+CHECK_EVERY_STEPS = 2_000
 STUDENT_AUGMENTATION = RangeAugmentSpec(target_psnr=(40.0, 20.0))
 NUM_SEEN, CAPTIONER_BATCH = 13_000_000_000, 90_112
 NUM_FINETUNED, FINETUNING_BATCH = 12_000_000, 128
@@ -107,8 +107,8 @@ def mobileclip_run(
             precision="bfloat16",
             memory=memory,
             range_augment=range_augment,
-            checkpoint_every_steps=STEPS_BETWEEN_LOOKS,
-            evaluate_every_steps=STEPS_BETWEEN_LOOKS,
+            checkpoint_every_steps=CHECK_EVERY_STEPS,
+            evaluate_every_steps=CHECK_EVERY_STEPS,
         ),
     )
 
@@ -361,7 +361,7 @@ def _captioner_run(model: CoCaSpec, *, batch_size: int, weight_decay: float, **t
             ema_decay=None,
             precision="bfloat16",
             checkpoint_every_steps=1_000,
-            evaluate_every_steps=STEPS_BETWEEN_LOOKS,
+            evaluate_every_steps=CHECK_EVERY_STEPS,
             **training,
         ),
     )

@@ -12,7 +12,7 @@ import torch
 
 from mobileclip.data import ImageTextSample, SkipReport, ViewAgreement, read_reinforced_samples
 from mobileclip.datasets import Unit
-from mobileclip.engines import Place, default_num_threads
+from mobileclip.engines import WorkerResources, default_num_threads
 from mobileclip.hardware import AUTO, pick_device
 from mobileclip.reinforce.encoding import CHANGED_BY, measure_agreement
 from mobileclip.reinforce.spec import ReinforcementSpec
@@ -84,8 +84,8 @@ def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str = AU
     with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
         started = time.perf_counter()
         aside = attrs.evolve(spec, output=folder)
-        place = Place(device=device, num_threads=default_num_threads(device, 1))
-        worker = ReinforcementWork(spec=aside).open(place)
+        resources = WorkerResources(device=device, num_threads=default_num_threads(device, 1))
+        worker = ReinforcementWork(spec=aside).open(resources)
         loading_seconds = time.perf_counter() - started
         for count in (spec.batch_size, num_samples):  # the first batch compiles
             started = time.perf_counter()

@@ -30,7 +30,7 @@ from mobileclip.data.shards.files import read_shard, write_shard_members
 from mobileclip.data.skips import CONNECTION_FAILED, attempt
 from mobileclip.data.workers import submitted_ahead
 from mobileclip.datasets import Unit
-from mobileclip.engines import FatalError, OnProgress, Place, Work
+from mobileclip.engines import FatalError, OnProgress, Work, WorkerResources
 from mobileclip.machine import raise_machine_fault
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.encoding import NOT_FINITE, BatchEncoder, measure_agreement
@@ -117,14 +117,14 @@ class ReinforcementWork(Work[Unit, ShardEntry]):
     captioner: Captioner | None = None
     measured: str | None = None
 
-    def open(self, place: Place) -> ShardWorker:
+    def open(self, resources: WorkerResources) -> ShardWorker:
         """Return a worker with the given models; without given models, load the spec's teachers and captioner."""
         spec, teachers, captioner = self.spec, self.teachers, self.captioner
         if teachers is None and captioner is None:
-            teachers = build_ensemble(spec.teachers, place.device) if spec.teachers else None
-            captioner = None if spec.captioner is None else spec.captioner.build(place.device)
+            teachers = build_ensemble(spec.teachers, resources.device) if spec.teachers else None
+            captioner = None if spec.captioner is None else spec.captioner.build(resources.device)
         loaded: dict[str, Any] = {"teachers": teachers, "captioner": captioner, "measured": self.measured}
-        return ShardWorker(spec=spec, num_threads=place.num_threads, **loaded)
+        return ShardWorker(spec=spec, num_threads=resources.num_threads, **loaded)
 
 
 @attrs.frozen(kw_only=True, eq=False)

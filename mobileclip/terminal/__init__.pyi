@@ -1,5 +1,5 @@
 from .common import Common as Common, Rare as Rare, common_flags as common_flags, use_common as use_common
-from .flags import Reading as Reading, flags_of as flags_of, parse as parse
+from .flags import FlagRules as FlagRules, flags_of as flags_of, parse as parse
 from .help import (
     PROGRAMS as PROGRAMS,
     command_lines as command_lines,

@@ -45,7 +45,7 @@ _NOTHING = (None, False, inspect.Parameter.empty, (), "")
 
 
 @attrs.frozen(kw_only=True)
-class Reading:
+class FlagRules:
     """The rules that turn fields and arguments into flags.
 
     Args:
@@ -153,7 +153,7 @@ def _word(kind: Any, default: object) -> str | None:
 
 
 @contextmanager
-def specs_read(reading: Reading) -> Iterator[None]:
+def specs_read(rules: FlagRules) -> Iterator[None]:
     """Let tyro parse attrs classes within the context; attrs computes the defaults of fields without a flag value."""
     registry = ConstructorRegistry()
     asking: list[StructTypeInfo] = []
@@ -170,23 +170,23 @@ def specs_read(reading: Reading) -> Iterator[None]:
             asking.clear()
         assert isinstance(spec, StructConstructorSpec), "tyro reads attrs classes"
         flags = {
-            one.name: reading.flag(
+            one.name: rules.flag(
                 one.name,
                 one.type,
                 one.default,
-                reading.aliases.get((kind, one.name), ()),
+                rules.aliases.get((kind, one.name), ()),
                 follows=_follows(kind, info.default, one.name),
             )
             for one in spec.fields
         }
-        make = reading.made_by.get(kind, spec.instantiate)
+        make = rules.made_by.get(kind, spec.instantiate)
 
         def instantiate(**given: Any) -> Any:
             read = {name: flags[name].value(value) if name in flags else value for name, value in given.items()}
             return make(**{name: value for name, value in read.items() if value is not _LEFT_OUT})
 
         def field(one: StructFieldSpec) -> StructFieldSpec:
-            if (kind, one.name) in reading.fixed:
+            if (kind, one.name) in rules.fixed:
                 flags.pop(one.name)
                 return replace(one, type=Suppress[Fixed[one.type]])  # type: ignore[misc,name-defined]
             return replace(one, type=flags[one.name].kind, default=flags[one.name].default)
@@ -211,7 +211,7 @@ def parse(
     arguments: Sequence[str] | None = None,
     *,
     description: str,
-    reading: Reading | None = None,
+    rules: FlagRules | None = None,
     **choices: Any,
 ) -> T:
     """Parse a command line, and call a class or function with the values.
@@ -220,7 +220,7 @@ def parse(
         target: a class or function. Positional-only arguments become positional; all other arguments become flags.
         arguments: the command line without the program name; None for `sys.argv`.
         description: formatted text at the start of `--help`.
-        reading: rules that turn fields and arguments into flags; None for no special rules.
+        rules: rules that turn fields and arguments into flags; None for no special rules.
         choices: further keyword arguments of `tyro.cli`.
 
     Raises:
@@ -229,15 +229,15 @@ def parse(
     given = list(sys.argv[1:] if arguments is None else arguments)
     is_asking = ASKING_ALL in given or not ASKING.isdisjoint(given)
     # tyro does not parse hidden flags.
-    reading = attrs.evolve(reading or Reading(), all_flags=ASKING_ALL in given or not is_asking)
+    rules = attrs.evolve(rules or FlagRules(), all_flags=ASKING_ALL in given or not is_asking)
     choices.setdefault("prog", _program())
     choices.setdefault("config", (AvoidSubcommands,))
     if is_asking:
         say(f"{description}\n")
-    readable = reader_of(target, reading) if inspect.isfunction(target) else target
+    readable = reader_of(target, rules) if inspect.isfunction(target) else target
 
     def read(arguments: list[str], **options: Any) -> Any:
-        with specs_read(reading):
+        with specs_read(rules):
             return tyro.cli(readable, args=arguments, description="", **choices, **options)
 
     if is_asking:
@@ -248,7 +248,7 @@ def parse(
     except SystemExit:
         found, unknown = None, given
     if unknown or found is None:
-        _refuse_unknown(given, flags_of(target, reading, **choices), choices["prog"])
+        _refuse_unknown(given, flags_of(target, rules, **choices), choices["prog"])
         read(given)  # prints the error
     return found() if readable is not target else found  # type: ignore[no-any-return]
 
@@ -269,14 +269,14 @@ def _program() -> str:
     return sys.argv[0] if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 
 
-def flags_of(target: Callable[..., Any], reading: Reading | None = None, **choices: Any) -> list[str]:
+def flags_of(target: Callable[..., Any], rules: FlagRules | None = None, **choices: Any) -> list[str]:
     """Return all flags of a command, including rare flags, as listed by `--help-all`."""
     with redirect_stdout(io.StringIO()) as said, suppress(SystemExit):
-        parse(target, [ASKING_ALL], description="", reading=reading, **choices)
+        parse(target, [ASKING_ALL], description="", rules=rules, **choices)
     return sorted(set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", said.getvalue())))
 
 
-def reader_of(function: Callable[..., T], reading: Reading) -> Callable[..., Callable[[], T]]:
+def reader_of(function: Callable[..., T], rules: FlagRules) -> Callable[..., Callable[[], T]]:
     """Return a function for tyro with the arguments of `function`; a call returns `function` bound to parsed values."""
     hints, given = get_type_hints(function, include_extras=True), inspect.signature(function).parameters
     flags, parameters = {}, []
@@ -284,7 +284,7 @@ def reader_of(function: Callable[..., T], reading: Reading) -> Callable[..., Cal
         # Only Python 3.10 wraps a type whose default is `None` in `Optional`.
         kind = hints[name]
         kind = get_args(kind)[0] if get_origin(kind) is Union and get_origin(get_args(kind)[0]) is Annotated else kind
-        flags[name] = flag = reading.flag(name, kind, one.default)
+        flags[name] = flag = rules.flag(name, kind, one.default)
         kind = Annotated[flag.kind, arg(name="")] if attrs.has(kind) else flag.kind
         parameters.append(one.replace(kind=one.KEYWORD_ONLY, annotation=kind, default=flag.default))
 

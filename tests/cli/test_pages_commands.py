@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from mobileclip.cli import COMMANDS, Commands
-from mobileclip.cli.commands import COMMON, READING
+from mobileclip.cli.commands import COMMON, FLAG_RULES
 from mobileclip.recipes import find_recipe, parsed_as, recipe_files
 from mobileclip.recipes.files import KINDS
 from mobileclip.recipes.short import kind_of
@@ -65,7 +65,7 @@ def read(words):
     def recorded(*positional, **chosen):
         return positional, chosen
 
-    return parse(recorded, split_common_flags(COMMON, rest)[1], description="", reading=READING, prog="mobileclip")
+    return parse(recorded, split_common_flags(COMMON, rest)[1], description="", rules=FLAG_RULES, prog="mobileclip")
 
 
 def read_recipe(name, words):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import attrs
 
-from mobileclip.engines import Engine, FatalError, Listener, Place, SetAside, Work
+from mobileclip.engines import Engine, FatalError, Listener, SetAside, Work, WorkerResources
 from mobileclip.storage import StorageError
 from tests.errors import fails
 
@@ -39,7 +39,7 @@ def check_engine(engine: Engine, *, kills: bool = False, seconds: float = 60.0) 
     """
     for num_units, most in ((0, 1), (1, 1), (3, 3)):
         assert 1 <= engine.most_workers(num_units) <= most
-    with tempfile.TemporaryDirectory() as folder, engine.kept() as kept:
+    with tempfile.TemporaryDirectory() as folder, engine.reuse_workers() as kept:
         _check_ends(kept, Path(folder))
         _check_parts(kept, Path(folder))
         _check_broken_off(kept, Path(folder), seconds)
@@ -62,7 +62,7 @@ class _Trying(Work[_Unit, str]):
     folder: Path
     is_broken: bool = False
 
-    def open(self, place: Place) -> Callable[[_Unit, Callable[[int], None]], Callable[[], str]]:  # noqa: ARG002
+    def open(self, resources: WorkerResources) -> Callable[[_Unit, Callable[[int], None]], Callable[[], str]]:  # noqa: ARG002
         if self.is_broken:
             raise ValueError("the weights are not there")
         return self._make

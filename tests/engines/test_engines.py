@@ -30,7 +30,7 @@ ENGINES = {
 @pytest.fixture(params=ENGINES, scope="module")
 def engine(request):
     """An engine whose processes go from test to test, which is one kind of work after another."""
-    with ENGINES[request.param].kept() as kept:
+    with ENGINES[request.param].reuse_workers() as kept:
         yield kept
     assert not workers_of_this_process()
 
@@ -168,7 +168,7 @@ class Meeting(Work):
     num_units: int
     begun: list = attrs.field(factory=lambda: [threading.Event() for _ in range(9)])
 
-    def open(self, place):  # noqa: ARG002 - as `Work` does
+    def open(self, resources):  # noqa: ARG002 - as `Work` does
         return self.make
 
     def make(self, unit, on_progress):  # noqa: ARG002 - as a `Worker` does
@@ -193,7 +193,7 @@ class Holding(Work):
 
     made: list = attrs.field(factory=list)
 
-    def open(self, place):  # noqa: ARG002 - as `Work` does
+    def open(self, resources):  # noqa: ARG002 - as `Work` does
         return self.make
 
     def make(self, unit, on_progress):  # noqa: ARG002 - as a `Worker` does

@@ -69,7 +69,7 @@ def contents_of(output) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_an_actor_that_still_loads_for_one_work_does_not_do_the_next_with_it(ray_cluster, tmp_path):
     names = [str(number) for number in range(40)]
-    with RayEngine(max_workers=2, retries=AT_ONCE).kept() as kept:
+    with RayEngine(max_workers=2, retries=AT_ONCE).reuse_workers() as kept:
         run(kept, tmp_path / "one", ["a", "b"], late_seconds=2.0)
         run(kept, tmp_path / "next", names, seconds=0.1)
     assert {path.name for path in (tmp_path / "next").iterdir()} == set(names)
@@ -87,7 +87,7 @@ def two(ray_cluster):
 
     Two tries: what a unit that kills its actor takes along, because its entry was not told yet, needs another one.
     """
-    with RayEngine(max_workers=2, retries=_TWICE).kept() as kept:
+    with RayEngine(max_workers=2, retries=_TWICE).reuse_workers() as kept:
         yield kept
 
 

@@ -109,7 +109,7 @@ def test_a_run_of_several_kinds_of_work_has_one_list_and_says_what_comes_next(ou
     assert said[0] == "reading: 1 of 3 shards done, 1 of them by earlier runs, then matching and writing"
     assert re.fullmatch(r"matching since 20.{17} UTC, then writing", said[1])
     assert said[2] == "writing: 1 of 3 shards done, 1 of them by earlier runs"
-    assert (status.state, status.doing, status.num_done, status.num_set_aside) == ("finished", "writing", 1, 3)
+    assert (status.state, status.stage, status.num_done, status.num_set_aside) == ("finished", "writing", 1, 3)
 
 
 @IN_A_STORE
@@ -153,8 +153,8 @@ def test_a_run_that_breaks_off_says_why(output, tmp_path):
 BEFORE = {
     "state": "running", "began": "2026-01-02 03:04:05 UTC", "written": "2026-01-02 03:05:05 UTC", "num_units": 4,
     "num_done_before": 1, "num_done": 2, "num_failed": 0, "num_set_aside": 0, "units_per_hour": 60.0,
-    "seconds_left": 60.0, "under_way": [{"worker": "cpu", "unit": "0.tar", "seconds": 7.0}], "doing": "joining",
-    "doing_began": "2026-01-02 03:04:05 UTC", "then": [], "reason": "", "called": "shards",
+    "seconds_left": 60.0, "under_way": [{"worker": "cpu", "unit": "0.tar", "seconds": 7.0}], "stage": "joining",
+    "stage_began": "2026-01-02 03:04:05 UTC", "then": [], "reason": "", "unit_name": "shards",
 }  # fmt: skip
 
 

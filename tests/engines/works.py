@@ -13,7 +13,7 @@ from pathlib import Path
 
 import attrs
 
-from mobileclip.engines import FatalError, Listener, Place, Work
+from mobileclip.engines import FatalError, Listener, Work, WorkerResources
 from mobileclip.storage import StorageError
 
 
@@ -46,7 +46,7 @@ class Counting(Work[Task, str]):
     error: Exception | None = None
     late_seconds: float = 0.0
 
-    def open(self, place: Place) -> Counting.Worker:  # noqa: ARG002 - as `Work` does
+    def open(self, resources: WorkerResources) -> Counting.Worker:  # noqa: ARG002 - as `Work` does
         if self.error is not None:
             raise self.error
         if self.late_seconds:

@@ -61,8 +61,8 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
     storage.make_directory(storage.join(spec.output, LEDGER))
     folder = Path(spec.output) / INDEX if spec.index is None else Path(spec.index)
     with (
-        (engine or InlineEngine(device="cpu")).kept() as kept,
-        held(spec.output, kept) as run,
+        (engine or InlineEngine(device="cpu")).reuse_workers() as reusing,
+        held(spec.output, reusing) as run,
         scratch_folder(folder) as scratch,
     ):
         job = _Job(spec, sources, run=run, folder=folder, scratch=scratch, show_progress=show_progress)
