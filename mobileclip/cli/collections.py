@@ -235,7 +235,7 @@ def _show(matches: Matches, *, thumbnails: bool, as_json: bool) -> None:
     # A line break in a name would look like another result.
     lines = [f"{match.score:6.3f}  {printable(match.name, limit=_LONGEST_NAME)}" for match in matches]
     if as_json:
-        say_json([match.known() for match in matches])
+        say_json([match.to_dict() for match in matches])
     elif not matches:
         say("nothing was found", error=True)
     elif thumbnails:
@@ -366,7 +366,7 @@ def list_concepts(*, index_name: IndexName = None, as_json: Annotated[bool, arg(
 
     found = Collection.open(index_name).concepts.stored().values()
     if as_json:
-        say_json([one.described() for one in found])
+        say_json([one.to_dict() for one in found])
     else:
         say("\n".join(map(_told, found)) or "the index has no concepts")
 

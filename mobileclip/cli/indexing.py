@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _MOST_NAMED = 10
 _LONGEST_NAME = 4096
-IndexName = Annotated[Path | None, arg(name="index", metavar="INDEX|PICTURES")]
+IndexName = Annotated[Path | None, arg(name="index", metavar="INDEX|IMAGES")]
 
 
 def index(
@@ -55,7 +55,7 @@ def index(
     video_frames: Rare[Literal["seconds", "scenes"]] = "seconds",
     video_seconds: Rare[float] = 10.0,
     precision: Rare[FastPrecision] = "bfloat16",
-    output: Annotated[Path | None, arg(metavar="PICTURES.safetensors")] = None,
+    output: Annotated[Path | None, arg(metavar="IMAGES.safetensors")] = None,
     overwrite: bool = False,
 ) -> None:
     """Create or update a search index of images; the command encodes only new and changed images.

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli.arguments import (
-    BatchSize,
     ModelFlags,
     TextModel,
     Workers,
@@ -129,7 +128,7 @@ def embed(
     texts: Path | None = None,
     output: Annotated[Path, arg(metavar="ARCHIVE.npz")] = Path("embeddings.npz"),
     model: ModelFlags = ModelFlags(),  # noqa: B008  frozen
-    batch_size: BatchSize = 32,
+    batch_size: int = 32,
     num_workers: Annotated[int, Workers] = 1,
     precision: Rare[FastPrecision] = "float32",
     decode: Rare[Decode] = "exact",

@@ -35,9 +35,9 @@ from mobileclip.collections.pictures import COLUMNS, Reencoded, reencode
 from mobileclip.collections.read import IndexOptions
 from mobileclip.collections.scan import Scan, scan
 from mobileclip.collections.search import (
-    AWAY,
+    NEGATIVE_WEIGHT,
     Matches,
-    Picture,
+    QueryImage,
     nearest_matches,
     newest_matches,
     query_direction,
@@ -265,9 +265,9 @@ class Collection:
         other.graph_sizes = self.graph_sizes
         return other
 
-    def described(self) -> dict[str, object]:
+    def info(self) -> dict[str, object]:
         """Return the path, number of images and model of the index, for JSON."""
-        return {"index": str(self.path), "pictures": len(self), "model": str(self.store.about.model)}
+        return {"index": str(self.path), "images": len(self), "model": str(self.store.about.model)}
 
     def add(
         self,
@@ -460,7 +460,7 @@ class Collection:
                 remove_graph(self.path)
                 self.store.adopt_upgraded(about)
         self._clip, self._clip_of = clip, about.identity
-        self.concepts.follow()
+        self.concepts.migrate()
         words = read_tag_words(self.path)
         if words is not None and not words.about.identity.is_same(about.identity):
             self.tag(show_progress=options.show_progress)
@@ -493,7 +493,7 @@ class Collection:
         self,
         text: str | Sequence[str] = (),
         *,
-        image: Picture | Sequence[Picture] = (),
+        image: QueryImage | Sequence[QueryImage] = (),
         like: Sequence[int] = (),
         without: str | Sequence[str] = (),
         where: Sequence[Condition | str] = (),
@@ -554,7 +554,7 @@ class Collection:
         match: Match,
         text: str | Sequence[str] = (),
         *,
-        image: Picture | Sequence[Picture] = (),
+        image: QueryImage | Sequence[QueryImage] = (),
         like: Sequence[int] = (),
         without: str | Sequence[str] = (),
     ) -> NDArray[np.float32]:
@@ -587,18 +587,20 @@ class Collection:
     def _asked(
         self,
         text: str | Sequence[str],
-        image: Picture | Sequence[Picture],
+        image: QueryImage | Sequence[QueryImage],
         like: Sequence[int],
         without: str | Sequence[str],
     ) -> tuple[Callable[..., NDArray[np.float32]], QueryConcepts]:
         """Return the function that computes the query embedding, and the query's concepts with examples."""
         (texts, wanted), (away, unwanted) = (self._named(one) for one in (text, without))
-        pictures = _several(image)
+        images = _several(image)
         direction = partial(
-            query_direction, texts=texts, pictures=pictures, without=away, reduced=self.store.about.decode == "fast"
+            query_direction, texts=texts, images=images, without=away, reduced=self.store.about.decode == "fast"
         )
-        num_wanted = max(1, len(texts) + len(pictures) + len(like))
-        return direction, QueryConcepts.of(wanted, unwanted, num_wanted=num_wanted, share=AWAY / max(1, len(away)))
+        num_wanted = max(1, len(texts) + len(images) + len(like))
+        return direction, QueryConcepts.of(
+            wanted, unwanted, num_wanted=num_wanted, share=NEGATIVE_WEIGHT / max(1, len(away))
+        )
 
     def _named(self, given: str | Sequence[str]) -> tuple[list[str], list[Concept]]:
         """Return the texts, including those of named concepts, and the named concepts."""
@@ -640,9 +642,9 @@ class Collection:
             return write_web_file(path, self.snapshot, self.clip, overwrite=overwrite, show_progress=show_progress)
         if path.suffix == SUFFIX:
             return write_rows(path, self.store.rows(), self.store.about, overwrite=overwrite)
-        places, shown = self.snapshot.shown()
+        indices, shown = self.snapshot.shown()
         names = tuple(match_of(row, 1.0).name for row in shown)
-        image = self.snapshot.vectors[places].astype(np.float32)
+        image = self.snapshot.vectors[indices].astype(np.float32)
         embeddings = Embeddings(model=self.store.about.identity, image=image, image_paths=names)
         write_embeddings(path, embeddings, overwrite=overwrite)
         return len(names)
@@ -668,8 +670,8 @@ def _portions(read: Iterable[Reencoded], options: IndexOptions) -> Iterator[list
 
 
 def _known(snapshot: Snapshot, like: Sequence[int]) -> list[NDArray[np.float32]]:
-    return [snapshot.vectors[snapshot.place(one)].astype(np.float32) for one in like]
+    return [snapshot.vectors[snapshot.index_of(one)].astype(np.float32) for one in like]
 
 
-def _several(given: Picture | Sequence[Picture]) -> Sequence[Picture]:
+def _several(given: QueryImage | Sequence[QueryImage]) -> Sequence[QueryImage]:
     return [given] if isinstance(given, (str, Path, bytes)) else given

@@ -86,7 +86,7 @@ class Concept:
         uses_examples: whether the examples add to the score, see `examples_help`.
         examples: positive and negative examples.
         vectors: embeddings of the examples, of unit length.
-        pictures: small encoded copy of each example, for encoding by another model; None for an unreadable image.
+        images: small encoded copy of each example, for encoding by another model; None for an unreadable image.
     """
 
     name: str
@@ -95,9 +95,9 @@ class Concept:
     uses_examples: bool = False
     examples: tuple[Example, ...] = ()
     vectors: NDArray[np.float16]
-    pictures: tuple[bytes | None, ...] = ()
+    images: tuple[bytes | None, ...] = ()
 
-    def of(self, *, is_positive: bool) -> NDArray[np.float32]:
+    def embeddings(self, *, is_positive: bool) -> NDArray[np.float32]:
         """Return the embeddings of the positive or the negative examples."""
         return self.vectors[[one.is_positive == is_positive for one in self.examples]].astype(np.float32)
 
@@ -107,15 +107,15 @@ class Concept:
 
     def chosen(self, kept: Sequence[bool]) -> Concept:
         """Return the concept with a subset of its examples, selected by one boolean per example."""
-        places = [place for place, is_kept in enumerate(kept) if is_kept]
+        indices = [index for index, is_kept in enumerate(kept) if is_kept]
         return attrs.evolve(
             self,
-            examples=tuple(self.examples[place] for place in places),
-            vectors=self.vectors[places],
-            pictures=tuple(self.pictures[place] for place in places),
+            examples=tuple(self.examples[index] for index in indices),
+            vectors=self.vectors[indices],
+            images=tuple(self.images[index] for index in indices),
         )
 
-    def described(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         """Return the name, text and example names of the concept, for JSON."""
         names = {word: [one.name for one in self.examples if one.is_positive == kind] for word, kind in _KINDS.items()}
         return {"name": self.name, "text": self.text, "uses_examples": self.uses_examples, **names}
@@ -154,12 +154,12 @@ def change_concept(folder: Path, name: str, changed: Callable[[Concept | None], 
         if after is not None:
             known = _Known(text=after.text, about=after.about, uses_examples=after.uses_examples)
             db.execute("INSERT INTO concepts VALUES (?, ?)", (name, to_json(known)))
-            rows = zip(after.examples, after.vectors, after.pictures, strict=True)
+            rows = zip(after.examples, after.vectors, after.images, strict=True)
             db.executemany(
                 "INSERT INTO examples VALUES (?, ?, ?, ?, ?)",
                 (
-                    (name, number, to_json(example), np.asarray(vector, np.float16).tobytes(), picture)
-                    for number, (example, vector, picture) in enumerate(rows)
+                    (name, number, to_json(example), np.asarray(vector, np.float16).tobytes(), image)
+                    for number, (example, vector, image) in enumerate(rows)
                 ),
             )
     return after
@@ -167,7 +167,7 @@ def change_concept(folder: Path, name: str, changed: Callable[[Concept | None], 
 
 def _found(db: sqlite3.Connection, folder: Path, name: str | None) -> Iterator[Concept]:
     text = "SELECT name, known FROM concepts WHERE ?1 IS NULL OR name = ?1 ORDER BY name"
-    examples = "SELECT known, embedding, picture FROM examples WHERE concept = ? ORDER BY number"
+    examples = "SELECT known, embedding, image FROM examples WHERE concept = ? ORDER BY number"
     for found, known in db.execute(text, (name,)).fetchall():
         rows = db.execute(examples, (found,)).fetchall()
         try:
@@ -187,16 +187,16 @@ def _found(db: sqlite3.Connection, folder: Path, name: str | None) -> Iterator[C
             uses_examples=told.uses_examples,
             examples=given,
             vectors=vectors,
-            pictures=tuple(row[2] for row in rows),
+            images=tuple(row[2] for row in rows),
         )
 
 
-def places_of(snapshot: Snapshot, examples: Iterable[Example]) -> dict[Key, int]:
+def indices_of(snapshot: Snapshot, examples: Iterable[Example]) -> dict[Key, int]:
     """Return the positions of examples in a snapshot, by key; skip examples that the snapshot lacks."""
     assert snapshot.store is not None, "only the snapshot of an index has examples"
     ids, found = snapshot.ids, ids_of(snapshot.store.folder, [one.key for one in examples])
-    places = {key: int(np.searchsorted(ids, number)) for key, number in found.items()}
-    return {key: place for key, place in places.items() if place < len(ids) and ids[place] == found[key]}
+    indices = {key: int(np.searchsorted(ids, number)) for key, number in found.items()}
+    return {key: index for key, index in indices.items() if index < len(ids) and ids[index] == found[key]}
 
 
 def ids_of(folder: Path, keys: Iterable[Key]) -> dict[Key, int]:
@@ -252,17 +252,17 @@ class Cache:
         signs = np.repeat(np.array([ALPHA, -ALPHA], np.float32), (len(yes), len(no)))
         return cls(vectors=np.concatenate([yes, no]), weights=weight * signs)
 
-    def added(self, vectors: Vectors | Matrix) -> Matrix:
+    def scores(self, vectors: Vectors | Matrix) -> Matrix:
         """Return the term that the examples add to each image's score.
 
         Shape:
             vectors: `(images, dim)`; returns `(images,)`.
         """
-        added = np.empty(len(vectors), np.float32)
+        scores = np.empty(len(vectors), np.float32)
         for start in range(0, len(vectors), BLOCK):
             similar = cosines(vectors[start : start + BLOCK], self.vectors)
-            added[start : start + BLOCK] = np.exp(BETA * (similar - 1)) @ self.weights
-        return added
+            scores[start : start + BLOCK] = np.exp(BETA * (similar - 1)) @ self.weights
+        return scores
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -285,7 +285,7 @@ class QueryConcepts:
             wanted: concepts to search for.
             without: concepts to exclude.
             num_wanted: number of embeddings in the query's mean: texts, images and concepts.
-            share: absolute weight of each excluded concept.
+            share: absolute value of the (negative) weight of each excluded concept.
         """
         weighed = [(one, 1 / num_wanted) for one in wanted] + [(one, -share) for one in without]
         return cls(concepts=tuple((one, weight) for one, weight in weighed if one.uses_examples))
@@ -293,7 +293,7 @@ class QueryConcepts:
     def cache(self) -> Cache | None:
         """Return one cache of all concepts' examples; None if no concept uses examples."""
         caches = [
-            Cache.of(one.of(is_positive=True), one.of(is_positive=False), weight=weight)
+            Cache.of(one.embeddings(is_positive=True), one.embeddings(is_positive=False), weight=weight)
             for one, weight in self.concepts
         ]
         if not caches:
@@ -305,22 +305,22 @@ class QueryConcepts:
 
 
 def nearest_with_concepts(
-    vectors: Vectors, places: NDArray[np.int64] | None, query: Matrix, cache: Cache, k: int
+    vectors: Vectors, indices: NDArray[np.int64] | None, query: Matrix, cache: Cache, k: int
 ) -> Found:
     """Return the images with the highest scores, by exact search.
 
     Args:
         vectors: embeddings of the collection, of unit length.
-        places: positions of the images to search; None for all images.
+        indices: positions of the images to search; None for all images.
         query: query embedding, of shape (dim,).
         cache: embeddings and weights of the query's examples.
         k: maximum number of images.
     """
-    places = np.arange(len(vectors)) if places is None else places
-    some = vectors if len(places) == len(vectors) else vectors[places]
-    scores = cosines(some, query[None])[:, 0] + cache.added(some)
+    indices = np.arange(len(vectors)) if indices is None else indices
+    some = vectors if len(indices) == len(vectors) else vectors[indices]
+    scores = cosines(some, query[None])[:, 0] + cache.scores(some)
     best = np.argsort(-scores, kind="stable")[:k]
-    return places[best], scores[best]
+    return indices[best], scores[best]
 
 
 def examples_help(vectors: Vectors, text: Matrix, yes: Matrix, no: Matrix, own: Sequence[int]) -> bool:
@@ -338,19 +338,19 @@ def examples_help(vectors: Vectors, text: Matrix, yes: Matrix, no: Matrix, own: 
     """
     if not len(yes):
         return False
-    pictures, held = cosines(vectors, text[None])[:, 0], yes @ text
-    pictures[np.asarray(own, np.int64)] = -np.inf
-    alone = [_rank(pictures, one) for one in held]
+    scores, held = cosines(vectors, text[None])[:, 0], yes @ text
+    scores[np.asarray(own, np.int64)] = -np.inf
+    alone = [_rank(scores, one) for one in held]
     if len(yes) == 1:
         return alone[0] >= _FOUND
     # The contribution of each held-out example is subtracted from the sum of all.
-    rest, learned = pictures + Cache.of(yes, no).added(vectors), []
+    rest, learned = scores + Cache.of(yes, no).scores(vectors), []
     chosen = np.unique(np.linspace(0, len(yes) - 1, min(len(yes), _HELD_BACK)).astype(np.int64))
     shares = ALPHA * np.exp(BETA * (cosines(vectors, yes[chosen]) - 1))
-    for share, place in zip(shares.T, chosen, strict=True):
-        others = Cache.of(np.delete(yes, place, axis=0), no)
-        learned.append(_rank(rest - share, held[place] + others.added(yes[[place]])[0]))
-    alone = [alone[place] for place in chosen]
+    for share, index in zip(shares.T, chosen, strict=True):
+        others = Cache.of(np.delete(yes, index, axis=0), no)
+        learned.append(_rank(rest - share, held[index] + others.scores(yes[[index]])[0]))
+    alone = [alone[index] for index in chosen]
     return float(np.mean(np.log1p(learned))) < float(np.mean(np.log1p(alone)))
 
 

@@ -35,30 +35,30 @@ class UnchangedImage:
     """An image that has not changed since indexing.
 
     Args:
-        place: position of the image in the snapshot.
+        index: position of the image in the snapshot.
         match: metadata of the image.
         is_blank: whether nearly all pixels of the image have the same colour.
         sharpness: sharpness of the image, see `_sharpness`; 0 (not measured) if no other copy has as many pixels.
     """
 
-    place: int
+    index: int
     match: Match
     is_blank: bool
     sharpness: float
 
 
-def with_unchanged_files(snapshot: Snapshot, places: NDArray[np.int64]) -> NDArray[np.int64]:
+def with_unchanged_files(snapshot: Snapshot, indices: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the positions of the images whose files still have the indexed modification times and sizes."""
     stamps: dict[str, tuple[int, int] | None] = {}
     kept = []
-    for place, row in zip(places.tolist(), snapshot.rows(places, ("path", "part", "size", "mtime_ns")), strict=True):
+    for index, row in zip(indices.tolist(), snapshot.rows(indices, ("path", "part", "size", "mtime_ns")), strict=True):
         if row is None:
             continue
         if row["path"] not in stamps:
             stamps[row["path"]] = stamp_of(row["path"])
         stamp = stamps[row["path"]]
         if stamp is not None and stamp[0] == row["mtime_ns"] and (row["part"] is not None or stamp[1] == row["size"]):
-            kept.append(place)
+            kept.append(index)
     return np.array(kept, np.int64)
 
 
@@ -71,7 +71,7 @@ def read_unchanged(rows: Mapping[int, dict[str, Any]]) -> list[UnchangedImage]:
     matches = [match_of(row, 1.0) for row in rows.values()]
     num_pixels = Counter(match.width * match.height for match in matches)
     looks = []
-    for (place, row), match, data in zip(rows.items(), matches, read_encoded(matches), strict=True):
+    for (index, row), match, data in zip(rows.items(), matches, read_encoded(matches), strict=True):
         if data is None or hashlib.sha256(data).hexdigest() != row["sha256"]:
             continue
         is_compared = num_pixels[match.width * match.height] > 1
@@ -79,7 +79,7 @@ def read_unchanged(rows: Mapping[int, dict[str, Any]]) -> list[UnchangedImage]:
         image = make_small(data, match, _SHARPNESS_SIDE if is_compared else _FLAT_SIDE)
         if image is not None:
             sharpness = _sharpness(image) if is_compared else 0.0
-            looks.append(UnchangedImage(place=place, match=match, is_blank=_spread(image) < _FLAT, sharpness=sharpness))
+            looks.append(UnchangedImage(index=index, match=match, is_blank=_spread(image) < _FLAT, sharpness=sharpness))
     return looks
 
 
@@ -145,14 +145,14 @@ class Duplicates(Sequence[DuplicateGroup]):
         return len(self.groups)
 
     @overload
-    def __getitem__(self, place: int) -> DuplicateGroup: ...
+    def __getitem__(self, index: int) -> DuplicateGroup: ...
 
     @overload
-    def __getitem__(self, place: slice) -> Sequence[DuplicateGroup]: ...
+    def __getitem__(self, index: slice) -> Sequence[DuplicateGroup]: ...
 
-    def __getitem__(self, place: int | slice) -> DuplicateGroup | Sequence[DuplicateGroup]:
+    def __getitem__(self, index: int | slice) -> DuplicateGroup | Sequence[DuplicateGroup]:
         """Return a group, or a slice of the groups."""
-        return self.groups[place]
+        return self.groups[index]
 
     def still_there(self) -> Duplicates:
         """Return the duplicates without files that no longer exist."""
@@ -201,23 +201,23 @@ def find_duplicates(
     """
     require_threshold(threshold)
     rows = snapshot.rows(np.arange(len(snapshot)), ("width", "height", "size", "time"))
-    pictures = [(place, row) for place, row in enumerate(rows) if row is not None and row["time"] is None]
-    pictures.sort(key=lambda one: (-one[1]["width"] * one[1]["height"], -one[1]["size"], one[0]))
-    num_pictures = len(pictures)
-    order = with_unchanged_files(snapshot, np.array([place for place, _ in pictures], np.int64))
+    images = [(index, row) for index, row in enumerate(rows) if row is not None and row["time"] is None]
+    images.sort(key=lambda one: (-one[1]["width"] * one[1]["height"], -one[1]["size"], one[0]))
+    num_images = len(images)
+    order = with_unchanged_files(snapshot, np.array([index for index, _ in images], np.int64))
     is_compared = np.zeros(len(snapshot), bool)
     is_compared[order] = True
     leader = np.full(len(snapshot), -1)
     shown = console(shown=show_progress)
     with Progress("comparing", total=len(order), unit="images", console=shown) as bar:
-        for places, neighbours in _near(snapshot, graph, order, threshold):
-            for place, near in zip(places, neighbours, strict=True):
-                if leader[place] < 0:
-                    leader[near[(leader[near] < 0) & is_compared[near]]] = place
-                    leader[place] = place
-            bar.advance(len(places))
+        for indices, neighbours in _near(snapshot, graph, order, threshold):
+            for index, near in zip(indices, neighbours, strict=True):
+                if leader[index] < 0:
+                    leader[near[(leader[near] < 0) & is_compared[near]]] = index
+                    leader[index] = index
+            bar.advance(len(indices))
     groups, blank, num_changed = _groups(snapshot, leader, threshold)
-    return Duplicates(groups=groups, blank=blank, num_left_out=num_pictures - len(order) + num_changed)
+    return Duplicates(groups=groups, blank=blank, num_left_out=num_images - len(order) + num_changed)
 
 
 def _near(
@@ -225,20 +225,20 @@ def _near(
 ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.int64]]]]:
     """Yield blocks of images, in order, each image with its near duplicates."""
     for start in range(0, len(order), _BLOCK):
-        places = order[start : start + _BLOCK]
+        indices = order[start : start + _BLOCK]
         if graph is None:
-            yield places, _compared(snapshot.vectors, places, order[start:], threshold)
+            yield indices, _compared(snapshot.vectors, indices, order[start:], threshold)
         else:
-            queries = snapshot.vectors[places].astype(np.float32)
+            queries = snapshot.vectors[indices].astype(np.float32)
             found = graph.nearest_to_each(queries, _MOST_NEIGHBOURS, num_candidates=_CANDIDATES)
-            yield places, [near[scores >= threshold] for near, scores in found]
+            yield indices, [near[scores >= threshold] for near, scores in found]
 
 
 def _compared(
-    vectors: Vectors, places: NDArray[np.int64], others: NDArray[np.int64], threshold: float
+    vectors: Vectors, indices: NDArray[np.int64], others: NDArray[np.int64], threshold: float
 ) -> list[NDArray[np.int64]]:
-    """Return the near duplicates of each image in `places`, among the images in `others`."""
-    wanted = torch.from_numpy(vectors[places]).float()
+    """Return the near duplicates of each image in `indices`, among the images in `others`."""
+    wanted = torch.from_numpy(vectors[indices]).float()
     rows, columns = [], []
     for start in range(0, len(others), _BLOCK):
         similarity = wanted @ torch.from_numpy(vectors[others[start : start + _BLOCK]]).float().T
@@ -247,7 +247,7 @@ def _compared(
         columns.append(others[column.numpy() + start])
     of, like = np.concatenate(rows), np.concatenate(columns)
     by_row = np.argsort(of, kind="stable")
-    return np.split(like[by_row], np.searchsorted(of[by_row], np.arange(1, len(places))))
+    return np.split(like[by_row], np.searchsorted(of[by_row], np.arange(1, len(indices))))
 
 
 def _groups(
@@ -257,13 +257,13 @@ def _groups(
     by_leader = np.argsort(leader, kind="stable")[np.count_nonzero(leader < 0) :]
     starts = np.flatnonzero(np.diff(leader[by_leader], prepend=-1))
     several = [members for members in np.split(by_leader, starts[1:]) if len(members) > 1]
-    places = np.concatenate([np.empty(0, np.int64), *several])
-    known = dict(zip(places.tolist(), snapshot.rows(places), strict=True))
+    indices = np.concatenate([np.empty(0, np.int64), *several])
+    known = dict(zip(indices.tolist(), snapshot.rows(indices), strict=True))
     groups: list[DuplicateGroup] = []
     blank: list[Match] = []
     num_changed = 0
     for members in several:
-        files = _files_apart({place: row for place in members.tolist() if (row := known[place]) is not None})
+        files = _files_apart({index: row for index in members.tolist() if (row := known[index]) is not None})
         if len(files) > 1:
             looks = read_unchanged(files)
             num_changed += len(files) - len(looks)
@@ -276,37 +276,37 @@ def _groups(
 def _files_apart(rows: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
     """Return one row per file; if a file has several paths, prefer a path that is not a link."""
     files: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
-    for place, row in rows.items():
+    for index, row in rows.items():
         file: tuple[object, ...] = (row["path"], row["part"])
         with suppress(OSError):  # a missing file has no other names
             status = Path(row["path"]).stat()
             file = (status.st_dev, status.st_ino, row["part"])
-        files[file].append(place)
+        files[file].append(index)
 
-    def is_link(place: int) -> bool:
-        path: str = rows[place]["path"]
+    def is_link(index: int) -> bool:
+        path: str = rows[index]["path"]
         return os.path.realpath(path) != path
 
     # The check is slow, so it runs only for files with several names.
-    chosen = [places[0] if len(places) == 1 else min(places, key=is_link) for places in files.values()]
-    return {place: rows[place] for place in sorted(chosen)}
+    chosen = [indices[0] if len(indices) == 1 else min(indices, key=is_link) for indices in files.values()]
+    return {index: rows[index] for index in sorted(chosen)}
 
 
 def _grouped(snapshot: Snapshot, looks: Sequence[UnchangedImage], threshold: float) -> Iterator[DuplicateGroup]:
     """Yield groups of images, each similar to the best image of its group."""
     while len(looks) > 1:
         best = max(looks, key=_worth)
-        places = [look.place for look in looks]
-        scores = snapshot.vectors[places].astype(np.float32) @ snapshot.vectors[best.place].astype(np.float32)
+        indices = [look.index for look in looks]
+        scores = snapshot.vectors[indices].astype(np.float32) @ snapshot.vectors[best.index].astype(np.float32)
         near = [(look, float(score)) for look, score in zip(looks, scores, strict=True) if score >= threshold]
         others = [attrs.evolve(look.match, score=round(score, 4)) for look, score in near if look is not best]
         if others:
             others.sort(key=lambda match: (-match.score, match.name))
             yield DuplicateGroup(best=best.match, others=tuple(others))
-        done = {best.place, *(look.place for look, _ in near)}
-        looks = [look for look in looks if look.place not in done]
+        done = {best.index, *(look.index for look, _ in near)}
+        looks = [look for look in looks if look.index not in done]
 
 
 def _worth(look: UnchangedImage) -> tuple[int, float, int, int]:
     """Return the sort key for choosing the copy to keep."""
-    return look.match.width * look.match.height, look.sharpness, look.match.size, -look.place
+    return look.match.width * look.match.height, look.sharpness, look.match.size, -look.index

@@ -168,14 +168,14 @@ def write_web_file(
     from safetensors.numpy import save
 
     storage.require_output(path, overwrite=overwrite, suffixes=(WEB_SUFFIX,))
-    places, rows = snapshot.shown()
+    indices, rows = snapshot.shown()
     matches = [match_of(row, 1.0) for row in rows]
     thumbnails, ends = bytearray(), []
     with Progress(
         "making small copies", total=len(matches), unit="images", console=console(shown=show_progress)
     ) as bar:
-        for picture in small_images(matches, _SIDE):
-            thumbnails += b"" if picture is None else webp(picture, _QUALITY)
+        for image in small_images(matches, _SIDE):
+            thumbnails += b"" if image is None else webp(image, _QUALITY)
             ends.append(len(thumbnails))
             bar.advance()
     # The location of the files on this machine stays private.
@@ -184,7 +184,7 @@ def write_web_file(
     facts = json.dumps([_facts(match, folder) for match in matches])
     content = save(
         {
-            "embedding": snapshot.vectors[places],
+            "embedding": snapshot.vectors[indices],
             "probes": clip.encode_text(list(PROBES)).numpy().astype(np.float32),
             "names": np.frombuffer(names.encode(), np.uint8),
             "facts": np.frombuffer(facts.encode(), np.uint8),
@@ -203,5 +203,5 @@ def _short(path: str, folder: str) -> str:
 
 
 def _facts(match: Match, folder: str) -> dict[str, Any]:
-    known = {name: value for name, value in match.known().items() if name in _FACTS}
+    known = {name: value for name, value in match.to_dict().items() if name in _FACTS}
     return {**known, "path": _short(match.path, folder)}

@@ -124,7 +124,7 @@ class KnownFiles:
 
     def is_as_before(self, file: FoundFile) -> bool:
         """Return whether a file is unchanged."""
-        if file.kind == "picture":
+        if file.kind == "image":
             return [(row.size, row.mtime_ns) for row in self.rows(file.path)] == [(file.size, file.mtime_ns)]
         before = self._finished.get(file.path)
         return before is not None and (before.num_bytes, before.mtime_ns) == (file.size, file.mtime_ns)
@@ -142,12 +142,12 @@ class KnownFiles:
 
     def content(self) -> KnownContent:
         """Return the hashes of all content that has embeddings in the index."""
-        return KnownContent(pictures=self._hashes_of_size, videos=self._video_of_hash)
+        return KnownContent(images=self._hashes_of_size, videos=self._video_of_hash)
 
     def content_like(self, file: FoundFile) -> KnownContent:
         """Return the indexed content with the size of a file; for a shard, also the content of its old version."""
-        if file.kind == "picture":
-            return KnownContent(pictures={file.size: self.content().of_size(file.size)})
+        if file.kind == "image":
+            return KnownContent(images={file.size: self.content().of_size(file.size)})
         alike = self._finished_of_size.get(file.size, [])
         if file.kind == "video":
             return KnownContent(videos=frozenset(row.sha256 for path in alike for row in self.rows(path)))
@@ -156,7 +156,7 @@ class KnownFiles:
             for row in self.rows(path):
                 if not row.is_problem:
                     hashes[row.size].append(row.sha256)
-        return KnownContent(pictures=dict(hashes))
+        return KnownContent(images=dict(hashes))
 
     def take_replaced(self, path: str, part: str | None) -> list[int]:
         """Return the ids of the rows to replace for a file or sample; further calls return an empty list."""

@@ -39,10 +39,10 @@ def default_index(inputs: Sequence[str]) -> Path:
     Args:
         inputs: inputs of the index, as given by the user. The same inputs, in any order, have the same index.
     """
-    places = sorted({_in_full(one) for one in inputs})
+    places = sorted({absolute_path(one) for one in inputs})
     digest = hashlib.sha256("\0".join(places).encode(errors="surrogateescape")).hexdigest()
     name = re.sub(r"[^A-Za-z0-9]+", "-", Path(places[0]).name).strip("-")[:_MOST_LETTERS]
-    return indexes_folder() / f"{name or 'pictures'}-{digest[:12]}"
+    return indexes_folder() / f"{name or 'images'}-{digest[:12]}"
 
 
 def find_index(name: str | Path | None = None) -> Path:
@@ -68,9 +68,9 @@ def find_index(name: str | Path | None = None) -> Path:
     own = default_index([str(name)])
     if is_index(own):
         return own
-    pictures = _in_full(str(name))
+    folder = absolute_path(str(name))
     for store in _readable(reversed(found)):
-        if pictures in store.inputs:
+        if folder in store.inputs:
             return store.folder
     shown = storage.printable(name)
     if not Path(name).exists():
@@ -101,7 +101,8 @@ def moved_index(files: Iterable[tuple[str, int]], model: ModelSource | None) -> 
     return best
 
 
-def _in_full(path: str) -> str:
+def absolute_path(path: str | Path) -> str:
+    """Return the absolute path of a local path or `file:` URL, without following links."""
     return os.path.abspath(storage.local_path(path))  # noqa: PTH100 - links stay links
 
 

@@ -228,17 +228,17 @@ def merge_concepts(one: Concept, here: Path, other: Concept, there: Path) -> Con
                 f"{path} is a positive example of {name!r} in {yes} but a negative example in {no}; remove an example: "
                 f'`mobileclip concept add "{name}" --unlabel {path} --index {there}`'
             )
-    new = [place for place, example in enumerate(other.examples) if example.key not in own]
-    examples = (*one.examples, *(other.examples[place] for place in new))
+    new = [index for index, example in enumerate(other.examples) if example.key not in own]
+    examples = (*one.examples, *(other.examples[index] for index in new))
     if len(examples) > MOST_EXAMPLES:
         raise ValueError(
             f"a concept has at most {MOST_EXAMPLES:,} examples, and {name!r} of {here} and {there} would have "
             f'{len(examples):,}; remove examples: `mobileclip concept add "{name}" --unlabel IMAGE --index {there}`'
         )
     vectors = np.concatenate([one.vectors, other.vectors[new]])
-    pictures = (*one.pictures, *(other.pictures[place] for place in new))
+    images = (*one.images, *(other.images[index] for index in new))
     used = one.uses_examples or other.uses_examples
-    return attrs.evolve(one, examples=examples, vectors=vectors, pictures=pictures, uses_examples=used)
+    return attrs.evolve(one, examples=examples, vectors=vectors, images=images, uses_examples=used)
 
 
 def _joined_words(one: TagWords, here: Path, other: TagWords, there: Path) -> TagWords:
@@ -256,8 +256,8 @@ def _joined_words(one: TagWords, here: Path, other: TagWords, there: Path) -> Ta
             f"update the tags of the outdated model: `mobileclip tag --index {here}`, or with --index {there}"
         )
     known = {word.casefold() for word in one.words}
-    new = [place for place, word in enumerate(other.words) if word.casefold() not in known]
-    words = (*one.words, *(other.words[place] for place in new))
+    new = [index for index, word in enumerate(other.words) if word.casefold() not in known]
+    words = (*one.words, *(other.words[index] for index in new))
     if len(words) > MOST_WORDS:
         raise ValueError(
             f"the tags of {here} and {there} would have {len(words):,} words, expected at most {MOST_WORDS:,}; use "

@@ -41,34 +41,34 @@ class GraphSizes:
 
     Args:
         exact: maximum number of images for exact search; above this number, search uses a graph.
-        added: number of images to add to the graph per batch.
+        batch_size: number of images to add to the graph per batch.
         candidates: minimum number of candidates from the graph per query.
     """
 
     exact: int = 2_000_000
-    added: int = 4096
+    batch_size: int = 4096
     candidates: int = 512
 
 
 def exact_nearest(
-    vectors: NDArray[np.float16], places: NDArray[np.int64] | None, query: NDArray[np.float32], k: int
+    vectors: NDArray[np.float16], indices: NDArray[np.int64] | None, query: NDArray[np.float32], k: int
 ) -> Found:
     """Return the nearest images by exact search; images with equal scores keep their order in the index.
 
     Shape:
-        vectors: `(images, dim)`; places: `(candidates,)`; query: `(dim,)`.
+        vectors: `(images, dim)`; indices: `(candidates,)`; query: `(dim,)`.
 
     Args:
         vectors: embeddings of the images, of unit length.
-        places: positions of the images to search; None for all images.
+        indices: positions of the images to search; None for all images.
         query: query embedding, of unit length.
         k: maximum number of images.
     """
-    candidates = np.arange(len(vectors)) if places is None else places
+    candidates = np.arange(len(vectors)) if indices is None else indices
     if len(candidates) > k + _SPARE:
         with needed("a search", "collections"):
             from usearch.index import search
-        some = vectors if places is None else vectors[places]
+        some = vectors if indices is None else vectors[indices]
         found = search(some, query.astype(np.float16), k + _SPARE, "ip", exact=True, threads=torch.get_num_threads())
         candidates = candidates[np.asarray(found.keys).astype(np.int64)]
     scores = np.einsum("ij,j->i", vectors[candidates].astype(np.float32), query)
@@ -115,9 +115,9 @@ class NeighbourGraph:
 
     def _best(self, ids: NDArray[Any], query: NDArray[np.float32], k: int) -> Found:
         known = self._snapshot.ids
-        places = np.searchsorted(known, ids.astype(np.int64))
-        places = places[places < len(known)]
-        candidates = np.union1d(places[np.isin(known[places], ids.astype(np.int64))], self._missing)
+        indices = np.searchsorted(known, ids.astype(np.int64))
+        indices = indices[indices < len(known)]
+        candidates = np.union1d(indices[np.isin(known[indices], ids.astype(np.int64))], self._missing)
         is_short = len(candidates) < min(k, len(known))
         return exact_nearest(self._snapshot.vectors, None if is_short else candidates, query, k)
 
@@ -173,8 +173,8 @@ def _add(graph: Any, snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bo
     new = np.flatnonzero(~np.isin(snapshot.ids, _ids(graph)))
     shown = console(shown=show_progress and len(new) > 0)
     with Progress("building the graph", total=len(new), unit="images", console=shown) as bar:
-        for start in range(0, len(new), sizes.added):
-            some = new[start : start + sizes.added]
+        for start in range(0, len(new), sizes.batch_size):
+            some = new[start : start + sizes.batch_size]
             # usearch loses rows if several threads add to the same graph.
             graph.add(snapshot.ids[some].astype(np.uint64), snapshot.vectors[some].astype(np.float32), threads=1)
             bar.advance(len(some))

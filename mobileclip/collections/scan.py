@@ -97,7 +97,7 @@ class FoundFile:
     path: str
     size: int
     mtime_ns: int
-    kind: Literal["picture", "shard", "video"]
+    kind: Literal["image", "shard", "video"]
 
 
 @attrs.frozen(kw_only=True)
@@ -123,7 +123,7 @@ class Scan:
 
 def estimated_images(files: Iterable[FoundFile]) -> int:
     """Return the approximate number of images in files."""
-    return sum(1 if file.kind == "picture" else 1 + file.size // _BYTES_PER_IMAGE[file.kind] for file in files)
+    return sum(1 if file.kind == "image" else 1 + file.size // _BYTES_PER_IMAGE[file.kind] for file in files)
 
 
 def scan(inputs: Sequence[str], *, may_be_missing: bool = False) -> Scan:
@@ -212,7 +212,7 @@ def _enter(path: str, found: dict[str, FoundFile], left_out: list[Skip]) -> None
     found[path] = FoundFile(path=path, size=status.st_size, mtime_ns=storage.modified_ns(status), kind=_kind(path))
 
 
-def _kind(path: str) -> Literal["picture", "shard", "video"]:
+def _kind(path: str) -> Literal["image", "shard", "video"]:
     if path.endswith(_SHARD):
         return "shard"
-    return "video" if is_video_name(path) else "picture"
+    return "video" if is_video_name(path) else "image"

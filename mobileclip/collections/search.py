@@ -25,9 +25,9 @@ from mobileclip.datasets import VideoFile
 from mobileclip.inference import ImageTextModel, attribution
 
 Vector = NDArray[np.float32]
-Picture = str | Path | bytes
+QueryImage = str | Path | bytes
 
-AWAY = 0.5
+NEGATIVE_WEIGHT = 0.5
 """Weight of the mean excluded embedding in a query, relative to the mean wanted embedding."""
 # Factor for repeating a search with more results, if missing files or frames of few videos fill the first places.
 _MORE = 8
@@ -50,7 +50,7 @@ def query_direction(
     clip: Callable[[], ImageTextModel],
     *,
     texts: Sequence[str],
-    pictures: Sequence[Picture],
+    images: Sequence[QueryImage],
     known: Sequence[Vector],
     without: Sequence[str],
     reduced: bool,
@@ -64,7 +64,7 @@ def query_direction(
         clip: function that returns the model of the index; `query_direction` calls the function only to encode texts
             or images.
         texts: query texts.
-        pictures: example images, as paths or encoded bytes.
+        images: example images, as paths or encoded bytes.
         known: stored embeddings of indexed example images, each of shape (dim,).
         without: texts to exclude.
         reduced: whether to decode a JPEG at reduced size, as for the index.
@@ -73,12 +73,12 @@ def query_direction(
         ValueError: if the query is empty.
         ImageError: if an image cannot be read.
     """
-    if not any(text.strip() for text in texts) and not pictures and not known:
+    if not any(text.strip() for text in texts) and not images and not known:
         raise ValueError("the query is empty; expected a text or an image")
-    wanted = [*_of_texts(clip, texts), *(embedding_of(clip(), one, reduced=reduced) for one in pictures), *known]
+    wanted = [*_of_texts(clip, texts), *(embedding_of(clip(), one, reduced=reduced) for one in images), *known]
     query = np.asarray(np.mean(wanted, axis=0, dtype=np.float64))
     if without:
-        query = query - AWAY * np.mean(_of_texts(clip, without), axis=0, dtype=np.float64)
+        query = query - NEGATIVE_WEIGHT * np.mean(_of_texts(clip, without), axis=0, dtype=np.float64)
     unit: Vector = (query / max(float(np.linalg.norm(query)), float(np.finfo(np.float32).tiny))).astype(np.float32)
     return unit
 
@@ -109,16 +109,16 @@ def nearest_matches(
         ReplacedIndexError: if another index has replaced this index since the snapshot.
     """
     conditions = [parse_condition(one) if isinstance(one, str) else one for one in where]
-    places = matching(snapshot, conditions) if conditions else None
-    is_exact = cache is not None or places is not None or graph is None
+    indices = matching(snapshot, conditions) if conditions else None
+    is_exact = cache is not None or indices is not None or graph is None
     wanted, there = k, Presence()
     while True:
         if cache is not None:
-            found, scores = nearest_with_concepts(snapshot.vectors, places, query, cache, wanted)
-        elif places is None and graph is not None:
+            found, scores = nearest_with_concepts(snapshot.vectors, indices, query, cache, wanted)
+        elif indices is None and graph is not None:
             found, scores = graph.nearest(query, wanted)
         else:
-            found, scores = exact_nearest(snapshot.vectors, places, query, wanted)
+            found, scores = exact_nearest(snapshot.vectors, indices, query, wanted)
         pairs = zip(snapshot.rows(found), scores.tolist(), strict=True)
         shown = [(row, score) for row, score in pairs if row is not None and row["path"] in there]
         chosen = range(len(shown)) if all_frames else first_of_videos([row for row, _ in shown])
@@ -142,9 +142,9 @@ def newest_matches(snapshot: Snapshot, k: int, *, where: Sequence[Condition | st
         ValueError: if a condition is invalid, or all files of the index are missing.
         ReplacedIndexError: if another index has replaced this index since the snapshot.
     """
-    places = matching(snapshot, [parse_condition(one) if isinstance(one, str) else one for one in where])
-    taken, changed = snapshot.column("taken")[places], snapshot.column("mtime_ns")[places] / 1e9
-    order = places[np.argsort(-np.where(np.isnat(taken), changed, taken.astype(np.float64)), kind="stable")]
+    indices = matching(snapshot, [parse_condition(one) if isinstance(one, str) else one for one in where])
+    taken, changed = snapshot.column("taken")[indices], snapshot.column("mtime_ns")[indices] / 1e9
+    order = indices[np.argsort(-np.where(np.isnat(taken), changed, taken.astype(np.float64)), kind="stable")]
     there = Presence()
     rows: list[dict[str, Any]] = []
     chosen: Sequence[int] = ()
@@ -162,19 +162,19 @@ def _of_texts(clip: Callable[[], ImageTextModel], texts: Sequence[str]) -> list[
     return list(clip().encode_text(list(texts), keep=True).numpy()) if texts else []
 
 
-def embedding_of(clip: ImageTextModel, picture: Picture, *, reduced: bool) -> Vector:
+def embedding_of(clip: ImageTextModel, image: QueryImage, *, reduced: bool) -> Vector:
     """Return the embedding of an image, decoded like the images of the index.
 
     Args:
         clip: model of the index.
-        picture: path of the image, or encoded bytes.
+        image: path of the image, or encoded bytes.
         reduced: whether to decode a JPEG at reduced size.
 
     Raises:
         ImageError: if the image cannot be read.
     """
-    name = "the image" if isinstance(picture, bytes) else f"image {str(picture)!r}"
-    data = picture if isinstance(picture, bytes) else read_image_file(storage.local_path(str(picture)), LIMITS, name)
+    name = "the image" if isinstance(image, bytes) else f"image {str(image)!r}"
+    data = image if isinstance(image, bytes) else read_image_file(storage.local_path(str(image)), LIMITS, name)
     pixels = read_tower_image(data, clip.transform, reduced=reduced, name=name).pixels
     embedding: Vector = clip.encode_pixels(torch.from_numpy(pixels)[None]).numpy()[0]
     return embedding

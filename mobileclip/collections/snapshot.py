@@ -55,7 +55,7 @@ class Match:
             return f"{self.path} {format_time(self.time)}"
         return self.path if self.part is None else f"{self.path}/{self.part}"
 
-    def known(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the fields that are not None, by name."""
         return {name: value for name, value in attrs.asdict(self).items() if value is not None}
 
@@ -105,6 +105,12 @@ def hidden_error(count: int) -> ValueError:
     )
 
 
+def _unknown_id(number: int) -> ValueError:
+    return ValueError(
+        f"the index has no image with the id {number}; search again, since an update may have removed the image"
+    )
+
+
 TAG = "tag"
 """The column of tags; `tag:WORD` is the column of a word's scores."""
 
@@ -140,30 +146,39 @@ class Snapshot:
         """Return the number of images."""
         return len(self.ids)
 
-    def place(self, number: int) -> int:
+    def index_of(self, number: int) -> int:
         """Return the position of an image by its id.
 
         Raises:
             ValueError: if the index has no image with this id.
         """
-        place = int(np.searchsorted(self.ids, number))
-        if place == len(self.ids) or self.ids[place] != number:
-            raise ValueError(
-                f"the index has no image with the id {number}; search again, since an update may have removed the image"
-            )
-        return place
+        index = int(np.searchsorted(self.ids, number))
+        if index == len(self.ids) or self.ids[index] != number:
+            raise _unknown_id(number)
+        return index
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Return the row of an image by its id.
+
+        Raises:
+            ValueError: if the index has no image with this id, or an update has removed the image.
+        """
+        (row,) = self.rows([self.index_of(number)])
+        if row is None:
+            raise _unknown_id(number)
+        return row
 
     def rows(
-        self, places: Sequence[int] | NDArray[np.int64], columns: Sequence[str] = COLUMNS
+        self, indices: Sequence[int] | NDArray[np.int64], columns: Sequence[str] = COLUMNS
     ) -> list[dict[str, Any] | None]:
         """Return the rows of images as values by column; None for a removed image.
 
         Args:
-            places: positions of the images.
+            indices: positions of the images.
             columns: names of the columns to read.
         """
         assert self.store is not None, "only the snapshot of an index has rows"
-        wanted = self.ids[np.asarray(places, np.int64)].tolist()
+        wanted = self.ids[np.asarray(indices, np.int64)].tolist()
         ids = None if len(wanted) == len(self) else wanted
         found = {number: values for number, *values in self.store.values("id", *columns, ids=ids, since=self.token)}
         return [dict(zip(columns, found[number], strict=True)) if number in found else None for number in wanted]
@@ -179,13 +194,13 @@ class Snapshot:
         assert self.store is not None, "only the snapshot of an index has rows"
         if name not in self._columns and name.startswith(f"{TAG}:"):
             words = self.require_words()
-            self._columns[name] = words.scores(self.vectors, words.place(name.removeprefix(f"{TAG}:")))
+            self._columns[name] = words.scores(self.vectors, words.index_of(name.removeprefix(f"{TAG}:")))
         if name not in self._columns:
             found = self.store.values("id", name, since=self.token)
             numbers, values = np.array([number for number, _ in found]), [value for _, value in found]
-            places = np.searchsorted(numbers, self.ids)
+            indices = np.searchsorted(numbers, self.ids)
             is_gone = ~np.isin(self.ids, numbers, assume_unique=True)
-            self._columns[name] = column_array(name, [*values, None])[np.where(is_gone, len(values), places)]
+            self._columns[name] = column_array(name, [*values, None])[np.where(is_gone, len(values), indices)]
         return self._columns[name]
 
     @cached_property
@@ -217,22 +232,22 @@ class Snapshot:
             f"update the tags: `mobileclip tag --index {folder}`"
         )
 
-    def tags(self, places: Sequence[int] | NDArray[np.int64]) -> list[tuple[str, ...]]:
+    def tags(self, indices: Sequence[int] | NDArray[np.int64]) -> list[tuple[str, ...]]:
         """Return the tags of some images, best tag first, at most five tags per image.
 
         Args:
-            places: positions of the images.
+            indices: positions of the images.
         """
         words = self.words
-        if words is None or not len(places):
-            return [() for _ in places]
-        similar = cosines(self.vectors[np.asarray(places, np.int64)], words.vectors.astype(np.float32))
+        if words is None or not len(indices):
+            return [() for _ in indices]
+        similar = cosines(self.vectors[np.asarray(indices, np.int64)], words.vectors.astype(np.float32))
         scores = np.stack([np.interp(*one, LEVELS) for one in zip(similar.T, words.levels, strict=True)], axis=1)
         # Among words with equal scores, as for the best image of several words, the more similar word comes first.
         best = np.lexsort((-similar, -scores), axis=1)[:, :_MOST_TAGS]
         return [
-            tuple(words.words[word] for word in row if scores[place, word] >= 1 - words.share)
-            for place, row in enumerate(best)
+            tuple(words.words[word] for word in row if scores[index, word] >= 1 - words.share)
+            for index, row in enumerate(best)
         ]
 
     def shown(self) -> tuple[NDArray[np.int64], list[dict[str, Any]]]:
@@ -244,7 +259,7 @@ class Snapshot:
         if not len(self):
             raise ValueError("the index has no images; add images: `mobileclip index FOLDER`")
         rows, there = self.rows(np.arange(len(self))), Presence()
-        shown = {place: row for place, row in enumerate(rows) if row is not None and row["path"] in there}
+        shown = {index: row for index, row in enumerate(rows) if row is not None and row["path"] in there}
         if not shown:
             raise hidden_error(len(self))
         return np.array(list(shown), np.int64), list(shown.values())

@@ -51,27 +51,27 @@ _TYPES = {
 COLUMNS = ("id", *_TYPES)
 """The columns of a row, without the embedding."""
 
+_UPGRADED = "CREATE TABLE upgraded (id INTEGER PRIMARY KEY, embedding BLOB NOT NULL)"
 # A page of 16 KiB holds 15 embeddings of 512 numbers, a page of 4 KiB only 3. Ids are never reused. Until a job ends,
 # a replaced row is only marked as removed, as another file may have the same content.
 _SCHEMA = f"""
 PRAGMA page_size = 16384;
 CREATE TABLE state (about TEXT NOT NULL);
 CREATE TABLE tokens (number INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT UNIQUE NOT NULL);
-CREATE TABLE pictures (id INTEGER PRIMARY KEY AUTOINCREMENT, {", ".join(f"{one} {_TYPES[one]}" for one in _TYPES)});
-CREATE INDEX problems ON pictures(id) WHERE problem IS NOT NULL;
+CREATE TABLE images (id INTEGER PRIMARY KEY AUTOINCREMENT, {", ".join(f"{one} {_TYPES[one]}" for one in _TYPES)});
+CREATE INDEX problems ON images(id) WHERE problem IS NOT NULL;
 CREATE TABLE embeddings (id INTEGER PRIMARY KEY, embedding BLOB NOT NULL);
 CREATE TABLE removed (id INTEGER PRIMARY KEY);
-CREATE VIEW present AS SELECT * FROM pictures WHERE id NOT IN (SELECT id FROM removed);
+CREATE VIEW present AS SELECT * FROM images WHERE id NOT IN (SELECT id FROM removed);
 CREATE TABLE finished (path TEXT PRIMARY KEY, num_bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL);
 CREATE TABLE inputs (path TEXT PRIMARY KEY);
 CREATE TABLE concepts (name TEXT PRIMARY KEY, known TEXT NOT NULL);
-CREATE TABLE examples (concept TEXT, number INTEGER, known TEXT NOT NULL, embedding BLOB NOT NULL, picture BLOB,
+CREATE TABLE examples (concept TEXT, number INTEGER, known TEXT NOT NULL, embedding BLOB NOT NULL, image BLOB,
     PRIMARY KEY (concept, number));
 CREATE TABLE words (known TEXT NOT NULL, embeddings BLOB NOT NULL, levels BLOB NOT NULL);
 CREATE TABLE upgrade (about TEXT NOT NULL);
-CREATE TABLE upgraded (id INTEGER PRIMARY KEY, embedding BLOB NOT NULL)
+{_UPGRADED}
 """  # noqa: S608 - our own names
-_UPGRADED = "CREATE TABLE upgraded (id INTEGER PRIMARY KEY, embedding BLOB NOT NULL)"
 
 T = TypeVar("T")
 Loaded = tuple[str, NDArray[np.int64], NDArray[np.float16], int]
@@ -287,10 +287,10 @@ class Store:
             ValueError: if the index is damaged: an embedding has a wrong number of dimensions.
         """
         ids = [number for (number,) in self.values("id")] if ids is None else ids
-        names = (*(f"pictures.{one}" for one in COLUMNS), "embedding")
+        names = (*(f"images.{one}" for one in COLUMNS), "embedding")
         for start in range(0, len(ids), _BLOCK):
             with read_transaction(self.folder) as db:
-                found = _selected(db, "pictures LEFT JOIN embeddings USING (id)", names, ids[start : start + _BLOCK])
+                found = _selected(db, "images LEFT JOIN embeddings USING (id)", names, ids[start : start + _BLOCK])
             vectors = iter(self._vectors([vector for *_, vector in found if vector is not None]))
             for *values, vector in found:
                 embedding = None if vector is None else next(vectors)
@@ -331,7 +331,7 @@ class Store:
             return token, np.load(file), np.load(file), num_unreadable
         with suppress(OSError):  # the array file is damaged or missing
             self._arrays(token).unlink()
-        most = db.execute("SELECT count(*) FROM pictures").fetchone()[0]
+        most = db.execute("SELECT count(*) FROM images").fetchone()[0]
         ids, vectors, count = np.empty(most, np.int64), np.empty((most, self.about.dim), np.float16), 0
         found = db.execute("SELECT id, embedding FROM embeddings WHERE id NOT IN (SELECT id FROM removed) ORDER BY id")
         while some := found.fetchmany(_BLOCK):
@@ -366,7 +366,7 @@ class Store:
         Raises:
             OSError: if the index cannot be written.
         """
-        text = f"INSERT INTO pictures ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+        text = f"INSERT INTO images ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
         with self._changing() as db:
             db.executemany("INSERT OR IGNORE INTO removed VALUES (?)", ((number,) for number in removed))
             db.executemany("INSERT OR REPLACE INTO finished VALUES (?, ?, ?)", map(attrs.astuple, finished))
@@ -393,7 +393,7 @@ class Store:
     def compact(self) -> None:
         """Delete removed rows; SQLite reuses their space."""
         with self._changing() as db:
-            for table in ("pictures", "embeddings"):
+            for table in ("images", "embeddings"):
                 db.execute(f"DELETE FROM {table} WHERE id IN (SELECT id FROM removed)")  # noqa: S608 - our own names
             db.execute("DELETE FROM removed")
 

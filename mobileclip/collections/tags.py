@@ -66,20 +66,20 @@ class TagWords:
     levels: NDArray[np.float32]
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        return {word.casefold(): place for place, word in enumerate(self.words)}
+    def _indices(self) -> dict[str, int]:
+        return {word.casefold(): index for index, word in enumerate(self.words)}
 
-    def place(self, word: str) -> int:
+    def index_of(self, word: str) -> int:
         """Return the position of a word, ignoring case.
 
         Raises:
             ValueError: if the word is unknown.
         """
-        if (place := self._places.get(word.casefold())) is None:
+        if (index := self._indices.get(word.casefold())) is None:
             raise ValueError(f"there is no tag {word!r}; {nearest(word, self.words, otherwise=_OTHERS)}")
-        return place
+        return index
 
-    def scores(self, vectors: Vectors, place: int) -> NDArray[np.float64]:
+    def scores(self, vectors: Vectors, index: int) -> NDArray[np.float64]:
         """Return the calibrated scores of images for a word.
 
         Shape:
@@ -87,10 +87,10 @@ class TagWords:
 
         Args:
             vectors: embeddings of the images, of unit length.
-            place: position of the word.
+            index: position of the word.
         """
-        word = self.vectors[place].astype(np.float32)
-        found: NDArray[np.float64] = np.interp(cosines(vectors, word[None])[:, 0], self.levels[place], LEVELS)
+        word = self.vectors[index].astype(np.float32)
+        found: NDArray[np.float64] = np.interp(cosines(vectors, word[None])[:, 0], self.levels[index], LEVELS)
         return found
 
 
@@ -164,7 +164,7 @@ def make_tag_words(
     given: Sequence[str],
     clip: ImageTextModel,
     about: IndexMetadata,
-    pictures: Vectors,
+    images: Vectors,
     *,
     template: str,
     share: float,
@@ -175,13 +175,13 @@ def make_tag_words(
     Scores are percentile ranks of a word's cosines within the collection, see `TagWords`.
 
     Shape:
-        pictures: `(images, dim)`.
+        images: `(images, dim)`.
 
     Args:
         given: words or phrases; the function skips empty words, and duplicates that differ only in case.
         clip: model of the index.
         about: metadata of the index.
-        pictures: embeddings of the collection's images, at least one.
+        images: embeddings of the collection's images, at least one.
         template: prompt template with one `{}`.
         share: fraction of the images that get each word as a tag.
         show_progress: whether to show progress.
@@ -195,7 +195,7 @@ def make_tag_words(
         raise ValueError(f"the share is {share}, expected a number above 0 and below 1")
     if "{}" not in template:
         raise ValueError(f"the template '{storage.printable(template)}' has no {{}} for the word")
-    if not len(pictures):
+    if not len(images):
         raise ValueError("the index has no images to tag; add images: `mobileclip index FOLDER`")
     vectors = np.empty((len(words), about.dim), np.float16)
     with Progress("tagging", total=len(words), unit="words", console=console(shown=show_progress)) as bar:
@@ -203,22 +203,22 @@ def make_tag_words(
             some = slice(start, start + _BLOCK)
             vectors[some] = clip.encode_text(fill_templates(words[some], template)).numpy()
             bar.advance(len(words[some]))
-    levels = levels_of(pictures, vectors)
+    levels = levels_of(images, vectors)
     return TagWords(about=about, template=template, share=share, words=tuple(words), vectors=vectors, levels=levels)
 
 
-def levels_of(pictures: Vectors, words: Vectors) -> NDArray[np.float32]:
+def levels_of(images: Vectors, words: Vectors) -> NDArray[np.float32]:
     """Return the quantiles of the words' cosines over a collection, see `TagWords.levels`.
 
     Shape:
-        pictures: `(images, dim)`; words: `(words, dim)`; result: `(words, len(LEVELS))`.
+        images: `(images, dim)`; words: `(words, dim)`; result: `(words, len(LEVELS))`.
 
     Args:
-        pictures: embeddings of the collection's images, at least one.
+        images: embeddings of the collection's images, at least one.
         words: embeddings of the words.
     """
-    places = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), _MOST_CALIBRATED)).astype(np.int64))
-    chosen = pictures if len(places) == len(pictures) else pictures[places]
+    indices = np.unique(np.linspace(0, len(images) - 1, min(len(images), _MOST_CALIBRATED)).astype(np.int64))
+    chosen = images if len(indices) == len(images) else images[indices]
     levels = np.empty((len(words), len(LEVELS)), np.float32)
     for start in range(0, len(words), _BLOCK):
         some = words[start : start + _BLOCK].astype(np.float32)

@@ -20,9 +20,10 @@ from mobileclip.collections.concepts import (
     Key,
     change_concept,
     examples_help,
-    places_of,
+    indices_of,
     read_concepts,
 )
+from mobileclip.collections.locations import absolute_path
 from mobileclip.collections.pictures import small_copy, small_copy_of
 from mobileclip.collections.search import embedding_of
 from mobileclip.collections.snapshot import Snapshot, match_of
@@ -65,7 +66,7 @@ class _Embedded:
 
     example: Example
     vector: NDArray[np.floating]
-    picture: bytes | None
+    image: bytes | None
 
 
 class Concepts(Mapping[str, Concept]):
@@ -153,7 +154,7 @@ class Concepts(Mapping[str, Concept]):
         text = text and _required(text.strip(), _LONGEST_TEXT, "text")
         index = self._index
         # Reading the index and the model and encoding small copies happen before the transaction.
-        pictures, clip = index.snapshot, index.clip
+        snapshot, clip = index.snapshot, index.clip
         for known in read_concepts(index.path, name).values():
             self._embeddings(known)
         given = [
@@ -172,8 +173,8 @@ class Concepts(Mapping[str, Concept]):
                 kept = [one.key not in gone for one in before.examples]
                 before = self._followed(before.chosen(kept), decide=False)
                 held = {
-                    one.key: _Embedded(one, vector, picture)
-                    for one, vector, picture in zip(before.examples, before.vectors, before.pictures, strict=True)
+                    one.key: _Embedded(one, vector, image)
+                    for one, vector, image in zip(before.examples, before.vectors, before.images, strict=True)
                 }
             held.update((one.example.key, one) for one in given)
             if len(held) > MOST_EXAMPLES:
@@ -187,9 +188,9 @@ class Concepts(Mapping[str, Concept]):
                 about=about,
                 examples=tuple(one.example for one in held.values()),
                 vectors=vectors,
-                pictures=tuple(one.picture for one in held.values()),
+                images=tuple(one.image for one in held.values()),
             )
-            return _decided(concept, pictures, clip)
+            return _decided(concept, snapshot, clip)
 
         after = change_concept(index.path, name, changed)
         assert after is not None, "the function returns a concept"
@@ -206,7 +207,7 @@ class Concepts(Mapping[str, Concept]):
             self.require(name)
         change_concept(self._index.path, normalize_name(name), lambda _: None)
 
-    def follow(self) -> int:
+    def migrate(self) -> int:
         """Convert concepts to the embedding space of an upgraded index, and return the number of converted concepts."""
         behind = [one for one in read_concepts(self._index.path).values() if not self._is_here(one)]
         for concept in behind:
@@ -226,26 +227,20 @@ class Concepts(Mapping[str, Concept]):
         return followed
 
     def _example(self, number: int) -> Example:
-        (row,) = self._index.snapshot.rows([self._index.snapshot.place(number)], ("path", "sha256", "time"))
-        if row is None:
-            raise ValueError(
-                f"the index has no image with the id {number}; search again, since an update may have removed the image"
-            )
-        return Example(**row, is_positive=True)
+        row = self._index.snapshot.row(number)
+        return Example(path=row["path"], sha256=row["sha256"], time=row["time"], is_positive=True)
 
     def _embedded(self, given: Given, *, is_positive: bool) -> _Embedded:
         """Return an example with its embedding, from the index if possible."""
         index, snapshot = self._index, self._index.snapshot
         if isinstance(given, int):
-            example, place = attrs.evolve(self._example(given), is_positive=is_positive), snapshot.place(given)
-            (row,) = snapshot.rows([place])
-            return _Embedded(
-                example, snapshot.vectors[place], None if row is None else small_copy_of(match_of(row, 1.0))
-            )
+            example = attrs.evolve(self._example(given), is_positive=is_positive)
+            vector, match = snapshot.vectors[snapshot.index_of(given)], match_of(snapshot.row(given), 1.0)
+            return _Embedded(example, vector, small_copy_of(match))
         path = storage.local_path(str(given))
         data = read_image_file(path, LIMITS, f"image {str(path)!r}")
-        example = Example(path=_in_full(given), sha256=hashlib.sha256(data).hexdigest(), is_positive=is_positive)
-        known = places_of(snapshot, [example]).get(example.key)
+        example = Example(path=absolute_path(given), sha256=hashlib.sha256(data).hexdigest(), is_positive=is_positive)
+        known = indices_of(snapshot, [example]).get(example.key)
         vector = (
             embedding_of(index.clip, data, reduced=index.store.about.decode == "fast")
             if known is None
@@ -261,11 +256,11 @@ class Concepts(Mapping[str, Concept]):
         if self._is_here(concept):
             return {one.key: vector for one, vector in zip(concept.examples, concept.vectors, strict=True)}
         index, reduced = self._index, self._index.store.about.decode == "fast"
-        places = places_of(index.snapshot, concept.examples)
-        for one, picture in zip(concept.examples, concept.pictures, strict=True):
-            if one.key not in places and one.key not in self._outside and picture is not None:
-                self._outside[one.key] = embedding_of(index.clip, picture, reduced=reduced)
-        return self._outside | {key: index.snapshot.vectors[place] for key, place in places.items()}
+        indices = indices_of(index.snapshot, concept.examples)
+        for one, image in zip(concept.examples, concept.images, strict=True):
+            if one.key not in indices and one.key not in self._outside and image is not None:
+                self._outside[one.key] = embedding_of(index.clip, image, reduced=reduced)
+        return self._outside | {key: index.snapshot.vectors[position] for key, position in indices.items()}
 
     def _followed(self, concept: Concept, *, decide: bool = True) -> Concept:
         """Return a concept in the embedding space of the index; drop examples that have no embedding in this space."""
@@ -288,8 +283,8 @@ class Concepts(Mapping[str, Concept]):
 def _decided(concept: Concept, snapshot: Snapshot, clip: ImageTextModel) -> Concept:
     """Return a concept with `uses_examples` set by `examples_help`."""
     text = clip.encode_text([concept.text], keep=True).numpy()[0]
-    own = list(places_of(snapshot, concept.examples).values())
-    yes, no = concept.of(is_positive=True), concept.of(is_positive=False)
+    own = list(indices_of(snapshot, concept.examples).values())
+    yes, no = concept.embeddings(is_positive=True), concept.embeddings(is_positive=False)
     return attrs.evolve(concept, uses_examples=examples_help(snapshot.vectors, text, yes, no, own))
 
 
@@ -301,7 +296,7 @@ def _named(concept: Concept, given: Sequence[str]) -> set[Key]:
     """
     found: set[Key] = set()
     for one in given:
-        keys = {each.key for each in concept.examples if {one, _in_full(one)} & {each.path, each.name}}
+        keys = {each.key for each in concept.examples if {one, absolute_path(one)} & {each.path, each.name}}
         if not keys:
             raise ValueError(
                 f"{storage.printable(one)} is not an example of the concept {concept.name!r}; list the examples: "
@@ -323,7 +318,3 @@ def _required(given: str, longest: int, called: str) -> str:
             f"expected 1 to {longest:,} printable characters, without quotation marks"
         )
     return given
-
-
-def _in_full(given: str | Path) -> str:
-    return str(Path(storage.local_path(str(given))).absolute())

@@ -37,16 +37,16 @@ def write_matches(path: Path, title: str, matches: Sequence[Match], maps: Sequen
         OSError: if the file cannot be written.
     """
     shown = zip(matches, small_images(matches, SIDE), maps or [None] * len(matches), strict=True)
-    pictures = [
+    thumbnails = [
         Thumbnail(
-            picture=picture if picture is None or shares is None else overlay_map(picture, shares),
+            picture=image if image is None or shares is None else overlay_map(image, shares),
             lines=(f"{match.score:.3f}", *(() if shares is None else (scale_of(shares),))),
             name=match.name,
         )
-        for match, picture, shares in shown
+        for match, image, shares in shown
     ]
-    notes = (*(() if maps is None else (_EXPLAINED,)), *(() if pictures else ("nothing was found",)))
-    write_images(path, title, [Section(pictures=pictures)], notes=notes)
+    notes = (*(() if maps is None else (_EXPLAINED,)), *(() if thumbnails else ("nothing was found",)))
+    write_images(path, title, [Section(pictures=thumbnails)], notes=notes)
 
 
 def scale_of(shares: Map) -> str:
@@ -54,21 +54,21 @@ def scale_of(shares: Map) -> str:
     return f"full colour: the location changes the score by {float(np.abs(shares).max()):.4f}"
 
 
-def overlay_map(picture: Image.Image, shares: Map) -> Image.Image:
+def overlay_map(image: Image.Image, shares: Map) -> Image.Image:
     """Overlay an image with its map: warm colours raise the score, cold colours lower the score.
 
     Args:
-        picture: uncropped image; pixels outside the model's crop stay unchanged.
+        image: uncropped image; pixels outside the model's crop stay unchanged.
         shares: map of the centre crop, `(rows, columns)`.
     """
-    side = min(picture.size)
+    side = min(image.size)
     strongest = max(float(np.abs(shares).max()), float(np.finfo(np.float32).tiny))
     scaled = Image.fromarray((shares / strongest).astype(np.float32))
     smooth = np.asarray(scaled.resize((side, side), Image.Resampling.BILINEAR))
     colours = np.where(smooth[..., None] > 0, np.array(_WARM), np.array(_COLD)).astype(np.uint8)
     strength = Image.fromarray((np.abs(smooth) * _STRONGEST).astype(np.uint8))
-    shown = picture.convert("RGB")
-    shown.paste(Image.fromarray(colours), ((picture.width - side) // 2, (picture.height - side) // 2), strength)
+    shown = image.convert("RGB")
+    shown.paste(Image.fromarray(colours), ((image.width - side) // 2, (image.height - side) // 2), strength)
     return shown
 
 
@@ -127,11 +127,11 @@ def _sections(groups: Duplicates) -> Iterator[Section]:
 
 
 def _group(matches: Sequence[Match]) -> Iterator[Thumbnail]:
-    for number, (match, picture) in enumerate(zip(matches, small_images(matches, SIDE), strict=True)):
+    for number, (match, image) in enumerate(zip(matches, small_images(matches, SIDE), strict=True)):
         facts = f"{match.width} x {match.height}, {match.size / 1000:,.0f} kB"
         lines = (
             f"similarity {match.score:.3f}" if number else "best copy",
             ", ".join(filter(None, (facts, match.taken, match.camera))),
-            *(("can no longer be read",) if picture is None else ()),
+            *(("can no longer be read",) if image is None else ()),
         )
-        yield Thumbnail(picture=picture, lines=lines, name=match.name)
+        yield Thumbnail(picture=image, lines=lines, name=match.name)

@@ -141,7 +141,7 @@ def test_a_moved_folder_is_indexed_again_without_being_encoded(capsys, photos, i
     out = worked(capsys, "index", "pictures", *(("-m", telling_file) if says_the_model else ()), *ONE)
     told(
         out,
-        f"in {photos} before; their embeddings in {indexes}/photos-",
+        f"in {photos} before; the new index reuses the embeddings in {indexes}/photos-",
         "5 images in the index: 1 encoded, 4 recognised by content",
     )
     for flags in ((), ("--where", "tag=a kite")):

@@ -99,7 +99,7 @@ def test_examples_of_the_index_are_not_encoded_again_and_others_once(world, inde
     other.unlink()
     monkeypatch.setattr(type(index.clip), "encode_pixels", lambda *_, **__: pytest.fail("a picture was encoded"))
     concept = index.concepts.add("star", positive=[more])
-    place = index.snapshot.place(index.search("a", where=[f"path={own}"])[0].id)
+    place = index.snapshot.index_of(index.search("a", where=[f"path={own}"])[0].id)
     np.testing.assert_array_equal(concept.vectors[0], index.snapshot.vectors[place])
     assert [one.is_positive for one in concept.examples] == [True] * 3
     with fails(ImageError, str(other)):
@@ -163,7 +163,7 @@ def test_they_follow_an_index_to_another_model_and_what_has_vanished_by_its_smal
     assert [one.is_positive for one in concept.examples].count(True) == len(vectors) - 1 == 3
     assert float(vectors[str(outside)].astype(np.float32) @ expected) > 0.99
     for one in (fresh.search("a", where=[f"path={photos / '7.png'}"])[0], in_shard):
-        np.testing.assert_array_equal(vectors[one.path], fresh.snapshot.vectors[fresh.snapshot.place(one.id)])
+        np.testing.assert_array_equal(vectors[one.path], fresh.snapshot.vectors[fresh.snapshot.index_of(one.id)])
     assert fresh.search('@"own"', k=3)
     again = fresh.snapshot.words
     assert (again.words, again.template, again.share) == (words.words, words.template, words.share)
@@ -211,7 +211,7 @@ def test_tags_are_columns_calibrated_on_the_collection(index):
     assert best == found.search("a star", k=len(best))
     assert len(found.search("a", where=["tag!=a star"], k=num)) == num - len(best)
     assert len(found.search("a", where=["tag:a star >= 0.5", "path~png"], k=num)) == pytest.approx(num / 2, abs=1)
-    assert "a star" in snapshot.tags([snapshot.place(best[0].id)])[0]
+    assert "a star" in snapshot.tags([snapshot.index_of(best[0].id)])[0]
     with fails(ValueError, "a stat", "a star"):
         found.search("a", where=["tag=a stat"])
 

@@ -57,7 +57,7 @@ def _rows(folder: Path) -> str:
     snapshot = Collection.open(folder).snapshot
     table = [{**row, "id": 0} for row in snapshot.rows(range(len(snapshot)))]
     rows = sorted(repr((row, vector.tobytes())) for row, vector in zip(table, snapshot.vectors, strict=True))
-    rows += [repr((one.described(), one.vectors.tobytes())) for one in read_concepts(folder).values()]
+    rows += [repr((one.to_dict(), one.vectors.tobytes())) for one in read_concepts(folder).values()]
     rows += [repr((words.words, words.levels.tobytes()))] if (words := read_tag_words(folder)) is not None else []
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 

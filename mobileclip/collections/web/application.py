@@ -69,7 +69,7 @@ def overview(collection: Collection) -> dict[str, Any]:
     about, snapshot = collection.store.about, collection.snapshot
     return {
         "index": storage.printable(collection.path),
-        "num_pictures": len(snapshot),
+        "num_images": len(snapshot),
         "num_unreadable": snapshot.num_unreadable,
         "model": storage.printable(about.model),
         "dim": about.dim,
@@ -95,8 +95,8 @@ def examples(collection: Collection) -> dict[str, Any]:
     snapshot, there = collection.snapshot, Presence()
     if not len(snapshot):
         return {"examples": []}
-    places = np.unique(np.linspace(0, len(snapshot) - 1, _NUM_EXAMPLES).astype(np.int64))
-    rows = [row for row in snapshot.rows(places) if row is not None and row["path"] in there]
+    indices = np.unique(np.linspace(0, len(snapshot) - 1, _NUM_EXAMPLES).astype(np.int64))
+    rows = [row for row in snapshot.rows(indices) if row is not None and row["path"] in there]
     return {"examples": [display_values(match_of(rows[number], 1.0)) for number in first_of_videos(rows)]}
 
 
@@ -205,7 +205,7 @@ def tags_of(collection: Collection, matches: Sequence[Match]) -> list[dict[str, 
         matches: matches of the images.
     """
     snapshot = collection.snapshot
-    found = snapshot.tags([snapshot.place(match.id) for match in matches])
+    found = snapshot.tags([snapshot.index_of(match.id) for match in matches])
     return [{"tags": tags} if tags else {} for tags in found]
 
 
@@ -268,7 +268,7 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
         }
         return JSONResponse({**told, "version": served.version})
 
-    def picture(request: Request) -> Response:
+    def image(request: Request) -> Response:
         side = SIDES.get(request.path_params["size"])
         if side is None:
             raise HTTPException(404, f"the size is unknown; expected {' or '.join(SIDES)}")
@@ -301,7 +301,7 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
             Route("/api/explain/{number:int}", _asking(_explain, served, uploads), methods=["GET", "POST"]),
             Route("/api/concepts", lambda request: save_example(served, request), methods=["POST"]),
             Route("/api/duplicates", duplicates),
-            Route("/pictures/{number:int}/{size}", picture),
+            Route("/images/{number:int}/{size}", image),
             Route("/originals/{number:int}", original),
         ],
         middleware=[Middleware(SecurityMiddleware)],
@@ -332,17 +332,17 @@ def _asking(
     async def asked(request: Request) -> Response:
         if request.method != "POST":
             return await run_in_threadpool(answer, served, request, None)
-        async with uploads.received(request) as picture:
-            return await uploads.in_turn(lambda: answer(served, request, picture))
+        async with uploads.received(request) as image:
+            return await uploads.in_turn(lambda: answer(served, request, image))
 
     return asked
 
 
-def _query(asked: QueryParams, picture: bytes | None) -> dict[str, Any]:
+def _query(asked: QueryParams, image: bytes | None) -> dict[str, Any]:
     text = asked.get("text", "").strip()
     return {
         "text": [text] if text else [],
-        "image": [] if picture is None else [picture],
+        "image": [] if image is None else [image],
         "like": [_number(asked, "like", 0, int)] if "like" in asked else [],
         "without": _several(asked, "not"),
     }
@@ -356,12 +356,12 @@ def _several(asked: QueryParams, name: str) -> list[str]:
     return given
 
 
-def _search(served: ServedCollection, request: Request, picture: bytes | None) -> Response:
+def _search(served: ServedCollection, request: Request, image: bytes | None) -> Response:
     asked, collection = request.query_params, served.current()
     skip, k = _number(asked, "skip", 0, int), min(_MOST_FOUND, _number(asked, "k", 60, int))
     if not 0 <= skip <= _LAST_FOUND:
         raise HTTPException(400, f"skip is {skip}, expected 0 to {_LAST_FOUND}")
-    query = _query(asked, picture)
+    query = _query(asked, image)
     try:
         where = [parse_condition(one) for one in _several(asked, "where")]
         matching(collection.snapshot, [one for one in where if one.column.startswith(TAG)])
@@ -378,16 +378,16 @@ def _search(served: ServedCollection, request: Request, picture: bytes | None) -
     if is_browsed:
         for one in shown:
             del one["score"]
-    concept = {} if like or picture else requested_concept(collection, query["text"])
+    concept = {} if like or image else requested_concept(collection, query["text"])
     told = {"matches": shown, "like": like, "is_exact": found.is_exact, "version": served.version, **concept}
     told["order"] = "newest" if is_browsed else "similar"
     return JSONResponse(told)
 
 
-def _explain(served: ServedCollection, request: Request, picture: bytes | None) -> Response:
+def _explain(served: ServedCollection, request: Request, image: bytes | None) -> Response:
     match, _ = _found(served, request)
     with _EXPLAINING:
-        shares = served.current().explain(match, **_query(request.query_params, picture))
+        shares = served.current().explain(match, **_query(request.query_params, image))
     return JSONResponse({"map": shares.tolist(), "score": float(shares.sum())})
 
 

@@ -113,11 +113,11 @@ def _make(match: Match, indexed: Indexed, side: int) -> bytes | None:
     if match.time is not None:
         # Hashing a video takes seconds.
         is_same = stamp_of(match.path) == (indexed.mtime_ns, match.size)
-        picture = make_small_frame(match, side) if is_same else None
+        image = make_small_frame(match, side) if is_same else None
     else:
         data = read_if_unchanged(match, indexed)
-        picture = None if data is None else make_small(data, match, side)
-    return None if picture is None else webp(picture, _QUALITY)
+        image = None if data is None else make_small(data, match, side)
+    return None if image is None else webp(image, _QUALITY)
 
 
 _LONGEST_TEXT = 4096
@@ -201,11 +201,7 @@ def image_of(collection: Collection, number: int) -> tuple[Match, Indexed]:
     Raises:
         ValueError: if the index has no image with this id.
     """
-    (row,) = collection.snapshot.rows([collection.snapshot.place(number)])
-    if row is None:
-        raise ValueError(
-            f"the index has no image with the id {number}; search again, since an update may have removed the image"
-        )
+    row = collection.snapshot.row(number)
     return match_of(row, 1.0), Indexed(sha256=row["sha256"], mtime_ns=row["mtime_ns"])
 
 
@@ -213,7 +209,7 @@ def display_values(match: Match) -> dict[str, Any]:
     """Return the metadata of an image for display on the page, without control characters."""
     known = {
         name: storage.printable(value, limit=_LONGEST_TEXT) if isinstance(value, str) else value
-        for name, value in match.known().items()
+        for name, value in match.to_dict().items()
     }
     names = {"name": match.name, "file": Path(match.name).name}
     return {**known, **{name: storage.printable(text, limit=_LONGEST_TEXT) for name, text in names.items()}}

@@ -140,7 +140,7 @@ def assert_own_things_are_there(index, tags):
     assert (words.words, words.template, words.share) == (tags.words, tags.template, tags.share)
 
 
-@pytest.mark.parametrize("at", ["follow", "tag"])
+@pytest.mark.parametrize("at", ["migrate", "tag"])
 def test_killed_when_the_index_is_of_the_new_model_concepts_and_tags_follow_later(world, index, tags, at):
     job = start_upgrade(index, world, at)
     job.communicate()
@@ -159,7 +159,7 @@ def test_the_command_upgrades_or_names_what_it_cannot_read(make, world, index, c
     capsys.readouterr()
     main(["info", str(index.path)])
     told = json.loads(capsys.readouterr().out)
-    assert (told["pictures"], "new.safetensors" in told["model"]) == (NUMBER, True)
+    assert (told["images"], "new.safetensors" in told["model"]) == (NUMBER, True)
     lost = make("lost", draw(tmp_path / "gone.png", 5), decode="exact")
     assert upgrade(lost, world) == {}
     about = Collection.open(lost.path).store.about

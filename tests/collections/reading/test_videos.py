@@ -50,8 +50,8 @@ def test_frames_are_found_with_their_times(index, tmp_path):
     best = index.search(image=tmp_path / "like.png", where=["time>=0"])[0]
     assert (best.path, best.time, best.name) == (str(path), 2, f"{path} 0:02")
     assert (best.width, best.height, best.size, best.taken) == (96, 64, path.stat().st_size, "2024-05-01T12:30:00")
-    assert best.known()["time"] == 2
-    assert "time" not in index.search(image=picture)[0].known()
+    assert best.to_dict()["time"] == 2
+    assert "time" not in index.search(image=picture)[0].to_dict()
     (small,) = small_images([best], 48)
     assert (small.size, difference(small, scene(2, (48, 32))) < 8) == ((48, 32), True)
     for ending in ("npz", "safetensors"):

@@ -98,7 +98,7 @@ def test_groups_are_counted_whole_and_long_names_keep_their_ends(make, tmp_path)
     (folder / "picture 0.png").unlink()
     write_page(tmp_path / "page.html", found, threshold=0.99)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "30 images, of which 24 are shown" in page
+    assert "30 images (24 shown)" in page
     assert page.count("can no longer be read") <= 1
     shown = re.findall(r'<div title="([^"]*)">([^<]*)</div>', page)
     assert len(shown) == 24

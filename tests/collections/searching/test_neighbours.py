@@ -9,7 +9,7 @@ from mobileclip.collections.nearest import GRAPH, exact_nearest, open_graph, upd
 from mobileclip.collections.snapshot import Snapshot
 from mobileclip.progress import Progress
 
-FROM_200 = GraphSizes(exact=200, added=50)
+FROM_200 = GraphSizes(exact=200, batch_size=50)
 
 
 def snapshot_of(vectors, first=0):

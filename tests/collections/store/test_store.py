@@ -198,7 +198,7 @@ def test_finished_files_are_renewed_and_forgotten_and_a_folder_may_move(index, t
     [
         lambda file: file.write_bytes(b"no database" * 99),
         lambda file: os.truncate(file, 40_000),
-        "DROP TABLE pictures",
+        "DROP TABLE images",
         "UPDATE state SET about = '{}'",
         "UPDATE embeddings SET embedding = x'00'",
     ],

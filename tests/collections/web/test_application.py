@@ -130,7 +130,7 @@ def test_a_picture_of_ones_own_is_searched_with_and_explained(client, collection
 
 def test_the_start_page_says_what_the_collection_is(client, collection):
     about = client.get("/api/collection").json()
-    assert (about["model"], about["num_pictures"], about["dim"]) == (str(collection.store.about.model), 8, 24)
+    assert (about["model"], about["num_images"], about["dim"]) == (str(collection.store.about.model), 8, 24)
     assert (about["explains"], about["limits"]) == (True, "")
     examples = client.get("/api/examples").json()["examples"]
     assert 0 < len({one["id"] for one in examples}) == len(examples) <= 6
@@ -142,12 +142,12 @@ def test_the_start_page_says_what_the_collection_is(client, collection):
 def test_pictures_are_made_small_and_without_notes(client):
     (known,) = found(client, "text=a&where=path~photos/3.png")
     for size in ("small", "large"):
-        answer = client.get(f"/pictures/{known['id']}/{size}")
+        answer = client.get(f"/images/{known['id']}/{size}")
         image = Image.open(io.BytesIO(answer.content))
         assert (answer.headers["content-type"], image.format, image.size) == ("image/webp", "WEBP", (96, 80))
         assert "exif" not in image.info
     wrong = (f"{known['id']}/huge", "999999/small", "..%2f..%2fetc%2fpasswd/small")
-    assert statuses(client, [f"/pictures/{one}" for one in wrong]) == [404] * 3
+    assert statuses(client, [f"/images/{one}" for one in wrong]) == [404] * 3
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_what_is_wrong_is_said(client, query, said):
 )
 def test_other_sites_are_refused_and_the_page_itself_is_not(client, status, headers):
     answer = client.get("/api/collection", headers=headers)
-    assert (answer.status_code, "num_pictures" in answer.json()) == (status, status == 200)
+    assert (answer.status_code, "num_images" in answer.json()) == (status, status == 200)
     assert (client.options("/api/search", headers=headers).status_code == 403) == (status == 403)
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
     assert client.get("/", headers=link).status_code == 200
@@ -192,7 +192,7 @@ def test_other_sites_are_refused_and_the_page_itself_is_not(client, status, head
 def test_an_empty_index_finds_nothing_and_what_its_model_cannot_do_comes_from_the_card(tmp_path, model):
     client = client_of(Collection.create(tmp_path / "index", ModelSource(model=model)))
     about = client.get("/api/collection").json()
-    assert (about["num_pictures"], found(client, "text=a")) == (0, [])
+    assert (about["num_images"], found(client, "text=a")) == (0, [])
     assert client.get("/api/duplicates").json()["groups"] == []
     card = PACKAGED[model].with_name(f"{model}.md").read_text(encoding="utf-8")
     assert about["limits"].startswith("Not for ")
@@ -204,7 +204,7 @@ def test_pictures_are_shown_until_their_file_is_gone_or_another_one(make, tmp_pa
     other, folder = draw(tmp_path / "5.png", 5), draw_all(tmp_path / "photos", range(3))
     client = client_of(make("index", folder, tmp_path / "00.tar"))
     numbers = {one["file"]: one["id"] for one in found(client, "text=a")}
-    shown = [f"/pictures/{numbers[name]}/small" for name in ("0.png", "1.png", "2.png", "0010", "0011", "0012")]
+    shown = [f"/images/{numbers[name]}/small" for name in ("0.png", "1.png", "2.png", "0010", "0011", "0012")]
     assert statuses(client, shown) == [200] * 6
     assert len({client.get(address).content for address in shown}) == 6
     (folder / "0.png").unlink()
@@ -225,7 +225,7 @@ def test_frames_are_shown_and_their_video_is_sent(make, tmp_path):
     assert (best, sorted(one["time"] for one in frames)) == (frames[0], [0, 2, 4])
     one = next(one for one in frames if one["time"] == 4)
     assert one["file"] == "clip.webm 0:04"
-    small = Image.open(io.BytesIO(client.get(f"/pictures/{one['id']}/small").content))
+    small = Image.open(io.BytesIO(client.get(f"/images/{one['id']}/small").content))
     assert np.abs(np.asarray(small).astype(int) - np.asarray(scene(3))).mean() < 12
     (picture,) = (match for match in found(client, "text=a") if "time" not in match)
     originals = [f"/originals/{match['id']}" for match in (one, picture)]
@@ -237,7 +237,7 @@ def test_frames_are_shown_and_their_video_is_sent(make, tmp_path):
     assert client.get(originals[0], headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
     film(path, [5], codec="libvpx")
     draw(still, 1)
-    assert statuses(client, [*originals, f"/pictures/{one['id']}/small"]) == [410] * 3
+    assert statuses(client, [*originals, f"/images/{one['id']}/small"]) == [410] * 3
 
 
 def test_an_index_that_changes_is_read_anew_and_one_that_breaks_is_told_until_it_is_mended(changing, tmp_path):
@@ -245,11 +245,11 @@ def test_an_index_that_changes_is_read_anew_and_one_that_breaks_is_told_until_it
     before, new = client.get("/api/collection").json(), draw(tmp_path / "new" / "new.png", 40)
     add(Collection.open(path), new, num_workers=1)
     after = client.get("/api/collection").json()
-    assert (after["num_pictures"], after["version"] == before["version"]) == (before["num_pictures"] + 1, False)
+    assert (after["num_images"], after["version"] == before["version"]) == (before["num_images"] + 1, False)
     assert names(found(client, "k=1", content=new.read_bytes(), headers=BYTES)) == ["new.png"]
     content = (path / INDEX).read_bytes()
     (path / INDEX).write_bytes(b"no database")
-    asked = ("/api/collection", "/api/search?text=a", "/api/duplicates", "/pictures/0/small")
+    asked = ("/api/collection", "/api/search?text=a", "/api/duplicates", "/images/0/small")
     assert statuses(client, asked) == [503] * 4
     (path / INDEX).unlink()
     assert statuses(client, asked[:1]) == [503]
@@ -335,7 +335,7 @@ def test_a_concept_learns_from_what_is_accepted_and_rejected(changing):
     assert (concept["yes"], concept["no"]) == ([last], [first])
     assert client.get(f"/api/search?{asked}+red").json().get("concept") is None
     assert judge(client, f"name=my+bike&neither={first}").json()["no"] == []
-    assert Collection.open(path).concepts["my bike"].described()["no"] == []
+    assert Collection.open(path).concepts["my bike"].to_dict()["no"] == []
 
 
 def test_other_sites_and_what_is_wrong_change_no_concept(changing):

@@ -52,7 +52,7 @@ const page = new Search({
     return { ...answer, said: found + rest };
   },
   // Browsers show an address again without asking: every question has addresses of its own, since files change.
-  address: (one, size, question) => `/pictures/${one.id}/${size}?${question}`,
+  address: (one, size, question) => `/images/${one.id}/${size}?${question}`,
   original: (one, question) => `/originals/${one.id}?${question}`,
   video: (one, question) => one.time !== undefined && `/originals/${one.id}?${question}#t=${one.time}`,
   async explain(one, { picture, ...asked }) {
@@ -201,9 +201,9 @@ function showDuplicates(query, scroll = 0) {
 
 // What the index holds, texts to try, and some of its pictures, where nothing is asked for.
 async function showStart() {
-  if (!isStart || !about?.num_pictures || find('results').childElementCount) return;
+  if (!isStart || !about?.num_images || find('results').childElementCount) return;
   const start = make('section', 'start');
-  const facts = `${count(about.num_pictures, 'picture', 'pictures')}, searched with the model ${about.model}.`;
+  const facts = `${count(about.num_images, 'picture', 'pictures')}, searched with the model ${about.model}.`;
   start.append(make('h2', '', 'This collection'), make('p', '', `${facts} ${about.limits}`));
   const tags = links('Tags', about.tags, (tag) => ({ where: `tag=${tag}` }));
   start.append(...tags, ...links('Concepts', about.concepts, (name) => ({ text: quoted(name) })));
@@ -232,9 +232,9 @@ async function tell() {
   try {
     about = await ask('/api/collection');
     const unreadable = about.num_unreadable ? `, ${count(about.num_unreadable, 'file', 'files')} cannot be read` : '';
-    find('about').textContent = `${count(about.num_pictures, 'picture', 'pictures')} in ${about.index}${unreadable}`;
+    find('about').textContent = `${count(about.num_images, 'picture', 'pictures')} in ${about.index}${unreadable}`;
     if (seen !== version) return;
-    if (!about.num_pictures) page.notify('The index is empty: add pictures with mobileclip index.');
+    if (!about.num_images) page.notify('The index is empty: add pictures with mobileclip index.');
     else if (!isStart && page.size && about.version !== version)
       page.notify('The index has changed; search again to see the changes.');
     else page.notify('');
