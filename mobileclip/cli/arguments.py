@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from mobileclip.data.skips import Skip
     from mobileclip.engines import Engine
 
-_MOST_NAMED = 100
 DEFAULT_MODEL = "mobileclip_s0"
 Device = Annotated[str, arg(metavar="auto|cuda|mps|cpu")]
-BatchSize = int
 Workers = arg(metavar="PROCESSES")
 TextModel = Annotated[str | None, arg(metavar="FILE|FOLDER")]
 _T = TypeVar("_T")

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 Source = Annotated[Positional[str], arg(metavar="SOURCE")]
 Licence = Annotated[str, arg(name="license", metavar="mit|cc-by-4.0|apple-amlr|...")]
 Tower = Literal["image", "text"] | None
-Fold = bool
-Base = str | None
 Results = Annotated[Path | None, arg(metavar="FILE")]
 
 
@@ -31,10 +29,10 @@ def save(
     output: Annotated[Path, arg(metavar="FOLDER")],
     licence: Licence,
     repository: str | None = None,
-    base_model: Rare[Base] = None,
+    base_model: Rare[str | None] = None,
     results: Results = None,
     tower: Tower = None,
-    fold: Fold = False,
+    fold: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Write a model to a folder for the hub: weights, configurations for open_clip or timm, and a model card.
@@ -73,10 +71,10 @@ def push(
     /,
     *,
     licence: Licence,
-    base_model: Rare[Base] = None,
+    base_model: Rare[str | None] = None,
     results: Results = None,
     tower: Tower = None,
-    fold: Fold = False,
+    fold: bool = False,
     private: bool = False,
     revision: Rare[str | None] = None,
     message: Rare[str] = "Add a model of mobileclip",
