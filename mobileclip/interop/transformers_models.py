@@ -22,7 +22,7 @@ from mobileclip.extras import needed
 from mobileclip.hardware import WidePrecision, dtype_of
 from mobileclip.inputs import Fit, ImageInput, Interpolation, TextInput
 from mobileclip.interop.foreign import checked, stored_of, text_input_of
-from mobileclip.tensor_files.numbers import own_numbers
+from mobileclip.tensor_files.numbers import clone_tensors
 from mobileclip.tensor_files.weights import weights_sha256
 
 # Pillow's numbers of resize filters.
@@ -197,7 +197,7 @@ def load_weights(kind: Any, source: TransformersSource, *, device: str, precisio
             f"{source.model} cannot be loaded: the weights {abbreviated_list(lacking, 3)} are missing from the file or "
             "have wrong shapes, and would be random"
         )
-    own_numbers(model)
+    clone_tensors(model)
     sha256 = weights_sha256(model.state_dict())
     model.requires_grad_(requires_grad=False).eval().to(device=torch.device(device), dtype=dtype_of(precision))
     return LoadedWeights(model=model, name=source.name(sha256), weights_sha256=sha256)

@@ -35,4 +35,4 @@ from .published import (
     with_scales as with_scales,
 )
 from .short import LINES as LINES, shorts as shorts
-from .validation import captions_on as captions_on, held_out_pairs as held_out_pairs, measured_on as measured_on
+from .validation import captions_on as captions_on, held_out_pairs as held_out_pairs, validation_hook as validation_hook

@@ -34,7 +34,7 @@ from mobileclip.recipes.distilling import DistilSpec, distil
 from mobileclip.recipes.finetuning import finetune_and_report, summary, table
 from mobileclip.recipes.short import retyped_command
 from mobileclip.recipes.tiny.shrink import SMALL_MODEL, fitted_to_data
-from mobileclip.recipes.validation import captions_on, measured_on
+from mobileclip.recipes.validation import captions_on, validation_hook
 from mobileclip.reinforce import (
     ReinforcementSpec,
     estimate,
@@ -174,7 +174,7 @@ def _measure(spec: RunSpec, options: RunOptions) -> Callable[[Any], Evaluate] | 
     if isinstance(spec.model, CoCaSpec):
         return partial(captions_on, options.validation, options.rows) if options.validation else None
     given = options.validation or options.evaluate
-    return partial(measured_on, options.validation, options.evaluate, options.rows) if given else None
+    return (lambda _: validation_hook(options.validation, options.evaluate, options.rows)) if given else None
 
 
 def _sharded(spec: RunSpec, output: str, rows: RowOptions) -> RunSpec:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mobileclip.data import ImageTextSample, ImageTransform, SkipReport, Tokenizer
 from mobileclip.datasets import RowOptions, open_data_set
-from mobileclip.encoders import CoCa, CoCaSpec, DualEncoder, DualEncoderSpec
+from mobileclip.encoders import CoCa, CoCaSpec, DualEncoder
 from mobileclip.evaluation import Session, caption_recall
 from mobileclip.evaluation.hook import evaluation_hook
 from mobileclip.losses import CaptionLossSpec
@@ -21,19 +21,13 @@ MOST_SAMPLES = 5_000
 _BATCH = 32
 
 
-def measured_on(
-    pairs: Sequence[str],
-    benchmarks: Sequence[str],
-    rows: RowOptions,
-    model: DualEncoderSpec,  # noqa: ARG001  as `captions_on`, which needs it
-) -> Evaluate:
+def validation_hook(pairs: Sequence[str], benchmarks: Sequence[str], rows: RowOptions) -> Evaluate:
     """Return an evaluation on held-out pairs (see `retrieval_on`) and on data sets (see `evaluation_hook`).
 
     Args:
         pairs: paths of held-out pairs, see `held_out_pairs`; empty for no evaluation on pairs.
         benchmarks: paths of data sets, see `open_benchmark`; empty for no evaluation on data sets.
         rows: options for reading rows of `.jsonl` files and tables.
-        model: spec of the run's model; not used.
 
     Raises:
         ValueError: if there are no pairs, or a data set does not exist or cannot be read.

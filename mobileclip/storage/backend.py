@@ -275,7 +275,7 @@ class RemoteStream(io.RawIOBase):
         self._name = printable(without_secrets(address))
         self._num_attempts = num_attempts
         self._limits = store_limits()
-        self._patience = StallTimeout(self._limits.recovery_seconds, self._limits.min_bytes_per_second)
+        self._stall_timeout = StallTimeout(self._limits.recovery_seconds, self._limits.min_bytes_per_second)
         self._position = 0
         self._stream: Any = None
         self._version = ""
@@ -314,8 +314,8 @@ class RemoteStream(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         started = time.monotonic()
         data = retried(lambda: self._read(len(view)), self._num_attempts)
-        self._patience.spend(time.monotonic() - started, len(data))
-        if self._patience.left < 0:
+        self._stall_timeout.spend(time.monotonic() - started, len(data))
+        if self._stall_timeout.left < 0:
             raise StorageError(
                 f"{self._name} is too slow: {self._limits.recovery_seconds:g} s below "
                 f"{self._limits.min_bytes_per_second:g} bytes per second"

@@ -43,26 +43,26 @@ class Exchange:
     def __init__(self, limits: StoreLimits) -> None:
         self._limits = limits
         self._deadline = time.monotonic() + limits.answer_seconds
-        self._patience: StallTimeout | None = None
+        self._stall_timeout: StallTimeout | None = None
         self._allowance = _SPARE_BYTES
-        self._answers: list[http.client.HTTPResponse] = []
+        self._responses: list[http.client.HTTPResponse] = []
 
-    def answer(self, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:
+    def response(self, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:
         """Return the response read from a socket: a redirect or the final response."""
         reader = io.BufferedReader(_Receiver(self, sock), _BUFFER_BYTES)
         readable = SimpleNamespace(makefile=lambda _: reader)  # the only method of a socket that a response uses
-        self._answers.append(http.client.HTTPResponse(cast("socket.socket", readable), **options))
-        return self._answers[-1]
+        self._responses.append(http.client.HTTPResponse(cast("socket.socket", readable), **options))
+        return self._responses[-1]
 
     def close(self) -> None:
         """Close every response, because urllib does not close malformed redirects."""
-        for answer in self._answers:
-            answer.close()
+        for response in self._responses:
+            response.close()
 
     def begin_body(self) -> None:
         """Switch to the limits of the response body; after this call, the body closes the response."""
-        self._patience = StallTimeout(self._limits.stall_seconds, self._limits.min_bytes_per_second)
-        self._answers.clear()
+        self._stall_timeout = StallTimeout(self._limits.stall_seconds, self._limits.min_bytes_per_second)
+        self._responses.clear()
 
     def allow(self, num_bytes: int) -> None:
         """Allow the next `num_bytes` of the body, plus framing bytes."""
@@ -74,7 +74,7 @@ class Exchange:
         Raises:
             TimeoutError: if no time is left.
         """
-        left = self._deadline - time.monotonic() if self._patience is None else self._patience.left
+        left = self._deadline - time.monotonic() if self._stall_timeout is None else self._stall_timeout.left
         if left <= 0:
             raise self._late()
         return left
@@ -87,8 +87,8 @@ class Exchange:
             num_bytes = stream.readinto(buffer) or 0
         except TimeoutError:
             raise self._late() from None
-        if self._patience is not None:
-            self._patience.spend(time.monotonic() - started, num_bytes)
+        if self._stall_timeout is not None:
+            self._stall_timeout.spend(time.monotonic() - started, num_bytes)
         self._allowance -= num_bytes
         if self._allowance < 0:
             raise http.client.HTTPException("the headers, redirects or framing of the response are too long")
@@ -96,7 +96,7 @@ class Exchange:
 
     def _late(self) -> TimeoutError:
         limits = self._limits
-        if self._patience is None:
+        if self._stall_timeout is None:
             return TimeoutError(f"no complete response within {limits.answer_seconds:g} s")
         rate = f"{limits.min_bytes_per_second:g} bytes a second"
         return TimeoutError(f"less than {rate} arrived for {limits.stall_seconds:g} s")
@@ -128,7 +128,7 @@ class _Handler(urllib.request.HTTPHandler):
     def _connection(self, host: str, *, kind: Any, timeout: object, **options: Any) -> http.client.HTTPConnection:
         del timeout  # the exchange has its own timeout
         connection: http.client.HTTPConnection = kind(host, timeout=self._exchange.seconds_left(), **options)
-        connection.response_class = cast("Any", self._exchange.answer)
+        connection.response_class = cast("Any", self._exchange.response)
         if not urllib.request.getproxies():
             connection._create_connection = connect  # type: ignore[attr-defined]  # noqa: SLF001 - the only hook
         return connection

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mobileclip.tensor_files.errors import CheckpointError
 
 
-def read_numbers(file: IO[bytes], start: int, count: int, dtype: torch.dtype) -> Tensor:
+def read_values(file: IO[bytes], start: int, count: int, dtype: torch.dtype) -> Tensor:
     """Read values at a position of a file into a new tensor, which shares no memory with the file.
 
     Shape:
@@ -34,7 +34,7 @@ def read_numbers(file: IO[bytes], start: int, count: int, dtype: torch.dtype) ->
     return content.view(dtype)
 
 
-def own_numbers(module: nn.Module) -> None:
+def clone_tensors(module: nn.Module) -> None:
     """Copy every parameter and buffer of a module from another library, because the data may be memory-mapped.
 
     The function replaces one tensor at a time; shared parameters stay shared.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mobileclip.strict import parse_json
 from mobileclip.tensor_files.errors import CheckpointError, check_count, shown
-from mobileclip.tensor_files.numbers import read_numbers
+from mobileclip.tensor_files.numbers import read_values
 
 _MAX_HEADER_BYTES = 1 << 24
 _LENGTH_BYTES = 8
@@ -57,7 +57,7 @@ def read_safetensors(path: Path, num_bytes: int, *, mmap: bool) -> tuple[dict[st
 
 def _tensor(file: IO[bytes], entry: dict[str, Any], start: int) -> Tensor:
     shape, (first, _) = entry["shape"], entry["data_offsets"]
-    return read_numbers(file, start + first, math.prod(shape), _TYPES[entry["dtype"]]).reshape(shape)
+    return read_values(file, start + first, math.prod(shape), _TYPES[entry["dtype"]]).reshape(shape)
 
 
 def _checked_header(file: IO[bytes], num_bytes: int) -> tuple[dict[str, dict[str, Any]], dict[str, str], int]:

@@ -27,7 +27,7 @@ from mobileclip.training.optimizer import (
     set_learning_rate,
 )
 from mobileclip.training.records import MetricLog, last_metrics, plot_curves, read_metrics
-from mobileclip.training.run import RunSpec, follow_card, plain, run
+from mobileclip.training.run import RunSpec, follow_card, run, without_teachers
 from mobileclip.training.selection import (
     Learnability as Learnability,
     PairLosses as PairLosses,
@@ -77,7 +77,6 @@ __all__ = [
     "last_metrics",
     "optimizers",
     "pipelines",
-    "plain",
     "plot_curves",
     "process_group",
     "read_metrics",
@@ -86,4 +85,5 @@ __all__ = [
     "set_learning_rate",
     "students",
     "train",
+    "without_teachers",
 ]

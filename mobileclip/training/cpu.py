@@ -192,7 +192,7 @@ class NormBranch(NamedTuple):
     sign: int = 1
 
 
-def merges(norms: Sequence[nn.Module | None], x: Tensor) -> bool:
+def can_fuse_norms(norms: Sequence[nn.Module | None], x: Tensor) -> bool:
     """Return whether `sum_of_norms` can replace `norms`, the norms of `x` or of convolutions of `x`.
 
     The function returns False for frozen or synchronised norms, which do not use the statistics of this process's batch
@@ -222,7 +222,7 @@ def sum_of_norms(
         `(batch, dim, height, width)`.
 
     Args:
-        branches: the summands; `merges` must return True for the norms of the branches.
+        branches: the summands; `can_fuse_norms` must return True for the norms of the branches.
         residual: tensor to add, which must be the same object as the `x` of a branch; None adds no tensor.
         factor: factor per channel of the sum, a tensor of any shape with `dim` values; None for 1.
 
@@ -418,7 +418,7 @@ class FusedLargeKernelConv(LargeKernelConv):
     def forward(self, x: Tensor) -> Tensor:
         """Return the sum of both kernels' outputs for `x`, after squeeze-and-excite and activation."""
         convs = [conv for conv in (self.large, self.small) if isinstance(conv, ConvNorm)]
-        if _hooked(self) or not self.training or len(convs) < 2 or not merges([conv.norm for conv in convs], x):
+        if _hooked(self) or not self.training or len(convs) < 2 or not can_fuse_norms([conv.norm for conv in convs], x):
             return super().forward(x)
         total = sum_of_norms([NormBranch(conv.conv(x), conv.norm) for conv in convs])
         y: Tensor = self.activation(self.squeeze_excite(total))
@@ -497,7 +497,7 @@ def _branches_merge(block: MobileOneBlock, x: Tensor) -> bool:
     convs = _conv_norms(block)
     unfolded = len(convs) == len(block.branches) + (block.scale is not None)
     norms: list[nn.Module] = [conv.norm for conv in convs]
-    return block.training and unfolded and merges([*norms, *([] if block.skip is None else [block.skip])], x)
+    return block.training and unfolded and can_fuse_norms([*norms, *([] if block.skip is None else [block.skip])], x)
 
 
 def _norm_branches(block: MobileOneBlock, x: Tensor) -> list[NormBranch]:

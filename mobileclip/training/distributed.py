@@ -261,11 +261,11 @@ class _OnTheWay(Generic[BatchType]):
     error: BaseException | None = None
 
 
-class Feed(Generic[BatchType]):
+class Prefetcher(Generic[BatchType]):
     """Copies the batches of a source to a device, one batch ahead.
 
     `advance` waits for the next batch and starts its copy while the device computes on the current batch; CUDA copies
-    use pinned memory and a separate stream. The feed reads at most `count` batches.
+    use pinned memory and a separate stream. The prefetcher reads at most `count` batches.
 
     Args:
         source: iterator of batches.

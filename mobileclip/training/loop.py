@@ -23,7 +23,7 @@ from mobileclip.reparam import evaluating
 from mobileclip.terminal import get_logger
 from mobileclip.terminal.interruption import Interrupted, Postponed, postponed
 from mobileclip.training.checkpoint import BackgroundWriter, CheckpointFolder, RunState
-from mobileclip.training.distributed import Feed, World
+from mobileclip.training.distributed import Prefetcher, World
 from mobileclip.training.ema import MovingAverage
 from mobileclip.training.lora import merged
 from mobileclip.training.objectives import Objective, build_objective, max_logit_scale
@@ -121,7 +121,7 @@ def train(
                 spec=spec,
                 state=state,
                 minimised=minimised,
-                feed=Feed(source, count=len(steps), device=world.device, waiting=signals.not_now),
+                prefetcher=Prefetcher(source, count=len(steps), device=world.device, waiting=signals.not_now),
                 batches=batches,
                 output=output,
                 checkpoints=checkpoints,
@@ -134,7 +134,7 @@ def train(
                 saved_step=first,
             )
             if first:
-                run.look(first)
+                run.evaluate_if_due(first)
             run.begin(first)
             for step in steps:
                 run.end(step + 1, run.step(step))
@@ -143,7 +143,7 @@ def train(
 
 
 @attrs.frozen
-class _Wishes:
+class _StepRequests:
     """The actions that a process requests after a step; all processes carry out an action that any process requests.
 
     Args:
@@ -170,7 +170,7 @@ class _Run:
         spec: training options.
         state: state of the run, for checkpoints.
         minimised: the objective, possibly wrapped in DistributedDataParallel.
-        feed: batches, prefetched to the device.
+        prefetcher: batches, prefetched to the device.
         batches: source of the batches, for the position and skipped samples in checkpoints.
         output: folder or URL of the run.
         checkpoints: folder of the run's checkpoints.
@@ -186,7 +186,7 @@ class _Run:
     spec: TrainingSpec
     state: RunState
     minimised: nn.Module
-    feed: Feed[Batch]
+    prefetcher: Prefetcher[Batch]
     batches: BatchSource[Batch]
     output: storage.AnyPath
     checkpoints: CheckpointFolder
@@ -207,14 +207,14 @@ class _Run:
 
     def begin(self, done: int) -> None:
         """Wait for the first batch; end the run if a process gets no batch or has received a signal."""
-        self.feed.advance()
-        wishes = self.world.gather(self._wishes())
-        if any(one.stop for one in wishes):
-            self.stop(done, warned=any(one.warned for one in wishes))
-        if any(one.fail for one in wishes):
+        self.prefetcher.advance()
+        requests = self.world.gather(self._step_requests())
+        if any(one.stop for one in requests):
+            self.stop(done, warned=any(one.warned for one in requests))
+        if any(one.fail for one in requests):
             self._fail(done)
 
-    def step(self, step: int) -> _Wishes:
+    def step(self, step: int) -> _StepRequests:
         """Run one step; return the combined requests of all processes after the step.
 
         Raises:
@@ -224,7 +224,7 @@ class _Run:
         spec, state, objective = self.spec, self.state, self.state.objective
         started = time.perf_counter()
         with self._keeping(step):
-            batch = self.feed.take()
+            batch = self.prefetcher.take()
         if batch is None:
             raise ValueError(f"the batches ended at step {step} of {spec.total_steps}; repeat the data")
 
@@ -237,9 +237,9 @@ class _Run:
         else:
             scale.backward(terms[-1], objective.parameters())
         norm = nn.utils.clip_grad_norm_(objective.parameters(), spec.max_gradient_norm or math.inf)
-        self.feed.advance()  # while a GPU computes; a signal ends the wait, and all processes see it in this step
+        self.prefetcher.advance()  # while a GPU computes; a signal ends the wait, and all processes see it in this step
 
-        values, wishes = self._agreed(terms, norm)
+        values, requests = self._agreed(terms, norm)
         not_finite = [name for name in ("loss", "gradient_norm") if not math.isfinite(values[name])]
         left_out = scale is not None and scale.leaves_out(is_finite=not not_finite)
         if not left_out:
@@ -256,30 +256,30 @@ class _Run:
         elif self.log is not None and self._is_due(step + 1, spec.log_every_steps):
             scaled = {} if scale is None else {"loss_scale": scale.factor.item()}
             rate = {"learning_rate": spec.schedule.learning_rate(step)}
-            times = {"seconds": time.perf_counter() - started, "seconds_waiting": self.feed.seconds_waiting}
+            times = {"seconds": time.perf_counter() - started, "seconds_waiting": self.prefetcher.seconds_waiting}
             self.log.write(step, {**values, **objective.readings, **scaled, **rate, **times})
-        return wishes
+        return requests
 
-    def end(self, done: int, wishes: _Wishes) -> None:
+    def end(self, done: int, requests: _StepRequests) -> None:
         """Save the state, evaluate and end the run, each if due or requested.
 
         Args:
             done: number of completed steps.
-            wishes: combined requests of all processes.
+            requests: combined requests of all processes.
 
         Raises:
             Interrupted: if a process has received a signal.
             OSError: if the previous state could not be written.
         """
-        if wishes.stop:
-            self.stop(done, warned=wishes.warned)
-        if wishes.save or wishes.fail or self._is_due(done, self.spec.checkpoint_every_steps):
+        if requests.stop:
+            self.stop(done, warned=requests.warned)
+        if requests.save or requests.fail or self._is_due(done, self.spec.checkpoint_every_steps):
             self._save(done)
-        if wishes.fail:
+        if requests.fail:
             self._fail(done)
-        self.look(done)
+        self.evaluate_if_due(done)
 
-    def look(self, done: int) -> None:
+    def evaluate_if_due(self, done: int) -> None:
         """Evaluate in the first process if due, while the other processes wait; a signal ends the evaluation."""
         is_due = self._is_due(done, self.spec.evaluate_every_steps)
         if is_due and not self.world.from_first(lambda: self._evaluated(done)):
@@ -325,34 +325,34 @@ class _Run:
         """Return whether an action is due after a step: every `every_steps`, and at the end."""
         return done == self.spec.total_steps or (every_steps is not None and done % every_steps == 0)
 
-    def _wishes(self) -> _Wishes:
+    def _step_requests(self) -> _StepRequests:
         """Return this process's requests; saving by time depends on the first process's clock."""
         due = time.monotonic() - self._saved_at >= 60 * self.spec.checkpoint_every_minutes
-        return _Wishes(
+        return _StepRequests(
             stop=self.signals.requested,
             warned=self.signals.warned,
             save=(due and self.world.is_first) or self.writer.has_failed or self._num_lost() > self._known_lost,
-            fail=self.feed.has_failed,
+            fail=self.prefetcher.has_failed,
         )
 
     def _num_lost(self) -> int:
         """Return the number of dead loader workers, 0 if unknown; the cause of a death may also kill this process."""
         return int(getattr(self.batches, "num_lost", 0))
 
-    def _agreed(self, terms: tuple[Tensor, ...], norm: Tensor) -> tuple[dict[str, float], _Wishes]:
+    def _agreed(self, terms: tuple[Tensor, ...], norm: Tensor) -> tuple[dict[str, float], _StepRequests]:
         """Return mean metrics and combined requests of all processes, with one collective and one device transfer."""
-        names, wishes = self.state.objective.term_names, self._wishes()
+        names, requests = self.state.objective.term_names, self._step_requests()
         own = in_float64(torch.stack([term.detach() for term in (*terms, norm)]))
         if self.world.group is not None:
-            own = torch.cat([own, own.new_tensor(attrs.astuple(wishes))])
+            own = torch.cat([own, own.new_tensor(attrs.astuple(requests))])
         means = self.world.mean(own).tolist()
         values = {
             "loss": means[len(names)],
             **{name: mean for name, mean in zip(names, means, strict=False) if name is not None},
             "gradient_norm": means[len(terms)],
         }
-        wished = means[len(terms) + 1 :]
-        return values, _Wishes(*(share > 0 for share in wished)) if wished else wishes
+        requested = means[len(terms) + 1 :]
+        return values, _StepRequests(*(share > 0 for share in requested)) if requested else requests
 
     def _refuse_divergence(self, wrong: str, values: Mapping[str, float], step: int, batch: Batch) -> NoReturn:
         keys = [key for keys in self.world.gather(list(batch.keys)) for key in keys]
@@ -372,14 +372,14 @@ class _Run:
         """After saving, raise the error of this process's source, or a ValueError if another process has failed."""
         self.finish()
         with self._keeping(done):
-            self.feed.take()
+            self.prefetcher.take()
         raise ValueError(f"another process of the run got no batch after step {done}; see the error of that process")
 
     @contextmanager
     def _keeping(self, done: int) -> Iterator[None]:
         """If the source fails, save the state and add the saved step to the error's message.
 
-        With several processes, `_Wishes.fail` saves the state in all processes together.
+        With several processes, `_StepRequests.fail` saves the state in all processes together.
         """
         try:
             yield

@@ -257,7 +257,7 @@ class ImageTextObjective(Objective):
             raise ValueError(
                 f"{type(self.spec.loss).__name__} needs images with texts, but the batches are {type(batch).__name__}"
             )
-        if self.spec.selection.leaves_some:
+        if self.spec.selection.is_active:
             batch = self._learned_from(batch)
         embeddings, augmentation = self._embed(batch, progress)
         terms: LossTerms = self.loss(**embeddings, **self._teachers(batch))
@@ -341,7 +341,7 @@ class ImageTextObjective(Objective):
 
 def _unit(embedding: Tensor) -> Tensor:
     """Return embeddings of length 1, computed in float32, because bfloat16 has an error of up to 1/256."""
-    return F.normalize(wide(embedding), dim=-1)
+    return F.normalize(upcast(embedding), dim=-1)
 
 
 def with_mean(total: Tensor, terms: Sequence[Tensor]) -> Tensor:
@@ -351,7 +351,7 @@ def with_mean(total: Tensor, terms: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def wide(embedding: Tensor) -> Tensor:
+def upcast(embedding: Tensor) -> Tensor:
     """Return an embedding in float32; an embedding in float64 stays unchanged."""
     return embedding.to(torch.promote_types(embedding.dtype, torch.float32))
 
@@ -461,7 +461,7 @@ class ClassificationObjective(Objective):
         mixture = None if self._draw is None else self._draw(image.shape, image.device)
         with self.autocast(image.device):
             logits, *augmentation = self._logits(self.image_rows(image, progress), mixture)
-        logits = wide(logits)
+        logits = upcast(logits)
         targets = F.one_hot(batch.label, logits.shape[1]).to(logits.dtype)
         if mixture is not None:
             targets = mixture.between(targets, targets.flip(0))
@@ -542,7 +542,7 @@ class CaptionObjective(Objective):
         """Return image and text embeddings and each caption's negative log-likelihood, without storing the logits."""
         image, *augmentation = self.images_of(image, *numbers)
         out = self.model(image, text)
-        return wide(out.image), wide(out.text), self.loss.sums(out.logits, out.labels), *augmentation  # type: ignore[operator]
+        return upcast(out.image), upcast(out.text), self.loss.sums(out.logits, out.labels), *augmentation  # type: ignore[operator]
 
 
 @build_objective.register(CaptionLossSpec)
@@ -589,7 +589,7 @@ class TextDistillationObjective(Objective):
             )
         with self.autocast(batch.text.device):
             (embedding,) = self.in_pieces(lambda text: (self.model(text),), self.model, batch.text)
-        terms: LossTerms = self.loss(wide(embedding), batch.teacher_text)
+        terms: LossTerms = self.loss(upcast(embedding), batch.teacher_text)
         return terms.contrastive, terms.distillation, terms.total
 
 

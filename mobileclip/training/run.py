@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,14 +173,15 @@ def run(
     spec = spec.resolved
     seconds = spec.training.collective_seconds
     with process_group(device, collective_seconds=seconds) if within is None else nullcontext(within) as world:
-        world.from_first(lambda: _check(spec, output))
+        refuse = partial(refuse_other_options, spec, output, SPEC, ignored=("initial_weights",))
+        world.from_first(lambda: _check(spec, refuse))
         batches = attrs.evolve(spec.data, batch_size=world.share(spec.data.batch_size)).build()
         torch.manual_seed(spec.training.seed)
         model, measure = spec.start(), None if evaluate is None or not world.is_first else evaluate(spec.model)
         if isinstance(spec.model, TextEncoderSpec):
             model.provenance = TrainingProvenance(space=getattr(batches, "space", ""))  # type: ignore[assignment]
         files = {SPEC: to_json(spec, indent=1) + "\n"}
-        with claimed(output, files, world, refuse=lambda: _refuse_other(spec, output)), world.awaited():
+        with reserve_output(output, files, world, refuse=refuse), world.awaited():
             result = train(
                 spec.training,
                 model=model,
@@ -196,7 +198,7 @@ def run(
     return path if storage.is_remote(path) else Path(path)
 
 
-def plain(run: RunSpec) -> RunSpec:
+def without_teachers(run: RunSpec) -> RunSpec:
     """Return a copy of `run` that trains on real captions only, without teachers.
 
     Args:
@@ -244,9 +246,9 @@ def _check_classes(model: Any, data: Any) -> None:
     raise ValueError(f"{different}; use the same num_classes and class_names for both")
 
 
-def _check(spec: RunSpec, output: storage.AnyPath) -> None:
+def _check(spec: RunSpec, refuse: Callable[[], object]) -> None:
     """Raise an error if the output folder, the card or the first samples contradict the run."""
-    _refuse_other(spec, output)
+    refuse()
     follow_card(spec)
     if isinstance(spec.data, ReinforcedPipelineSpec):
         _refuse_lacking(spec.data)
@@ -263,8 +265,9 @@ def _refuse_lacking(data: ReinforcedPipelineSpec) -> None:
         advice = "use --pipeline.captions real (captions='real'), or reinforce the data with a captioner"
     elif "no_image" not in counts and (data.reinforced or data.captions != "real"):
         advice = (
-            "--plain trains on real captions without teachers (in Python, mobileclip.training.plain), and `mobileclip "
-            f"reinforce datacompdr12m --data {data.shards[0]} --output REINFORCED` adds captions and embeddings"
+            "--plain trains on real captions without teachers (in Python, mobileclip.training.without_teachers), and "
+            f"`mobileclip reinforce datacompdr12m --data {data.shards[0]} --output REINFORCED` adds captions and "
+            "embeddings"
         )
     else:
         advice = "use shards with an image (such as jpg) and a caption (txt, or in json) for every key"
@@ -317,14 +320,25 @@ def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, t
     return attrs.evolve(run, data=data, training=attrs.evolve(run.training, loss=loss)), tuple(told)
 
 
-def _refuse_other(spec: RunSpec, output: storage.AnyPath) -> None:
-    """Raise an error if the folder contains a run with different options."""
-    path = storage.join(output, SPEC)
+def refuse_other_options(spec: Any, output: storage.AnyPath, file: str, *, ignored: Collection[str] = ()) -> None:
+    """Raise an error if a run's folder contains options that differ from `spec`.
+
+    Args:
+        spec: options of the run.
+        output: folder or URL of the run.
+        file: name of the file with the options as JSON; without the file, the function returns.
+        ignored: names of options that may differ.
+
+    Raises:
+        ValueError: if an option differs.
+    """
+    path = storage.join(output, file)
     content = storage.read_if_exists(path, limit=_MAX_SPEC_BYTES)
     if content is None:
         return
-    there = from_json(content.decode(), RunSpec)
-    changed = [name for name in ("model", "data", "training") if getattr(there, name) != getattr(spec, name)]
+    there = from_json(content.decode(), type(spec))
+    compared = [one.name for one in attrs.fields(type(spec)) if one.eq and one.name not in ignored]
+    changed = [name for name in compared if getattr(there, name) != getattr(spec, name)]
     if changed:
         raise ValueError(
             f"{output} contains a run with different options of {' and '.join(changed)}; delete the folder to start "
@@ -333,7 +347,7 @@ def _refuse_other(spec: RunSpec, output: storage.AnyPath) -> None:
 
 
 @contextmanager
-def claimed(
+def reserve_output(
     output: storage.AnyPath,
     files: Mapping[str, str],
     world: World,

@@ -33,7 +33,7 @@ class SelectionSpec:
     num_chunks: int = attrs.field(default=16, validator=validators.gt(0))
 
     @property
-    def leaves_some(self) -> bool:
+    def is_active(self) -> bool:
         """Whether the selection leaves out any pairs."""
         return self.share < 1
 

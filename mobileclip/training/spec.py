@@ -324,7 +324,7 @@ class TrainingSpec:
 
     @selection.validator
     def _check_selection(self, _: object, value: SelectionSpec) -> None:
-        if value.leaves_some and not (isinstance(self.loss, ReinforcedLossSpec) and self.loss.teacher_dims):
+        if value.is_active and not (isinstance(self.loss, ReinforcedLossSpec) and self.loss.teacher_dims):
             raise ValueError(
                 f"selection compares the student with teachers, but the loss has no teacher_dims ({self.loss}); use "
                 "ReinforcedLossSpec with the teacher_dims of the data, and distill_weight=0 for no distillation"

@@ -15,7 +15,15 @@ from mobileclip.cli import main
 from mobileclip.data import SkipReport, read_samples, write_shard, write_shards
 from mobileclip.datasets import RowOptions, as_source
 from mobileclip.encoders.checkpoints import PRETRAINED
-from mobileclip.recipes import captions_on, measured_on, mobileclip_run, read_choices, recipe_files, run_recipe, shorts
+from mobileclip.recipes import (
+    captions_on,
+    mobileclip_run,
+    read_choices,
+    recipe_files,
+    run_recipe,
+    shorts,
+    validation_hook,
+)
 from mobileclip.recipes.tiny import NUM_SAMPLES, first_samples, scene_samples, shrink
 from mobileclip.serialization import from_json
 from mobileclip.training import RunSpec, read_metrics
@@ -175,11 +183,11 @@ def test_a_recipe_of_several_runs_says_which_there_are(arguments, named):
 def test_a_list_that_is_trusted_has_pictures_elsewhere(tmp_path):
     path = outside(tmp_path)
     trusting = RowOptions(inside=False)
-    for refusing in (lambda: shrink(FinetuneSpec(data=path)), lambda: measured_on((), (path,), RowOptions(), SMALL)):
+    for refusing in (lambda: shrink(FinetuneSpec(data=path)), lambda: validation_hook((), (path,), RowOptions())):
         with fails(ValueError, "6 refused_address", "(--no-inside)"):
             refusing()
     assert len(list(open_task(path, "auto", ("{}",), trusting).samples(SkipReport()))) == 6
-    assert callable(measured_on((), (path,), trusting, SMALL))
+    assert callable(validation_hook((), (path,), trusting))
 
 
 @pytest.fixture
@@ -204,11 +212,12 @@ FORMS = [SHARDS, ("shards/{00000000..00000001}.tar",), ("shards",), ("pairs.json
 @pytest.mark.usefixtures("pairs")
 def test_held_out_pairs_are_measured_in_every_form():
     student, captioner = SMALL.build().eval(), COCA.build().eval()
-    for measure, model, spec in ((partial(measured_on, benchmarks=()), student, SMALL), (captions_on, captioner, COCA)):
-        found = [measure(form, rows=RowOptions(), model=spec)(model, 0) for form in FORMS]
+    hooks = {partial(validation_hook, benchmarks=()): student, partial(captions_on, model=COCA): captioner}
+    for measure, model in hooks.items():
+        found = [measure(form, rows=RowOptions())(model, 0) for form in FORMS]
         assert len({tuple(one.items()) for one in found}) == 1
         with fails(FileNotFoundError, "nowhere.csv"):
-            measure(("nowhere.csv",), rows=RowOptions(), model=spec)
+            measure(("nowhere.csv",), rows=RowOptions())
 
 
 @pytest.mark.usefixtures("pairs")

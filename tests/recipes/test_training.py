@@ -17,7 +17,7 @@ from mobileclip.recipes import mobileclip2_run, mobileclip_run, run_recipe, with
 from mobileclip.recipes.tiny import scene_samples
 from mobileclip.reinforce import ReinforcementSpec, reinforce
 from mobileclip.serialization import from_json, to_json
-from mobileclip.training import RunSpec, SelectionSpec, plain, read_metrics
+from mobileclip.training import RunSpec, SelectionSpec, read_metrics, without_teachers
 from tests.data.made_samples import encoded, write_raw
 from tests.data.tokenizer_files import KINDS
 from tests.encoders.small import SMALL
@@ -186,7 +186,7 @@ def test_a_sigmoid_loss_stays_one_without_its_teachers():
     run = run_of("train_s0")
     loss = ReinforcedLossSpec(initial_logit_bias=-10, teacher_logit_biases=(-10, None), distill_weight=0.5)
     selecting = attrs.evolve(run.training, loss=loss, selection=SelectionSpec(share=0.5))
-    assert plain(attrs.evolve(run, training=selecting)).training.loss == SigmoidLossSpec()
+    assert without_teachers(attrs.evolve(run, training=selecting)).training.loss == SigmoidLossSpec()
 
 
 def test_a_tokenizer_of_ones_own(tmp_path, capsys, monkeypatch):

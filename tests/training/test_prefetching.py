@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mobileclip.terminal.interruption import Interrupted
-from mobileclip.training.distributed import Feed
+from mobileclip.training.distributed import Prefetcher
 from tests.training.runs import KilledError, batch_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -34,28 +34,28 @@ class Source:
 @pytest.mark.parametrize("device", DEVICES, ids=str)
 def test_batches_come_in_order_and_end_where_the_run_does(device):
     source = Source()
-    feed = Feed(iter(source), count=3, device=device)
+    prefetcher = Prefetcher(iter(source), count=3, device=device)
     for number in range(3):
-        batch = feed.take()
+        batch = prefetcher.take()
         expected = batch_of(number)
         assert batch.keys == expected.keys
         assert all(tensor.device.type == device.type for tensor in batch.tensors())
         assert torch.equal(batch.image.cpu(), expected.image)
         assert batch.image.stride() == expected.image.stride()
-        feed.advance()
-        feed.advance()
+        prefetcher.advance()
+        prefetcher.advance()
         assert source.given == min(3, number + 2)
-    assert feed.take() is None
+    assert prefetcher.take() is None
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
 def test_an_error_is_of_the_batch_it_stands_for(device):
-    feed = Feed(iter(Source(killed_at=2)), count=9, device=device)
+    prefetcher = Prefetcher(iter(Source(killed_at=2)), count=9, device=device)
     for _ in range(2):
-        assert feed.take() is not None
-        feed.advance()
+        assert prefetcher.take() is not None
+        prefetcher.advance()
     with pytest.raises(KilledError):
-        feed.take()
+        prefetcher.take()
 
 
 def test_a_signal_while_the_source_is_waited_for_is_of_the_batch_that_did_not_come():
@@ -66,18 +66,18 @@ def test_a_signal_while_the_source_is_waited_for_is_of_the_batch_that_did_not_co
         yield
 
     source = Source()
-    feed = Feed(iter(source), count=9, device=CPU, waiting=interrupted)
+    prefetcher = Prefetcher(iter(source), count=9, device=CPU, waiting=interrupted)
     for number in range(2):
-        assert feed.take().keys == batch_of(number).keys
-        feed.advance()
+        assert prefetcher.take().keys == batch_of(number).keys
+        prefetcher.advance()
     with pytest.raises(Interrupted):
-        feed.take()
+        prefetcher.take()
     assert source.given == 2
 
 
 def test_on_the_cpu_batches_are_handed_out_as_they_are():
     batch = batch_of(0)
-    assert Feed(iter([batch]), count=1, device=CPU).take().image is batch.image
+    assert Prefetcher(iter([batch]), count=1, device=CPU).take().image is batch.image
 
 
 def test_waiting_is_counted_by_the_step():
@@ -86,23 +86,23 @@ def test_waiting_is_counted_by_the_step():
             time.sleep(0.5 * (1 - number))
             yield batch_of(number)
 
-    feed = Feed(slow(), count=2, device=CPU)
-    feed.take()
-    assert feed.seconds_waiting >= 0.5
-    feed.take()
-    assert feed.seconds_waiting < 0.5
+    prefetcher = Prefetcher(slow(), count=2, device=CPU)
+    prefetcher.take()
+    assert prefetcher.seconds_waiting >= 0.5
+    prefetcher.take()
+    assert prefetcher.seconds_waiting < 0.5
 
 
 @pytest.mark.gpu
 def test_a_gpu_s_batches_are_not_written_over_while_it_computes():
     batches = [torch.full((64, 3, 128, 128), number, dtype=torch.uint8) for number in range(30)]
-    feed = Feed((attrs.evolve(batch_of(0), image=one) for one in batches), count=30, device=CUDA)
+    prefetcher = Prefetcher((attrs.evolve(batch_of(0), image=one) for one in batches), count=30, device=CUDA)
     work = torch.rand(4096, 4096, device=CUDA)
     sums = []
     for _ in range(30):
-        image = feed.take().image
+        image = prefetcher.take().image
         for _ in range(4):
             work = (work @ work).clamp(0, 1)
         sums.append(image.double().mean())
-        feed.advance()
+        prefetcher.advance()
     assert [int(one) for one in sums] == list(range(30))

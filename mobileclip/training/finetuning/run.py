@@ -33,7 +33,7 @@ from mobileclip.training.finetuning.tasks import (
 )
 from mobileclip.training.finetuning.weights import interpolate_weights
 from mobileclip.training.loop import Evaluate, train
-from mobileclip.training.run import claimed
+from mobileclip.training.run import refuse_other_options, reserve_output
 from mobileclip.training.spec import TrainingSpec
 
 
@@ -137,7 +137,7 @@ def finetune(
             f"{missing} is missing: pass a checkpoint and images, or try fine-tuning on drawn shapes with `mobileclip "
             "finetune --tiny`"
         )
-    _refuse_other_choices(spec)
+    refuse_other_options(spec, spec.output, CHOICES)
     train_part, test, old = _tasks(spec, spec.data)
     refuse_other_data(spec, train_part)
     original = load_model(spec.checkpoint, spec.model, fold=False)
@@ -172,7 +172,7 @@ def finetune(
             return scores
 
         def refuse() -> None:
-            _refuse_other_choices(spec)
+            refuse_other_options(spec, spec.output, CHOICES)
             refuse_other_data(spec, train_part)
 
         def begin() -> None:
@@ -186,7 +186,9 @@ def finetune(
 
         files = {TRAINED_ON: train_part.fingerprint, CHOICES: to_json(spec, indent=1)}
         checkpoints = f"{RUN}/checkpoints"
-        with claimed(spec.output, files, world, refuse=refuse, checkpoints=checkpoints, kept=FINETUNED, made=SCORES):
+        with reserve_output(
+            spec.output, files, world, refuse=refuse, checkpoints=checkpoints, kept=FINETUNED, made=SCORES
+        ):
             world.from_first(begin)
             started = time.monotonic()
             finetuned = _finetuned(spec, model, training=training, data=data, world=world, watch=watch)
@@ -238,15 +240,6 @@ def _finetuned(
         spec.finetuning.finish(model)
         world.from_first(lambda: save_model(model, path))
     return model
-
-
-def _refuse_other_choices(spec: FinetuneSpec) -> None:
-    path = spec.output / CHOICES
-    if path.exists() and from_json(path.read_text(encoding="utf-8"), FinetuneSpec) != spec:
-        raise ValueError(
-            f"{spec.output} contains a run with different options; delete the folder to start over, pass `{path}` "
-            "before the flags to resume with the same options, or choose a different `--output`"
-        )
 
 
 def refuse_other_data(spec: FinetuneSpec, task: Task) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mobileclip.blocks import ConvNorm, ConvStem, Downsample, LargeKernelConv, MobileOneBlock, RepMixer, recomputed
-from mobileclip.training.cpu import NormBranch, fuse_for_cpu, merges, sum_of_norms
+from mobileclip.training.cpu import NormBranch, can_fuse_norms, fuse_for_cpu, sum_of_norms
 from tests.blocks.filling import filled, noise
 from tests.errors import fails
 from tests.training.runs import kept_by
@@ -208,4 +208,4 @@ def test_inputs_shared_and_not():
     leaves = [first, second, scale, factor, *(p for norm in norms for p in norm.parameters())]
     grads = [torch.autograd.grad(value.pow(3).sum(), leaves, retain_graph=True) for value in (y, expected)]
     torch.testing.assert_close(*grads, rtol=1e-11, atol=1e-11)
-    assert merges(norms, first)
+    assert can_fuse_norms(norms, first)
