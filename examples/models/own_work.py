@@ -72,7 +72,7 @@ class NeighboursTask(Task):
 
     def features(self, session: Session) -> Features:
         """Return the embeddings of the images, which the session caches."""
-        return session.pictures(self.data)
+        return session.image_features(self.data)
 
     def score(self, features: Features) -> DatasetResult:
         """Return the share of images whose nearest neighbour has the same class."""

@@ -18,7 +18,7 @@ from examples.quickstart.emoji.teachers import PROMPTS
 from examples.quickstart.emoji.trunks import encoding_threads
 from mobileclip import ImageTextModel
 from mobileclip.data import decode_image
-from mobileclip.evaluation import retrieval_recall
+from mobileclip.evaluation import rank
 from mobileclip.evaluation.metrics import classification_hits, mean_hits
 from mobileclip.inference import ensemble_prompts, fill_templates
 from mobileclip.processes import num_cores
@@ -103,7 +103,7 @@ def _findings(
     captions = dict(zip(labels.tolist(), (one.captions for one in samples), strict=True))
     texts = [text for group in captions.values() for text in group]
     ids = torch.tensor([label for label, group in captions.items() for _ in group])
-    recall = retrieval_recall(image, encode_texts(texts), image_ids=labels, text_ids=ids)
+    recall = rank(image, encode_texts(texts), image_ids=labels, text_ids=ids).recall
     keys = [one.key for one in samples]
     best = (image @ classes.T).argmax(1).tolist()
     return SplitResults(

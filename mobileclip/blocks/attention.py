@@ -189,9 +189,6 @@ def set_attention_backend(model: nn.Module, backend: str) -> None:
             module.backend = chosen
 
 
-torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
-
-
 class CrossAttention(SelectableAttention):
     """Multi-head attention, with k and v from a context: `y = project(softmax(q k^T / sqrt(head_dim)) v)`.
 

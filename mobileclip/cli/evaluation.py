@@ -51,9 +51,9 @@ def evaluate(
             the published results of models evaluated by name.
         report: write report.html, with plots as PNG files, and measure the latency for one image and one text.
     """
-    from mobileclip.evaluation.run import divided, evaluate_and_print
+    from mobileclip.evaluation.run import evaluate_and_print, split_arguments
 
-    evaluate_and_print(*divided(models, spec), compare_published=compare_published, report=report)
+    evaluate_and_print(*split_arguments(models, spec), compare_published=compare_published, report=report)
 
 
 def report(

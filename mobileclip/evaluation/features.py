@@ -48,13 +48,13 @@ class Features:
         tensors: tensors by name, on the CPU.
         header: JSON values, such as `keys`, the names of the samples in order.
         report: number of samples read, and skipped samples by reason.
-        is_kept: whether the features come from a cache file.
+        from_cache: whether the features come from a cache file.
     """
 
     tensors: Mapping[str, Tensor]
     header: Mapping[str, Any]
     report: SkipReport = attrs.field(factory=SkipReport)
-    is_kept: bool = False
+    from_cache: bool = False
 
     @classmethod
     def of(
@@ -279,7 +279,7 @@ def _median_ms(encode: Callable[[], object]) -> float:
     return 1000 * statistics.median(times)
 
 
-_NOT_A_NAME = re.compile(r"[^\w.+-]+")
+NOT_A_NAME = re.compile(r"[^\w.+-]+")
 
 
 @attrs.frozen(kw_only=True)
@@ -312,25 +312,25 @@ class FeatureCache:
             name: name of the data, used in the file name.
             content: hash of everything that the features depend on except the model.
         """
-        kept = _read_kept(self._path(name, content))
+        kept = _read_cached(self._path(name, content))
         if kept is None:
             return None
         tensors, text = kept
         header = json.loads(text)
-        return Features(tensors=tensors, header=header["header"], report=_report(header["report"]), is_kept=True)
+        return Features(tensors=tensors, header=header["header"], report=_report(header["report"]), from_cache=True)
 
     def write(self, name: str, content: str, features: Features) -> None:
         """Store features for `read`."""
         text = json.dumps({"header": dict(features.header), "report": _report_values(features.report)})
-        _write_kept(self._path(name, content), features.tensors, text)
+        _write_cached(self._path(name, content), features.tensors, text)
 
     def _path(self, name: str, content: str) -> Path:
         key = hash_of([self.model, content])
-        return self.folder / self.weights_sha256[:16] / f"{_NOT_A_NAME.sub('-', name)[:80]}-{key[:16]}{_SUFFIX}"
+        return self.folder / self.weights_sha256[:16] / f"{NOT_A_NAME.sub('-', name)[:80]}-{key[:16]}{_SUFFIX}"
 
 
-def _read_kept(path: Path) -> tuple[dict[str, Tensor], str] | None:
-    """Return the tensors and header that `_write_kept` stored, or None if the file is missing or damaged.
+def _read_cached(path: Path) -> tuple[dict[str, Tensor], str] | None:
+    """Return the tensors and header that `_write_cached` stored, or None if the file is missing or damaged.
 
     Do not memory-map the file, since a faulty disk would then crash the process.
     """
@@ -356,8 +356,8 @@ def _read_kept(path: Path) -> tuple[dict[str, Tensor], str] | None:
     return None
 
 
-def _write_kept(path: Path, tensors: Mapping[str, Tensor], header: str) -> None:
-    """Write a file for `_read_kept`; log a warning if the file cannot be written.
+def _write_cached(path: Path, tensors: Mapping[str, Tensor], header: str) -> None:
+    """Write a file for `_read_cached`; log a warning if the file cannot be written.
 
     Args:
         path: path of the file, written atomically; the function creates missing folders.
@@ -466,7 +466,9 @@ class Session:
             cache=None if cache is None else FeatureCache.of(candidate, cache),
         )
 
-    def kept(self, name: str, content: Callable[[], str | None], make: Callable[[Session], Features]) -> Features:
+    def cached_features(
+        self, name: str, content: Callable[[], str | None], make: Callable[[Session], Features]
+    ) -> Features:
         """Return features from the cache; if the cache lacks the features, compute and store them.
 
         Args:
@@ -492,13 +494,13 @@ class Session:
             self.cache.write(name, before, features)
         return features
 
-    def pictures(self, benchmark: Benchmark) -> Features:
-        """Return a data set's image embeddings and, for retrieval, caption embeddings, cached as in `kept`.
+    def image_features(self, benchmark: Benchmark) -> Features:
+        """Return a data set's image embeddings and, for retrieval, caption embeddings, see `cached_features`.
 
         Raises:
             ValueError: if no image is usable, or the data set changes during the evaluation.
         """
-        return self.kept(benchmark.name, lambda: fingerprint(benchmark), lambda _: self._encoded(benchmark))
+        return self.cached_features(benchmark.name, lambda: fingerprint(benchmark), lambda _: self._encoded(benchmark))
 
     def _encoded(self, benchmark: Benchmark) -> Features:
         report = SkipReport()
@@ -524,8 +526,8 @@ class Session:
             report=report,
         )
 
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """Return the embeddings of texts, in order, cached as in `kept`.
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """Return the embeddings of texts, in order, see `cached_features`.
 
         Shape:
             result: `(texts, dim)`.
@@ -534,7 +536,7 @@ class Session:
         def made(session: Session) -> Features:
             return Features(tensors={"text": session.encode_texts(texts)}, header={})
 
-        return self.kept("texts", lambda: hash_of(list(texts)), made).text
+        return self.cached_features("texts", lambda: hash_of(list(texts)), made).text
 
     def features(self, benchmark: Benchmark) -> tuple[Features, SkipReport]:
         """Return the image and text embeddings of a data set, and the report of skipped samples.
@@ -542,10 +544,10 @@ class Session:
         Raises:
             ValueError: if no image is usable, or the data set changes during the evaluation.
         """
-        features = self.pictures(benchmark)
+        features = self.image_features(benchmark)
         if benchmark.kind == "classification":
             prompts = fill_templates(benchmark.class_names, benchmark.templates)
-            features = features.with_tensors(text=self.texts(prompts))
+            features = features.with_tensors(text=self.text_features(prompts))
         return features, features.report
 
     def embed_images(

@@ -76,11 +76,11 @@ def evaluation_hook(
     for benchmark in opened:
         _require_data(benchmark)
 
-    measures = [
+    evaluations = [
         (benchmark.name, partial(_measured, benchmark, batch_size=batch_size, num_threads=num_threads))
         for benchmark in opened
     ]
-    return hook_of(measures, DualEncoder)
+    return hook_of(evaluations, DualEncoder)
 
 
 def _measured(
@@ -98,14 +98,14 @@ def _measured(
 
 
 def hook_of(
-    measures: Sequence[tuple[str, Callable[[ModelType], Mapping[str, float]]]], kind: type[ModelType]
+    evaluations: Sequence[tuple[str, Callable[[ModelType], Mapping[str, float]]]], kind: type[ModelType]
 ) -> Callable[[nn.Module, int], Mapping[str, float]]:
     """Return a training callback that runs several evaluations and restores torch's random state.
 
     If an evaluation fails, the callback logs the error and omits the metrics of the failed evaluation.
 
     Args:
-        measures: pairs of a data set's name and a function that evaluates a model and returns metrics by name; the
+        evaluations: pairs of a data set's name and a function that evaluates a model and returns metrics by name; the
             callback returns the metrics as `NAME/METRIC`.
         kind: class of the models that the functions accept.
     """
@@ -113,9 +113,9 @@ def hook_of(
     def evaluate(model: nn.Module, num_steps: int) -> Mapping[str, float]:
         assert isinstance(model, kind), f"expected a model of type {kind.__name__}, got {type(model).__name__}"
         metrics: dict[str, float] = {}
-        for name, measure in measures:
+        for name, evaluation in evaluations:
             with _same_random_numbers(model):
-                values = _unless_it_fails(partial(measure, model), name, num_steps)
+                values = _unless_it_fails(partial(evaluation, model), name, num_steps)
             metrics |= {f"{name}/{metric}": value for metric, value in values.items()}
         return metrics
 
@@ -251,14 +251,14 @@ def classifier_hook(
         ValueError: if a location contains no labelled images.
         OSError: if the data cannot be read.
     """
-    measures = [
+    evaluations = [
         (
             name,
             partial(_measured_classifier, open_class_data(place), name, batch_size=batch_size, num_threads=num_threads),
         )
         for name, place in zip(map(_shown, data), data, strict=True)
     ]
-    return hook_of(measures, Classifier)
+    return hook_of(evaluations, Classifier)
 
 
 def _measured_classifier(

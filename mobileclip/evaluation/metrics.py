@@ -496,23 +496,6 @@ def rank_captions(image: Tensor, text: Tensor, counts: Sequence[int] | Tensor) -
     return rank(image, text, image_ids=image_ids, text_ids=image_ids.repeat_interleave(torch.as_tensor(counts)))
 
 
-def retrieval_recall(
-    image: Tensor, text: Tensor, *, image_ids: Tensor, text_ids: Tensor, chunk_size: int = 2048
-) -> RetrievalResult:
-    """Return the recall of `rank`, with the arguments and errors of `rank`."""
-    return rank(image, text, image_ids=image_ids, text_ids=text_ids, chunk_size=chunk_size).recall
-
-
-def caption_recall(image: Tensor, text: Tensor, counts: Sequence[int]) -> RetrievalResult:
-    """Return the recall of `rank_captions`, with the arguments and errors of `rank_captions`."""
-    return rank_captions(image, text, counts).recall
-
-
-def caption_hits(image: Tensor, text: Tensor, counts: Sequence[int]) -> Tensor:
-    """Return `Ranking.caption_hits` of `rank_captions`, with the arguments and errors of `rank_captions`."""
-    return rank_captions(image, text, counts).caption_hits
-
-
 def _recall(hits: Tensor) -> Recall:
     at1, at5, at10 = hits.mean(dim=0).tolist()
     return Recall(at1=at1, at5=at5, at10=at10)

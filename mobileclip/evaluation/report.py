@@ -20,12 +20,12 @@ from mobileclip.evaluation.intervals import Interval, mean_interval
 from mobileclip.evaluation.results import Latency, ModelResults, Source
 from mobileclip.evaluation.suite import SUITE
 from mobileclip.evaluation.tables import (
-    answer_tables,
     compared_pairs,
     coverage_table,
     differences_table,
     language_table,
     models_table,
+    prediction_tables,
     provenance_table,
     results_table,
     robustness_table,
@@ -123,7 +123,7 @@ def _page(models: Sequence[ModelResults], *, title: str, when: datetime) -> str:
         "num_measured": len(measured),
         "num_published": len(models) - len(measured),
         "results": results_table(models),
-        "answers": answer_tables(measured),
+        "predictions": prediction_tables(measured),
         "differences": [differences_table(*pair) for pair in compared_pairs(models)],
         "languages": language_table(models),
         "models": models_table(models),

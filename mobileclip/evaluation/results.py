@@ -34,7 +34,7 @@ Source = Literal["measured", "published"]
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Answers:
+class Predictions:
     """The class that a model predicted for each image.
 
     Shape:
@@ -78,7 +78,7 @@ class DatasetResult:
             published results.
         report: number of samples read, and skipped samples by reason.
         outcomes: per-image outcomes of the main metric; None if unknown.
-        answers: per-image answers of a classifier; None if unknown.
+        predictions: per-image predictions of a classifier; None if unknown.
         parts: partial results with their own rows in the table, such as one result per language.
 
     Raises:
@@ -95,7 +95,7 @@ class DatasetResult:
     evaluated: Mapping[str, str] = attrs.field(factory=dict)
     report: SkipReport = attrs.field(factory=lambda: SkipReport(log=False), eq=False, repr=False)
     outcomes: Outcomes | None = attrs.field(default=None, eq=False, repr=False)
-    answers: Answers | None = attrs.field(default=None, eq=False, repr=False)
+    predictions: Predictions | None = attrs.field(default=None, eq=False, repr=False)
     parts: tuple[DatasetResult, ...] = attrs.field(default=(), eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:

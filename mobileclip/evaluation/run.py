@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import attrs
 from mobileclip import storage
 from mobileclip.evaluation.candidates import Candidate, candidate_device, open_candidate, require_candidates
 from mobileclip.evaluation.data import hash_of, require_different_names
-from mobileclip.evaluation.features import Session, measure_latency, origin
+from mobileclip.evaluation.features import NOT_A_NAME, Session, measure_latency, origin
 from mobileclip.evaluation.results import (
     DatasetResult,
     ModelResults,
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from mobileclip.evaluation.tables import Cell, Table
 
 RESULTS = "results.jsonl"
-_NOT_A_NAME = re.compile(r"[^\w.+-]+")
 
 
 @attrs.frozen(kw_only=True)
@@ -165,7 +163,7 @@ class _Evaluator:
         self.failures: list[Failure] = []
         # Time per image, estimated from the data sets of known size that this run encodes.
         self._seconds, self._pace = 0.0, Pace(0.0)
-        folder = _NOT_A_NAME.sub("-", candidate.name).strip("-") or "model"
+        folder = NOT_A_NAME.sub("-", candidate.name).strip("-") or "model"
         self.path = spec.output / f"{folder}-{candidate.weights_sha256[:8]}" / RESULTS
         self.session = Session.of(
             candidate,
@@ -207,7 +205,7 @@ class _Evaluator:
         task = found.open(self.spec.task_options)
         features = task.features(self.session)
         whole = task.score(features)
-        if found.key in suite_sizes() and not features.is_kept:
+        if found.key in suite_sizes() and not features.from_cache:
             self._seconds += time.monotonic() - started
             self._pace.advance(suite_sizes()[found.key], self._seconds)
         evaluated = {
@@ -296,7 +294,7 @@ def evaluate_and_print(
     conclude(left_out=left_out, strict=strict, done=not run.failures)
 
 
-def divided(models: Sequence[str], spec: EvaluationSpec) -> tuple[tuple[str, ...], EvaluationSpec]:
+def split_arguments(models: Sequence[str], spec: EvaluationSpec) -> tuple[tuple[str, ...], EvaluationSpec]:
     """Split arguments into models and data sets; return the models, and a copy of `spec` with the data sets.
 
     Args:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from mobileclip.evaluation.intervals import Interval, proportion_interval
 from mobileclip.evaluation.results import (
-    Answers,
     DatasetResult,
     ModelResults,
+    Predictions,
     differences,
     metric_name,
     ordered_keys,
@@ -100,7 +100,7 @@ class Table:
                     f"row {number} of {self.title!r} has {len(row)} cells, expected {len(self.columns)}, one per column"
                 )
 
-    def turned(self, corner: str) -> Table:
+    def transpose(self, corner: str) -> Table:
         """Return the transposed table, with number columns after the first column.
 
         Args:
@@ -204,14 +204,14 @@ def results_table(models: Sequence[ModelResults]) -> Table:
         rows=tuple(rows),
         notes=(_RESULTS_NOTE,),
     )
-    return table.turned("model") if len(models) > max(_MOST_SIDE_BY_SIDE, len(keys)) else table
+    return table.transpose("model") if len(models) > max(_MOST_SIDE_BY_SIDE, len(keys)) else table
 
 
 _MOST_CLASSES, _MOST_CONFUSED, _MOST_ERRORS = 50, 20, 20
 _MARGIN_NOTE = "The margin is the score of the predicted class minus the score of the true class."
 
 
-def answer_tables(models: Sequence[ModelResults]) -> list[Table]:
+def prediction_tables(models: Sequence[ModelResults]) -> list[Table]:
     """Return, for each measured result, the tables of accuracy by class, of confusions and of the worst errors.
 
     A result without predicted classes has only a table of the worst images.
@@ -220,17 +220,17 @@ def answer_tables(models: Sequence[ModelResults]) -> list[Table]:
     for model in models:
         for result in model.results.values():
             title = f"{model.name} on {result.dataset}"
-            if result.answers is not None:
-                tables += [class_table(title, result.answers), confusion_table(title, result.answers)]
-                tables.append(errors_table(title, result.answers))
+            if result.predictions is not None:
+                tables += [class_table(title, result.predictions), confusion_table(title, result.predictions)]
+                tables.append(errors_table(title, result.predictions))
             elif result.outcomes is not None and not result.parts:
                 tables.append(_worst_table(title, result.outcomes.pairs))
     return [table for table in tables if table.rows]
 
 
-def class_table(title: str, answers: Answers) -> Table:
+def class_table(title: str, predictions: Predictions) -> Table:
     """Return the table of recall and precision of each class, with the lowest recall first; at most fifty classes."""
-    counts, said, right = _by_class(answers)
+    counts, said, right = _by_class(predictions)
     recall = right / np.maximum(counts, 1)
     worst = [one for one in np.argsort(recall, kind="stable") if counts[one]]
     rows = []
@@ -238,7 +238,7 @@ def class_table(title: str, answers: Answers) -> Table:
         found = proportion_interval(right[one], counts[one])
         rows.append(
             (
-                Cell(text=answers.class_names[one]),
+                Cell(text=predictions.class_names[one]),
                 Cell(text=per_cent(recall[one]), small=f"{per_cent(found.low)} to {per_cent(found.high)}"),
                 Cell(text=per_cent(right[one] / said[one]) if said[one] else ""),
                 Cell(text=f"{counts[one]:,}"),
@@ -257,15 +257,15 @@ def class_table(title: str, answers: Answers) -> Table:
     )
 
 
-def confusion_table(title: str, answers: Answers) -> Table:
+def confusion_table(title: str, predictions: Predictions) -> Table:
     """Return the confusion matrix; if there are more than twenty classes, only the twenty with the most errors."""
-    counts, said, right = _by_class(answers)
+    counts, said, right = _by_class(predictions)
     num_wrong = counts + said - 2 * right
     seen = np.flatnonzero(counts + said)
     shown = np.sort(seen[np.argsort(-num_wrong[seen], kind="stable")[:_MOST_CONFUSED]])
     matrix = np.zeros((len(counts), len(counts)), dtype=np.int64)
-    np.add.at(matrix, (answers.labels, answers.predicted), 1)
-    names = [answers.class_names[one] for one in shown]
+    np.add.at(matrix, (predictions.labels, predictions.predicted), 1)
+    names = [predictions.class_names[one] for one in shown]
     return Table(
         title=f"{title}: confusion matrix",
         columns=(Column(title="true class / predicted", is_number=False), *(Column(title=name) for name in names)),
@@ -277,10 +277,10 @@ def confusion_table(title: str, answers: Answers) -> Table:
     )
 
 
-def errors_table(title: str, answers: Answers) -> Table:
+def errors_table(title: str, predictions: Predictions) -> Table:
     """Return the table of misclassified images, with the largest margin first; at most twenty images."""
-    wrong = np.flatnonzero(answers.predicted != answers.labels)
-    surest = wrong[np.argsort(-answers.margin[wrong], kind="stable")]
+    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+    surest = wrong[np.argsort(-predictions.margin[wrong], kind="stable")]
     return Table(
         title=f"{title}: errors",
         columns=tuple(
@@ -288,10 +288,10 @@ def errors_table(title: str, answers: Answers) -> Table:
         ),
         rows=tuple(
             (
-                Cell(text=answers.keys[one]),
-                Cell(text=answers.class_names[answers.labels[one]]),
-                Cell(text=answers.class_names[answers.predicted[one]]),
-                Cell(text=f"{answers.margin[one]:.3f}"),
+                Cell(text=predictions.keys[one]),
+                Cell(text=predictions.class_names[predictions.labels[one]]),
+                Cell(text=predictions.class_names[predictions.predicted[one]]),
+                Cell(text=f"{predictions.margin[one]:.3f}"),
             )
             for one in surest[:_MOST_ERRORS]
         ),
@@ -309,9 +309,9 @@ def _worst_table(title: str, values: Iterable[tuple[str, float]]) -> Table:
     )
 
 
-def _by_class(answers: Answers) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def _by_class(predictions: Predictions) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return, for each class, the number of images, of predictions and of correct predictions."""
-    labels, predicted, size = answers.labels, answers.predicted, len(answers.class_names)
+    labels, predicted, size = predictions.labels, predictions.predicted, len(predictions.class_names)
     right = labels[labels == predicted]
     counts, said, found = (np.bincount(one, minlength=size) for one in (labels, predicted, right))
     return counts, said, found

@@ -22,17 +22,13 @@ from mobileclip.losses.reinforced import (
 from mobileclip.losses.specs import LossSpec, LossTerms, losses
 from mobileclip.losses.texts import TextDistillationLoss, TextDistillationLossSpec
 
-PairLossSpec = DistillingLossSpec = ReinforcedLossSpec
-
 __all__ = [
     "CaptionLoss",
     "CaptionLossSpec",
     "ContrastiveLoss",
     "ContrastiveLossSpec",
-    "DistillingLossSpec",
     "LossSpec",
     "LossTerms",
-    "PairLossSpec",
     "ReinforcedLoss",
     "ReinforcedLossSpec",
     "ReinforcedSigmoidLoss",

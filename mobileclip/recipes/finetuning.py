@@ -15,7 +15,7 @@ from mobileclip.charts import Line, Panel, write_chart
 from mobileclip.data import BadSampleError, ImageTextSample, SkipReport
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation import Session, paired_difference, proportion_interval
-from mobileclip.evaluation.metrics import caption_hits, classification_hits
+from mobileclip.evaluation.metrics import classification_hits, rank_captions
 from mobileclip.serialization import to_json
 from mobileclip.storage import write_text
 from mobileclip.terminal import say
@@ -66,7 +66,7 @@ def evaluate_task(
         hits = classification_hits(image, classes, targets).top1.tolist()
         return found(metric="top-1", value=100 * sum(hits) / len(hits), hits=tuple(hits))
     text = session.encode_texts([caption for sample in samples for caption in sample.captions])
-    hits = caption_hits(image, text, [len(sample.captions) for sample in samples]).tolist()
+    hits = rank_captions(image, text, [len(sample.captions) for sample in samples]).caption_hits.tolist()
     return found(metric="R@1", value=100 * sum(hits) / len(hits), hits=tuple(hits))
 
 

@@ -27,7 +27,7 @@ from mobileclip.encoders.checkpoints import PRETRAINED
 from mobileclip.engines import SET_ASIDE, LocalEngine, RayEngine, Retries, read_status
 from mobileclip.evaluation import EvaluationSpec, classifier_hook
 from mobileclip.evaluation.candidates import parse_model_argument
-from mobileclip.evaluation.run import divided, evaluate_and_print
+from mobileclip.evaluation.run import evaluate_and_print, split_arguments
 from mobileclip.hardware import AUTO
 from mobileclip.processes import this_process
 from mobileclip.recipes.distilling import DistilSpec, distil
@@ -347,7 +347,7 @@ class EvaluateOptions:
 
 
 def _evaluate(spec: EvaluationSpec, command: Command[EvaluateOptions, EvaluationSpec], *_: object) -> None:
-    models, spec = divided(command.options.models, spec)
+    models, spec = split_arguments(command.options.models, spec)
     models = models or ((SMALL_MODEL,) if command.tiny else ("mobileclip_s2",))
     evaluate_and_print(models, spec, compare_published=command.options.compare_published, report=command.options.report)
 

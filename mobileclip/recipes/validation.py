@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mobileclip.data import ImageTextSample, ImageTransform, SkipReport, Tokenizer
 from mobileclip.datasets import RowOptions, open_data_set
 from mobileclip.encoders import CoCa, CoCaSpec, DualEncoder
-from mobileclip.evaluation import Session, caption_recall
+from mobileclip.evaluation import Session, rank_captions
 from mobileclip.evaluation.hook import evaluation_hook
 from mobileclip.losses import CaptionLossSpec
 from mobileclip.reparam import evaluating
@@ -77,7 +77,7 @@ def retrieval_on(pairs: Sequence[str], rows: RowOptions) -> Evaluate:
         captions = [caption for sample in samples for caption in sample.captions]
         counts = [len(sample.captions) for sample in samples]
         images = session.clip.encode_image([sample.image for sample in samples if sample.image is not None])
-        result = caption_recall(images, session.encode_texts(captions), counts)
+        result = rank_captions(images, session.encode_texts(captions), counts).recall
         return {
             "validation_image_to_text_recall_at_1": result.image_to_text.at1,
             "validation_text_to_image_recall_at_1": result.text_to_image.at1,

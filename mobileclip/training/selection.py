@@ -77,7 +77,7 @@ class PairLosses:
         self._over_images = torch.full_like(self._own, -torch.inf)
 
     def add(self, chosen: Tensor) -> None:
-        """Add pairs to the selected pairs S; `beside_chosen` is then valid only for pairs outside S.
+        """Add pairs to the selected pairs S; `given_selected` is then valid only for pairs outside S.
 
         Args:
             chosen: indices of the pairs to add.
@@ -87,11 +87,11 @@ class PairLosses:
         self._over_texts = torch.logaddexp(self._over_texts, over_texts)
         self._over_images = torch.logaddexp(self._over_images, over_images)
 
-    def beside_chosen(self) -> Tensor:
+    def given_selected(self) -> Tensor:
         """Return the loss `l_i(S)` of every pair i given the selected pairs S; shape (B,)."""
         return (F.softplus(self._over_texts - self._own) + F.softplus(self._over_images - self._own)) / 2
 
-    def beside_all(self) -> Tensor:
+    def in_batch(self) -> Tensor:
         """Return the loss of every pair in the whole batch, shape (B,); memory use is linear in the batch size."""
         starts = range(0, len(self._own), _BLOCK)
         over_texts = torch.cat([(self._image[at : at + _BLOCK] @ self._text.mT).logsumexp(1) for at in starts])
@@ -116,13 +116,13 @@ class Learnability:
         for losses in (self.student, *self.teachers):
             losses.add(chosen)
 
-    def beside_chosen(self) -> Tensor:
+    def given_selected(self) -> Tensor:
         """Return `student - mean(teachers)` given the selected pairs; shape (B,)."""
-        return self.student.beside_chosen() - torch.stack([one.beside_chosen() for one in self.teachers]).mean(0)
+        return self.student.given_selected() - torch.stack([one.given_selected() for one in self.teachers]).mean(0)
 
-    def beside_all(self) -> Tensor:
+    def in_batch(self) -> Tensor:
         """Return `student - mean(teachers)` in the whole batch; shape (B,)."""
-        return self.student.beside_all() - torch.stack([one.beside_all() for one in self.teachers]).mean(0)
+        return self.student.in_batch() - torch.stack([one.in_batch() for one in self.teachers]).mean(0)
 
 
 def choose_pairs(spec: SelectionSpec, captions: Sequence[Learnability], draws: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def choose_pairs(spec: SelectionSpec, captions: Sequence[Learnability], draws: T
         the same views and captions replace the reference model. The algorithm samples the first chunk by the loss term
         of each pair alone. A softmax loss has no such term, so this function uses the learnability in the whole batch.
     """
-    score = torch.stack([one.beside_all() for one in captions]).sum(0)
+    score = torch.stack([one.in_batch() for one in captions]).sum(0)
     is_chosen = torch.zeros(len(score), dtype=torch.bool, device=score.device)
     for chunk, size in enumerate(spec.sizes(len(score))):
         noise = -torch.log(-torch.log(draws[chunk])).to(score)
@@ -152,5 +152,5 @@ def choose_pairs(spec: SelectionSpec, captions: Sequence[Learnability], draws: T
         is_chosen[drawn] = True
         for one in captions:
             one.add(drawn)
-        score = torch.stack([one.beside_chosen() for one in captions]).sum(0)
+        score = torch.stack([one.given_selected() for one in captions]).sum(0)
     return is_chosen.nonzero().flatten()

@@ -14,7 +14,7 @@ from torch import Tensor
 from examples.quickstart.emoji.on_disk import DataSplit, DrawnDataset
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.encoders import DualEncoder
-from mobileclip.evaluation import retrieval_recall
+from mobileclip.evaluation import rank
 from mobileclip.evaluation.metrics import classification_hits, mean_hits
 from mobileclip.inference import ensemble_prompts, fill_templates
 from mobileclip.inputs import ImageInput
@@ -181,7 +181,7 @@ def score_embeddings(image: Tensor, classes: Tensor, labels: Tensor) -> Scores:
     found = classification_hits(image, classes, labels)
     accuracy = mean_hits(found, labels, num_classes=len(classes))
     present = torch.unique(labels)
-    recall = retrieval_recall(image, classes[present], image_ids=labels, text_ids=present)
+    recall = rank(image, classes[present], image_ids=labels, text_ids=present).recall
     return Scores(
         top1=100 * accuracy.top1,
         top5=100 * accuracy.top5,

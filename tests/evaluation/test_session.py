@@ -21,7 +21,7 @@ class Lengths(Task):
             print("encoding")
             text = session.encode_texts(["a dog", "a cat"])
             return Features(tensors={"text": text}, header={}, report=SkipReport(num_read=2))
-        return session.kept("lengths", self.content, made)
+        return session.cached_features("lengths", self.content, made)
     def score(self, features):
         about = {"metrics": {"main_metric": 0.5, "first": float(features.text[0].norm())}, "report": features.report}
         about |= {"num_images": 2, "num_skipped": 0, "outcomes": outcomes_of(["a", "b"], [0.0, 1.0])}

@@ -16,7 +16,7 @@ import torch
 from mobileclip import ImageTextModel, reparameterize
 from mobileclip.data import ReinforcedPipeline, SkipReport, Tokenizer, read_samples, read_text_input, write_shards
 from mobileclip.encoders import ClassifierSpec, DualEncoder, load_backbone, load_model, save_model
-from mobileclip.evaluation import caption_recall, evaluate_classifier
+from mobileclip.evaluation import evaluate_classifier, rank_captions
 from mobileclip.recipes import mobileclip_run, run_recipe
 from mobileclip.recipes.finetuning import evaluate_task, finetune_and_report as run, summary, table, write_report
 from mobileclip.recipes.tiny import OUTLINES, SHAPES, draw_shape, jpeg, scene_samples
@@ -199,7 +199,7 @@ def test_scores_are_those_of_the_library_and_pictures_that_cannot_be_decoded_are
     clip = ImageTextModel(model)
     images = clip.encode_image([sample.image for sample in samples])
     texts = clip.encode_text([caption for sample in samples for caption in sample.captions])
-    found = caption_recall(images, texts, [len(sample.captions) for sample in samples])
+    found = rank_captions(images, texts, [len(sample.captions) for sample in samples]).recall
     assert score.value == pytest.approx(50 * (found.image_to_text.at1 + found.text_to_image.at1))
 
     shutil.copytree(world / "new-shapes", tmp_path / "shapes")

@@ -62,9 +62,9 @@ from mobileclip.evaluation.tasks.choices import (
     PERTURBATIONS,
     Box,
     Case,
+    CaseImage,
+    CaseOrImage,
     ChoiceTask,
-    Picture,
-    Question,
     Scored,
     View,
     find_case_images,
@@ -236,7 +236,9 @@ SUGARCREPE = {
 """Display names of the SugarCrepe subsets, by the change in the false caption."""
 
 
-def task_of(found: FoundTask, cases: Iterable[Case], images: str, count: Callable[[Features], Scored]) -> ChoiceTask:
+def task_of(
+    found: FoundTask, cases: Iterable[Case], images: str, compute_metrics: Callable[[Features], Scored]
+) -> ChoiceTask:
     """Return a multiple-choice task from cases and a folder or zip file of images."""
     known = tuple(cases)
     if not known:
@@ -246,8 +248,8 @@ def task_of(found: FoundTask, cases: Iterable[Case], images: str, count: Callabl
         key=found.key,
         name=found.name,
         path=found.path,
-        ask=lambda _: chain(known, find_case_images(images, names)),
-        count=count,
+        load_cases=lambda _: chain(known, find_case_images(images, names)),
+        compute_metrics=compute_metrics,
         num_pictures=len(names),
     )
 
@@ -474,7 +476,7 @@ def open_orders(found: FoundTask, options: TaskOptions) -> ChoiceTask:
             raise ValueError(f"{benchmark.name} has classes, but word orders need a retrieval data set with captions")
         pictures = []
 
-    def ask(report: SkipReport) -> Iterator[Question]:
+    def load_cases(report: SkipReport) -> Iterator[CaseOrImage]:
         known = pictures if benchmark is None else _benchmark_captions(benchmark, report)
         for picture, texts in known:
             for number, caption in enumerate(texts):
@@ -495,8 +497,8 @@ def open_orders(found: FoundTask, options: TaskOptions) -> ChoiceTask:
         key=found.key,
         name=f"{found.name} (tagged by {tagger})",
         path=found.path,
-        ask=ask,
-        count=score_orders,
+        load_cases=load_cases,
+        compute_metrics=score_orders,
         num_pictures=len(pictures) if benchmark is None else num_images(benchmark),
         benchmark=benchmark,
         orders=hash_of([tagger, orders]),
@@ -513,25 +515,25 @@ def normalize_caption(caption: str) -> str:
     return " ".join(text.split(" ")[:_MOST_WORDS])
 
 
-def _own_captions(found: FoundTask, file: str) -> list[tuple[Picture, tuple[str, ...]]]:
+def _own_captions(found: FoundTask, file: str) -> list[tuple[CaseImage, tuple[str, ...]]]:
     """Return ARO's own images with their captions."""
     images = {}
     for entry in read_entries(file, found.name):
         name, texts = entry.file("image"), entry.texts("caption", "a list of captions")
-        images[name] = (Picture(name=name, content=[storage.join(found.path, name)]), texts)
+        images[name] = (CaseImage(name=name, content=[storage.join(found.path, name)]), texts)
     for folder in {storage.join(found.path, name).rpartition("/")[0] for name in images}:
         folder_or_zip(folder, found.name)
     return list(images.values())
 
 
-def _benchmark_captions(benchmark: Benchmark, report: SkipReport) -> Iterable[tuple[Picture, tuple[str, ...]]]:
+def _benchmark_captions(benchmark: Benchmark, report: SkipReport) -> Iterable[tuple[CaseImage, tuple[str, ...]]]:
     """Yield the images of a data set, each with a unique name, and their captions."""
     times: Counter[str] = Counter()
     for sample in benchmark.samples(report):
         times[sample.key] += 1
         # Several shards may have the same keys.
         name = sample.key if times[sample.key] == 1 else f"{sample.key} ({times[sample.key]})"
-        yield Picture(name=name, content=sample.image), sample.captions
+        yield CaseImage(name=name, content=sample.image), sample.captions
 
 
 def _pair(entry: Entry, group: str) -> Case:

@@ -69,7 +69,7 @@ class Case:
 
 
 @attrs.frozen(kw_only=True)
-class Picture:
+class CaseImage:
     """An image that is in memory or can be read.
 
     Args:
@@ -98,7 +98,7 @@ class Picture:
         raise BadSampleError("image_missing", f"{self.content[0]} is missing{others}")
 
 
-def find_case_images(images: str, names: Sequence[str]) -> Iterator[Picture]:
+def find_case_images(images: str, names: Sequence[str]) -> Iterator[CaseImage]:
     """Yield the images with the given names, in storage order.
 
     Args:
@@ -112,7 +112,7 @@ def find_case_images(images: str, names: Sequence[str]) -> Iterator[Picture]:
     if not images.endswith(".zip"):
         for name in names:
             endings = [""] if _extension(name) in IMAGE_EXTENSIONS else [f".{one}" for one in IMAGE_EXTENSIONS]
-            yield Picture(name=name, content=[storage.join(images, f"{name}{ending}") for ending in endings])
+            yield CaseImage(name=name, content=[storage.join(images, f"{name}{ending}") for ending in endings])
         return
     with storage.open_read(images) as stream:
         try:
@@ -123,7 +123,7 @@ def find_case_images(images: str, names: Sequence[str]) -> Iterator[Picture]:
             yield from _in_zip(images, archive, names)
 
 
-def _in_zip(images: str, archive: zipfile.ZipFile, names: Sequence[str]) -> Iterator[Picture]:
+def _in_zip(images: str, archive: zipfile.ZipFile, names: Sequence[str]) -> Iterator[CaseImage]:
     entries: dict[str, zipfile.ZipInfo] = {}
     for entry in archive.infolist():
         file = entry.filename.rpartition("/")[2]
@@ -131,10 +131,10 @@ def _in_zip(images: str, archive: zipfile.ZipFile, names: Sequence[str]) -> Iter
             entries.setdefault(file.rpartition(".")[0], entry)
     for name in names:
         if name not in entries:
-            yield Picture(name=name, content=BadSampleError("image_missing", f"{images} has no image {name!r}"))
+            yield CaseImage(name=name, content=BadSampleError("image_missing", f"{images} has no image {name!r}"))
     # Read forwards, since a web server serves sequential reads faster.
     for name in sorted(set(names) & entries.keys(), key=lambda name: entries[name].header_offset):
-        yield Picture(name=name, content=_from_zip(archive, entries[name]))
+        yield CaseImage(name=name, content=_from_zip(archive, entries[name]))
 
 
 def _from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes | BadSampleError:
@@ -152,7 +152,7 @@ def _extension(name: str) -> str:
     return name.rpartition(".")[2].lower() if "." in name else ""
 
 
-Question = Case | Picture
+CaseOrImage = Case | CaseImage
 Scored = tuple[dict[str, float], Outcomes]
 
 
@@ -164,10 +164,10 @@ class ChoiceTask(Task):
         key: key of the task in results.
         name: name of the task in tables.
         path: folder or URL of the data.
-        ask: function that yields the cases and the images, each image once and after all cases about it, and records
-            skipped cases in the report.
-        count: function that computes the metrics from the features, including the main metric, and the outcomes of the
-            main metric.
+        load_cases: function that yields the cases and the images, each image once and after all cases about it, and
+            records skipped cases in the report.
+        compute_metrics: function that computes the metrics from the features, including the main metric, and the
+            outcomes of the main metric.
         num_pictures: approximate number of images; 0 if unknown.
         benchmark: data set that holds the images; None if the images are files in `path`.
         orders: hash of the word orders in the cases; empty for a task without word orders.
@@ -176,8 +176,8 @@ class ChoiceTask(Task):
     key: str
     name: str
     path: str
-    ask: Callable[[SkipReport], Iterable[Question]] = attrs.field(repr=False)
-    count: Callable[[Features], Scored] = attrs.field(repr=False)
+    load_cases: Callable[[SkipReport], Iterable[CaseOrImage]] = attrs.field(repr=False)
+    compute_metrics: Callable[[Features], Scored] = attrs.field(repr=False)
     num_pictures: int = 0
     benchmark: Benchmark | None = attrs.field(default=None, repr=False)
     orders: str = ""
@@ -201,11 +201,11 @@ class ChoiceTask(Task):
             ValueError: if no case is left; the message gives the reasons.
             OSError: if the images cannot be read.
         """
-        return session.kept(self.key, self.content, self._encoded)
+        return session.cached_features(self.key, self.content, self._encoded)
 
     def score(self, features: Features) -> DatasetResult:
         """Return the metrics over the usable cases."""
-        metrics, outcomes = self.count(features)
+        metrics, outcomes = self.compute_metrics(features)
         report = features.report
         return DatasetResult(
             key=self.key,
@@ -222,8 +222,8 @@ class ChoiceTask(Task):
         found: dict[View, Tensor | BadSampleError] = {}
         boxes: dict[str, dict[Box | None, None]] = {}
 
-        def asked() -> Iterator[tuple[Picture, tuple[Box | None, ...]]]:
-            for one in self.ask(report):
+        def asked() -> Iterator[tuple[CaseImage, tuple[Box | None, ...]]]:
+            for one in self.load_cases(report):
                 if isinstance(one, Case):
                     cases.append(one)
                     for view in one.views:
@@ -231,7 +231,7 @@ class ChoiceTask(Task):
                 elif one.name in boxes:
                     yield one, tuple(boxes[one.name])
 
-        def parts(item: tuple[Picture, tuple[Box | None, ...]]) -> Views:
+        def parts(item: tuple[CaseImage, tuple[Box | None, ...]]) -> Views:
             return views_of(item[0].read(), session.clip.transform, item[1])
 
         encoded = session.encode_images(

@@ -45,7 +45,7 @@ _NAMES, _CAPTIONS, _LINES = "test_image_names.txt", "test_1kcaptions_", "caption
 
 
 @attrs.define
-class _Picture:
+class _CaptionedImage:
     """An image, with the (language, caption) pairs read so far."""
 
     key: str
@@ -61,14 +61,14 @@ class MultilingualTask(Task):
         key: key of the task in results.
         name: name of the task in tables.
         hashed: function that returns a hash of the data, or None if the hash is unknown.
-        pictures: function that yields the images and records skipped samples in the report. The function may add
+        images: function that yields the images and records skipped samples in the report. The function may add
             captions to an image after yielding the image.
     """
 
     key: str
     name: str
     hashed: Callable[[], str | None]
-    pictures: Callable[[SkipReport], Iterator[_Picture]]
+    images: Callable[[SkipReport], Iterator[_CaptionedImage]]
 
     def content(self) -> str | None:
         """Return a hash of the data."""
@@ -76,12 +76,12 @@ class MultilingualTask(Task):
 
     def features(self, session: Session) -> Features:
         """Return the embeddings of images and captions, and the image and language of each caption."""
-        return session.kept(self.key, self.content, self._encoded)
+        return session.cached_features(self.key, self.content, self._encoded)
 
     def _encoded(self, session: Session) -> Features:
         report = SkipReport()
         kept, image = session.embed_images(
-            self.pictures(report),
+            self.images(report),
             lambda picture: picture.read(),
             keep=lambda picture: (picture.key, picture.captions),
             report=report,
@@ -195,7 +195,7 @@ def open_languages(found: FoundTask, benchmark: Benchmark) -> MultilingualTask |
     if first is None or LANGUAGE not in first.metadata:
         return None
 
-    def pictures(report: SkipReport) -> Iterator[_Picture]:
+    def images(report: SkipReport) -> Iterator[_CaptionedImage]:
         known: dict[bytes, list[tuple[str, str]]] = {}
         for unit in source.units():
             for sample in unit.read(report):
@@ -213,20 +213,18 @@ def open_languages(found: FoundTask, benchmark: Benchmark) -> MultilingualTask |
                 is_new = digest not in known
                 known.setdefault(digest, []).extend(zip(map(str, own), sample.captions, strict=True))
                 if is_new:
-                    yield _Picture(sample.key, partial(bytes, sample.image), known[digest])
+                    yield _CaptionedImage(sample.key, partial(bytes, sample.image), known[digest])
 
-    return MultilingualTask(key=found.key, name=found.name, hashed=lambda: fingerprint(benchmark), pictures=pictures)
+    return MultilingualTask(key=found.key, name=found.name, hashed=lambda: fingerprint(benchmark), images=images)
 
 
 def _in_folder(found: FoundTask, texts: Mapping[str, list[tuple[str, str]]]) -> MultilingualTask:
-    def pictures(_: SkipReport) -> Iterator[_Picture]:
+    def images(_: SkipReport) -> Iterator[_CaptionedImage]:
         for name, captions in texts.items():
             address = storage.join(found.path, name)
-            yield _Picture(name, partial(_image, address), captions)
+            yield _CaptionedImage(name, partial(_image, address), captions)
 
-    return MultilingualTask(
-        key=found.key, name=found.name, hashed=lambda: folder_content(found.path), pictures=pictures
-    )
+    return MultilingualTask(key=found.key, name=found.name, hashed=lambda: folder_content(found.path), images=images)
 
 
 def _first_caption(own: Any) -> str | None:

@@ -189,10 +189,10 @@ class LinearProbeTask(Task):
 
     def features(self, session: Session) -> Features:
         """Return the image embeddings for test and training; names of training tensors begin with `train_`."""
-        test = session.pictures(self.test)
+        test = session.image_features(self.test)
         if self.train is None:
             return test
-        train = session.pictures(self.train)
+        train = session.image_features(self.train)
         report = SkipReport(num_read=test.report.num_read, log=False)
         for one in (test.report, train.report):
             report.extend(skip for skips in one.named.values() for skip in skips)
@@ -200,7 +200,7 @@ class LinearProbeTask(Task):
             tensors={**test.tensors, **{f"train_{name}": tensor for name, tensor in train.tensors.items()}},
             header={**test.header, "train_keys": train.header["keys"]},
             report=report,
-            is_kept=test.is_kept or train.is_kept,
+            from_cache=test.from_cache or train.from_cache,
         )
 
     def score(self, features: Features) -> DatasetResult:

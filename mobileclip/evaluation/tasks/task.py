@@ -37,7 +37,7 @@ class Task(ABC):
 
     @abstractmethod
     def features(self, session: Session) -> Features:
-        """Return the features of the data, from `session.kept` with `content` as the cache key.
+        """Return the features of the data, from `session.cached_features` with `content` as the cache key.
 
         Raises:
             ValueError: if no sample is usable; the message gives the reasons.

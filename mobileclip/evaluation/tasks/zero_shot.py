@@ -27,7 +27,7 @@ from mobileclip.evaluation.metrics import (
     mean_hits,
     rank_captions,
 )
-from mobileclip.evaluation.results import MAIN_METRIC, Answers, DatasetResult
+from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult, Predictions
 from mobileclip.evaluation.suite import key_and_title, suite_entry
 from mobileclip.evaluation.tasks.task import Task
 from mobileclip.inference.texts import ensemble_prompts
@@ -196,7 +196,7 @@ def score_hits(
         main,
         absent_classes=tuple(name for index, name in enumerate(class_names) if index not in present),
         outcomes=_outcomes(features, hits, labels.cpu(), key, main),
-        answers=Answers(
+        predictions=Predictions(
             keys=features.keys,
             class_names=tuple(class_names),
             labels=labels.cpu().numpy(),

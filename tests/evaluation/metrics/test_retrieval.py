@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
-from mobileclip.evaluation import caption_recall, retrieval_recall
-from mobileclip.evaluation.metrics import caption_hits, hit_probability, require_embeddings
+from mobileclip.evaluation import rank, rank_captions
+from mobileclip.evaluation.metrics import hit_probability, require_embeddings
 from tests.errors import fails
 
 
@@ -22,7 +22,7 @@ def test_recall_equals_brute_force_with_several_captions_an_image():
     image = torch.randn(40, 6, generator=generator)
     image_ids, text_ids = torch.arange(40) // 2, torch.arange(70) % 20
     text = image[2 * text_ids] + 1.2 * torch.randn(70, 6, generator=generator)
-    result = retrieval_recall(image, text, image_ids=image_ids, text_ids=text_ids, chunk_size=16)
+    result = rank(image, text, image_ids=image_ids, text_ids=text_ids, chunk_size=16).recall
     for k in (1, 5, 10):
         there, back = (getattr(one, f"at{k}") for one in (result.image_to_text, result.text_to_image))
         assert 0 < there < 1
@@ -35,7 +35,7 @@ def test_a_collapsed_model_gets_what_guessing_gets():
     found = hit_probability(torch.zeros(1, 1000), torch.arange(1000)[None] == 17, 10)
     assert found.item() == pytest.approx(0.01, rel=1e-9)
     ids = torch.arange(50)
-    result = retrieval_recall(torch.ones(50, 4), torch.ones(100, 4), image_ids=ids, text_ids=ids.repeat(2))
+    result = rank(torch.ones(50, 4), torch.ones(100, 4), image_ids=ids, text_ids=ids.repeat(2)).recall
     assert (result.text_to_image.at1, result.text_to_image.at10) == pytest.approx((1 / 50, 10 / 50))
     assert result.image_to_text.at5 == pytest.approx(1 - (98 * 97 * 96 * 95 * 94) / (100 * 99 * 98 * 97 * 96))
 
@@ -51,7 +51,7 @@ MISTAKES = [
 def test_mistakes_are_named(image_ids, text_ids, words):
     text = torch.ones(len(text_ids), 3)
     with fails(ValueError, *words):
-        retrieval_recall(torch.eye(3), text, image_ids=torch.tensor(image_ids), text_ids=torch.tensor(text_ids))
+        rank(torch.eye(3), text, image_ids=torch.tensor(image_ids), text_ids=torch.tensor(text_ids))
 
 
 @pytest.mark.parametrize("counts", [[1, 1, 1, 1], [2, 5, 1, 3]])
@@ -59,11 +59,12 @@ def test_the_mean_over_images_is_the_mean_recall(counts):
     generator = torch.Generator().manual_seed(0)
     text = torch.randn(sum(counts), 4, generator=generator)
     image = torch.randn(len(counts), 4, generator=generator) + text[[sum(counts[:i]) for i in range(len(counts))]]
-    recall, hits = caption_recall(image, text, counts), caption_hits(image, text, counts)
+    ranking = rank_captions(image, text, counts)
+    recall, hits = ranking.recall, ranking.caption_hits
     assert hits.mean().item() == pytest.approx((recall.image_to_text.at1 + recall.text_to_image.at1) / 2)
     assert 0 < hits.mean() < 1
     with fails(ValueError, "image", "1", "text"):
-        caption_recall(image, text, [counts[0], 0, *counts[2:]])
+        rank_captions(image, text, [counts[0], 0, *counts[2:]])
 
 
 def by_enumeration(scores, relevant, k):

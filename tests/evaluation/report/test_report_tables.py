@@ -11,7 +11,7 @@ import pytest
 from mobileclip.data import Skip, SkipReport
 from mobileclip.evaluation import SUITE, DatasetResult, proportion_interval, published_models, published_results, tables
 from mobileclip.evaluation.report import latency_panels
-from mobileclip.evaluation.results import Answers, Latency, ModelResults, differences, published_model
+from mobileclip.evaluation.results import Latency, ModelResults, Predictions, differences, published_model
 from tests.errors import fails
 
 # As the papers' tables print them: parameters in millions, milliseconds, ImageNet, average.
@@ -140,15 +140,15 @@ def test_a_row_has_a_cell_for_every_column():
         tables.Table(title="t", columns=columns, rows=((tables.Cell(),),))
 
 
-def answers(labels, predicted, margin=None, class_names=("cat", "dog", "fish", "bird")):
+def predictions(labels, predicted, margin=None, class_names=("cat", "dog", "fish", "bird")):
     keys = tuple(f"image {number}" for number in range(len(labels)))
     margin = np.zeros(len(labels)) if margin is None else np.array(margin)
     classes = {"labels": np.array(labels), "predicted": np.array(predicted), "class_names": class_names}
-    return Answers(keys=keys, margin=margin, **classes)
+    return Predictions(keys=keys, margin=margin, **classes)
 
 
 def test_classes_the_worst_first_and_what_they_are_confused_with():
-    six = answers([0, 0, 0, 1, 1, 3], [0, 0, 1, 1, 1, 0])
+    six = predictions([0, 0, 0, 1, 1, 3], [0, 0, 1, 1, 1, 0])
     table = tables.class_table("t", six)
     assert texts(table) == [["bird", "0.0", "", "1"], ["cat", "66.7", "66.7", "3"], ["dog", "100.0", "66.7", "2"]]
     low, high = (f"{100 * end:.1f}" for end in attrs.astuple(proportion_interval(2, 3)))
@@ -161,17 +161,17 @@ def test_classes_the_worst_first_and_what_they_are_confused_with():
 def test_many_classes_are_cut_to_the_most_confused():
     labels = np.arange(60)
     predicted = np.where(labels < 30, labels, (labels + 1) % 60)
-    table = tables.confusion_table("t", answers(labels, predicted, class_names=tuple(map(str, labels))))
+    table = tables.confusion_table("t", predictions(labels, predicted, class_names=tuple(map(str, labels))))
     assert len(table.rows) == len(table.columns) - 1 == 20
     assert all(int(row[0].text) >= 30 for row in table.rows)
     assert table.notes == ("The worst 20 of 60 classes.",)
 
 
 def test_the_surest_errors_first_and_no_table_of_none():
-    table = tables.errors_table("t", answers([0, 0, 1], [1, 2, 1], [0.1, 0.3, 0]))
+    table = tables.errors_table("t", predictions([0, 0, 1], [1, 2, 1], [0.1, 0.3, 0]))
     assert texts(table) == [["image 1", "cat", "fish", "0.300"], ["image 0", "cat", "dog", "0.100"]]
-    right = result("a", 1, answers=answers([0, 1], [0, 1]))
-    found = tables.answer_tables([ModelResults(name="m", results={"a": right})])
+    right = result("a", 1, predictions=predictions([0, 1], [0, 1]))
+    found = tables.prediction_tables([ModelResults(name="m", results={"a": right})])
     assert [table.title for table in found] == ["m on A: classes", "m on A: confusion matrix"]
 
 
