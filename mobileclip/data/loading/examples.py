@@ -52,7 +52,8 @@ class SourceImage:
     Args:
         data: the encoded image.
         limits: limits on work and memory.
-        orient: whether crops refer to the image after its EXIF rotation: True for newly sampled crops, False for stored crops.
+        orient: whether crops refer to the image after its EXIF rotation: True for newly sampled crops, False for stored
+            crops.
         background: colour behind transparent pixels; None drops the alpha channel.
 
     Raises:
