@@ -1,4 +1,4 @@
-/** Writes dist/: a static page, its worker, and the WebAssembly of ONNX Runtime. An export in dist/export stays. */
+/** Writes dist/: the static page, its worker, and ONNX Runtime's WebAssembly files. Keeps an export in dist/export. */
 
 import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { build } from "esbuild";
@@ -6,12 +6,12 @@ import { build } from "esbuild";
 const RUNTIME = "node_modules/onnxruntime-web/dist";
 const BINARIES = ["ort-wasm-simd-threaded", "ort-wasm-simd-threaded.asyncify"];
 const PUBLIC = ["style.css", "icon.svg"];
-// What `mobileclip serve` and this page share.
+// Files shared with `mobileclip serve`.
 const SHARED = "../../mobileclip/collections/web/static";
 
 process.chdir(import.meta.dirname);
 await mkdir("dist/runtime", { recursive: true });
-// Parts of the build before have other names.
+// Files of an earlier build have other names.
 const old = (await readdir("dist")).filter((name) => name.endsWith(".js"));
 await Promise.all(old.map((name) => rm(`dist/${name}`)));
 await build({
@@ -22,7 +22,7 @@ await build({
   minify: true,
   format: "esm",
   target: "es2022",
-  // The runtime's own loader stays a file of its own: its threads start from it.
+  // The runtime's loader stays a separate file, because its threads load this file.
   conditions: ["onnxruntime-web-use-extern-wasm"],
   logLevel: "warning",
 });

@@ -167,7 +167,7 @@ def test_a_folder_is_searched_as_python_ranks_it(browser, address, models, pictu
     page.wait_for(f"{NOTICES}.includes('broken.jpg is not an image that this browser can read')")
     page.wait_for("document.getElementById('work').hidden")
     assert any(text.endswith("left") for text in page.evaluate("progress"))
-    assert page.evaluate("progress").pop().startswith("6 of 6 pictures")
+    assert page.evaluate("progress").pop().startswith("6 of 6 images")
     paths = sorted(pictures.rglob("*.jpg"))
     paths.remove(pictures / "broken.jpg")
     for query in ("a face", "many stones"):
@@ -180,11 +180,11 @@ def test_a_folder_is_searched_as_python_ranks_it(browser, address, models, pictu
         ranked = dict(page.evaluate(RANKED))
         assert ranked == pytest.approx(expected, abs=2e-3)
         assert list(ranked) == sorted(expected, key=expected.get, reverse=True)
-    assert "5 pictures" in page.evaluate(FOUND)
-    for query, known in (("?export=half", ", 5 known from before"), ("", "")):
+    assert "5 images" in page.evaluate(FOUND)
+    for query, known in (("?export=half", ", 5 from the cache"), ("", "")):
         page = shown(browser, address + query)
         page.choose_files("#pictures-file", *paths)
-        page.wait_for(f"{WORK}.startsWith('5 of 5 pictures{known}')")
+        page.wait_for(f"{WORK}.startsWith('5 of 5 images{known}')")
         assert ("known" in page.evaluate(WORK)) == bool(known)
 
 
@@ -196,11 +196,11 @@ def test_an_index_is_opened_and_searched_as_python_searches_it(browser, address,
         assert index.export(tmp_path / f"{name} pictures.safetensors") == 5
     page = shown(browser, address)
     click(page, "#search-tab")
-    for name, notice in (("model", "holds no pictures"), ("other pictures", "were indexed with another model")):
+    for name, notice in (("model", "holds no images"), ("other pictures", "were indexed with another model")):
         page.choose_files("#index-file", tmp_path / f"{name}.safetensors")
         page.wait_for(f"{NOTICES}.includes('{notice}')")
     page.choose_files("#index-file", tmp_path / "model pictures.safetensors")
-    page.wait_for(f"{FOUND}.startsWith('5 pictures')")
+    page.wait_for(f"{FOUND}.startsWith('5 images')")
     assert page.evaluate(NOTICES) == ""
     expected = Collection.open(tmp_path / "model").search("a face", k=5)
     write(page, "#text", "a face")

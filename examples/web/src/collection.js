@@ -1,4 +1,4 @@
-/** A person's pictures, embedded one after another, and searched as often as wanted. */
+/** A collection of the user's images, with embeddings for searches. */
 
 import { PageError } from "./errors.js";
 import { readIndexed } from "./indexed.js";
@@ -7,7 +7,7 @@ import { cosine } from "./similarity.js";
 import { hashOf } from "./store.js";
 
 const THUMBNAIL = 480;
-// Of a text by this model and by that of an index; int8 leaves more than 0.98 of it.
+// Minimum cosine between a text's embeddings by this model and by the index's model; int8 reaches more than 0.98.
 const LEAST_COSINE = 0.97;
 
 export class Collection {
@@ -16,25 +16,25 @@ export class Collection {
   #pictures = new Map();
 
   /**
-   * @param {import("./engine.js").Engine} engine that embeds.
-   * @param {import("./store.js").Store} store of embeddings.
+   * @param {import("./engine.js").Engine} engine engine with a loaded model.
+   * @param {import("./store.js").Store} store cache of embeddings.
    */
   constructor(engine, store) {
     this.#engine = engine;
     this.#store = store;
   }
 
-  /** How many pictures there are. */
+  /** Number of images. */
   get size() {
     return this.#pictures.size;
   }
 
   /**
-   * Adds pictures; those that are there already are not added twice.
-   * @param {{file: File, path: string}[]} entries the files.
-   * @param {{signal: AbortSignal, onProgress: Function}} options `onProgress` is told how many are done, how many were
-   *   known from before, and how many seconds are left.
-   * @returns {Promise<string[]>} what could not be used, a line each.
+   * Adds images, without duplicates.
+   * @param {{file: File, path: string}[]} entries files to add.
+   * @param {{signal: AbortSignal, onProgress: Function}} options `onProgress` receives the number of finished
+   *   images, the number of images from the cache, and the estimated remaining seconds.
+   * @returns {Promise<string[]>} one message per unreadable file.
    */
   async add(entries, { signal, onProgress }) {
     const failures = [];
@@ -57,9 +57,9 @@ export class Collection {
   }
 
   /**
-   * Adds the pictures of an index that was written to a file.
-   * @param {File} file that `mobileclip index --web` wrote.
-   * @throws {PageError} if it is none, or of another model.
+   * Adds the images of an exported index.
+   * @param {File} file file written by `mobileclip index --output`.
+   * @throws {PageError} if the file is not an exported index, or has embeddings of another model.
    */
   async open(file) {
     const { probes, pictures } = await readIndexed(file);
@@ -70,17 +70,17 @@ export class Collection {
     const least = Math.min(...cosines);
     if (!(least >= LEAST_COSINE))
       throw new PageError(
-        `The pictures of ${file.name} were indexed with another model (cosine ${least.toFixed(3)} for a text). ` +
-          "Index them with the checkpoint that this page's export was made of.",
+        `The images of ${file.name} were indexed with another model (cosine ${least.toFixed(3)} for a text). ` +
+          "Index the images with the checkpoint of this page's export.",
       );
     for (const picture of pictures)
       this.#enter(`${file.name} ${picture.path}`, { ...picture, file: picture.thumbnail });
   }
 
   /**
-   * Returns all pictures that meet the conditions, the nearest first.
+   * Returns all images that meet the conditions, best first.
    * @param {{text?: string, picture?: File, like?: string, not?: string, where?: string[], allFrames?: boolean}} query
-   *   what they show, a picture that they are like, the id of one of them, and what they do not show.
+   *   text of the query, example image, id of an example in the collection, text to exclude, and conditions.
    */
   async search({ text = "", picture = null, like = null, not = "", where = [], allFrames = false }) {
     const texts = [text, not].filter(Boolean);
@@ -97,7 +97,7 @@ export class Collection {
     this.#pictures.set(id, { id, ...picture, address: URL.createObjectURL(thumbnail) });
   }
 
-  /** Returns whether the picture was known from before. */
+  /** Adds an image, and returns whether its embedding was known. */
   async #addOne(file, path) {
     const hash = await hashOf(file);
     const id = hash ?? `${path} ${file.size} ${file.lastModified}`;

@@ -1,15 +1,15 @@
-/** What an export says of itself, `mobileclip.json`: what goes in, what comes out. */
+/** Reads the contract of an export, `mobileclip.json`, which describes inputs and outputs. */
 
 import { PageError } from "./errors.js";
 import { hashOf } from "./store.js";
 
 const FORMAT_VERSION = 1;
-const COMMAND = "mobileclip export mobileclip_s0.pt --target onnx --precision float16 --out examples/web/dist/export";
+const COMMAND = "mobileclip export mobileclip_s0.pt --target onnx --precision float16 -o examples/web/dist/export";
 
 /**
  * Returns the checked contract of the export in a folder.
- * @param {string} folder its address, with a slash at the end.
- * @throws {PageError} if there is none, or this page cannot run it.
+ * @param {string} folder URL of the export, with a slash at the end.
+ * @throws {PageError} if the contract is missing, or this page cannot run the export.
  */
 export async function readContract(folder) {
   const written = await readJson(folder, "mobileclip.json");
@@ -27,7 +27,7 @@ export async function readContract(folder) {
     text: {
       ...tower(text),
       contextLength: written.text.input.context_length,
-      // Of rows, rising: a text goes into the shortest that holds it.
+      // Lengths of inputs, ascending; a text uses the shortest sufficient length.
       lengths: text.lengths?.length ? text.lengths : [written.text.input.context_length],
       padId: written.text.input.pad_id,
       startId: written.text.start_id,
@@ -38,11 +38,11 @@ export async function readContract(folder) {
 }
 
 /**
- * Returns what a JSON file of the export holds.
- * @param {string} folder the export's address.
- * @param {string} name of the file.
- * @param {Object<string, string>} [hashes] of the contract; without them, the file is believed as it is.
- * @throws {PageError} if it is missing, damaged or no JSON.
+ * Reads a JSON file of the export.
+ * @param {string} folder URL of the export.
+ * @param {string} name name of the file.
+ * @param {Object<string, string>} [hashes] hashes in the contract; if omitted, the file is not checked.
+ * @throws {PageError} if the file is missing, damaged or not JSON.
  */
 export async function readJson(folder, name, hashes) {
   const response = await fetchFile(folder, name);
@@ -51,13 +51,13 @@ export async function readJson(folder, name, hashes) {
   try {
     return JSON.parse(new TextDecoder().decode(bytes));
   } catch {
-    throw new PageError(`${folder}${name} is not JSON, so it is no file of an export. ${advice()}`);
+    throw new PageError(`${folder}${name} is not JSON, so the file is not part of an export. ${advice()}`);
   }
 }
 
 /**
- * Makes sure that a file is the one that was exported, as far as the browser computes hashes here.
- * @throws {PageError} if it is another one.
+ * Checks a file by its hash, if the browser can compute hashes.
+ * @throws {PageError} if the file differs from the exported file.
  */
 export async function requireWhole(name, bytes, hashes) {
   const hash = await hashOf(new Blob([bytes]));
@@ -70,8 +70,8 @@ export async function requireWhole(name, bytes, hashes) {
 }
 
 /**
- * Returns the answer for a file of the export.
- * @throws {PageError} if it is missing.
+ * Fetches a file of the export.
+ * @throws {PageError} if the file is missing.
  */
 export async function fetchFile(folder, name) {
   let response;
@@ -111,7 +111,7 @@ function check(written) {
   }
 }
 
-/** Returns a tower of one input at a time; a file that resizes is given pictures of the model's own size. */
+/** Returns a tower with batch size 1; a file with dynamic image size receives images of the model's default size. */
 function tower(written, size) {
   return {
     file: written.file,

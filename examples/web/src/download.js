@@ -1,12 +1,12 @@
-/** Files of an export, with what has come of them so far. */
+/** Downloads the files of an export, and reports progress. */
 
 import { fetchFile } from "./contract.js";
 
 /**
- * Returns the bytes of several files.
- * @param {string} folder the export's address.
- * @param {string[]} names of the files.
- * @param {(loaded: number, total: number) => void} onProgress told of bytes; the total is 0 while it is not known.
+ * Returns the contents of several files.
+ * @param {string} folder URL of the export.
+ * @param {string[]} names names of the files.
+ * @param {(loaded: number, total: number) => void} onProgress receives numbers of bytes; an unknown total is 0.
  * @returns {Promise<Uint8Array[]>}
  */
 export async function download(folder, names, onProgress) {

@@ -1,4 +1,4 @@
-/** The page's side of the worker: each request is a promise. */
+/** The page's interface to the worker; each request returns a promise. */
 
 import { PageError } from "./errors.js";
 
@@ -7,7 +7,7 @@ export class Engine {
   #waiting = new Map();
   #count = 0;
   #texts = new Map();
-  /** Told of bytes while an export is loaded. */
+  /** Callback for the progress of loading an export. */
   onProgress = () => {};
 
   constructor() {
@@ -19,27 +19,28 @@ export class Engine {
   }
 
   /**
-   * Opens an export.
-   * @param {string} folder its address.
-   * @param {"webgpu"|"wasm"|null} backend what computes; the fastest that is correct where it is null.
+   * Loads an export.
+   * @param {string} folder URL of the export.
+   * @param {"webgpu"|"wasm"|null} backend backend; null for the fastest backend that passes the golden check.
    */
   load(folder, backend) {
     return this.#ask("load", { folder, backend });
   }
 
   /**
-   * Embeds a picture.
-   * @param {Blob} blob its file.
-   * @param {{name: string, thumbnail?: number}} options its name, and the longer side of a small copy.
+   * Encodes an image.
+   * @param {Blob} blob image file.
+   * @param {{name: string, thumbnail?: number}} options name of the image, and longer side of an additional small copy.
    */
   image(blob, { name, thumbnail }) {
     return this.#ask("image", { blob, name, thumbnail });
   }
 
   /**
-   * Embeds texts, each of them once.
-   * @param {string[]} texts to be embedded.
-   * @returns {Promise<{embeddings: Float32Array[], milliseconds: number, count: number}>} `count` of them were new.
+   * Encodes texts, and caches the embeddings.
+   * @param {string[]} texts texts to encode.
+   * @returns {Promise<{embeddings: Float32Array[], milliseconds: number, count: number}>} `count` is the number of
+   *   texts that were not cached.
    */
   async texts(texts) {
     const fresh = [...new Set(texts)].filter((text) => !this.#texts.has(text));
@@ -50,7 +51,7 @@ export class Engine {
     return { embeddings: texts.map((text) => this.#texts.get(text)), milliseconds, count: fresh.length };
   }
 
-  /** Returns the pictures that came with the export, as files, and labels to try on them. */
+  /** Returns the sample images of the export, as files, and sample labels. */
   samples() {
     return this.#ask("samples");
   }

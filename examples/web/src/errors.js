@@ -1,4 +1,4 @@
-/** Something that the person at the page can act on; its message is shown as it is. */
+/** An error that the user can fix; the page shows its message unchanged. */
 export class PageError extends Error {
   name = "PageError";
 }

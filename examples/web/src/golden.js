@@ -1,13 +1,13 @@
-/** The page's proof of itself: inputs that came with the export, run here, beside the model's own embeddings. */
+/** The golden check: compares embeddings computed in this browser with the export's reference embeddings. */
 
 import { cosine } from "./similarity.js";
 
 /**
- * Returns how near the model here comes to the model that was exported.
- * @param {{embed: (tower: string, input: ArrayLike<number|bigint>) => Promise<Float32Array>}} model to be checked.
- * @param {Map} golden the tensors of `golden.safetensors`.
- * @param {object} contract of the export.
- * @param {object} report what `report.json` holds.
+ * Runs the golden check, and returns the cosines with the reference embeddings.
+ * @param {{embed: (tower: string, input: ArrayLike<number|bigint>) => Promise<Float32Array>}} model model to check.
+ * @param {Map} golden tensors of `golden.safetensors`.
+ * @param {object} contract contract of the export.
+ * @param {object} report content of `report.json`.
  * @returns {Promise<{towers: {tower: string, cosines: number[], bound: number}[], passed: boolean}>}
  */
 export async function checkGolden(model, golden, contract, report) {
@@ -24,14 +24,14 @@ export async function checkGolden(model, golden, contract, report) {
   return { towers, passed };
 }
 
-/** Returns the gates that the export failed when it was made, a line each. */
+/** Returns one line per failed check of the export. */
 export function failedGates(report) {
   return report.gates
     .filter((gate) => !gate.passed)
     .map((gate) => `${gate.name} is ${gate.value}, expected ${gate.bound}`);
 }
 
-/** Returns the least cosine that the export's own report asks for: `> 0.9995` for float16. */
+/** Returns the minimum cosine in the export's report, such as `> 0.9995` for float16. */
 function boundOf(report, tower) {
   return Number(report.gates.find((gate) => gate.name === `${tower} cosine, minimum`).bound.replace("> ", ""));
 }

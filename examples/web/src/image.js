@@ -1,20 +1,20 @@
-/** Files to what an image tower takes. */
+/** Decodes and preprocesses images for the image tower. */
 
 import { PageError } from "./errors.js";
 import { planCrop } from "./geometry.js";
 import { makeResampler } from "./resample.js";
 
-// What is read from the canvas at once; phones have little memory.
+// Maximum number of pixels to read from the canvas at once, since phones have little memory.
 const PIXELS_AT_ONCE = 2 ** 21;
-// The stored numbers are what models were trained on: no colour profile, and no colour multiplied by its alpha.
+// Models were trained on the stored values, without colour profiles or premultiplied alpha.
 const AS_STORED = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };
 
 /**
- * Returns a picture, upright.
- * @param {Blob} blob a file.
- * @param {string} name for the error.
+ * Decodes an image, with the orientation of its metadata.
+ * @param {Blob} blob image file.
+ * @param {string} name name for the error message.
  * @returns {Promise<ImageBitmap>}
- * @throws {PageError} if it is no image, or of a kind that this browser cannot read.
+ * @throws {PageError} if the browser cannot decode the file.
  */
 export async function decode(blob, name) {
   try {
@@ -25,9 +25,9 @@ export async function decode(blob, name) {
 }
 
 /**
- * Returns the pixels that a model sees, red, green and blue of each.
- * @param {ImageBitmap} bitmap a picture.
- * @param {{size: number, interpolation: string, background?: string}} contract of the image tower.
+ * Returns the RGB pixels of the resized centre crop.
+ * @param {ImageBitmap} bitmap decoded image.
+ * @param {{size: number, interpolation: string, background?: string}} contract contract of the image tower.
  */
 export function pixelsOf(bitmap, { size, interpolation, background = "hidden" }) {
   const plan = { ...planCrop(bitmap, size), interpolation, background };
@@ -38,9 +38,9 @@ export function pixelsOf(bitmap, { size, interpolation, background = "hidden" })
 }
 
 /**
- * Returns pixels as the image tower takes them: in planes, scaled and normalised where that is the host's.
- * @param {Uint8ClampedArray} pixels red, green and blue of each.
- * @param {{preprocess: string, mean: number[], std: number[]}} contract of the image tower.
+ * Returns the input of the image tower: planar channels, normalised if the export leaves normalisation to the host.
+ * @param {Uint8ClampedArray} pixels RGB pixels.
+ * @param {{preprocess: string, mean: number[], std: number[]}} contract contract of the image tower.
  */
 export function inputOf(pixels, { preprocess, mean, std }) {
   const size = pixels.length / 3;
@@ -54,7 +54,7 @@ export function inputOf(pixels, { preprocess, mean, std }) {
   return input;
 }
 
-/** Returns the pixels that `inputOf` was given, for pictures that come as inputs. */
+/** Returns the pixels of an input; the inverse of `inputOf`. */
 export function pixelsOfInput(input, { preprocess, mean, std }) {
   const size = input.length / 3;
   const pixels = new Uint8ClampedArray(input.length);
@@ -67,12 +67,12 @@ export function pixelsOfInput(input, { preprocess, mean, std }) {
   return pixels;
 }
 
-/** Returns one value as the library computes it, in float32 all along. */
+/** Normalises a value in float32, like the library. */
 function normalized(value, mean, std) {
   return Math.fround(Math.fround(Math.fround(value / 255) - Math.fround(mean)) / Math.fround(std));
 }
 
-/** Returns the resampled picture, or null if it was to be opaque and is not. */
+/** Returns the resampled image; null if `opaque` is true and the image has transparent pixels. */
 function resampled(plan, read, { opaque }) {
   const resampler = makeResampler(plan);
   const { width } = plan.from;
@@ -86,9 +86,9 @@ function resampled(plan, read, { opaque }) {
 }
 
 /**
- * Returns pixels on a background, in place.
- * @param {Uint8Array | Uint8ClampedArray} rgba red, green, blue and alpha of each.
- * @param {string} background as the contract has it: `hidden` drops the transparency, so that the colour below it shows.
+ * Composites pixels on a background, in place.
+ * @param {Uint8Array | Uint8ClampedArray} rgba RGBA pixels.
+ * @param {string} background background in the contract; `hidden` only ignores alpha.
  */
 export function putOn(rgba, background) {
   if (background === "hidden") return rgba;
@@ -108,7 +108,7 @@ function isOpaque(rgba) {
   return true;
 }
 
-/** Returns a function that reads rows by a canvas, which holds colours multiplied by alpha: exact where that is 255. */
+/** Returns a function that reads rows from a canvas; colours are exact only where alpha is 255. */
 function canvasReader(bitmap) {
   const canvas = new OffscreenCanvas(1, 1);
   return (row, count) => {
@@ -119,7 +119,7 @@ function canvasReader(bitmap) {
   };
 }
 
-/** Returns a function that reads rows by a texture, which keeps colours below transparency; null if it is too large. */
+/** Returns a function that reads rows from a texture, exact for any alpha; null if the image is too large. */
 function textureReader(bitmap) {
   const gl = new OffscreenCanvas(1, 1).getContext("webgl2");
   if (!gl || Math.max(bitmap.width, bitmap.height) > gl.getParameter(gl.MAX_TEXTURE_SIZE)) return null;

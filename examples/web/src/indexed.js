@@ -1,17 +1,17 @@
-/** Pictures that `mobileclip index --web` wrote: names, embeddings and small copies, in one file of safetensors. */
+/** Reads an index exported by `mobileclip index --output`, a safetensors file of names, embeddings and small copies. */
 
 import { PageError } from "./errors.js";
 
 const FORMAT = "mobileclip pictures 1";
 const MOST_HEADER_BYTES = 2 ** 20;
-const ADVICE = "Write one with: mobileclip index photos/ --web pictures.safetensors";
+const ADVICE = "Write an index file: mobileclip index photos/ --output images.safetensors";
 
 /**
- * Returns what is in a file. Small copies stay in it until they are shown.
- * @param {File} file that was chosen.
+ * Reads an exported index. Small copies stay in the file until display.
+ * @param {File} file file to read.
  * @returns {Promise<{probes: {texts: string[], embeddings: Float32Array[]},
  *   pictures: {path: string, facts: object, embedding: Float32Array, thumbnail: Blob}[]}>}
- * @throws {PageError} if it is another one, or damaged.
+ * @throws {PageError} if the file is not an exported index, or is damaged.
  */
 export async function readIndexed(file) {
   try {
@@ -24,9 +24,9 @@ export async function readIndexed(file) {
 
 async function read(file) {
   const length = Number(new DataView(await file.slice(0, 8).arrayBuffer()).getBigUint64(0, true));
-  if (length > Math.min(MOST_HEADER_BYTES, file.size)) throw new PageError(`${file.name} holds no pictures. ${ADVICE}`);
+  if (length > Math.min(MOST_HEADER_BYTES, file.size)) throw new PageError(`${file.name} holds no images. ${ADVICE}`);
   const header = JSON.parse(await file.slice(8, 8 + length).text());
-  if (header.__metadata__?.format !== FORMAT) throw new PageError(`${file.name} holds no pictures. ${ADVICE}`);
+  if (header.__metadata__?.format !== FORMAT) throw new PageError(`${file.name} holds no images. ${ADVICE}`);
   const part = (name) => {
     const [start, end] = header[name].data_offsets;
     if (8 + length + end > file.size) throw new Error(`${name} ends behind the file`);
@@ -57,7 +57,7 @@ function rowsOf(values, dim) {
   return Array.from({ length: values.length / dim }, (_, i) => values.subarray(i * dim, (i + 1) * dim));
 }
 
-/** Returns numbers of 16 bits as such of 32: not every browser has them. */
+/** Converts float16 to float32, since not every browser has `Float16Array`. */
 function fromHalves(halves) {
   return Float32Array.from(halves, (bits) => {
     const [exponent, fraction] = [(bits >> 10) & 31, bits & 1023];

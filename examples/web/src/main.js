@@ -1,4 +1,4 @@
-/** Starts the page: opens the export, proves it, and lets people use it. */
+/** Starts the page: loads the export, runs the golden check, and starts the panels. */
 
 import { Engine } from "./engine.js";
 import { LabelPanel } from "./ui/label.js";
@@ -18,7 +18,7 @@ const start = guarded(async () => {
   const early = heldDrop();
   startTabs(clearNotices);
   startProof();
-  byId("ask").addEventListener("submit", (event) => event.preventDefault()); // also before there is a model
+  byId("ask").addEventListener("submit", (event) => event.preventDefault()); // also before the model is loaded
   const parameters = new URLSearchParams(location.search);
   const engine = new Engine();
   engine.onProgress = showProgress;
@@ -37,14 +37,14 @@ const start = guarded(async () => {
   await labelling.show(early());
 });
 
-/** Returns the address of a folder, with the slash that makes names in it relative to it. */
+/** Returns the URL of a folder, with a slash at the end. */
 function folderOf(address) {
   return new URL(`${address.replace(/\/$/, "")}/`, document.baseURI).href;
 }
 
 function backendOf(name) {
   if (name === null || BACKENDS.includes(name)) return name;
-  throw new PageError(`There is no backend '${name}'; choose one of ${BACKENDS.join(", ")}, or leave ?backend= out`);
+  throw new PageError(`There is no backend '${name}'; choose one of ${BACKENDS.join(", ")}, or omit ?backend=`);
 }
 
 start();

@@ -1,31 +1,31 @@
-/** The two towers in ONNX Runtime. */
+/** Runs the two towers in ONNX Runtime. */
 
 import { PageError } from "./errors.js";
 
-// More threads than this wait for each other.
+// More threads are not faster.
 const MOST_THREADS = 4;
 const ERRORS_ONLY = 3;
 
-/** Returns whether the graphics processor can run a model of a precision. */
+/** Returns whether the GPU can run a model of a precision. */
 export async function hasWebGpu(precision) {
-  // ONNX Runtime's kernels for int8 are the processor's.
+  // ONNX Runtime has int8 kernels only for the CPU.
   if (!navigator.gpu || !["float32", "float16"].includes(precision)) return false;
   const adapter = await navigator.gpu.requestAdapter().catch(() => null);
   return Boolean(adapter) && (precision !== "float16" || adapter.features.has("shader-f16"));
 }
 
 /**
- * Opens both towers.
- * @param {object} contract of the export.
- * @param {{image: Uint8Array, text: Uint8Array}} files the towers' files.
- * @param {"webgpu"|"wasm"} backend what computes.
+ * Opens both towers of an export.
+ * @param {object} contract contract of the export.
+ * @param {{image: Uint8Array, text: Uint8Array}} files contents of the towers' files.
+ * @param {"webgpu"|"wasm"} backend execution provider.
  * @returns {Promise<{backend: string, threads: number, embed: Function, close: Function}>} `embed` takes the name of a
- *   tower and one input.
+ *   tower and a single input.
  * @throws {PageError} if a file is damaged or has operations that the runtime lacks.
  */
 export async function openModel(contract, files, backend) {
   const runtime = backend === "webgpu" ? await import("onnxruntime-web/webgpu") : await import("onnxruntime-web/wasm");
-  // Threads share memory, and browsers allow that to pages alone that ask for isolation by their headers.
+  // Threads share memory, which browsers allow only for pages with isolation headers.
   const threads = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency) : 1;
   runtime.env.wasm.numThreads = threads;
   runtime.env.wasm.wasmPaths = new URL("runtime/", self.location.href).href;

@@ -1,11 +1,10 @@
 /**
- * What is asked for as one direction, and the order of the pictures: as `mobileclip.collections` has them, and tests
- * compare the two.
+ * Computes query embeddings and ranks images, like `mobileclip.collections`; tests compare both implementations.
  */
 
 import { PageError } from "./errors.js";
 
-// What is not wanted turns a query away from it, by less than what is wanted turns it there.
+// Weight of the excluded embeddings in a query; `NEGATIVE_WEIGHT` of `mobileclip.collections.search`.
 const AWAY = 0.5;
 const TINY = 2 ** -126;
 const NUMBERS = ["size", "width", "height", "latitude", "longitude", "time"];
@@ -13,7 +12,7 @@ const TEXTS = ["path", "part", "camera", "taken", "sha256"];
 const CONDITION = /^\s*([A-Za-z_0-9]+)\s*(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*$/s;
 const DATE = /^(\d{4})(?:-(\d\d?)(?:-(\d\d?)(?:[T ](\d\d?)(?::(\d\d?)(?::(\d\d?))?)?)?)?)?$/;
 const MOMENT = "0000-01-01T00:00:00";
-// Behind all digits and separators of a moment.
+// Sorts after all digits and separators of a date.
 const END = "~";
 const EXPECTED = "Expected a column, a comparison and a value, such as width>1000, taken>=2024-05 or path~holiday.";
 const COMPARE = {
@@ -26,7 +25,7 @@ const COMPARE = {
   "~": (one, other) => folded(one).includes(folded(other)),
 };
 
-/** Returns a vector of length 1. */
+/** Returns a vector scaled to unit length. */
 export function unit(vector) {
   let squares = 0;
   for (const value of vector) squares += value * value;
@@ -35,9 +34,9 @@ export function unit(vector) {
 }
 
 /**
- * Returns the direction between all that is wanted, turned away from what is not.
- * @param {Float32Array[]} wanted embeddings of length 1: of texts, and of pictures.
- * @param {Float32Array[]} unwanted embeddings of length 1.
+ * Returns the query embedding: the mean wanted embedding, minus half of the mean excluded embedding.
+ * @param {Float32Array[]} wanted embeddings of texts and images, of unit length.
+ * @param {Float32Array[]} unwanted embeddings to exclude, of unit length.
  */
 export function direction(wanted, unwanted = []) {
   const mean = (vectors, i) => vectors.reduce((sum, vector) => sum + vector[i], 0) / vectors.length;
@@ -46,14 +45,14 @@ export function direction(wanted, unwanted = []) {
 }
 
 /**
- * Returns pictures with their scores, the nearest first; those that are equal stay in order.
- * @template {{embedding: Float32Array, facts: object}} Picture an embedding of length 1, and what is known, by column.
- * @param {Picture[]} pictures to be ranked.
- * @param {Float32Array} query see `direction`.
- * @param {{where?: string[], allFrames?: boolean}} options conditions, all of which hold, and whether a video may be
- *   found by several of its frames.
+ * Returns images with their scores, best first; images with equal scores keep their order.
+ * @template {{embedding: Float32Array, facts: object}} Picture an embedding of unit length, and metadata by column.
+ * @param {Picture[]} pictures images to rank.
+ * @param {Float32Array} query query embedding, see `direction`.
+ * @param {{where?: string[], allFrames?: boolean}} options conditions that all results must meet, and whether to return
+ *   several frames of a video.
  * @returns {{picture: Picture, score: number}[]}
- * @throws {PageError} if a condition is none.
+ * @throws {PageError} if a condition is invalid.
  */
 export function rank(pictures, query, { where = [], allFrames = false } = {}) {
   const conditions = where.map(parseCondition);
@@ -72,7 +71,7 @@ function product(one, other) {
   return sum;
 }
 
-/** Returns a function that says whether a condition such as `width>1000` holds of what is known of a picture. */
+/** Returns a function that tests the metadata of an image with a condition, such as `width>1000`. */
 export function parseCondition(text) {
   const [, name, sign, given] = CONDITION.exec(text) ?? [];
   if (!given) throw new PageError(`'${text}' is no condition. ${EXPECTED}`);
@@ -81,7 +80,7 @@ export function parseCondition(text) {
   if (![...NUMBERS, ...TEXTS].includes(column))
     throw new PageError(`There is no column '${column}'; expected one of ${[...NUMBERS, ...TEXTS].join(", ")}.`);
   const met = meets(column, comparison, given);
-  // What a picture does not say meets no condition.
+  // An image without a value meets no condition on the column.
   return (facts) => facts[column] !== undefined && met(facts[column]);
 }
 
@@ -102,7 +101,7 @@ function meets(column, comparison, given) {
   return comparison.startsWith("<") ? (value) => value < bound : (value) => value >= bound;
 }
 
-/** Returns a date, or the beginning of one, as the moments within it begin: `2024-6-1 9` as `2024-06-01T09`. */
+/** Returns a complete or partial date in ISO format: `2024-06-01T09` for `2024-6-1 9`. */
 function dateOf(text) {
   const parts = DATE.exec(text)?.slice(1).filter(Boolean) ?? [];
   const moment = parts.map((part, i) => ["", "-", "-", "T", ":", ":"][i] + part.padStart(2, "0")).join("");
@@ -113,7 +112,7 @@ function dateOf(text) {
   return moment;
 }
 
-/** Returns a text without the case of its letters, letter by letter, as Python's casefold. */
+/** Returns a text in lower case, letter by letter, like Python's casefold. */
 export function folded(text) {
   return Array.from(text, (letter) => (letter === "ı" ? letter : letter.toUpperCase().toLowerCase())).join("");
 }

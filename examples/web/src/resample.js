@@ -1,10 +1,9 @@
 /**
- * Resizing as Pillow does it, to the bit: the canvas of a browser has other filters, and other filters are other
- * embeddings.
+ * Resizes images with the exact results of Pillow. A browser's canvas uses other filters, which change embeddings.
  *
- * Each pixel of the result is a weighted mean of the pixels below it. The filter is as wide as the step from one pixel
- * to the next, which is what keeps fine patterns from turning into coarse ones. Columns and rows are resized one after
- * the other; weights are whole numbers of 22 bits behind the point, and in between and at the end there are 8 bits.
+ * Each pixel of the result is a weighted mean of source pixels. The filter widens with the scale factor (antialiasing).
+ * Columns and rows are resized in two passes, with fixed-point weights of 22 fractional bits, and 8-bit results of each
+ * pass.
  */
 
 const BITS = 22;
@@ -16,16 +15,16 @@ const FILTERS = {
   bicubic: { support: 2, weight: (x) => cubic(Math.abs(x)) },
 };
 
-/** Keys' cubic with a = -1/2: of Catmull and Rom. */
+/** Keys' cubic with a = -1/2 (Catmull-Rom). */
 function cubic(x) {
   if (x < 1) return ((SHARPNESS + 2) * x - (SHARPNESS + 3)) * x * x + 1;
   return x < 2 ? (((x - 5) * x + 8) * x - 4) * SHARPNESS : 0;
 }
 
 /**
- * Returns which pixels of one axis count for each pixel of the result, and how much.
- * @param {{from: number, to: number, first: number, count: number, interpolation: string}} axis its length before and
- *   after, and the part of the result that is wanted.
+ * Returns the source pixels and weights for each pixel of the result, along one axis.
+ * @param {{from: number, to: number, first: number, count: number, interpolation: string}} axis length before and
+ *   after, and the range of the result to compute.
  * @returns {{start: number, weights: Int32Array}[]}
  */
 function tapsOf({ from, to, first, count, interpolation }) {
@@ -47,19 +46,18 @@ function tapsOf({ from, to, first, count, interpolation }) {
 }
 
 /**
- * Returns a resized and cropped picture that is made from rows as they come: a large one is never held as a whole.
+ * Returns a resampler that receives rows in portions, so that a large image is never in memory as a whole.
  *
- * Columns are resized first, as Pillow does; but rows first where that spares more, as Pillow does since 13. Before, and
- * in other libraries, the pixels of tall pictures may be one level off.
+ * The first pass resizes columns, like Pillow; or rows, if that saves more work, like Pillow 13 and later. With earlier
+ * versions and other libraries, the pixels of tall images may differ by one level.
  *
  * @param {object} plan
- * @param {{width: number, height: number}} plan.from the picture's size.
- * @param {{width: number, height: number}} plan.to the whole picture's size after.
- * @param {{left: number, top: number, side: number}} plan.crop the square of it that is wanted.
- * @param {"bilinear"|"bicubic"} plan.interpolation the filter.
- * @returns {{firstRow: number, endRow: number, addRows: Function, finish: Function}} `addRows` takes all rows from the
- *   first to the one before the end, in order: several at once, of red, green, blue and alpha, which does not count.
- *   `finish` returns red, green and blue of each pixel.
+ * @param {{width: number, height: number}} plan.from size of the image.
+ * @param {{width: number, height: number}} plan.to size of the whole resized image.
+ * @param {{left: number, top: number, side: number}} plan.crop crop of the resized image.
+ * @param {"bilinear"|"bicubic"} plan.interpolation name of the filter.
+ * @returns {{firstRow: number, endRow: number, addRows: Function, finish: Function}} `addRows` receives the RGBA
+ *   rows from `firstRow` to `endRow`, in order, any number per call, and ignores alpha. `finish` returns RGB pixels.
  */
 export function makeResampler({ from, to, crop: { left, top, side }, interpolation }) {
   const columns = tapsOf({ from: from.width, to: to.width, first: left, count: side, interpolation });
@@ -143,19 +141,19 @@ class RowsFirst {
   }
 }
 
-/** Returns the first of the pixels that count on an axis, and the one behind the last. */
+/** Returns the range of source pixels along an axis; the end is exclusive. */
 function spanOf(taps) {
   return [taps[0].start, Math.max(...taps.map(({ start, weights }) => start + weights.length))];
 }
 
-/** Returns the weighted mean of values that lie a stride apart. */
+/** Returns the weighted mean of values with a stride. */
 function weigh(values, first, stride, weights) {
   let sum = HALF;
   for (let i = 0, at = first; i < weights.length; i++, at += stride) sum += values[at] * weights[i];
   return sum >> BITS;
 }
 
-/** Adds a row of red, green, blue and alpha to sums of red, green and blue. */
+/** Adds a weighted RGBA row to RGB sums. */
 function addWeighted(sums, rgba, line, weight) {
   for (let i = 0, at = line; i < sums.length; i += 3, at += 4) {
     sums[i] += rgba[at] * weight;

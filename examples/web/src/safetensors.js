@@ -1,10 +1,10 @@
-/** Reads safetensors: a length, a header in JSON, and the values behind it. */
+/** Reads safetensors files: a length, a JSON header, and the values. */
 
 const KINDS = { F32: Float32Array, I8: Int8Array, U8: Uint8Array, I32: Int32Array, I64: BigInt64Array };
 
 /**
  * Returns the tensors of a file by name.
- * @param {ArrayBuffer} buffer the whole file.
+ * @param {ArrayBuffer} buffer content of the file.
  * @returns {Map<string, {shape: number[], rows: (Float32Array|Int8Array|Uint8Array|Int32Array|BigInt64Array)[]}>} rows along the first axis.
  */
 export function readSafetensors(buffer) {

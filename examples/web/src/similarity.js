@@ -1,6 +1,6 @@
-/** Embeddings beside each other. */
+/** Compares embeddings. */
 
-/** Returns the cosine of the angle between two vectors; NaN if one has no length. */
+/** Returns the cosine similarity of two vectors; NaN if a vector is zero. */
 export function cosine(one, other) {
   let [product, first, second] = [0, 0, 0];
   for (let i = 0; i < one.length; i++) {
@@ -11,7 +11,7 @@ export function cosine(one, other) {
   return product / Math.sqrt(first * second);
 }
 
-/** Returns the probabilities of labels for a picture: the softmax of their scaled cosines. */
+/** Returns the probabilities of labels for an image: the softmax of the scaled cosines. */
 export function probabilities(cosines, logitScale) {
   const most = Math.max(...cosines);
   const powers = cosines.map((value) => Math.exp(logitScale * (value - most)));

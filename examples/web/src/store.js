@@ -1,33 +1,33 @@
-/** Embeddings of pictures that were seen before, in the browser's own database. */
+/** Caches the embeddings of images in the browser's database. */
 
 const NAME = "mobileclip";
 const KIND = "pictures";
 
-/** Returns the SHA-256 of a file; null where the page's address is not secure, and browsers do not compute it. */
+/** Returns the SHA-256 of a file; null on a page without a secure context, where browsers compute no hashes. */
 export async function hashOf(blob) {
   if (!globalThis.crypto?.subtle) return null;
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await blob.arrayBuffer()));
   return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** Pictures by the hash of their file. What is stored for one model is not found with another. */
+/** A cache of embeddings by model and hash of the image file. */
 export class Store {
   #database;
   #model;
 
-  /** @param {string} model the hash of the image tower's file. */
+  /** @param {string} model hash of the image tower's file. */
   constructor(model) {
     this.#model = model;
     this.#database = open();
   }
 
-  /** Returns what was stored for a picture, or undefined. */
+  /** Returns the stored values of an image, or undefined. */
   async get(hash) {
     const database = hash && (await this.#database);
     return database ? answer(database.transaction(KIND).objectStore(KIND).get(`${this.#model} ${hash}`)) : undefined;
   }
 
-  /** Stores what is known of a picture; a full disk, or a private window, is no reason to stop. */
+  /** Stores the values of an image; ignores errors from a full disk or a private window. */
   async put(hash, value) {
     const database = hash && (await this.#database);
     if (!database) return;

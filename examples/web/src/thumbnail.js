@@ -1,11 +1,11 @@
-/** Small copies of pictures, for the screen alone. */
+/** Makes small copies of images for display. */
 
 const QUALITY = 0.82;
 
 /**
- * Returns a JPEG file of a picture.
- * @param {ImageBitmap} bitmap the picture.
- * @param {number} side of the longer side at most, in pixels.
+ * Returns a small copy of an image as JPEG.
+ * @param {ImageBitmap} bitmap the image.
+ * @param {number} side maximum length of the longer side, in pixels.
  */
 export async function thumbnailOf(bitmap, side) {
   const factor = Math.min(1, side / Math.max(bitmap.width, bitmap.height));

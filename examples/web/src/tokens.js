@@ -1,18 +1,18 @@
-/** Texts to rows of ids. */
+/** Tokenizes texts. */
 
 import { Tokenizer } from "@huggingface/tokenizers";
 
 /**
- * Returns a function from a text to the row that the text tower takes, padded to the shortest length that holds it.
- * @param {object} file what `tokenizer.json` holds.
- * @param {{contextLength: number, lengths: ?number[], padId: number, startId: ?number, endId: number, dtype: string}} contract of the text tower;
- *   a tokenizer that puts no token in front of a text has a start of null.
+ * Returns a function that converts a text to token ids, padded to the shortest sufficient length.
+ * @param {object} file content of `tokenizer.json`.
+ * @param {{contextLength: number, lengths: ?number[], padId: number, startId: ?number, endId: number, dtype: string}} contract contract of the
+ *   text tower; `startId` is null for a tokenizer without a start token.
  * @returns {(text: string) => Int32Array|BigInt64Array}
  */
 export function makeTokenizer(file, { contextLength, lengths, padId, startId, endId, dtype }) {
   const tokenizer = new Tokenizer(file, {});
   return (text) => {
-    // It pads and cuts nothing itself. Texts that are too long are cut in front of the end.
+    // The tokenizer neither pads nor truncates. Truncation keeps the end token.
     const { ids } = tokenizer.encode(text, { add_special_tokens: false });
     const start = startId === null ? [] : [startId];
     const words = [...start, ...ids.slice(0, contextLength - start.length - 1), endId];

@@ -1,4 +1,4 @@
-/** Everything that takes time, away from the page: downloads, pictures, models. One request after another. */
+/** The worker: runs downloads, image decoding and models outside the page's thread, one request at a time. */
 
 import { readContract, readJson, requireWhole } from "./contract.js";
 import { download } from "./download.js";
@@ -14,7 +14,7 @@ let contract, model, tokensOf, golden, report;
 const MOST_LABELS = 5;
 
 const actions = {
-  /** Opens an export, and proves it. */
+  /** Loads an export, and runs the golden check. */
   async load({ folder, backend }) {
     contract = await readContract(folder);
     const names = [contract.image.file, contract.text.file, "golden.safetensors"];
@@ -45,7 +45,7 @@ const actions = {
     };
   },
 
-  /** Embeds a picture; `thumbnail` is the width of the small copy that is wanted as well, or nothing. */
+  /** Encodes an image; `thumbnail` is the longer side of an additional small copy, or undefined. */
   async image({ blob, name, thumbnail }) {
     const start = performance.now();
     const bitmap = await decode(blob, name);
@@ -61,7 +61,7 @@ const actions = {
     }
   },
 
-  /** Embeds texts. */
+  /** Encodes texts. */
   async texts({ texts }) {
     const start = performance.now();
     const embeddings = [];
@@ -69,7 +69,7 @@ const actions = {
     return { embeddings, milliseconds: performance.now() - start };
   },
 
-  /** Returns the pictures that came with the export as files, those of its golden inputs, and labels to try on them. */
+  /** Returns the images among the export's golden inputs as files, and sample labels for these images. */
   async samples() {
     const { size } = contract.image;
     const inputs = golden.get(contract.image.inputName).rows;
@@ -81,7 +81,7 @@ const actions = {
         for (let i = 0; i < size * size; i++) image.data.set(pixels.subarray(i * 3, i * 3 + 3), i * 4);
         const canvas = new OffscreenCanvas(size, size);
         canvas.getContext("2d").putImageData(image, 0, 0);
-        // Without loss, so that the picture is embedded as the export's own.
+        // PNG is lossless, so the embedding equals the embedding of the golden input.
         return new File([await canvas.convertToBlob({ type: "image/png" })], report.image_names[i], {
           type: "image/png",
         });
@@ -91,13 +91,13 @@ const actions = {
   },
 };
 
-/** Returns captions of the first pictures that the export was measured on. */
+/** Returns captions of the first images of the export's report. */
 function labelsOf({ captions, image_names: names }) {
   const each = Math.max(1, Math.floor(captions.length / names.length));
   return captions.filter((_, i) => i % each === 0).slice(0, MOST_LABELS);
 }
 
-/** Opens the model where it computes fastest, and correctly; returns the proof. */
+/** Opens the model with the fastest backend that passes the golden check; returns the result of the check. */
 async function openProven(files, report, backend) {
   const fastest = (await hasWebGpu(contract.precision)) ? ["webgpu", "wasm"] : ["wasm"];
   const backends = backend ? [backend] : fastest;
@@ -109,7 +109,7 @@ async function openProven(files, report, backend) {
       if (proof.passed || isLast) return proof;
       await model.close();
     } catch (error) {
-      // Drivers of graphics processors fail in many ways; the processor is left.
+      // GPU drivers fail in many ways; the CPU remains.
       if (isLast) throw error;
     }
   }

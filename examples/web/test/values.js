@@ -1,9 +1,9 @@
-/** Values that Python gave: of Pillow, `tokenizers` and mobileclip. `pytest tests/examples/test_web.py` writes them. */
+/** Reads reference values of Pillow, `tokenizers` and mobileclip, written by `pytest tests/examples/test_web.py`. */
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
-/** Returns what a JSON file of the values holds. */
+/** Reads a JSON file of reference values. */
 export function values(name) {
   const folder = process.env.MOBILECLIP_VALUES;
   if (!folder)
@@ -11,7 +11,7 @@ export function values(name) {
   return JSON.parse(readFileSync(join(folder, name), "utf-8"));
 }
 
-/** Returns bytes that were written as base64. */
+/** Decodes base64. */
 export function bytes(text) {
   return new Uint8Array(Buffer.from(text, "base64"));
 }

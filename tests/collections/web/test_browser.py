@@ -77,7 +77,7 @@ def reload(page):
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True), (390, False), (1280, True)])
 def test_the_page_shows_the_collection_what_is_found_and_why_and_all_of_it_fits(address, width, dark):
     with shown(address, width=width, dark=dark) as page:
-        page.wait_for("document.querySelector('.start')?.innerText.includes('8 pictures')")
+        page.wait_for("document.querySelector('.start')?.innerText.includes('8 images')")
         page.wait_for(f"{TILES} > 0 && {TILES} < 7")
         page.evaluate(f"{at('conditions')}.open = true")
         page.wait_for(f"!{at('columns')}.hidden")
@@ -166,7 +166,7 @@ def test_what_is_asked_for_is_chips_that_can_be_removed(address):
             page.evaluate(f"document.querySelectorAll('#chips button')[{number}].click()")
             page.wait_for(f"{chips} === {json.dumps(left)}" if left else f"!{chips}.startsWith('a cat')")
         page.evaluate("[...document.querySelectorAll('#chips button')].at(-1).click()")
-        page.wait_for(f"{STATUS} === '1 picture, newest first' && {TILES} === 1")
+        page.wait_for(f"{STATUS} === '1 image, newest first' && {TILES} === 1")
         search(page, "", where="colour=red")
         page.wait_for(f"{at('conditions')}.open && {FOCUS} === 'where'")
 
@@ -185,7 +185,7 @@ def test_polling_leaves_a_question_alone_and_results_stay_without_a_server(addre
         page.wait_for("polled === 1")
         assert page.evaluate(STATUS) == "…"
         page.evaluate("answer()")
-        page.wait_for(f"{STATUS}.startsWith('8 pictures')")
+        page.wait_for(f"{STATUS}.startsWith('8 images')")
         page.evaluate("window.fetch = () => Promise.reject(new Error('gone'))")
         search(page, "a hill")
         page.wait_for(f"{STATUS}.includes('does not answer')")
@@ -197,7 +197,7 @@ def test_large_groups_of_similar_pictures_are_counted_and_the_threshold_changes(
         draw(tmp_path / "many" / f"{number}.png", 2)
     with running(make("index", tmp_path / "many")) as address, open_page(f"{address}?duplicates=1", width=390) as page:
         page.wait_for(f"{TILES} === 24")
-        assert page.evaluate("document.querySelector('#results h2').textContent").startswith("40 pictures")
+        assert page.evaluate("document.querySelector('#results h2').textContent").startswith("40 images")
         assert page.evaluate("document.querySelectorAll('.keep').length >= 1")
         tops = f"{ALL_TILES}.slice(0, 2).map(one => one.getBoundingClientRect().top)"
         assert page.evaluate(f"new Set({tops}).size") == 1
@@ -268,7 +268,7 @@ def test_similar_pictures_and_a_picture_of_ones_own_alone_or_with_a_text(address
         assert page.evaluate("document.querySelector('.tile .path').textContent") == "4.png"
         page.evaluate(f"{ALL_TILES}.find(one => one.title.endsWith('/2.png')).click()")
         click(page, "similar")
-        page.wait_for(f"!{OPEN} && {STATUS}.startsWith('8 pictures')")
+        page.wait_for(f"!{OPEN} && {STATUS}.startsWith('8 images')")
         first_two = f"{ALL_TILES}.slice(0, 2).map(one => one.title.split('/').pop())"
         page.wait_for(f"{first_two}.sort().join() === '2.png,copy of 2.png'")
         page.drop_files("main", photos / "5.png")
@@ -279,7 +279,7 @@ def test_similar_pictures_and_a_picture_of_ones_own_alone_or_with_a_text(address
         page.wait_for(f"!{chip} && {at('text')}.value === ''")
         click(page, "both")
         search(page, "a cat")
-        page.wait_for(f"!{chip} && {STATUS}.startsWith('8 pictures') && location.search === '?text=a+cat'")
+        page.wait_for(f"!{chip} && {STATUS}.startsWith('8 images') && location.search === '?text=a+cat'")
 
 
 def test_a_video_is_found_once_or_by_every_frame_and_opens_at_the_time_of_one(make, tmp_path):
@@ -381,7 +381,7 @@ def test_a_concept_is_kept_accepts_and_rejects_by_keys_and_is_found_on_the_start
         assert second.startswith("tile-")
         page.evaluate(f"{at('keep')}.focus()")
         press(page, "Enter")
-        page.wait_for(f"{STATUS}.startsWith('0 pictures show “a cat”')")
+        page.wait_for(f"{STATUS}.startsWith('0 images show “a cat”')")
         # Tab goes from a picture to what is said of it, and the arrows on from there.
         number = second.removeprefix("tile-")
         page.evaluate(f"{at(second)}.focus()")

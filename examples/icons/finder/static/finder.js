@@ -1,4 +1,4 @@
-/** The page: what is typed, in any language, to icons of many sets, which are copied as SVG. */
+/** The page of the icon finder: searches the icons of many sets by text in any language, and copies icons as SVG. */
 
 import { count, neighbour } from "../../../../mobileclip/collections/web/static/search.js";
 import { folded, rank, unit } from "../../../web/src/ranking.js";
@@ -15,7 +15,7 @@ let ranked = [];
 let shown = 0;
 const files = new Map();
 
-/** Returns what a file of the build holds: gzip, whatever the server says of it. */
+/** Fetches and decompresses a file of the build: always gzip, whatever the server's headers state. */
 async function unpacked(name) {
   const response = await fetch(name);
   if (!response.ok) throw new Error(`${name} is missing here (status ${response.status}); build the finder again`);
@@ -24,7 +24,7 @@ async function unpacked(name) {
 
 const parsed = async (name) => (await unpacked(name)).json();
 
-/** Returns the drawing of an icon, or its variants; a file that could not be read is asked for again. */
+/** Returns the drawing of an icon, or its variants; after a failure, the next call fetches the file again. */
 async function drawn(kind, { file, key }) {
   const name = `${kind}/${file}.bin`;
   if (!files.has(name)) files.set(name, parsed(name));
@@ -38,7 +38,7 @@ async function drawn(kind, { file, key }) {
 
 const addressOf = (svg) => `data:image/svg+xml,${encodeURIComponent(svg)}`;
 
-/** Shows an SVG as a picture, in which no script of it runs; what has no colour of its own takes that of the page. */
+/** Shows an SVG in an image element, where its scripts do not run; icons without colours take the page's colour. */
 function draw(image, svg) {
   image.classList.toggle("ink", svg.includes("currentColor"));
   image.src = addressOf(svg);
@@ -46,7 +46,7 @@ function draw(image, svg) {
 }
 
 async function start() {
-  navigator.serviceWorker?.register("sw.js").catch(() => {}); // on plain http, or a full disk, nothing is kept
+  navigator.serviceWorker?.register("sw.js").catch(() => {}); // with plain HTTP or a full disk, nothing is cached
   const [index, catalogue] = await Promise.all([
     unpacked("index.bin").then((answer) => answer.arrayBuffer()),
     parsed("catalogue.bin"),
@@ -97,7 +97,7 @@ function check(checked) {
   search();
 }
 
-/** Takes what is asked for from the address. */
+/** Restores the search from the URL. */
 function restore() {
   const query = new URLSearchParams(location.search);
   const wanted = query.getAll("set");
@@ -106,7 +106,7 @@ function restore() {
   search();
 }
 
-/** Returns chosen icons: those of the name first, then those whose name has all words, then all others by similarity. */
+/** Returns the icons of the chosen sets: exact names first, then names with all words, then others. */
 function found(text, isChosen) {
   const asked = words[folded(text)] ?? text;
   const parts = folded(asked).split(/\s+/);
@@ -134,9 +134,9 @@ function search() {
   ranked = ordered;
   shown = 0;
   byId("results").replaceChildren(text ? make("ul") : make("p", { className: "line" }, ...EXAMPLES.map(example)));
-  const order = isWeak ? "weak match: the model may not know this" : "the most fitting first";
+  const order = isWeak ? "weak match: the model may not know this" : "best first";
   const said = ordered.length ? `${count(ordered.length, "icon", "icons")}, ${order}` : "No set is chosen.";
-  byId("status").textContent = text ? said : "Say what the icon shows, for instance:";
+  byId("status").textContent = text ? said : "Describe the icon, for example:";
   showMore();
 }
 
@@ -225,7 +225,7 @@ async function copy() {
   }
 }
 
-/** Fetches all drawings, so that each can be seen offline. */
+/** Fetches all drawings into the cache, for offline use. */
 async function keep(numFiles) {
   const button = byId("keep");
   button.disabled = true;

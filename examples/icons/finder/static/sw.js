@@ -1,4 +1,4 @@
-/** Answers without a network: with what came at the first load, and with the drawings that were shown since. */
+/** Serves the page offline, from the files of the first load and the drawings fetched since. */
 
 const NAME = "icon-finder ";
 /* global VERSION, SHELL */
@@ -33,7 +33,7 @@ async function answer(request) {
   const known = await cache.match(request, { ignoreSearch: true });
   if (known) return known;
   const response = await fetch(request);
-  // A full disk is no reason not to answer.
+  // A full disk must not prevent the answer.
   if (response.ok) await cache.put(request, response.clone()).catch(() => {});
   return response;
 }

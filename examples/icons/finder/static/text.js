@@ -1,18 +1,18 @@
-/** Texts to the finder's vectors: the towers of a model, with tokens in int8, computed here without a runtime. */
+/** Encodes texts: runs the text towers of a model, with int8 token embeddings, without an inference runtime. */
 
 import { folded } from "../../../web/src/ranking.js";
 import { makeTokenizer } from "../../../web/src/tokens.js";
 
 const EPSILON = 1e-5;
-// Of `mobileclip.data.text.ngrams`, whose hashes these are.
+// Constants of the hash function in `mobileclip.data.text.ngrams`.
 const [GOLDEN, ODD] = [0x9e3779b97f4a7c15n, 0xd6e8feb86659fd93n];
 const NUM_PLACES = 6;
 const LOW = 0xffffffffn;
 
 /**
- * Returns a function from a text to its vector, by the tower that knows the largest share of its n-grams.
- * @param {object[]} towers contracts with their tokenizers: `contract`, `tokenizer`, `heads`, `depth`, `pool`.
- * @param {Map} tensors of all towers, by names that begin with the number of the tower.
+ * Returns a function that encodes a text with the tower that knows the largest share of the text's n-grams.
+ * @param {object[]} towers towers with `contract`, `tokenizer`, `heads`, `depth` and `pool`.
+ * @param {Map} tensors tensors of all towers; each name begins with the number of the tower.
  */
 export function makeTextEncoder(towers, tensors) {
   const sides = towers.map((tower, i) => makeTower(tower, (name) => tensors.get(`${i}.${name}`).rows));
@@ -82,7 +82,7 @@ function attend(qkv, heads) {
   });
 }
 
-/** GELU by the error function, to 1.5e-7: Abramowitz and Stegun, 7.1.26. */
+/** Returns GELU, with an approximation of the error function to 1.5e-7 (Abramowitz and Stegun, 7.1.26). */
 function gelu(x) {
   const z = Math.abs(x) / Math.SQRT2;
   const t = 1 / (1 + 0.3275911 * z);
@@ -91,7 +91,7 @@ function gelu(x) {
   return (x * (1 + Math.sign(x) * erf)) / 2;
 }
 
-/** Returns which share of a text's n-grams a Bloom filter knows, 0 to 1. */
+/** Returns the share of a text's n-grams in a Bloom filter, from 0 to 1. */
 export function knownShare(bits, text) {
   const hashes = new Set(wordsOf(text).flatMap(hashesOf));
   const numBits = BigInt(8 * bits.length);

@@ -1,4 +1,4 @@
-/** A photo from the camera. */
+/** Takes a photo with the camera. */
 
 import { PageError } from "../errors.js";
 import { byId } from "./dom.js";
@@ -9,15 +9,15 @@ const REASONS = {
   NotReadableError: "Another program is using the camera",
 };
 
-/** Returns whether the page itself can show the camera; phones have an app for it, which is better. */
+/** Returns whether the page should show the camera itself; on phones, the camera app is better. */
 export function canShowCamera() {
   return Boolean(navigator.mediaDevices?.getUserMedia) && !matchMedia("(pointer: coarse)").matches;
 }
 
 /**
- * Shows the camera, and returns the photo; null if none was taken.
+ * Shows the camera, and returns the photo; null if the user takes no photo.
  * @returns {Promise<Blob|null>}
- * @throws {PageError} if there is no camera, or it may not be used.
+ * @throws {PageError} if there is no camera, or the page may not use the camera.
  */
 export async function takePhoto() {
   const stream = await openCamera();
@@ -43,7 +43,7 @@ async function openCamera() {
     return await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1280 } } });
   } catch (error) {
     throw new PageError(
-      `${REASONS[error.name] ?? `The camera cannot be used: ${error.message}`}. Choose a picture instead.`,
+      `${REASONS[error.name] ?? `The camera cannot be used: ${error.message}`}. Choose an image instead.`,
     );
   }
 }

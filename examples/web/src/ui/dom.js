@@ -1,4 +1,4 @@
-/** Elements of the page. */
+/** Helpers for elements of the page. */
 
 /** Returns the element with an id. */
 export function byId(id) {
@@ -7,9 +7,9 @@ export function byId(id) {
 
 /**
  * Returns a new element.
- * @param {string} tag its name.
- * @param {object} properties set on it; `style` holds custom properties.
- * @param {...(Node|string)} children put into it.
+ * @param {string} tag name of the tag.
+ * @param {object} properties properties of the element; `style` has custom CSS properties.
+ * @param {...(Node|string)} children children of the element.
  */
 export function make(tag, { style = {}, ...properties } = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -18,7 +18,7 @@ export function make(tag, { style = {}, ...properties } = {}, ...children) {
   return element;
 }
 
-/** Returns a function that runs another once calls have ceased for a while. */
+/** Returns a function that runs `run` after a pause without further calls (debounce). */
 export function settled(run, milliseconds) {
   let timer;
   return () => {
@@ -27,14 +27,14 @@ export function settled(run, milliseconds) {
   };
 }
 
-/** Returns a time as people read it. */
+/** Formats a time for display. */
 export function spell(milliseconds) {
   if (milliseconds < 1000) return `${Math.max(1, Math.round(milliseconds))} ms`;
   const seconds = milliseconds / 1000;
   return seconds < 60 ? `${seconds.toFixed(1)} s` : `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
 }
 
-/** Makes an element take what is dropped on it. */
+/** Calls `take` with the data of each drop on an element. */
 export function onDrop(element, take) {
   const isOver = (over) => element.classList.toggle("over", over);
   element.addEventListener("dragover", (event) => {

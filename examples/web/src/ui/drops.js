@@ -1,23 +1,23 @@
-/** Pictures dropped beside everything, or before the model is there: browsers would leave the page for them. */
+/** Handles images dropped outside the panels or before the model is loaded; browsers would otherwise open the image. */
 
 import { notify } from "./notices.js";
 
 /**
- * Keeps the browser on the page, whatever is dropped on it and wherever.
- * @returns {() => File|undefined} gives the last picture that was dropped until then, and holds no more.
+ * Prevents the browser from opening dropped files, and holds the last dropped file.
+ * @returns {() => File|undefined} function that returns the held file, and ends the holding.
  */
 export function heldDrop() {
   let held;
   let isHolding = true;
   document.addEventListener("dragover", (event) => event.preventDefault());
   document.addEventListener("drop", (event) => {
-    // Panels that took it have prevented the browser from doing so.
+    // A panel has already handled this drop.
     if (event.defaultPrevented) return;
     event.preventDefault();
     const [file] = event.dataTransfer.files;
     if (!file || !isHolding) return;
     held = file;
-    notify("The model is still on its way. The picture is looked at as soon as it is there.", { kind: "warning" });
+    notify("The model is still loading. The page shows the image when the model is loaded.", { kind: "warning" });
   });
   return () => {
     isHolding = false;

@@ -1,28 +1,28 @@
-/** Files out of what people drop. */
+/** Reads the files that the user drops or chooses. */
 
 /**
- * Returns the files in a drop, those in folders included, with their paths.
- * @param {DataTransfer} transfer what was dropped.
+ * Returns the dropped files, including files in folders, with their paths.
+ * @param {DataTransfer} transfer data of the drop event.
  * @returns {Promise<{file: File, path: string}[]>}
  */
 export async function filesOfDrop(transfer) {
-  // All entries at once: the transfer is empty after the first wait.
+  // All entries are read at once, because the transfer is empty after the first `await`.
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
   const found = await Promise.all(entries.map(filesOfEntry));
   return found.flat();
 }
 
-/** Returns the files of an input with their paths in the chosen folder. */
+/** Returns the files of an input element, with their paths in the chosen folder. */
 export function filesOfInput(input) {
   return [...input.files].map((file) => ({ file, path: file.webkitRelativePath || file.name }));
 }
 
-/** Returns those that may be images: folders hold other things too. */
+/** Returns the entries that are images by type. */
 export function imagesAmong(entries) {
   return entries.filter(({ file }) => file.type.startsWith("image/"));
 }
 
-/** Returns whether a file is called like pictures that `mobileclip index --web` wrote. */
+/** Returns whether a file name has the suffix of an exported index, see `indexed.js`. */
 export function isIndex(path) {
   return path.endsWith(".safetensors");
 }
@@ -35,7 +35,7 @@ async function filesOfEntry(entry) {
   const reader = entry.createReader();
   const inside = [];
   for (;;) {
-    // A hundred at a time, until there are no more.
+    // Each call returns at most a hundred entries, and none after the last entry.
     const more = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
     if (more.length === 0) break;
     inside.push(...more);

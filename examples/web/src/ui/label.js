@@ -1,4 +1,4 @@
-/** One picture, several labels: which of them fits? */
+/** Compares one image with several labels. */
 
 import { PageError } from "../errors.js";
 import { cosine, probabilities } from "../similarity.js";
@@ -8,7 +8,7 @@ import { clearNotices, guarded } from "./notices.js";
 
 const PAUSE = 350;
 
-/** Makes the page for labels work. */
+/** The panel that labels an image. */
 export class LabelPanel {
   #engine;
   #logitScale;
@@ -17,8 +17,8 @@ export class LabelPanel {
   #isStale = false;
 
   /**
-   * @param {import("../engine.js").Engine} engine with a model.
-   * @param {number} logitScale of the model.
+   * @param {import("../engine.js").Engine} engine engine with a loaded model.
+   * @param {number} logitScale logit scale of the model.
    */
   constructor(engine, logitScale) {
     this.#engine = engine;
@@ -26,14 +26,14 @@ export class LabelPanel {
   }
 
   /**
-   * Listens to what people do.
-   * @param {File[]} samples pictures to try.
-   * @param {string[]} labels texts to begin with.
+   * Adds event listeners, sample images and initial labels.
+   * @param {File[]} samples sample images.
+   * @param {string[]} labels initial labels.
    */
   start(samples, labels) {
     const show = guarded((file, name) => this.#show(file, name));
     this.#connectFiles(show);
-    // A reader who was faster keeps what was written.
+    // Labels that the user has already typed stay.
     byId("labels").value ||= labels.join("\n");
     byId("labels").addEventListener(
       "input",
@@ -49,7 +49,7 @@ export class LabelPanel {
     byId("samples").hidden = false;
   }
 
-  /** Shows a picture, if there is one, and how well the labels fit it. */
+  /** Shows an image, if any, with the scores of the labels. */
   async show(file) {
     if (file) await this.#show(file, file.name);
   }
@@ -58,7 +58,7 @@ export class LabelPanel {
     const chosen = ({ target }) => {
       const [file] = target.files;
       if (file) show(file, file.name);
-      // The same file may be chosen again.
+      // This allows the user to choose the same file again.
       target.value = "";
     };
     for (const id of ["picture-file", "photo-file"]) byId(id).addEventListener("change", chosen);
@@ -93,7 +93,7 @@ export class LabelPanel {
     await this.#rank();
   }
 
-  /** Ranks once more where labels have changed meanwhile, and never twice at the same time. */
+  /** Ranks the labels; repeats the ranking if labels change meanwhile, but never runs two rankings at once. */
   async #rank() {
     this.#isStale = true;
     if (this.#isRanking) return;
@@ -127,7 +127,7 @@ export class LabelPanel {
     byId("scores").replaceChildren(...rows);
     const { prepare, model } = this.#picture.milliseconds;
     const texts = count ? `, ${count} label${count > 1 ? "s" : ""} ${spell(milliseconds)}` : "";
-    byId("times").textContent = `Picture ${spell(model)} (and ${spell(prepare)} to read and resize it)${texts}`;
+    byId("times").textContent = `Image ${spell(model)} (and ${spell(prepare)} to read and resize it)${texts}`;
     if (labels.length < 2) byId("times").textContent = "Scores compare labels: write two or more.";
   }
 }

@@ -1,4 +1,4 @@
-/** What people must know: at the top of the page, until they close it. */
+/** Shows notices at the top of the page, until the user closes them. */
 
 import { PageError } from "../errors.js";
 import { byId, make } from "./dom.js";
@@ -6,10 +6,10 @@ import { byId, make } from "./dom.js";
 const COMMAND = "mobileclip ";
 
 /**
- * Shows a message; commands in it, a line each, stand out.
- * @param {string} message what to know.
- * @param {{title?: string, kind?: "error"|"warning", isLasting?: boolean}} options a lasting one is of the model, and
- *   stays whatever people go on to do.
+ * Shows a notice, with commands in a code font.
+ * @param {string} message text of the notice; each command is a separate line.
+ * @param {{title?: string, kind?: "error"|"warning", isLasting?: boolean}} options a lasting notice
+ *   stays until the user closes the notice.
  */
 export function notify(message, { title, kind = "error", isLasting = false } = {}) {
   const close = make("button", { className: "close", ariaLabel: "Close", textContent: "×" });
@@ -25,18 +25,18 @@ export function notify(message, { title, kind = "error", isLasting = false } = {
   byId("notices").append(notice);
 }
 
-/** Takes messages away, but for the lasting ones. */
+/** Removes all notices except lasting notices. */
 export function clearNotices() {
   for (const notice of byId("notices").querySelectorAll('[data-lasting="false"]')) notice.remove();
 }
 
-/** Returns a function that shows what went wrong in another, instead of throwing it. */
+/** Returns a function that calls `run`, and shows errors as notices instead of throwing. */
 export function guarded(run) {
   return async (...values) => {
     try {
       return await run(...values);
     } catch (error) {
-      notify(error instanceof PageError ? error.message : `Something unforeseen went wrong: ${error.message}`);
+      notify(error instanceof PageError ? error.message : `Unexpected error: ${error.message}`);
     }
   };
 }

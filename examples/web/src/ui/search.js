@@ -1,4 +1,4 @@
-/** Many pictures: which of them show what is asked for? */
+/** Searches many images. */
 
 import { Collection } from "../collection.js";
 import { Store } from "../store.js";
@@ -17,16 +17,16 @@ export class SearchPanel {
   #search;
 
   /**
-   * @param {import("../engine.js").Engine} engine with a model.
-   * @param {string} key of the model, for what is stored.
+   * @param {import("../engine.js").Engine} engine engine with a loaded model.
+   * @param {string} key key of the model in the cache of embeddings.
    */
   constructor(engine, key) {
     this.#collection = new Collection(engine, new Store(key));
   }
 
   /**
-   * Listens to what people do.
-   * @param {File[]} samples pictures to try.
+   * Adds event listeners.
+   * @param {File[]} samples sample images.
    */
   start(samples) {
     const add = guarded((entries) => this.#add(entries));
@@ -60,7 +60,7 @@ export class SearchPanel {
     this.#search = new Search({
       search: (query) => this.#answer(query),
       address: (one, size) => (size === "small" ? one.address : (one.large ??= URL.createObjectURL(one.blob))),
-      idle: () => (this.#collection.size ? `${this.#said()}: write what to find` : ""),
+      idle: () => (this.#collection.size ? `${this.#said()}: enter a query` : ""),
     });
     byId("text").addEventListener(
       "input",
@@ -79,7 +79,7 @@ export class SearchPanel {
     clearNotices();
     const images = imagesAmong(entries);
     if (images.length === 0) return notify("There are no images among these files.", { kind: "warning" });
-    if (this.#isAdding) return notify("Wait until the pictures before are done, or stop.", { kind: "warning" });
+    if (this.#isAdding) return notify("Wait until the earlier images are done, or stop.", { kind: "warning" });
     this.#isAdding = true;
     this.#stopped = new AbortController();
     byId("work").hidden = false;
@@ -103,17 +103,17 @@ export class SearchPanel {
   #showProgress({ done, total, known, seconds }) {
     byId("work-bar").value = done / total;
     const left = seconds ? `, about ${spell(Math.max(1, Math.round(seconds)) * 1000).replace(".0", "")} left` : "";
-    const before = known ? `, ${known} known from before` : "";
-    byId("work-text").textContent = `${done} of ${total} pictures${before}${left}`;
+    const before = known ? `, ${known} from the cache` : "";
+    byId("work-text").textContent = `${done} of ${total} images${before}${left}`;
   }
 
   #said() {
-    return count(this.#collection.size, "picture", "pictures");
+    return count(this.#collection.size, "image", "images");
   }
 
   async #answer({ skip, k, ...query }) {
     byId("use-samples").hidden = this.#collection.size > 0;
-    if (!this.#collection.size) return { matches: [], said: "There are no pictures to search yet: choose some." };
+    if (!this.#collection.size) return { matches: [], said: "There are no images to search yet; choose images." };
     const { ranked, milliseconds } = await this.#collection.search(query);
     const matches = ranked.slice(skip, skip + k).map(({ picture: { id, path, facts, file, address }, score }) => ({
       ...facts,
@@ -125,7 +125,7 @@ export class SearchPanel {
       blob: file,
     }));
     const time = milliseconds > 1 ? ` (${spell(milliseconds)})` : "";
-    return { matches, said: `${this.#said()}, the most similar first${time}` };
+    return { matches, said: `${this.#said()}, most similar first${time}` };
   }
 }
 

@@ -1,21 +1,21 @@
-/** How the model is: on its way, there, proved or not. */
+/** Shows the state of the model: loading, loaded, or failed, with the result of the golden check. */
 
 import { byId, make, spell } from "./dom.js";
 import { notify } from "./notices.js";
 
 const NAMES = { webgpu: "WebGPU", wasm: "WebAssembly" };
 const MEGABYTE = 1e6;
-// Before so many milliseconds, nobody can say how long the rest takes.
+// Before this many milliseconds, an estimate of the remaining time is unreliable.
 const PATIENCE = 1000;
 
-/** Makes the proof close by Escape, and by a click beside it. */
+/** Closes the details of the golden check on Escape, and on a click outside. */
 export function startProof() {
   const proof = byId("proof");
   document.addEventListener("click", ({ target }) => proof.contains(target) || (proof.open = false));
   document.addEventListener("keydown", ({ key }) => key === "Escape" && (proof.open = false));
 }
 
-/** Shows how much of the model has come, and how long the rest takes. */
+/** Shows the progress of the download, and the remaining time. */
 export function showProgress({ loaded, total, milliseconds }) {
   const bar = byId("download");
   bar.hidden = false;
@@ -26,14 +26,14 @@ export function showProgress({ loaded, total, milliseconds }) {
   byId("model").textContent = loaded === total ? "Preparing the model" : `Loading the model: ${amount} MB${rest}`;
 }
 
-/** Shows that there is no model. */
+/** Shows that loading the model failed. */
 export function showFailure() {
   byId("download").hidden = true;
   byId("dot").className = "dot bad";
   byId("model").textContent = "No model";
 }
 
-/** Shows the model, and what its golden inputs gave here. */
+/** Shows the model, and the result of the golden check in this browser. */
 export function showModel(loaded) {
   const { proof, failedGates } = loaded;
   byId("download").hidden = true;
@@ -45,14 +45,14 @@ export function showModel(loaded) {
   byId("proof-detail").replaceChildren(...detailOf(loaded));
   if (!proof.passed) {
     notify(
-      `Of the inputs that came with the export, this browser gives other embeddings than the model: the least cosine is ${digits(least)}. ` +
+      `For the test inputs of the export, this browser computes other embeddings than the original model: the least cosine is ${digits(least)}. ` +
         "Labels and searches may be wrong. Try another browser, ?backend=wasm in the address, or an export with --precision float32.",
-      { title: "The model does not compute what it should. ", isLasting: true },
+      { title: "The model computes wrong embeddings. ", isLasting: true },
     );
   }
   if (failedGates.length > 0) {
     notify(`${failedGates.join("; ")}.`, {
-      title: "The export failed its own gates when it was made: ",
+      title: "The export failed its checks: ",
       kind: "warning",
       isLasting: true,
     });
@@ -60,7 +60,7 @@ export function showModel(loaded) {
 }
 
 function detailOf({ proof, precision, backend, threads, imageSize, bytes, milliseconds }) {
-  const kinds = { image: "Pictures", text: "Texts" };
+  const kinds = { image: "Images", text: "Texts" };
   const rows = proof.towers.map(({ tower, cosines, bound }) =>
     make(
       "tr",
@@ -78,18 +78,18 @@ function detailOf({ proof, precision, backend, threads, imageSize, bytes, millis
     make(
       "p",
       {},
-      "The export brings pictures and texts with the embeddings that the original model gave them in float32. They were run in this browser. That says that it computes the same here, and not that its answers are right.",
+      "The export has test images and texts with their embeddings by the original model in float32. The check compares these embeddings with the embeddings computed in this browser. The check does not measure the accuracy of the model.",
     ),
     table,
     make(
       "p",
       { className: "faint" },
-      `${precision}, ${NAMES[backend]}${count}; pictures of ${imageSize}\u00a0×\u00a0${imageSize}; ${megabytes(bytes)} MB, loaded in ${spell(milliseconds.download)} and prepared in ${spell(milliseconds.prepare)}`,
+      `${precision}, ${NAMES[backend]}${count}; images of ${imageSize}\u00a0×\u00a0${imageSize}; ${megabytes(bytes)} MB, loaded in ${spell(milliseconds.download)} and prepared in ${spell(milliseconds.prepare)}`,
     ),
   ];
 }
 
-/** Returns a cosine, cut rather than rounded: 0.99999996 is not 1. */
+/** Formats a cosine, truncated instead of rounded, so that 0.99999996 does not become 1. */
 function digits(cosine) {
   return Number.isNaN(cosine) ? "not a number" : (Math.floor(Math.min(1, cosine) * 1e7) / 1e7).toFixed(7);
 }

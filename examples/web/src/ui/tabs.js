@@ -1,10 +1,10 @@
-/** Two things to do, one at a time; arrow keys go from tab to tab. */
+/** Switches between tabs, by click or arrow keys. */
 
 import { byId } from "./dom.js";
 
 /**
- * Makes the tabs work.
- * @param {() => void} onChange told when another tab is chosen.
+ * Adds event listeners to the tabs.
+ * @param {() => void} onChange called when the user chooses another tab.
  */
 export function startTabs(onChange) {
   const tabs = [...document.querySelectorAll("[role=tab]")];

@@ -1,8 +1,8 @@
-// A search as the query of an address, and back: the page's own, which can be shared, and that of its server.
+// Converts a search to the query string of a URL, for the page and for the server's API, and back.
 
 import { several } from '/filters.js';
 
-/** Returns what is asked for as a query; a picture of one's own is not in it. */
+/** Returns a search as a query string, without an uploaded image. */
 export function written({ text, not, where, allFrames, like }) {
   const query = new URLSearchParams();
   if (text) query.set('text', text);
@@ -13,7 +13,7 @@ export function written({ text, not, where, allFrames, like }) {
   return query;
 }
 
-/** Returns what a query asks for. */
+/** Returns the search that a query string describes. */
 export function read(query) {
   return {
     text: query.get('text') ?? '',

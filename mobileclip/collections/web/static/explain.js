@@ -1,11 +1,11 @@
-// Why a picture was found: which of its places add to the score, drawn over it. Attribution, not segmentation.
+// Overlays an image with a map of the score: each location's share. This is attribution, not segmentation.
 
-const PAUSE = 250; // milliseconds, so that a pointer that passes asks for nothing
+const PAUSE = 250; // milliseconds; a pointer that only passes over an image sends no request
 const WARM = [214, 58, 0];
 const COLD = [0, 84, 190];
-const STRONGEST = 150; // of 255: the picture is seen below
+const STRONGEST = 150; // maximum opacity, of 255, so that the image stays visible
 
-/** Returns a map as a canvas of a pixel a place: warm where it adds to the score, cold where it takes from it. */
+/** Returns a map as a canvas, one pixel per location: warm colours raise the score, cold colours lower the score. */
 function drawn(map, strongest) {
   const canvas = document.createElement('canvas');
   canvas.className = 'why';
@@ -18,7 +18,7 @@ function drawn(map, strongest) {
   return canvas;
 }
 
-/** Puts a map over the square in the middle of a picture and of its frame; returns what its full colour is worth. */
+/** Overlays the centre crop of an image with a map; returns the share that full colour stands for, or null. */
 export function lay({ map }, frame, picture) {
   const strongest = Math.max(...map.flat().map(Math.abs), Number.MIN_VALUE);
   const canvas = drawn(map, strongest);
@@ -31,15 +31,15 @@ export function lay({ map }, frame, picture) {
   return strongest;
 }
 
-/** Takes the map away. */
+/** Removes the map. */
 export const lift = (frame) => frame.querySelector('.why')?.remove();
 
 /**
- * Shows the map of a picture while it is pointed at, or has the focus.
- * @param {HTMLElement} button that is pointed at.
- * @param {HTMLElement} frame around the picture.
- * @param {HTMLImageElement} picture what is in it.
- * @param {() => Promise<?object>} explain asked once; null where nothing can be said.
+ * Shows the map of an image while the pointer is over its button, or the button has the focus.
+ * @param {HTMLElement} button button of the image.
+ * @param {HTMLElement} frame element around the image.
+ * @param {HTMLImageElement} picture image in the frame.
+ * @param {() => Promise<?object>} explain returns the map, which is kept; null if there is no map.
  */
 export function watch(button, frame, picture, explain) {
   let timer = null;

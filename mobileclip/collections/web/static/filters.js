@@ -1,4 +1,4 @@
-// Conditions, chosen from the columns that there are: each is written into the field of conditions.
+// Builds conditions from the columns of the index, and adds each condition to the input field of conditions.
 
 const COMPARISONS = { number: ['>=', '<=', '=', '!=', '>', '<'], date: ['>=', '<=', '=', '!='], text: ['~', '=', '!='], tag: ['=', '!='] };
 const MEANINGS = { '~': 'contains', '=': 'is', '!=': 'is not', '>=': 'at least', '<=': 'at most', '>': 'above', '<': 'below' };
@@ -7,21 +7,21 @@ const LABELS = {
   taken: 'Date', path: 'Folder', tag: 'Tag', size: 'Size (kB)', width: 'Width (pixels)', height: 'Height (pixels)',
   camera: 'Camera', latitude: 'Latitude', longitude: 'Longitude', time: 'Time in the video (seconds)', part: 'Name in the archive',
 };
-const ORDERED = { '>=': 'from', '<=': 'until', '=': 'on', '!=': 'not on' }; // of dates
+const ORDERED = { '>=': 'from', '<=': 'until', '=': 'on', '!=': 'not on' }; // for dates
 const labelOf = (name) => LABELS[name] ?? name;
 
 const find = (id) => document.getElementById(id);
 const option = (value, text = value) => new Option(text, value);
 const rounded = (number) => (Number.isInteger(number) ? number : Number(number.toFixed(3)));
 
-/** Conditions as they stand in the field: apart by spaces, quotation marks hold one together. */
+/** Splits the text of the conditions field at spaces; quotation marks enclose a condition with spaces. */
 export const split = (text) => (text.match(/(?:"[^"]*"|[^\s"])+/g) ?? []).map((one) => one.replaceAll('"', ''));
 export const joined = (conditions) => conditions.map((one) => (/\s/.test(one) ? `"${one}"` : one)).join(' ');
 
-/** What is not wanted, as it stands in its field: apart by commas. */
+/** Splits the text of the `not` field at commas. */
 export const several = (text) => text.split(',').map((one) => one.trim()).filter(Boolean);
 
-/** A condition in words. */
+/** Returns a condition in words. */
 export function condition(text) {
   const [, name, sign, value] = text.match(/^\s*(tag:[^<>=!~]+|\w+)\s*(<=|>=|!=|==|=|<|>|~)\s*(.*)$/s) ?? [];
   if (!name) return text;
@@ -31,8 +31,8 @@ export function condition(text) {
 }
 
 /**
- * Offers the columns of a collection.
- * @param {() => Promise<object[]>} columns asked for when the conditions are first opened.
+ * Fills the menu of columns.
+ * @param {() => Promise<object[]>} columns returns the columns; called when the user first opens the conditions.
  */
 export function startFilters(columns) {
   let known = [];

@@ -1,4 +1,4 @@
-// What is a person's own: concepts, which learn from what is accepted and rejected, and tags under the pictures.
+// Concepts of the user, taught by accepted and rejected images, and tags below the images.
 
 import { count, find, make } from '/search.js';
 import { joined, split } from '/filters.js';
@@ -8,13 +8,13 @@ const SAID = [
   ['no', '✗', 'does not show'],
 ];
 
-/** A concept as a query names it. */
+/** Returns a concept's name as written in a query. */
 export const quoted = (name) => `@"${name}"`;
 
-/** What the page says of a concept that is asked for alone. */
+/** Returns the status text for a search for a single concept. */
 export function said({ name, yes, no, uses_examples: used }) {
-  const taught = `${count(yes.length, 'picture shows', 'pictures show')} “${name}”, ${no.length} do not`;
-  return `${taught}; search uses ${used ? 'these examples' : 'only the text'}. Accept or reject more pictures below`;
+  const taught = `${count(yes.length, 'image shows', 'images show')} “${name}”, ${no.length} do not`;
+  return `${taught}; search uses ${used ? 'these examples' : 'only the text'}. Accept or reject more images below`;
 }
 
 function judge({ name, yes, no }, one, judged) {
@@ -34,7 +34,7 @@ function tags(words) {
   return words.map((word) => {
     const button = make('button', 'tag', word);
     button.type = 'button';
-    button.setAttribute('aria-label', `only pictures with the tag ${word}`);
+    button.setAttribute('aria-label', `only images with the tag ${word}`);
     button.title = word;
     button.addEventListener('click', () => {
       find('where').value = joined([...new Set([...split(find('where').value), `tag=${word}`])]);
@@ -46,10 +46,10 @@ function tags(words) {
 }
 
 /**
- * Returns what stands under a picture that was found.
- * @param {object} one the picture.
- * @param {?object} concept that is asked for.
- * @param {(query: object, id: string) => void} judged told of what is said of it, and by which button.
+ * Returns the elements below an image of the results.
+ * @param {object} one match of the image.
+ * @param {?object} concept concept that the user searches for; null without a concept.
+ * @param {(query: object, id: string) => void} judged receives the user's label and the id of the button.
  */
 export function under(one, concept, judged) {
   const parts = [...(concept ? judge(concept, one, judged) : []), ...tags(one.tags ?? [])];
@@ -59,7 +59,7 @@ export function under(one, concept, judged) {
   return [line];
 }
 
-/** Returns links to what there is by name, each to the query that finds it, for the start page. */
+/** Returns a heading and one link per name to the query that finds it, for the start page. */
 export function links(title, names, query) {
   if (!names.length) return [];
   const line = make('p', '');

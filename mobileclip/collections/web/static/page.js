@@ -1,4 +1,4 @@
-// The page of an index: what its server answers.
+// The page of `mobileclip serve`: sends searches to the server, and shows the answers.
 
 import { read, written } from '/address.js';
 import { condition, several, startFilters } from '/filters.js';
@@ -6,16 +6,16 @@ import { links, quoted, said, under } from '/own.js';
 import { count, facts, find, make, Search } from '/search.js';
 
 const NAME = 'My photos';
-const GROUPS = 20; // of duplicates on a page
+const GROUPS = 20; // number of duplicate groups per page
 
-let about = null; // what the index holds
+let about = null; // overview of the index, from the server
 let version = null;
-let leaving = 0; // the timer that notes where the page is scrolled to
-let isPlaced = false; // the page is scrolled to where it belongs
-let isStart = false; // nothing is asked for
-let isGoingBack = false; // what is asked for comes from the address
-let concept = null; // that is asked for alone
-const pictures = []; // of one's own, which were searched with: addresses name them by their place
+let leaving = 0; // timer for storing the scroll position
+let isPlaced = false; // whether the scroll position is restored
+let isStart = false; // whether the page shows the start page
+let isGoingBack = false; // whether the search comes from the browser's history
+let concept = null; // concept, if the search names only this concept
+const pictures = []; // uploaded images; the history refers to these images by index
 
 async function ask(address, options) {
   let answer;
@@ -30,7 +30,7 @@ async function ask(address, options) {
   return value;
 }
 
-// A picture of one's own is sent; all else stands in the address.
+// Sends an uploaded image in the body; the URL has everything else.
 const askWith = (address, picture) =>
   ask(address, picture ? { method: 'POST', body: picture, headers: { 'Content-Type': 'application/octet-stream' } } : {});
 
@@ -46,12 +46,12 @@ const page = new Search({
     const number = skip + answer.matches.length;
     concept = answer.concept ?? null;
     const order = answer.order === 'newest' ? 'newest first' : 'most similar first';
-    const some = number ? `${count(number, 'picture', 'pictures')}, ${order}` : 'Nothing was found.';
+    const some = number ? `${count(number, 'image', 'images')}, ${order}` : 'Nothing was found.';
     const found = concept ? said(concept) : some;
-    const rest = answer.is_exact ? '' : '. The search is approximate and may miss a few pictures';
+    const rest = answer.is_exact ? '' : '. The search is approximate and may miss a few images';
     return { ...answer, said: found + rest };
   },
-  // Browsers show an address again without asking: every question has addresses of its own, since files change.
+  // Browsers may show a cached image for a known URL. Files change, so each search has separate URLs.
   address: (one, size, question) => `/images/${one.id}/${size}?${question}`,
   original: (one, question) => `/originals/${one.id}?${question}`,
   video: (one, question) => one.time !== undefined && `/originals/${one.id}?${question}#t=${one.time}`,
@@ -65,13 +65,13 @@ const page = new Search({
     keep.hidden = true;
     document.title = NAME;
     showStart();
-    return 'Describe pictures in words, or choose an example picture.';
+    return 'Describe images in words, or choose an example image.';
   },
   asked(query) {
     isStart = false;
     keep.hidden = !query.text || query.text.includes('@"') || query.like !== null || Boolean(query.picture);
     const named = [query.text, ...query.where.map(condition), ...several(query.not).map((one) => `not ${one}`)];
-    document.title = [named.filter(Boolean).join(', ') || (query.picture || query.like !== null ? 'Similar pictures' : ''), NAME].filter(Boolean).join(' – ');
+    document.title = [named.filter(Boolean).join(', ') || (query.picture || query.like !== null ? 'Similar images' : ''), NAME].filter(Boolean).join(' – ');
     if (!isGoingBack) go(written(query), query.picture);
   },
   async shown(answer) {
@@ -84,7 +84,7 @@ const page = new Search({
 const tellConcept = (query) =>
   ask(`/api/concepts?${new URLSearchParams(query)}`, { method: 'POST', headers: { 'Content-Type': 'application/json' } });
 
-// What is said of a picture, and the same search with what was learned.
+// Adds an image to a concept, and repeats the search with the changed concept.
 async function judged(query, id) {
   try {
     await tellConcept(query);
@@ -106,7 +106,7 @@ async function keepConcept() {
   }
 }
 
-// Every search is an address: it can be gone back to, reloaded and shared.
+// Each search has a URL, which the user can reload, share, and reach through the history.
 function go(query, picture = null) {
   const address = query.size ? `/?${query}` : '/';
   const place = picture ? pictures.indexOf(picture) : -1;
@@ -132,7 +132,7 @@ function restore() {
   isPlaced = false;
   if (query.has('duplicates')) showDuplicates(query, scroll);
   else page.ask({ ...read(query), picture }, { scroll, size });
-  if (own !== undefined && !picture) page.say('The page no longer has the example picture; choose the picture again.');
+  if (own !== undefined && !picture) page.say('The page no longer has the example image; choose the image again.');
   isGoingBack = false;
 }
 
@@ -142,7 +142,7 @@ function duplicates() {
   showDuplicates(query);
 }
 
-// How alike pictures have to be, and what leads to other groups.
+// Returns the form with the similarity threshold of duplicates.
 function similarTo(threshold) {
   const form = make('form', 'line');
   const label = make('label', 'choice', 'Minimum similarity ');
@@ -176,7 +176,7 @@ function showDuplicates(query, scroll = 0) {
       find('results').append(similarTo(threshold));
       groups.forEach((group, place) => {
         const rest = group.length < sizes[place] ? ` (${group.length} shown)` : '';
-        find('results').append(make('h2', '', `${count(sizes[place], 'picture', 'pictures')}${rest}`));
+        find('results').append(make('h2', '', `${count(sizes[place], 'image', 'images')}${rest}`));
         page.list(
           group.map((one, other) => [
             one,
@@ -193,28 +193,28 @@ function showDuplicates(query, scroll = 0) {
       if (pages.childElementCount) find('results').append(pages);
       if (!number) return 'The collection has no near duplicates with this similarity.';
       const shown = groups.length < number ? ` Groups ${skip + 1} to ${skip + groups.length} are shown.` : '';
-      return `${count(number, 'group', 'groups')} of similar pictures. Nothing was deleted.${shown}`;
+      return `${count(number, 'group', 'groups')} of similar images. Nothing was deleted.${shown}`;
     },
     () => scrollTo(0, scroll),
   );
 }
 
-// What the index holds, texts to try, and some of its pictures, where nothing is asked for.
+// Shows the start page: an overview of the index, tags, concepts, and example images.
 async function showStart() {
   if (!isStart || !about?.num_images || find('results').childElementCount) return;
   const start = make('section', 'start');
-  const facts = `${count(about.num_images, 'picture', 'pictures')}, searched with the model ${about.model}.`;
+  const facts = `${count(about.num_images, 'image', 'images')}, searched with the model ${about.model}.`;
   start.append(make('h2', '', 'This collection'), make('p', '', `${facts} ${about.limits}`));
   const tags = links('Tags', about.tags, (tag) => ({ where: `tag=${tag}` }));
   start.append(...tags, ...links('Concepts', about.concepts, (name) => ({ text: quoted(name) })));
   if (about.num_unreadable) start.append(unreadable());
-  start.append(make('h2', '', 'Example pictures'));
+  start.append(make('h2', '', 'Example images'));
   find('results').append(start);
   const { examples } = await ask('/api/examples').catch(() => ({ examples: [] }));
   if (isStart && start.isConnected) page.list(examples.map((one) => [one, '']));
 }
 
-// The files that cannot be read, asked for when they are wanted.
+// Returns the list of unreadable files, which is loaded when the user opens the list.
 function unreadable() {
   const details = make('details', '');
   details.append(make('summary', '', `${count(about.num_unreadable, 'file', 'files')} cannot be read`));
@@ -226,15 +226,15 @@ function unreadable() {
   return details;
 }
 
-// Says what the index holds, and that it has changed since the last answer.
+// Updates the overview in the footer, and tells the user if the index has changed since the last search.
 async function tell() {
   const seen = version;
   try {
     about = await ask('/api/collection');
     const unreadable = about.num_unreadable ? `, ${count(about.num_unreadable, 'file', 'files')} cannot be read` : '';
-    find('about').textContent = `${count(about.num_images, 'picture', 'pictures')} in ${about.index}${unreadable}`;
+    find('about').textContent = `${count(about.num_images, 'image', 'images')} in ${about.index}${unreadable}`;
     if (seen !== version) return;
-    if (!about.num_images) page.notify('The index is empty: add pictures with mobileclip index.');
+    if (!about.num_images) page.notify('The index is empty: add images with mobileclip index.');
     else if (!isStart && page.size && about.version !== version)
       page.notify('The index has changed; search again to see the changes.');
     else page.notify('');
@@ -265,14 +265,14 @@ document.addEventListener('visibilitychange', () => {
 setInterval(() => {
   if (!document.hidden) tell();
 }, 10_000);
-// Where the page was left, for whoever comes back to it.
+// The page stores the scroll position, and restores the position when the user goes back.
 history.scrollRestoration = 'manual';
 addEventListener('scroll', () => {
   clearTimeout(leaving);
-  leaving = setTimeout(keepPlace, 100); // browsers refuse to note every step
+  leaving = setTimeout(keepPlace, 100); // browsers limit the rate of history updates
 });
 addEventListener('popstate', restore);
 restore();
 tell();
-// On a phone this would open the keyboard.
+// On a phone, focus would open the keyboard.
 if (matchMedia('(min-width: 601px)').matches) find('text').focus();

@@ -1,5 +1,5 @@
-// The search of pictures: query, grid, one picture, settings. `mobileclip serve` and the page of examples/web share it,
-// and differ in who answers. Texts go to the page as texts, never as markup.
+// The image search: query, conditions, grid of results, and a view of one image. `mobileclip serve` and the page of
+// examples/web share this code, with different sources of answers. All texts become text nodes, never markup.
 
 import { condition, joined, several, split } from './filters.js';
 import { lay, lift, watch } from './explain.js';
@@ -18,7 +18,7 @@ export const make = (tag, className, text = '') => {
 
 export const count = (number, one, many) => `${number.toLocaleString('en')} ${number === 1 ? one : many}`;
 
-/** A number of bytes, in kB or MB. */
+/** Returns a number of bytes in kB or MB. */
 const inBytes = (size) => (size < 1e6 ? `${Math.ceil(size / 1000)} kB` : `${(size / 1e6).toFixed(1)} MB`);
 
 export function facts({ width, height, size, taken, camera, latitude, longitude }) {
@@ -28,7 +28,7 @@ export function facts({ width, height, size, taken, camera, latitude, longitude 
   return [[pixels, bytes].filter(Boolean).join(', '), taken, camera, place].filter(Boolean).join(' · ');
 }
 
-// Where the arrow keys lead from one picture: to the next, or to the nearest of the row above or below.
+// Returns the index of the image that an arrow key selects: next, previous, or nearest in the row above or below.
 export function neighbour(all, place, key) {
   if (key === 'ArrowRight') return place + 1;
   if (key === 'ArrowLeft') return place - 1;
@@ -46,25 +46,26 @@ export function neighbour(all, place, key) {
 
 export class Search {
   #source;
-  #picture = null; // a file that is searched with
-  #like = null; // a picture that was found, which is searched with
-  #shown = []; // the pictures on the page, in their order
+  #picture = null; // uploaded image of the query
+  #like = null; // id of the indexed image of the query
+  #shown = []; // matches on the page, in order
   #opened = -1;
-  #asked = 0; // answers that come after a newer question are dropped
-  #query = null; // what the pictures on the page were found with
-  #found = 0; // of its answers so far
+  #asked = 0; // number of searches; an answer to an earlier search is dropped
+  #query = null; // query of the matches on the page
+  #found = 0; // number of matches so far, including repeated matches
   #isAdding = false;
-  #isAsking = false; // a question has no answer yet
-  #said = ['', false]; // of the last question
-  #notice = ['', false]; // what the page says besides, in place of it
+  #isAsking = false; // whether a search is running
+  #said = ['', false]; // status text of the last search, and whether it is an error
+  #notice = ['', false]; // notice that replaces the status text, and whether it is an error
 
   /**
-   * Makes the page's search work.
-   * @param {object} source who answers: `search(query)` gives `k` matches behind the first `skip`, the nearest first,
-   *   and what to say of all so far; `address(match, size)` of a `small` or a `large` picture; `original(match)` of
-   *   its file, where that is another one; `video(match)` of a frame's; `idle()` what to say where nothing is asked for; `asked(query)` and `shown(answer)` are told of every
-   *   question and answer; `browses` whether it answers conditions without a text; `explain(match, query)` says which places add to the score, or nothing; `under(match)` gives
-   *   what stands under a picture.
+   * Starts the search.
+   * @param {object} source source of the answers. `search(query)` returns `k` matches after the first `skip`, best
+   *   first, and the status text. `address(match, size)` returns the URL of a `small` or `large` image. Optional:
+   *   `original(match)` returns the URL of the file, `video(match)` the URL of a frame's video, `explain(match, query)`
+   *   the map of the score or null, and `under(match)` the elements below an image. `idle()` returns the status text
+   *   without a search. Optional callbacks `asked(query)` and `shown(answer)` receive each query and answer. `browses`
+   *   states whether conditions work without a text.
    */
   constructor(source) {
     this.#source = source;
@@ -83,25 +84,25 @@ export class Search {
       this.search();
     });
     find('more').addEventListener('click', () => this.#more());
-    // Further pictures come before the end of the page is seen.
+    // The page loads more images before the user reaches the end.
     const end = new IntersectionObserver((seen) => seen.at(-1).isIntersecting && this.#more(), { rootMargin: '600px' });
     end.observe(find('more'));
     this.#startPicture();
     document.addEventListener('keydown', (event) => this.#press(event));
   }
 
-  /** How many pictures are on the page. */
+  /** Number of images on the page. */
   get size() {
     return this.#shown.length;
   }
 
-  /** Says what became of the last question, in place of any notice. */
+  /** Shows the status text of a search, and removes any notice. */
   say(text, isProblem = false) {
     this.#said = [text, isProblem];
     this.notify('');
   }
 
-  /** Says something that no question asked for, until the next question; '' takes it away. */
+  /** Shows a notice until the next search; an empty text removes the notice. */
   notify(text, isProblem = false) {
     this.#notice = [text, isProblem];
     if (this.#isAsking) return;
@@ -116,7 +117,7 @@ export class Search {
     find('more').hidden = true;
   }
 
-  /** Searches with a file. */
+  /** Searches by an uploaded image. */
   chooseFile(file) {
     if (!file) return;
     if (!find('both').checked) find('text').value = '';
@@ -124,23 +125,23 @@ export class Search {
     this.search();
   }
 
-  /** Asks anew for what was asked for before: fills in all fields, and searches. */
+  /** Fills in all fields from an earlier search, and repeats the search. */
   ask({ text, not, where, allFrames, like, picture }, at) {
     [find('text').value, find('not').value, find('where').value] = [text, not, joined(where)];
     find('frames').checked = allFrames;
     const isLike = like !== null || picture;
-    this.#choose(picture, like, picture ? picture.name : `picture ${like}`);
+    this.#choose(picture, like, picture ? picture.name : `image ${like}`);
     find('both').checked = Boolean(text && isLike);
     return this.search(at);
   }
 
   /**
-   * Shows what is asked for.
-   * @param {object} at how far the page is scrolled, and how many pictures it shows: its top and one portion by default.
+   * Searches, and shows the results.
+   * @param {object} at scroll position and number of images to show; by default the top and one page.
    */
   async search({ scroll = 0, size = PAGE } = {}) {
     const [text, not] = ['text', 'not'].map((id) => find(id).value.trim());
-    // A text is asked for in place of the picture before, but where both are wanted.
+    // A text replaces the example image, unless the user wants both.
     if (text && !find('both').checked) this.#choose(null, null, '');
     const query = {
       text,
@@ -175,7 +176,7 @@ export class Search {
     );
   }
 
-  // What is asked for, in parts, each of which can be taken away.
+  // Shows each part of the search as a chip with a button that removes the part.
   #showChips({ text, not, where }) {
     const without = (list, place) => list.filter((_, other) => other !== place);
     const chips = [
@@ -207,7 +208,7 @@ export class Search {
     find('more').hidden = matches.length < PAGE;
   }
 
-  /** Adds the pictures behind those that are there. */
+  /** Loads the next page of images. */
   async #more() {
     if (this.#isAdding || find('more').hidden) return false;
     this.#isAdding = true;
@@ -229,7 +230,7 @@ export class Search {
     }
   }
 
-  /** Shows what a question finds, unless another one was asked meanwhile; what is there stays where nobody answers. */
+  /** Shows the answer, unless a newer search has started; without an answer, the earlier results stay. */
   async show(question, draw, place = () => scrollTo(0, 0)) {
     const mine = ++this.#asked;
     this.say('…');
@@ -254,7 +255,7 @@ export class Search {
     }
   }
 
-  /** Adds pictures with their labels side by side, of which one may be the best. */
+  /** Adds a list of images with their labels. */
   list(cells) {
     const element = document.createElement('ul');
     element.append(...cells.map((cell) => this.#tile(...cell)));
@@ -309,7 +310,7 @@ export class Search {
     });
     find('one-video').addEventListener('loadedmetadata', () => {
       const video = find('one-video');
-      if (!video.videoWidth) return; // its sound alone can be played
+      if (!video.videoWidth) return; // the browser can play only the sound
       video.hidden = false;
       find('one-picture').hidden = true;
     });
@@ -339,7 +340,7 @@ export class Search {
     });
   }
 
-  /** Opens the picture before or behind the one that is open; pictures that are not on the page yet are asked for. */
+  /** Opens the previous or next image, and loads more images if necessary. */
   async #step(by) {
     const place = this.#opened + by;
     if (place >= this.size) await this.#more();
@@ -384,7 +385,7 @@ export class Search {
     find('one-scale').textContent = strongest ? `Full colour is a score change of ${strongest.toFixed(4)}.` : '';
   }
 
-  // A video stands in the place of its frame as soon as the browser knows that it can play it.
+  // A video replaces its frame once the browser can play the video.
   #showVideo(one) {
     const video = find('one-video');
     const address = one && this.#source.video?.(one, this.#asked);
@@ -415,7 +416,7 @@ export class Search {
     const active = document.activeElement;
     if (active?.matches('[role=tab]') || (active?.matches('input') && event.key !== 'ArrowDown')) return;
     event.preventDefault();
-    const place = all.indexOf(active?.closest('li')?.querySelector(TILES)); // of what is under a picture too
+    const place = all.indexOf(active?.closest('li')?.querySelector(TILES)); // also from the elements below an image
     const next = all[place < 0 ? 0 : neighbour(all, place, event.key)];
     next?.focus();
     next?.scrollIntoView({ block: 'nearest' });
