@@ -26,7 +26,9 @@ def test_captions_of_ten_ids(benchmark, tower, form, batch):
     forms = {
         "whole": folded,
         "to_the_end": prepared_tower(folded),
-        "to_the_end_bf16": OptimizedTower(folded, form=Form(engine="eager", precision="bfloat16", most=batch)),
+        "to_the_end_bf16": OptimizedTower(
+            folded, form=Form(engine="eager", precision="bfloat16", max_batch_size=batch)
+        ),
     }
     benchmark.group = f"{name}, batch {batch}"
     benchmark.pedantic(forms[form], args=[tokens], rounds=10 if batch == 1 else 3, warmup_rounds=1)
@@ -39,7 +41,7 @@ def test_captions_of_ten_ids(benchmark, tower, form, batch):
 def test_images_of_s0(benchmark, precision, most, batch):
     torch.manual_seed(0)
     tower = OptimizedTower(
-        reparameterize(specs.mci0().build().eval()), form=Form(engine="eager", precision=precision, most=most)
+        reparameterize(specs.mci0().build().eval()), form=Form(engine="eager", precision=precision, max_batch_size=most)
     )
     benchmark.group = f"mci0, batch {batch}"
     size = tower.spec.input.size

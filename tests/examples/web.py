@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from mobileclip.data import ImageTransform, Tokenizer, load_image, read_text_input
-from mobileclip.export.contract import as_taken
+from mobileclip.export.contract import prepare_pixels
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
 from tests.data.tokenizer_files import KINDS, TEXTS
 from tests.golden.checkpoints import golden_texts
@@ -115,7 +115,7 @@ def inputs():
     pixels = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(16, 16, 3)
     contract = ImageInput(size=16, mean=OPENAI_MEAN, std=OPENAI_STD)
     planes = torch.from_numpy(pixels).movedim(-1, 0)[None]
-    taken = {kind: as_taken(planes, contract, kind) for kind in ("host", "uint8", "float32")}
+    taken = {kind: prepare_pixels(planes, contract, kind) for kind in ("host", "uint8", "float32")}
     encoded = {kind: as_base64(tensor.contiguous().numpy()) for kind, tensor in taken.items()}
     return {"pixels": as_base64(pixels), "mean": contract.mean, "std": contract.std, "inputs": encoded}
 

@@ -67,7 +67,7 @@ def program(engine):
     images, texts = torch.rand(1, 3, size, size), Tokenizer(model.spec.text.input)(["two people"])
     towers = []
     for tower, inputs in ((model.image_encoder, images), (model.text_encoder, texts)):
-        towers.append(OptimizedTower(tower, form=Form(engine=engine, precision="float32", most=1)))
+        towers.append(OptimizedTower(tower, form=Form(engine=engine, precision="float32", max_batch_size=1)))
         towers[-1].compile_for(inputs)
     return mobileclip.ImageTextModel(ReadyDualEncoder(*towers).eval())
 
