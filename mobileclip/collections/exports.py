@@ -151,8 +151,8 @@ def write_web_file(
 
     The safetensors file contains `embedding`, float16; `names` and `facts`, JSON lists; `thumbnails`, WebP files that
     end at the offsets `ends`; and `probes`, the embeddings of `PROBES`. Names are paths relative to the images' common
-    folder. `facts` has all columns for conditions except GPS positions and SHA-256. Unreadable images have empty
-    thumbnails. The function skips missing images.
+    folder. `facts` has every column that a condition can use, except the GPS position and the SHA-256. Unreadable
+    images have empty thumbnails. The function skips missing images.
 
     Args:
         path: path of the file, `*.safetensors`.

@@ -281,7 +281,7 @@ class FileEncoder:
     trust: bool = False
 
     def encode_here(self, files: Sequence[FoundFile], clip: ImageTextModel) -> None:
-        """Read and encode files in this process, with separate decoding processes.
+        """Read and encode files in this process; several workers decode in separate processes.
 
         Args:
             files: files to read.

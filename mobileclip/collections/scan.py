@@ -16,7 +16,7 @@ from mobileclip.datasets import VIDEO_EXTENSIONS, is_video_name
 
 
 class Presence:
-    """Checks whether files exist, with one check per missing folder."""
+    """Checks whether files exist; one check is enough for all files in a missing folder."""
 
     def __init__(self) -> None:
         self._gone: dict[str, bool] = {}

@@ -81,8 +81,8 @@ def hash_file(path: Path) -> str:
 class SceneChooser:
     """Chooses frames of a video that differ from the last chosen frame.
 
-    The distance between two frames is half of the sum of absolute differences between their histograms of 216 colours,
-    from 0 to 1.
+    The distance between two frames, from 0 to 1, is half the sum of the absolute differences between their 216-colour
+    histograms.
     """
 
     def __init__(self) -> None:

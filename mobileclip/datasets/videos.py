@@ -294,7 +294,7 @@ def _opened(opened: ExitStack, path: Path, name: str) -> Any:
 
 
 class _Bounded:
-    """A file with a limit on the number of bytes read, because FFmpeg may read a whole file to find the header."""
+    """A file that limits the number of bytes read; without a limit, FFmpeg may read a whole file to find the header."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.seek, self.tell = file, file.seek, file.tell

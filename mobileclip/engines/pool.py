@@ -286,7 +286,7 @@ class PoolEngine(Engine):
 
     @abstractmethod
     def assignments(self, work: Work[Any, Any], num_workers: int) -> Iterator[Assignment]:
-        """Yield one assignment per worker, for `num_workers` workers."""
+        """Yield `num_workers` assignments, one per worker."""
 
     def alone(self, num_units: int) -> Engine | None:  # noqa: ARG002 - most engines always use a pool
         """Return an engine that processes a number of units without a pool; None to use the pool."""

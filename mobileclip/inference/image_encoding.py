@@ -52,7 +52,8 @@ def views_of(data: bytes, transform: ImageTransform, boxes: Sequence[Box | None]
     Args:
         data: bytes of the image file.
         transform: image transform of the model.
-        boxes: left, top, right and bottom of each crop, in pixels before the rotation upright; None for the full image.
+        boxes: left, top, right and bottom of each crop, in pixels of the stored image (before EXIF rotation); None for
+            the full image.
             The result for a box outside the image is None.
 
     Raises:

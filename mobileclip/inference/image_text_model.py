@@ -338,7 +338,7 @@ class ImageTextModel:
             weigh: function that returns the approximate number of views of an item.
             batch_size: views per batch.
             num_threads: decoding threads; by default one per core, at most eight.
-            progress: whether to show a bar.
+            progress: whether to show a progress bar.
         """
 
         def encode(batch: list[Pixels]) -> Tensor:

@@ -283,7 +283,7 @@ def leave_to_parent(end: Callable[[], None] = _end_abruptly) -> None:
     """In a child process of a command: ignore SIGINT, SIGHUP and SIGUSR1, and exit with the command.
 
     Args:
-        end: function to call after the exit of the command; must end this process and all child processes.
+        end: function to call after the command exits; it must end this process and all child processes.
     """
     for number in (signal.SIGINT, signal.SIGHUP, WARNING):
         signal.signal(number, signal.SIG_IGN)
@@ -317,7 +317,7 @@ def save_for_parent() -> None:
 
 
 def serve_loader(_worker: int) -> None:
-    """In a data loader's worker, forked or spawned: ignore SIGTERM from all processes except the parent process.
+    """Ignore SIGTERM in a data loader worker (forked or spawned), except from the parent process.
 
     Launchers and schedulers send SIGTERM to all processes together, but the current training step still needs a batch
     from the worker.

@@ -398,7 +398,7 @@ class FusedConvStem(ConvStem):
 
 
 class FusedMobileOneBlock(MobileOneBlock):
-    """A MobileOne block that computes the sum of its branches' norms in one pass."""
+    """A MobileOne block that computes the sum of its branches' batch norms in one pass."""
 
     fold = MobileOneBlock.fold
 

@@ -369,7 +369,7 @@ class _Run:
         )
 
     def _fail(self, done: int) -> NoReturn:
-        """After saving, raise the error of this process's source, or a ValueError if another process has failed."""
+        """After saving, raise the error of this process's batch source, or a ValueError if another process failed."""
         self.finish()
         with self._keeping(done):
             self.prefetcher.take()

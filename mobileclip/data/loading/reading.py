@@ -50,7 +50,7 @@ class ShardReader(Protocol):
         """Return the number of samples of every shard.
 
         Raises:
-            ValueError: if the sizes are unknown, and there are too many shards to count.
+            ValueError: if shards of unknown size are remote, or too many for counting their samples.
         """
 
 

@@ -61,7 +61,7 @@ class TextPipelineSpec:
 
         Raises:
             FileNotFoundError: if the folder of stored texts does not exist, or is incomplete.
-            ValueError: if the stored texts are damaged, or `shares` names a language without texts.
+            ValueError: if the stored texts are damaged, or a language in `shares` has no texts.
         """
         return TextPipeline(self)
 
@@ -77,7 +77,7 @@ class TextPipeline:
 
     Raises:
         FileNotFoundError: if the folder of stored texts does not exist, or is incomplete.
-        ValueError: if the stored texts are damaged, or `shares` names a language without texts.
+        ValueError: if the stored texts are damaged, or a language in `shares` has no texts.
     """
 
     def __init__(self, spec: TextPipelineSpec) -> None:

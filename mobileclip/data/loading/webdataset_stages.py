@@ -105,7 +105,7 @@ def make_examples(
     epoch: int | None = None,
     on_skip: Callable[[Skip], None],
 ) -> Iterator[ExampleType]:
-    """Yield an example of every usable sample; `maker.collate` makes batches of examples.
+    """Yield one example for every usable sample; `maker.collate` makes batches of examples.
 
     The stage that reads the shards limits the size of members; `make_examples` does not.
 

@@ -153,7 +153,7 @@ def _check_count(what: str, count: int, most: int) -> None:
 
 
 def _check_place(part: Any, name: str) -> None:
-    """Check the number of nested parts, and that no part lengthens texts without bound."""
+    """Check the number of nested components, and that no component lengthens texts without bound."""
     kinds: Counter[str] = Counter()
     for one in _values(part):
         if not isinstance(one, dict):

@@ -132,7 +132,7 @@ def _rows_of(unit: ShardUnit | ListUnit) -> _Rows:
     """Return the rows of a unit, and skips of unusable rows.
 
     Raises:
-        StorageError: if the store or disk of the unit fails.
+        StorageError: if the remote store or disk with the unit's file fails.
     """
     skips, found = list[Skip](), list[UrlRow]()
     if isinstance(unit, ShardUnit):

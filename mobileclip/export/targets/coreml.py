@@ -132,8 +132,8 @@ _IMPORTING = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_ext
 def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Path, *, takes_image: bool) -> None:
     """Write a program as an ML program for iOS 17 and macOS 14.
 
-    Dtypes stay as in the program, except that the float operations of an int8 program become float16, without the final
-    normalisation.
+    Dtypes stay as in the program, with one exception: in an int8 program, all float operations except the final
+    normalisation become float16.
 
     Args:
         program: program in float32, float16 or int8.

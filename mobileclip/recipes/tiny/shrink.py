@@ -71,7 +71,7 @@ def shrink(spec: Any, rows: RowOptions | None = None) -> Any:  # noqa: ARG001  r
         rows: options for reading rows of lists and tables, for specs without such options.
 
     Raises:
-        ValueError, OSError: if the data in the spec does not exist or cannot be read.
+        ValueError, OSError: if the data that the spec names does not exist or cannot be read.
     """
     raise ValueError(f"--tiny is for the library's own specs, but the spec is a {type(spec).__name__}")
 
