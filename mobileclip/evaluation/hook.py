@@ -123,7 +123,7 @@ def hook_of(
 
 
 def _unless_it_fails(measure: Callable[[], Mapping[str, float]], name: str, num_steps: int) -> Mapping[str, float]:
-    """Return the metrics, or an empty mapping if the evaluation fails, since a failure must not stop a long training run.
+    """Return the metrics, or an empty mapping if the evaluation fails, since no failure may stop a long training run.
 
     Args:
         measure: function that returns the metrics, called once.
