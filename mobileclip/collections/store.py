@@ -136,14 +136,19 @@ def column_array(name: str, values: Sequence[Any]) -> NDArray[Any]:
 
 
 @contextmanager
-def read_transaction(folder: Path) -> Iterator[sqlite3.Connection]:
+def read_transaction(folder: Path, *, wait_seconds: float = _WAIT_SECONDS) -> Iterator[sqlite3.Connection]:
     """Yield a connection with a consistent view of an index.
+
+    Args:
+        folder: folder of the index.
+        wait_seconds: maximum time to wait for another program's lock.
 
     Raises:
         ValueError: if the index is damaged.
+        BlockingIOError: if another program holds a lock for longer than `wait_seconds`.
         OSError: if the index cannot be read.
     """
-    with _opened(folder / INDEX) as db:
+    with _opened(folder / INDEX, wait_seconds) as db:
         db.execute("BEGIN")
         yield db
 
@@ -444,7 +449,7 @@ def is_index(folder: Path) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+def _opened(path: Path, wait_seconds: float = _WAIT_SECONDS) -> Iterator[sqlite3.Connection]:
     """Yield a connection to an SQLite file.
 
     The connection uses a rollback journal, SQLite's default, which also works on network disks and for readers without
@@ -453,7 +458,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
     address = f"{path.absolute().as_uri()}?mode={mode}"
     try:
-        with closing(sqlite3.connect(address, uri=True, timeout=_WAIT_SECONDS, isolation_level=None)) as db:
+        with closing(sqlite3.connect(address, uri=True, timeout=wait_seconds, isolation_level=None)) as db:
             db.execute("PRAGMA trusted_schema = OFF")
             yield db
     except sqlite3.Error as error:
@@ -466,7 +471,7 @@ def _named(error: sqlite3.Error, path: Path) -> Exception:
     if "is full" in text:
         return OSError(errno.ENOSPC, f"{path} cannot be written: the disk is full; free some space and try again")
     if "locked" in text:
-        return OSError(f"{path} has been in use by another program for {_WAIT_SECONDS:g} s; try again later")
+        return BlockingIOError(f"{path} has been in use by another program for {_WAIT_SECONDS:g} s; try again later")
     if path.with_name(f"{path.name}-journal").exists() and not os.access(path, os.W_OK):
         return OSError(
             f"a job that wrote to {path} was killed, and you have no write access to repair the index; ask a user with "
@@ -496,10 +501,13 @@ def _unchanged(folder: Path, read: Callable[[sqlite3.Connection], T]) -> T:
                 if not is_settled():
                     time.sleep(_SETTLED_NS / 1e9)
                 before, settled = stamp(), is_settled()
-                with read_transaction(folder) as db:
-                    found = read(db)
-                    if settled and stamp() == before:
-                        return found
+                try:
+                    with read_transaction(folder, wait_seconds=0) as db:
+                        found = read(db)
+                        if settled and stamp() == before:
+                            return found
+                except BlockingIOError:
+                    continue  # a job waits for the first connection to end; until then, SQLite refuses new readers
         except Exception:  # inconsistent pages may lead to any error
             if settled and stamp() == before:
                 raise

@@ -5,8 +5,9 @@ import os
 import shutil
 import signal
 import sqlite3
+import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import attrs
@@ -118,6 +119,21 @@ def test_a_reader_keeps_what_it_opened_while_the_index_is_written_to(index):
     assert [row["path"] for row in rows_of(kept) if row is not None] == names[1:15:2]
     # Ids are not given again.
     assert held(index.folder) == {**dict(zip(names[1:15:2], range(2, 16, 2), strict=True)), "y": 18}
+
+
+def test_a_reader_that_waits_for_a_fresh_file_to_settle_does_not_block_a_writer(one):
+    """The reader holds a lock while it waits; a writer that commits meanwhile bars all further locks."""
+    with closing(sqlite3.connect(one.folder / INDEX, isolation_level=None, check_same_thread=False)) as db:
+        for _ in range(5):
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("UPDATE state SET about = about")
+            os.utime(one.folder / INDEX)
+            commit = threading.Timer(0.01, db.execute, ["COMMIT"])
+            began = time.monotonic()
+            commit.start()
+            assert Store.open(one.folder).about == ABOUT
+            commit.join()
+            assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
