@@ -25,13 +25,13 @@ export async function checkGolden(model, golden, contract, report) {
 }
 
 /** Returns one line per failed check of the export. */
-export function failedGates(report) {
-  return report.gates
-    .filter((gate) => !gate.passed)
-    .map((gate) => `${gate.name} is ${gate.value}, expected ${gate.bound}`);
+export function failedChecks(report) {
+  return report.checks
+    .filter((check) => !check.passed)
+    .map((check) => `${check.name} is ${check.value}, expected ${check.bound}`);
 }
 
 /** Returns the minimum cosine in the export's report, such as `> 0.9995` for float16. */
 function boundOf(report, tower) {
-  return Number(report.gates.find((gate) => gate.name === `${tower} cosine, minimum`).bound.replace("> ", ""));
+  return Number(report.checks.find((check) => check.name === `${tower} cosine, minimum`).bound.replace("> ", ""));
 }

@@ -3,7 +3,7 @@
 import { readContract, readJson, requireWhole } from "./contract.js";
 import { download } from "./download.js";
 import { PageError } from "./errors.js";
-import { checkGolden, failedGates } from "./golden.js";
+import { checkGolden, failedChecks } from "./golden.js";
 import { decode, inputOf, pixelsOf, pixelsOfInput } from "./image.js";
 import { hasWebGpu, openModel } from "./model.js";
 import { readSafetensors } from "./safetensors.js";
@@ -35,7 +35,7 @@ const actions = {
       licence: contract.licence,
       bytes: image.length + text.length,
       milliseconds: { download: loaded - start, prepare: performance.now() - loaded },
-      failedGates: failedGates(report),
+      failedChecks: failedChecks(report),
       precision: contract.precision,
       logitScale: contract.logitScale,
       imageSize: contract.image.size,

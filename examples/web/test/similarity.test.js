@@ -22,7 +22,7 @@ const contract = {
   text: { inputName: "tokens", outputName: "text_embedding" },
 };
 const report = {
-  gates: ["image", "text"].map((tower) => ({ name: `${tower} cosine, minimum`, bound: "> 0.9995", passed: true })),
+  checks: ["image", "text"].map((tower) => ({ name: `${tower} cosine, minimum`, bound: "> 0.9995", passed: true })),
 };
 
 function goldenOf(image) {

@@ -35,7 +35,7 @@ export function showFailure() {
 
 /** Shows the model, and the result of the golden check in this browser. */
 export function showModel(loaded) {
-  const { proof, failedGates } = loaded;
+  const { proof, failedChecks } = loaded;
   byId("download").hidden = true;
   byId("dot").className = proof.passed ? "dot good" : "dot bad";
   const least = Math.min(...proof.towers.flatMap(({ cosines }) => cosines));
@@ -50,8 +50,8 @@ export function showModel(loaded) {
       { title: "The model computes wrong embeddings. ", isLasting: true },
     );
   }
-  if (failedGates.length > 0) {
-    notify(`${failedGates.join("; ")}.`, {
+  if (failedChecks.length > 0) {
+    notify(`${failedChecks.join("; ")}.`, {
       title: "The export failed its checks: ",
       kind: "warning",
       isLasting: true,
