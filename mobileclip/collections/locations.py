@@ -39,7 +39,7 @@ def default_index(inputs: Sequence[str]) -> Path:
     Args:
         inputs: inputs of the index, as given by the user. The same inputs, in any order, have the same index.
     """
-    places = sorted({absolute_path(one) for one in inputs})
+    places = sorted({storage.absolute_path(one) for one in inputs})
     digest = hashlib.sha256("\0".join(places).encode(errors="surrogateescape")).hexdigest()
     name = re.sub(r"[^A-Za-z0-9]+", "-", Path(places[0]).name).strip("-")[:_MOST_LETTERS]
     return indexes_folder() / f"{name or 'images'}-{digest[:12]}"
@@ -68,7 +68,7 @@ def find_index(name: str | Path | None = None) -> Path:
     own = default_index([str(name)])
     if is_index(own):
         return own
-    folder = absolute_path(str(name))
+    folder = storage.absolute_path(str(name))
     for store in _readable(reversed(found)):
         if folder in store.inputs:
             return store.folder
@@ -99,11 +99,6 @@ def moved_index(files: Iterable[tuple[str, int]], model: ModelSource | None) -> 
         if count >= max(_MOVED * len(known), most, 1):
             best, most = store, count
     return best
-
-
-def absolute_path(path: str | Path) -> str:
-    """Return the absolute path of a local path or `file:` URL, without following links."""
-    return os.path.abspath(storage.local_path(path))  # noqa: PTH100 - links stay links
 
 
 def _by_age() -> list[Path]:

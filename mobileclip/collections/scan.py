@@ -172,7 +172,7 @@ def _expanded(given: str) -> list[str]:
     if storage.is_remote(given) or given.startswith("pipe:"):
         raise ValueError(f"{storage.without_secrets(given)} is not on this machine; {EXPECTED}")
     paths = expand_shards(given) if "{" in given and not Path(given).exists() else (given,)
-    return [os.path.abspath(storage.local_path(path)) for path in paths]  # noqa: PTH100 - links stay links
+    return [storage.absolute_path(path) for path in paths]
 
 
 def _files_at(path: str) -> tuple[list[str], Sequence[Skip]]:

@@ -23,7 +23,6 @@ from mobileclip.collections.concepts import (
     indices_of,
     read_concepts,
 )
-from mobileclip.collections.locations import absolute_path
 from mobileclip.collections.pictures import small_copy, small_copy_of
 from mobileclip.collections.search import embedding_of
 from mobileclip.collections.snapshot import Snapshot, match_of
@@ -239,7 +238,8 @@ class Concepts(Mapping[str, Concept]):
             return _Embedded(example, vector, small_copy_of(match))
         path = storage.local_path(str(given))
         data = read_image_file(path, LIMITS, f"image {str(path)!r}")
-        example = Example(path=absolute_path(given), sha256=hashlib.sha256(data).hexdigest(), is_positive=is_positive)
+        path, digest = storage.absolute_path(given), hashlib.sha256(data).hexdigest()
+        example = Example(path=path, sha256=digest, is_positive=is_positive)
         known = indices_of(snapshot, [example]).get(example.key)
         vector = (
             embedding_of(index.clip, data, reduced=index.store.about.decode == "fast")
@@ -296,7 +296,7 @@ def _named(concept: Concept, given: Sequence[str]) -> set[Key]:
     """
     found: set[Key] = set()
     for one in given:
-        keys = {each.key for each in concept.examples if {one, absolute_path(one)} & {each.path, each.name}}
+        keys = {each.key for each in concept.examples if {one, storage.absolute_path(one)} & {each.path, each.name}}
         if not keys:
             raise ValueError(
                 f"{storage.printable(one)} is not an example of the concept {concept.name!r}; list the examples: "

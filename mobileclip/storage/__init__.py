@@ -8,6 +8,7 @@ connection and loads no optional package. `http:` and `https:` URLs need no opti
 
 from mobileclip.storage.addresses import (
     AnyPath as AnyPath,
+    absolute_path as absolute_path,
     file_name as file_name,
     is_remote as is_remote,
     is_same as is_same,

@@ -77,6 +77,11 @@ def local_path(path: AnyPath) -> Path:
     return Path(urllib.parse.unquote(urllib.parse.urlsplit(text).path) if _scheme(text) == "file" else text)
 
 
+def absolute_path(path: AnyPath) -> str:
+    """Return the absolute path of a local path or `file://` URL, without following links."""
+    return os.path.abspath(local_path(path))  # noqa: PTH100 - links stay links
+
+
 def join(base: AnyPath, name: str) -> str:
     """Return the path of a file below a directory."""
     return f"{os.fspath(base).rstrip('/')}/{name.lstrip('/')}" if is_remote(base) else str(local_path(base) / name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -390,7 +389,7 @@ def _vectors_path(path: Path) -> Path:
 
 def _place(shard: str) -> str:
     """Return the name of a shard's scores: the shard's path or URL without suffix."""
-    whole = shard if storage.is_remote(shard) else Path(os.path.abspath(storage.local_path(shard))).as_posix()  # noqa: PTH100 - links stay
+    whole = shard if storage.is_remote(shard) else Path(storage.absolute_path(shard)).as_posix()
     parts = [part for part in whole.removesuffix(".tar").replace(":", "/").split("/") if part not in ("", ".", "..")]
     return "/".join(parts)
 

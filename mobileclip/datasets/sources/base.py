@@ -94,7 +94,7 @@ def _is_inside(root: str, path: str) -> bool:
     """Return whether a path is below a folder by name, without following symbolic links."""
     if storage.is_remote(root):
         return ".." not in path.split("/")
-    top = Path(os.path.abspath(storage.local_path(root)))  # noqa: PTH100 - links stay links
+    top = Path(storage.absolute_path(root))
     return Path(os.path.normpath(top / path)).is_relative_to(top)
 
 
