@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mobileclip.inference.catalogue import list_models
     from mobileclip.inference.image_text_model import ImageTextModel
     from mobileclip.inference.loading import load
-    from mobileclip.interop.release import create_model_and_transforms, get_tokenizer
+    from mobileclip.interop.ml_mobileclip import create_model_and_transforms, get_tokenizer
     from mobileclip.reparam import reparameterize
 
 __all__ = [
@@ -36,8 +36,8 @@ __version__ = extras.VERSION
 _PLACES = {
     "ImageTextModel": "inference.image_text_model",
     "build_model": "blocks",
-    "create_model_and_transforms": "interop.release",
-    "get_tokenizer": "interop.release",
+    "create_model_and_transforms": "interop.ml_mobileclip",
+    "get_tokenizer": "interop.ml_mobileclip",
     "list_models": "inference.catalogue",
     "load": "inference.loading",
     "optimize": "inference",

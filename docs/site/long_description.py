@@ -86,7 +86,7 @@ def require_release(said: dict[str, Any]) -> None:
             "as https://github.com/OWNER/NAME, without a slash at its end"
         )
     if not said["IS_REGISTERED"]:
-        raise ValueError("IS_REGISTERED in mobileclip/extras.py is False; a release is installed by its name: set it")
+        raise ValueError("IS_REGISTERED in mobileclip/extras.py is False; set it to True before a release")
 
 
 def _absolute(found: re.Match[str], base: str) -> str:

@@ -377,7 +377,7 @@ def dedup(
     seed: Rare[int] = 0,
     overwrite: bool = False,
 ) -> None:
-    """List samples without near duplicates, and without images of test sets.
+    """List samples after removing near duplicates and images of test sets.
 
     mobileclip data dedup scores -o kept.npy --exclude-test-scores test_scores -o left_out.tsv
 

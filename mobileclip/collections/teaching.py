@@ -238,8 +238,8 @@ class Concepts(Mapping[str, Concept]):
             return _Embedded(example, vector, small_copy_of(match))
         path = storage.local_path(str(given))
         data = read_image_file(path, LIMITS, f"image {str(path)!r}")
-        path, digest = storage.absolute_path(given), hashlib.sha256(data).hexdigest()
-        example = Example(path=path, sha256=digest, is_positive=is_positive)
+        digest = hashlib.sha256(data).hexdigest()
+        example = Example(path=storage.absolute_path(given), sha256=digest, is_positive=is_positive)
         known = indices_of(snapshot, [example]).get(example.key)
         vector = (
             embedding_of(index.clip, data, reduced=index.store.about.decode == "fast")

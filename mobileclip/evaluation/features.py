@@ -27,7 +27,7 @@ from mobileclip.evaluation.results import Latency
 from mobileclip.evaluation.suite import suite_entry
 from mobileclip.extras import VERSION
 from mobileclip.inference import prepared, processor
-from mobileclip.inference.image_encoding import view_of
+from mobileclip.inference.bulk_encoding import view_of
 from mobileclip.inference.image_text_model import ImageTextModel, Views
 from mobileclip.inference.texts import ensemble_prompts, fill_templates
 from mobileclip.machine import raise_machine_fault

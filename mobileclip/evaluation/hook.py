@@ -25,8 +25,8 @@ from mobileclip.evaluation.features import Session
 from mobileclip.evaluation.metrics import ClassificationResult, Hits, mean_hits
 from mobileclip.evaluation.results import MAIN_METRIC
 from mobileclip.evaluation.tasks.zero_shot import evaluate_benchmark, require_metric
+from mobileclip.inference.bulk_encoding import view_of
 from mobileclip.inference.encoding import encode_ahead
-from mobileclip.inference.image_encoding import view_of
 from mobileclip.reparam import reparameterize
 from mobileclip.terminal import get_logger
 

@@ -264,7 +264,7 @@ def evaluate_and_print(
     Raises:
         SystemExit: with exit code 1 if a model or a data set could not be evaluated, or if samples were skipped and
             `strict` is true.
-        ValueError: see `evaluate_models`, or if a name in `compare_published` is not a published model.
+        ValueError: in the cases of `evaluate_models`, or if a name in `compare_published` is not a published model.
         ModuleNotFoundError: if matplotlib or jinja2 is not installed and `report` is true; the message explains how to
             install the package.
     """

@@ -260,7 +260,7 @@ class TowerExport:
         return graph.eval().requires_grad_(requires_grad=False)
 
     def program_of(self, graph: nn.Module, *, largest_batch: int | None = None) -> torch.export.ExportedProgram:
-        """Export a module with torch.export; the module must have the inputs and outputs of the graph.
+        """Export a module with torch.export; the module must have the same inputs and outputs as the result of `graph`.
 
         Args:
             graph: result of `graph`, possibly quantised or otherwise modified.

@@ -510,7 +510,7 @@ def together(reports: Mapping[Precision, Report]) -> Report:
 
 
 def report_of_none(measured: Measured, *, data: str) -> Report:
-    """Return the report of an export that no runtime has run; the only acceptance check in the report fails.
+    """Return the report of an export that no runtime has run; its only acceptance check, of runtimes, fails.
 
     Args:
         measured: inputs and reference outputs, for a comparison on a machine that can run the export.

@@ -1,13 +1,13 @@
-from .embedding import Embeddings as Embeddings, write_embeddings as write_embeddings
-from .forms import by_length as by_length, prepared as prepared, prepared_tower as prepared_tower
-from .identity import ModelIdentity as ModelIdentity
-from .image_encoding import (
+from .bulk_encoding import (
     Encoded as Encoded,
     ImageItem as ImageItem,
     ImageRead as ImageRead,
     Moment as Moment,
     encode_images as encode_images,
 )
+from .embedding import Embeddings as Embeddings, write_embeddings as write_embeddings
+from .forms import by_length as by_length, prepared as prepared, prepared_tower as prepared_tower
+from .identity import ModelIdentity as ModelIdentity
 from .image_text_model import ImageTextModel as ImageTextModel, attribution as attribution
 from .loading import (
     holds_weights as holds_weights,

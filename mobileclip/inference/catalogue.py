@@ -51,7 +51,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 
 
 def rows(*, known: Collection[str] = ()) -> list[dict[str, str | None]]:
-    """Return one row per named model and tower, with size, input, embedding dimension and weights.
+    """Return one row for each named model and each named tower, with size, input, embedding dimension and weights.
 
     Args:
         known: names to skip.

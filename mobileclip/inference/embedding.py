@@ -16,8 +16,8 @@ from mobileclip.data.images.transform import require_decode
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.datasets.sources import RowOptions, as_source
 from mobileclip.hardware import FastPrecision
+from mobileclip.inference.bulk_encoding import ImageItem, encode_images
 from mobileclip.inference.identity import ModelIdentity
-from mobileclip.inference.image_encoding import ImageItem, encode_images
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.optimizing import select_backend
 from mobileclip.inputs import Decode

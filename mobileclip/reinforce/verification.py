@@ -332,7 +332,7 @@ def choose_tasks(
 
 
 def _draw(seed: int, what: str, total: int, count: int) -> Collection[int]:
-    """Return distinct random numbers below `total`, without a list of all numbers."""
+    """Return distinct random numbers below `total`; the function makes no list of all numbers."""
     rng = random.Random(derived_seed(seed, "verify", what))  # noqa: S311 - nothing is secret
     return rng.sample(range(total), min(count, total))
 

@@ -3,7 +3,6 @@
 This package has the shared code of reparameterization (folding); each block in `blocks` documents its own folding.
 """
 
-from mobileclip.reparam.fold import PLAIN, Fold, foldable_modules, folds, is_folded, reparameterize
 from mobileclip.reparam.fuse import (
     BATCH_NORMS,
     BatchNorm,
@@ -29,6 +28,7 @@ from mobileclip.reparam.module import (
     with_children,
     without_identities,
 )
+from mobileclip.reparam.traversal import PLAIN, Fold, foldable_modules, folds, is_folded, reparameterize
 
 __all__ = [
     "BATCH_NORMS",

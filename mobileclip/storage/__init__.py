@@ -6,18 +6,6 @@ connection and loads no optional package. `http:` and `https:` URLs need no opti
 (`AWS_*`, `FSSPEC_*`).
 """
 
-from mobileclip.storage.addresses import (
-    AnyPath as AnyPath,
-    absolute_path as absolute_path,
-    file_name as file_name,
-    is_remote as is_remote,
-    is_same as is_same,
-    is_web as is_web,
-    join as join,
-    local_path as local_path,
-    printable as printable,
-    without_secrets as without_secrets,
-)
 from mobileclip.storage.atomic import (
     LOCK as LOCK,
     atomic_folder as atomic_folder,
@@ -65,4 +53,16 @@ from mobileclip.storage.files import (
     rename as rename,
     size as size,
     write_text as write_text,
+)
+from mobileclip.storage.urls import (
+    AnyPath as AnyPath,
+    absolute_path as absolute_path,
+    file_name as file_name,
+    is_remote as is_remote,
+    is_same as is_same,
+    is_web as is_web,
+    join as join,
+    local_path as local_path,
+    printable as printable,
+    without_secrets as without_secrets,
 )

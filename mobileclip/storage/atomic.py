@@ -20,7 +20,7 @@ from typing import IO
 
 import filelock
 
-from mobileclip.storage.addresses import AnyPath, is_remote, local_path
+from mobileclip.storage.urls import AnyPath, is_remote, local_path
 
 LOCK = ".lock"
 

@@ -16,7 +16,7 @@ import attrs
 from attrs import validators
 
 from mobileclip.machine import raise_machine_fault
-from mobileclip.storage.addresses import printable, without_secrets
+from mobileclip.storage.urls import printable, without_secrets
 from mobileclip.strict import strict
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectory
 
 
 def is_transient(error: Exception) -> bool:
-    """Return whether a retry may succeed, because a store, network, disk or memory was unavailable.
+    """Return whether the error may be temporary (an unavailable store, network or disk, or too little memory).
 
     False means that a file is damaged, missing or forbidden.
 

@@ -15,9 +15,9 @@ from typing import IO, TYPE_CHECKING
 import attrs
 from attrs import validators
 
-from mobileclip.storage.addresses import is_remote
 from mobileclip.storage.atomic import LEFT_OVER_SECONDS, exclusive, move_into_place
 from mobileclip.storage.files import open_read, size
+from mobileclip.storage.urls import is_remote
 from mobileclip.strict import strict
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
-from mobileclip.storage.addresses import AnyPath, is_remote, is_web, join, local_path, without_secrets
 from mobileclip.storage.atomic import atomic_path
 from mobileclip.storage.backend import Backend, Info, RemoteStream, retried
+from mobileclip.storage.urls import AnyPath, is_remote, is_web, join, local_path, without_secrets
 
 _BUFFER_BYTES = 2**20
 _PIECE_BYTES = 2**22

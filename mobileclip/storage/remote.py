@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from mobileclip.extras import install_command
 from mobileclip.machine import raise_machine_fault
-from mobileclip.storage.addresses import printable, without_secrets
 from mobileclip.storage.backend import Backend, Info, StorageError, store_limits
+from mobileclip.storage.urls import printable, without_secrets
 
 T = TypeVar("T")
 

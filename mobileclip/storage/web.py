@@ -16,7 +16,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from mobileclip.machine import raise_machine_fault
-from mobileclip.storage.addresses import printable, without_secrets
 from mobileclip.storage.backend import (
     Backend,
     Info,
@@ -27,6 +26,7 @@ from mobileclip.storage.backend import (
     connect,
     store_limits,
 )
+from mobileclip.storage.urls import printable, without_secrets
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

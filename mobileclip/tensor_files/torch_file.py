@@ -37,7 +37,7 @@ _DAMAGE = (
 
 
 def read_torch(path: Path, *, is_archive: bool, mmap: bool) -> dict[str, Tensor]:
-    """Return the tensors of a PyTorch file by name; without `mmap`, the tensors share no memory.
+    """Return the tensors of a PyTorch file by name; without `mmap`, no two tensors share memory.
 
     Args:
         path: path of the file.

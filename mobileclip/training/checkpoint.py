@@ -232,7 +232,7 @@ class RunState:
             if f"random/cuda/{rank}" in tensors and self.world.device.type == "cuda":
                 torch.cuda.set_rng_state(tensors[f"random/cuda/{rank}"], self.world.device)
         except (TypeError, RuntimeError) as error:
-            raise _damaged(path, f"the state of its random number generator is not valid: {error}") from None
+            raise _damaged(path, f"the stored state of the random number generator is not valid: {error}") from None
         return step, position
 
     def _tensors(self) -> dict[str, Tensor]:

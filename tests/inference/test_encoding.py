@@ -10,7 +10,7 @@ import mobileclip
 from mobileclip.data import ImageError, LostProcessError
 from mobileclip.data.images.transform import LIMITS
 from mobileclip.datasets.videos import VideoFile
-from mobileclip.inference.image_encoding import ImageItem, Moment, encode_images
+from mobileclip.inference.bulk_encoding import ImageItem, Moment, encode_images
 from tests.collections.pictures import draw
 from tests.datasets.made_videos import film
 from tests.errors import fails

@@ -248,7 +248,7 @@ class AugmentationSpec:
         return resize(crop, (self.size, self.size), self.interpolation)
 
     def operate(self, image: Image.Image, operations: Iterable[tuple[int | str, float]]) -> Image.Image:
-        """Apply operations, in the form of `AugmentationParams.operations`, to the resized crop in order."""
+        """Apply operations (see `AugmentationParams.operations`) in order to the resized crop."""
         for stored, magnitude in operations:
             operation = operation_of(stored)
             rescale = self.size / self.reference_size if operation.translates and self.scale_translations else 1.0

@@ -132,7 +132,7 @@ class ImageLimits:
             The default is the environment variable `MOBILECLIP_MAX_PIXELS`, or Pillow's 89,478,485. The defaults of
             `num_file_bytes` and `num_scan_pixels` grow with this limit. Decoding takes up to 20 bytes per pixel.
         num_file_bytes: maximum size of the file, in bytes.
-        num_scans: maximum number of scans of a JPEG; encoders write about ten, at most a few dozen.
+        num_scans: maximum number of scans of a JPEG; JPEG encoders write about ten, at most a few dozen.
         num_scan_pixels: maximum product of a JPEG's number of scans and its full-size number of pixels; the default
             allows twelve scans of the largest image.
 

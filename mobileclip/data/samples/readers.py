@@ -340,7 +340,7 @@ def _content(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _rows(stored: bytes, tensor: TensorDescription) -> npt.NDArray[Any]:
-    """Return a tensor as a view of its storage, after checking its bounds."""
+    """Return a tensor as a view of a storage, after checking that the tensor lies within the storage."""
     numbers = np.frombuffer(stored, tensor.storage.numbers)
     (count, dim), (down, right) = tensor.shape, tensor.stride
     last = tensor.offset + (count - 1) * down + (dim - 1) * right if count and dim else -1

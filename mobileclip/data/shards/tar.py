@@ -220,7 +220,7 @@ def read_up_to(stream: IO[bytes] | ForwardReader, size: int) -> bytes:
 
 
 def tar_members(stream: IO[bytes] | ForwardReader) -> Iterator[TarMember]:
-    """Yield the regular files of a tar file in order; the caller may read and seek between files.
+    """Yield the regular files of a tar file in order; between two files, the caller may read and seek the stream.
 
     Headers may be in ustar, GNU or pax format.
 

@@ -24,8 +24,8 @@ from mobileclip.evaluation.metrics import association_score, rank_captions, requ
 from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
 from mobileclip.evaluation.tasks.task import Task
 from mobileclip.evaluation.tasks.zero_shot import recall_metrics
+from mobileclip.inference.bulk_encoding import views_of
 from mobileclip.inference.encoding import encode_each
-from mobileclip.inference.image_encoding import views_of
 from mobileclip.inference.image_text_model import Views
 
 _MAX_IMAGE_BYTES = 1 << 28

@@ -83,7 +83,7 @@ class OnnxTarget(Target):
         return self.written(tower)
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
-        """Return a function that runs a file with ONNX Runtime; the CPU runs operations that the device lacks."""
+        """Return a function that runs a file with ONNX Runtime; the CPU runs operations that the device cannot run."""
         import onnxruntime
 
         here = onnxruntime.get_available_providers()

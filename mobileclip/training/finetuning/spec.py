@@ -41,7 +41,8 @@ class FinetuningSpec:
     """The settings of fine-tuning: frozen towers, batch norms and low-rank adapters.
 
     Args:
-        batch_norm: `frozen` keeps statistics, scales and shifts (for small batches); `synchronised` computes statistics
+        batch_norm: `frozen` keeps the running statistics, weight and bias (for small batches); `synchronised` computes
+            statistics
             over all processes; `trained` computes statistics per process (for large batches).
         frozen_towers: towers to freeze, `image` or `text`.
         lora: adapters to train instead of the weights; None trains the weights.
