@@ -63,7 +63,7 @@ class Panel:
         title: text above the panel.
         x_label: label of the x axis.
         y_label: label of the y axis.
-        is_log: whether the x axis is logarithmic, with a tick at every point if there are at most 8 x values.
+        is_log: whether the x axis is logarithmic; if there are at most 8 x values, each x value has a tick.
         from_zero: whether the y axis begins at 0.
     """
 

@@ -77,7 +77,7 @@ def needed(what: str, *extras: str) -> Iterator[None]:
     """Wrap imports of optional packages so that the error names the feature and the install command.
 
     Args:
-        what: the feature that needs the packages, the subject of the message, such as "the target 'onnx'".
+        what: beginning of the message: the feature that needs the packages, such as "the target 'onnx'".
         extras: extras that install the packages.
 
     Raises:

@@ -83,7 +83,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 WidePrecision = Literal["float32", "bfloat16"]
 WIDE_PRECISIONS: tuple[WidePrecision, ...] = get_args(WidePrecision)
-"""Precisions for running models and teachers in PyTorch, with the range of float32."""
+"""Precisions with the range of float32, for running models and teachers in PyTorch."""
 
 TrainingPrecision = Literal[WidePrecision, "float16"]
 TRAINING_PRECISIONS: tuple[TrainingPrecision, ...] = get_args(TrainingPrecision)
@@ -91,7 +91,7 @@ TRAINING_PRECISIONS: tuple[TrainingPrecision, ...] = get_args(TrainingPrecision)
 
 FastPrecision = Literal["float32", "bfloat16", "int8"]
 FAST_PRECISIONS: tuple[FastPrecision, ...] = get_args(FastPrecision)
-"""Precisions that `optimize` may use if they are accurate enough; int8 only in convolutions and linear layers."""
+"""Precisions that `optimize` may use if they are accurate enough; only convolutions and linear layers use int8."""
 
 StoredPrecision = Literal["bfloat16", "int8"]
 """Precisions of the embeddings stored in compact records."""

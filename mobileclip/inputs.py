@@ -20,7 +20,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 Fit = Literal["crop", "stretch"]
 """Ways to make an image square: crop its centre, or stretch the whole image."""
 Decode = Literal["exact", "fast"]
-"""Ways to decode a JPEG: at full resolution, or faster, at the resolution that the image transform needs."""
+"""Ways to decode a JPEG: `exact` at full resolution, `fast` at the resolution that the image transform needs."""
 DECODES: tuple[Decode, ...] = ("exact", "fast")
 Color = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
@@ -46,7 +46,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def _one_name(value: object) -> object:
-    """Return the canonical name of a colour, so that two spellings of a color compare equal."""
+    """Return the canonical name of a colour, so that two spellings of a colour compare equal."""
     return _COLOR_NAMES.get(value.lower(), value.lower()) if isinstance(value, str) else value
 
 
@@ -71,10 +71,10 @@ class ImageInput:
     Args:
         size: side of the square input, in pixels.
         interpolation: filter of the (antialiased) resize.
-        mean: mean per channel, for pixels in [0, 1], from -1000 to 1000; 0 subtracts nothing. The number of values is
-            the number of channels. Three channels are red, green and blue; the caller defines the meaning of other
-            channels.
-        std: standard deviation per channel, for pixels in [0, 1], from 1e-6 to 1000; 1 does not scale.
+        mean: mean of each channel, between -1000 and 1000, for pixels in [0, 1]; 0 subtracts nothing. The number of
+            values is the number of channels. Three channels are red, green and blue; the caller defines the meaning of
+            other channels.
+        std: standard deviation of each channel, between 1e-6 and 1000, for pixels in [0, 1]; 1 does not scale.
         background: colour behind transparent pixels: `white`, `black` or `#rrggbb`; or `hidden`, which drops the
             transparency, so that transparent pixels show their stored colour, mostly black. The published models were
             trained with `hidden`.
@@ -205,8 +205,8 @@ class TextInput:
     attend to the padding, so a different length or padding id changes the embedding.
 
     Args:
-        context_length: number of ids per text, including start and end tokens; longer texts are cut before the end
-            token.
+        context_length: number of ids per text, including start and end tokens; longer texts are truncated, but keep
+            the end token.
         vocab_size: number of ids; CLIP's two highest ids are the start and the end token.
         pad_id: id of the padding.
         tokenizer: tokenizer other than CLIP's, from `mobileclip.data.read_text_input`; None for CLIP's tokenizer.
@@ -226,7 +226,7 @@ class TextInput:
         named = {"pad_id": self.pad_id, "start_id": self.start_id, "end_id": self.end_id}
         for name, index in named.items():
             if index is not None and index >= self.vocab_size:
-                raise ValueError(f"{name}={index} must be less than vocab_size={self.vocab_size}")
+                raise ValueError(f"{name}={index} must be less than vocab_size, which is {self.vocab_size} ids")
 
     @property
     def start_id(self) -> int | None:
@@ -240,5 +240,5 @@ class TextInput:
 
     @property
     def pooled_id(self) -> int | None:
-        """Id of the token to pool at, in its first position; None to pool at a text's highest id, as CLIP does."""
+        """Id of the token at whose first position towers pool; None for a text's highest id, as in CLIP."""
         return None if self.tokenizer is None else self.tokenizer.end_id

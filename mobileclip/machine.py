@@ -17,8 +17,8 @@ Kind = Literal["disk", "shared_memory", "memory", "files", "processes"]
 
 _ADVICE: dict[Kind, str] = {
     "disk": "the disk is full; free some space, or write to another disk",
-    "shared_memory": "shared memory (/dev/shm) is full; a container gets more with `docker run --shm-size=2g` or "
-    "`--ipc=host`, and fewer num_workers or a smaller batch_size need less",
+    "shared_memory": "shared memory (/dev/shm) is full; give a container more with `docker run --shm-size=2g` or "
+    "`--ipc=host`, or use fewer num_workers or a smaller batch_size",
     "memory": "the memory is full; add memory to the machine or container, or use fewer workers or a smaller "
     "batch_size",
     "files": "too many files are open; allow more with `ulimit -n 65536` (`docker run --ulimit nofile=65536`), or "

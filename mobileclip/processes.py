@@ -47,7 +47,7 @@ class DistributedInfo:
 def portable_error(error: Exception) -> Exception:
     """Return an error that can be pickled: the error itself, or a `RuntimeError` with its text."""
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - what was written here
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - bytes of this process
     except Exception:  # noqa: BLE001 - an error's own class may raise anything
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
@@ -72,7 +72,7 @@ def this_process() -> DistributedInfo:
             size=_number(os.environ, "WORLD_SIZE", "1"),
             local_rank=_number(os.environ, "LOCAL_RANK", "0"),
         )
-    # Code that joined a group has imported this module; an import here would cost every command a second.
+    # Code that joined a group has imported torch.distributed; an import here would cost every command a second.
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return DistributedInfo(rank=distributed.get_rank(), size=distributed.get_world_size())

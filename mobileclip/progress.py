@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 SECONDS_BETWEEN_LINES = 15.0
-# As a fraction of the elapsed time, so that a job of days does not fill a file with lines.
+# Minimum time between lines, as a fraction of the elapsed time: a job of days must not fill a file with lines.
 _LINES_APART = 0.01
 # There is no estimate before this time, however fast the first steps were.
 _SOONEST = 3.0
 # Steps that finish within this fraction of the wait before them count as one burst, for example a batch of results.
 _TOGETHER = 0.1
-# As a fraction of the elapsed time: closer marks give no more information.
+# Minimum time between marks, as a fraction of the elapsed time: closer marks give no more information.
 _APART = 0.005
 _FEWEST_BURSTS = 3
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 IMPORT = "--import"
 MODULES = "MOBILECLIP_IMPORT"
-"""Environment variable with modules that register values: names or paths of `.py` files, joined by `os.pathsep`."""
+"""Environment variable with modules that register values: modules or paths of `.py` files, joined by `os.pathsep`."""
 
 _MAX_SHOWN = 80
 
@@ -29,9 +29,10 @@ class Registry(Mapping[str, T], Generic[T]):
 
     A package adds a value with the decorator `registry.register(name)`, with `registry.add(name, value)`, or, without
     an import, through an entry point in the group `mobileclip.<kind>` whose object is the value. A single module adds
-    values through `--import MODULE` or the environment variable `MOBILECLIP_IMPORT`. The registry imports such modules
-    when a name is unknown, and then only the package that provides the name. When listing all names, the registry
-    skips entry points that cannot be imported or whose name is taken, with a warning that names the distribution.
+    values through `--import MODULE` or the environment variable `MOBILECLIP_IMPORT`. If a name is unknown, the registry
+    imports such modules; if the name is still unknown, the registry imports only the package that provides the name.
+    When listing all names, the registry skips entry points that cannot be imported or whose name is taken, with a
+    warning that names the distribution.
 
     Args:
         kind: kind of the values, singular with underscores, such as `image_encoder`, for messages and the entry-point
@@ -124,7 +125,7 @@ class Registry(Mapping[str, T], Generic[T]):
         name = name[:_MAX_SHOWN]
         hint = nearest(name, self, otherwise="no similar name exists" if self.listed else None)
         end = "" if hint.endswith("?") else "."
-        others = f"; `{self.listed}` lists all others" if self.listed else ""
+        others = f"; `{self.listed}` lists all names" if self.listed else ""
         return f"unknown {self.label} {name!r}; {hint}{end} To add a name, pass `{IMPORT} MODULE`{others}"
 
     def __iter__(self) -> Iterator[str]:
@@ -156,7 +157,7 @@ class Registry(Mapping[str, T], Generic[T]):
         except Exception as error:  # any error of a third-party module
             raise ValueError(f"the {shown} cannot be imported: {type(error).__name__}: {error}") from error
         if self._values.setdefault(plugin.name, value) is not value:
-            raise ValueError(f"the {shown} has a name that is taken")
+            raise ValueError(f"the {shown} cannot be registered, because the name is taken")
 
     def _load_or_warn(self, plugin: metadata.EntryPoint) -> None:
         try:

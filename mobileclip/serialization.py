@@ -31,7 +31,7 @@ _spec_bases: dict[type, tuple[Registry[Any], tuple[type, ...]]] = {}
 
 
 def register_spec_base(base: type, members: Registry[Any], *, own: tuple[type, ...] = ()) -> None:
-    """Let fields of type `base` hold any spec class registered in `members`; JSON names the class under `kind`.
+    """Let fields of type `base` hold specs of the classes registered in `members`; JSON names the class under `kind`.
 
     Args:
         base: class in the annotation of the fields.
@@ -111,7 +111,7 @@ def _converter() -> Converter:
 
     converter = make_converter(forbid_extra_keys=True)
     for scalar in (int, float, str, bool):
-        # Register by class: cattrs calls its own hooks for these classes before any predicate, and they convert values.
+        # Register by class: cattrs calls its own hooks, which convert values, before any predicate.
         converter.register_structure_hook(scalar, fitting)
     converter.register_structure_hook(Path, lambda value, _: Path(fitting(value, str)))
     converter.register_structure_hook_func(_is_plain, fitting)
@@ -147,7 +147,7 @@ def _tuple_hook(converter: Converter, cls: Any) -> Callable[[Any, Any], Any]:
 
     def structure(value: Any, _: Any) -> tuple[Any, ...]:
         if not isinstance(value, (list, tuple)):
-            raise ValueError(f"must be a list, but is a {type(value).__name__}")
+            raise ValueError(f"must be a list, not {type(value).__name__}")
         if not of_any_length and len(value) != len(kinds):
             raise ValueError(f"must have {len(kinds)} values, but has {len(value)}")
         items: list[Any] = []

@@ -6,7 +6,7 @@ Hardware:  one GPU: a step of 128 pairs in micro-batches of 32 takes 20 GiB (77 
 Time:      estimates: 51 (77 positions), 58 (128) or 76 (256) A100 hours for 12 million pairs, at the speed of ViT-B/16
 Result:    published as mobileclip2_coca_dfn2b_s13b_recap-coco-30k_s12m_context{77,128,256}; not trained here
 Source:    MobileCLIP2 (arXiv 2508.20691) for samples seen and contexts; open_clip's fine-tuning of CoCa on MSCOCO for
-           the captioning loss without the contrastive loss, the batch size and the learning rate
+           the batch size, the learning rate and the training without the contrastive loss
 
 Rows:
     context_77   Fine-tune with texts of 77 positions

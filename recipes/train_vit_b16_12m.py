@@ -16,7 +16,7 @@ Rows:
     synthetic_captions  Plain CLIP on real and synthetic captions: 51.9 / 69.3
     one_teacher         Distil from one of the teachers: 59.3 / 70.5;
                         on data reinforced with `--augmentation crop`: 54.5 / 66.1
-    ensemble            Distil from both teachers on both captions, w = 1: 61.7 / 72.0
+    ensemble            Distil from both teachers on real and synthetic captions, w = 1: 61.7 / 72.0
     weight_07           Distil with w = 0.7, in addition to the contrastive loss: 60.7 / 74.2
     captions_real       Distil on real captions: 56.4 / 57.0
     captions_synthetic  Distil on synthetic captions: 49.8 / 72.2

@@ -1,4 +1,4 @@
-"""The public subpackages of the library and their names, read from the source: nothing is imported."""
+"""Read the library's public modules and names from the source, without imports."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import attrs
 
 ROOT = Path(__file__).parents[2]
-# Modules whose names are public though they have no `__all__`: every name of theirs without an underscore, and those
-# that they import under their own names (`import X as X`).
+# Public modules without `__all__`. Their public names are those without a leading underscore that they define, or
+# import as `import X as X`.
 WHOLE_MODULES = (
     "mobileclip.inference.embedding",
     "mobileclip.inference.catalogue",
@@ -26,13 +26,13 @@ WHOLE_MODULES = (
 
 @attrs.frozen(kw_only=True)
 class PublicName:
-    """A name that a subpackage gives.
+    """A name that a public module exports.
 
     Args:
-        name: as it is imported.
-        source: where it is defined, as `mobileclip.blocks.mixing.RepMixer`; a module stands for itself.
-        summary: first line of its docstring; empty where it has none.
-        kind: what it is.
+        name: the exported name.
+        source: path of the definition, such as `mobileclip.blocks.mixing.RepMixer`, or of the module.
+        summary: first line of the docstring, or empty.
+        kind: `class`, `function`, `value` or `module`.
     """
 
     name: str
@@ -43,12 +43,12 @@ class PublicName:
 
 @attrs.frozen(kw_only=True)
 class Subpackage:
-    """A module that people import from.
+    """A public module.
 
     Args:
-        module: its dotted name.
-        summary: first line of its docstring.
-        names: what it gives, in the order of `__all__`.
+        module: dotted name.
+        summary: first line of the docstring.
+        names: exported names, in the order of `__all__`.
     """
 
     module: str
@@ -58,7 +58,7 @@ class Subpackage:
 
 @cache
 def public_subpackages() -> tuple[Subpackage, ...]:
-    """Return modules with an `__all__`, the modules that these give, and `WHOLE_MODULES`, in the order of names."""
+    """Return modules with `__all__`, modules that these export, and `WHOLE_MODULES`, sorted by name."""
     modules = [_dotted(path) for path in (ROOT / "mobileclip").rglob("*.py")]
     subpackages = [_subpackage(module) for module in modules if module in WHOLE_MODULES or _all_of(module) is not None]
     known = {subpackage.module for subpackage in subpackages}
@@ -68,10 +68,10 @@ def public_subpackages() -> tuple[Subpackage, ...]:
 
 @cache
 def homes() -> dict[str, str]:
-    """Return where each name is described in full, as `mobileclip.blocks.RepMixer`, by where it is defined.
+    """Return the public path under which to document each definition, by the definition's path.
 
-    That is the innermost of the subpackages that give it and that its definition lies in; the first that gives it where
-    it lies in none of them.
+    Of the modules that export a definition, the function selects the innermost one that contains the definition; if
+    none does, the first one. An example is `mobileclip.blocks.RepMixer`.
     """
     givers: dict[str, list[str]] = {}
     for subpackage in public_subpackages():
@@ -81,7 +81,7 @@ def homes() -> dict[str, str]:
 
 
 def api_pages() -> dict[str, str]:
-    """Return the pages by their paths below `docs/`: Markdown with a line `::: NAME` for every name described there."""
+    """Return Markdown pages by path below `docs/`, with a line `::: NAME` for every name documented there."""
     subpackages = public_subpackages()
     pages = {"api/index.md": _overview(subpackages)}
     return pages | {page_of(subpackage): _page(subpackage) for subpackage in subpackages}
@@ -102,8 +102,8 @@ def _overview(subpackages: tuple[Subpackage, ...]) -> str:
         f"| [`{subpackage.module}`]({subpackage.module}.md) | {_cell(subpackage.summary)} |"
         for subpackage in subpackages
     )
-    text = "Public modules. A name is imported from its module."
-    return f"# API\n\n{text}\n\n| module | what it is |\n|---|---|\n{rows}\n"
+    text = "Public modules. Import a name from its module."
+    return f"# API\n\n{text}\n\n| module | content |\n|---|---|\n{rows}\n"
 
 
 def _page(subpackage: Subpackage) -> str:
@@ -117,7 +117,7 @@ def _page(subpackage: Subpackage) -> str:
         rows.append(f"| [`{one.name}`][{home}] | {_cell(one.summary)} |")
         if home == path:
             described.append(f"::: {path}\n")
-    table = "\n".join(["| name | what it is |", "|---|---|", *rows])
+    table = "\n".join(["| name | description |", "|---|---|", *rows])
     options = ("members", "show_root_heading", "show_root_toc_entry")
     own = "\n".join([f"::: {subpackage.module}", "    options:", *(f"      {option}: false" for option in options)])
     return "\n".join([f"# {subpackage.module}\n", own, "", table, "", *described])
@@ -146,9 +146,9 @@ def _public_names(module: str) -> tuple[str, ...]:
 
 
 def _resolved(module: str, name: str) -> PublicName:
-    """Return where a name of a module comes from, and what is said of it there."""
+    """Return the definition of a name in a module, with its docstring's first line."""
     body = [*_stub(module), *(one for statement in _tree(module).body for one in _seen_by_types(statement))]
-    for index, statement in reversed(list(enumerate(body))):  # the last one is what an overloaded function does
+    for index, statement in reversed(list(enumerate(body))):  # only the last overload has the docstring
         if name in _defined(statement):
             kind, text = _described(statement, body[index + 1] if index + 1 < len(body) else None)
             return PublicName(name=name, source=f"{module}.{name}", summary=_first_line(text), kind=kind)
@@ -161,11 +161,13 @@ def _resolved(module: str, name: str) -> PublicName:
     if _path(inside) is not None:
         text = ast.get_docstring(_tree(inside))
         return PublicName(name=name, source=inside, summary=_first_line(text), kind="module")
-    raise ValueError(f"{module} gives {name!r}, which it neither defines nor imports from mobileclip")
+    raise ValueError(
+        f"{module} exports {name!r}, but neither defines it nor imports it from mobileclip; correct the exports"
+    )
 
 
 def _seen_by_types(statement: ast.stmt) -> list[ast.stmt]:
-    """Return a statement, or those below `if TYPE_CHECKING:`, where names stand that are imported when asked for."""
+    """Return a statement, or the statements in an `if TYPE_CHECKING:` block, which import lazily loaded names."""
     if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
         return statement.body
     return [statement]
@@ -191,7 +193,7 @@ def _defined(statement: ast.stmt) -> tuple[str, ...]:
 
 
 def _given_on(statement: ast.stmt) -> tuple[str, ...]:
-    """Return the names that a statement imports for others."""
+    """Return the names that a statement re-exports (`import X as X`)."""
     aliases = statement.names if isinstance(statement, ast.ImportFrom) else []
     return tuple(alias.name for alias in aliases if alias.asname == alias.name)
 
@@ -201,13 +203,14 @@ def _is_type_variable(statement: ast.stmt) -> bool:
 
 
 def _all_of(module: str) -> tuple[str, ...] | None:
-    if "__all__" not in _text(module):  # most modules have none, and parsing takes its time
+    if "__all__" not in _text(module):  # most modules have no `__all__`, and parsing is slow
         return None
     for statement in _tree(module).body:
         if "__all__" in _defined(statement):
             assert isinstance(statement, ast.Assign)
             inside = list(ast.walk(statement.value))
-            if any(isinstance(part, ast.Name) and part.id == "_names" for part in inside):  # its stub's, but some
+            # Such an `__all__` is the names of the stub without a few.
+            if any(isinstance(part, ast.Name) and part.id == "_names" for part in inside):
                 stub = {one.name for given in _stub(module) if isinstance(given, ast.ImportFrom) for one in given.names}
                 return tuple(sorted(stub - {part.value for part in inside if isinstance(part, ast.Constant)}))
             return tuple(ast.literal_eval(statement.value))
@@ -227,13 +230,13 @@ def _tree(module: str) -> ast.Module:
 def _text(module: str) -> str:
     path = _path(module)
     if path is None:
-        raise ValueError(f"{module} is not a module of the library")
+        raise ValueError(f"the library has no module {module}")
     return path.read_text(encoding="utf-8")
 
 
 @cache
 def _stub(module: str) -> list[ast.stmt]:
-    """Return what the stub of a folder imports, whose names are imported when they are asked for."""
+    """Return the statements of a package's stub, which imports the lazily loaded names."""
     path = ROOT.joinpath(*module.split("."), "__init__.pyi")
     return ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []
 

@@ -1,8 +1,8 @@
-"""Write `models.json` beside this file: what each model known by name is, expects and takes.
+"""Write `models.json` in this folder: towers, inputs, sizes and weights of every named model.
 
     PYTHONPATH=. python docs/site/count_models.py
 
-Multiply-accumulates are those of one image and of one text of full length, folded, as `mobileclip info` counts them.
+Multiply-accumulates are for one image and one text of full length in the folded model, as in `mobileclip info`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FILE = Path(__file__).with_name("models.json")
 
 
 def model_values(name: str) -> dict[str, Any]:
-    """Return what a whole model known by name is: its towers, their input, their size, and where weights are."""
+    """Return the towers of a named model with inputs and sizes, and the location and licence of its weights."""
     described = describe(name)
     return {
         "weights": described["published weights"],

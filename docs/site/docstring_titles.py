@@ -1,4 +1,4 @@
-"""The sections that docstrings here have beside those that Python's documentation tools know."""
+"""Docstring sections of this library that documentation tools do not know."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _ANY_SECTION = re.compile(r"^[A-Z][a-z]+:( |$)")
 
 
 def with_titles(text: str) -> str:
-    """Return a docstring in which each section of our own is a paragraph that begins with its title.
+    """Turn this library's own sections of a docstring into paragraphs that begin with the section's title.
 
-    A section is `Title: text`, or `Title:` above an indented block; it ends at an empty line or at the next section.
+    A section is `Title: text`, or `Title:` above an indented block, up to an empty line or the next section.
 
     Args:
-        text: a docstring without its indentation.
+        text: a docstring without indentation.
     """
     lines, result, index = text.split("\n"), [], 0
     while index < len(lines):

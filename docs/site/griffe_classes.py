@@ -1,4 +1,4 @@
-"""What griffe does not know of the classes here: sections of their docstrings, and constructors made of fields."""
+"""Tell griffe the library's own docstring sections, and the constructors that attrs and NamedTuple generate."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _has_fields(one: griffe.Class) -> bool:
 
 
 def _constructor(one: griffe.Class) -> griffe.Function:
-    """Return the constructor that is not written out: fields of the class and of those it inherits from."""
+    """Return the generated constructor, whose arguments are the fields of the class and its base classes."""
     found: dict[str, griffe.Parameter] = {}
     for each in (*reversed(one.mro()), one):
         if not _has_fields(each):
@@ -58,7 +58,7 @@ def _is_field(field: griffe.Attribute) -> bool:
 
 
 def _default(field: griffe.Attribute) -> str | griffe.Expr | None:
-    """Return the default of a field; three points where it is computed from the others."""
+    """Return the default of a field, or `...` if other fields determine the default."""
     value = field.value
     if _calls(value, "attrs.field"):
         given = {each.name: each.value for each in value.arguments if isinstance(each, griffe.ExprKeyword)}

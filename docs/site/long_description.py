@@ -1,6 +1,6 @@
-"""The README as a package registry shows it, where no relative link leads anywhere, and the project's URLs.
+"""The README for a package registry, where relative links do not work, and the project's URLs.
 
-`python docs/site/long_description.py` prints it, and fails where no release may be made.
+`python docs/site/long_description.py` prints this README, or fails if a release is not allowed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PAPERS = {
     "MobileCLIP2": "https://arxiv.org/abs/2508.20691",
 }
 _LINK_OR_IMAGE = re.compile(f"(?P<image>!?){LINK.pattern}")
-# Forms of links that are not made absolute: none may be relative.
+# Forms of relative links that `long_description` cannot make absolute.
 _RELATIVE = re.compile(
     r"""(?:href|src)\s*=\s*["']?(?!["']|https?://)|^ {0,3}\[[^\]]+\]:\s+(?!https?://)|\]\(\s*<?(?!https?://)"""
 )
@@ -26,21 +26,22 @@ _CLONE = re.compile(r"pip install '\.\[(?P<extras>[\w,-]+)\]' *# in a clone of t
 
 
 def distribution() -> dict[str, Any]:
-    """Return what `mobileclip/extras.py` says; it alone is run, since the library would need PyTorch."""
+    """Return the variables of `mobileclip/extras.py`, without importing the library, which needs PyTorch."""
     return runpy.run_path(str(ROOT / "mobileclip" / "extras.py"))
 
 
 def long_description(text: str | None = None, said: dict[str, Any] | None = None) -> str:
-    """Return a README whose links to files lead to the version's files in the public repository.
+    """Return a README whose links to files point to this version's files in the public repository.
 
-    Without an address, files are named without links. A registered distribution is installed by its name.
+    If the repository has no URL, file names replace the links. If the distribution is registered, the README installs
+    the distribution by name.
 
     Args:
-        text: Markdown; `README.md` if left out.
+        text: Markdown; None for `README.md`.
         said: see `distribution`.
 
     Raises:
-        ValueError: if a relative link is left, in HTML or as a reference.
+        ValueError: if a relative link remains, in HTML or as a reference.
     """
     said = distribution() if said is None else said
     if text is None:
@@ -54,7 +55,7 @@ def long_description(text: str | None = None, said: dict[str, Any] | None = None
 
 
 def urls(said: dict[str, Any] | None = None) -> dict[str, str]:
-    """Return the project's URLs; those of the repository where its address is known.
+    """Return the project's URLs, including the repository's if its URL is known.
 
     Args:
         said: see `distribution`.
@@ -72,18 +73,18 @@ def urls(said: dict[str, Any] | None = None) -> dict[str, str]:
 
 
 def require_release(said: dict[str, Any]) -> None:
-    """Refuse a release whose pages would say what is not so.
+    """Refuse a release whose pages would contain false statements.
 
     Args:
         said: see `distribution`.
 
     Raises:
-        ValueError: if the repository has no address, or the distribution counts as not registered.
+        ValueError: if the repository's URL is missing or invalid, or the distribution is not marked as registered.
     """
     if not re.fullmatch(r"https://[^\s/]+(?:/[^\s/]+)+", said["REPOSITORY"]):
         raise ValueError(
             f"REPOSITORY in mobileclip/extras.py is {said['REPOSITORY']!r}; expected the public repository's URL, such "
-            "as https://github.com/OWNER/NAME, without a slash at its end"
+            "as https://github.com/OWNER/NAME, without a slash at the end"
         )
     if not said["IS_REGISTERED"]:
         raise ValueError("IS_REGISTERED in mobileclip/extras.py is False; set it to True before a release")
@@ -99,7 +100,7 @@ def _absolute(found: re.Match[str], base: str) -> str:
 
 def _checked(line: str) -> str:
     if _RELATIVE.search(line):
-        raise ValueError(f"README.md has a relative link that is not made absolute; write it as [text](path): {line}")
+        raise ValueError(f"README.md has an unsupported relative link; write the link as [text](path): {line}")
     return line
 
 

@@ -1,7 +1,7 @@
-"""A page for each model known by name, and one with all of them, from values that stand elsewhere.
+"""A page for each named model, and an overview.
 
-`models.json` is written by `count_models.py`; accuracies and latencies are those that evaluation reports show beside
-their own.
+`count_models.py` writes `models.json`. Published accuracies and latencies come from the files that evaluation reports
+use.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from statistics import fmean
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-# How the models of the papers are written; what is not here is written in capitals.
+# Sizes as the papers write them; other sizes are in capitals.
 _TITLES = {"blt": "B (LT)", "l14": "L-14"}
 _IMAGENET = "imagenet1k"
 _RETRIEVAL = {
     "Flickr30k": "retrieval/flickr_1k_test_image_text_retrieval",
     "MSCOCO": "retrieval/mscoco_2014_5k_test_image_text_retrieval",
 }
-# Open_clip's tags say one filter for them, and the release's README another one.
+# Models for which open_clip's tags and the release's README give different filters.
 _TWO_FILTERS = tuple(f"mobileclip{size}" for size in ("_s3", "_s4", "2_s0", "2_s2", "2_b", "2_s3", "2_s4"))
 _COUNTED = (
-    "Multiply-accumulates (GMACs) are those of one image and of one text of full length, folded. "
-    "They are counted, not measured, as `mobileclip info` does. The papers' tables call them FLOPs."
+    "Multiply-accumulates (GMACs) are for one image and one text of full length in the folded model. "
+    "`mobileclip info` counts them. The papers' tables call them FLOPs."
 )
 
 
@@ -41,7 +41,7 @@ def title_of(name: str) -> str:
 
 
 def model_pages() -> dict[str, str]:
-    """Return the pages by their paths below `docs/`, the overview first."""
+    """Return the pages by path below `docs/`, overview first."""
     return {"models/index.md": _overview()} | {f"models/{name}.md": _page(name) for name in model_names()}
 
 
@@ -57,22 +57,22 @@ def _overview() -> str:
     return f"""# Models
 
 ```
-mobileclip list                  # models and towers known by name
-mobileclip info mobileclip_s2    # one of them: spec, parameters, what it expects as input
+mobileclip list                  # models and towers by name
+mobileclip info mobileclip_s2    # a model's spec, parameters and input
 ```
 
 | {" | ".join(titles)} | iPhone, ms | licence of the weights |
 |---|---|---|---|---|---:|---:|---|---|
 {rows}
 
-- Of two figures, the first is the image tower's and the second the text tower's.
-- Parameters are those of the folded form; in float16 each takes two bytes.
-- Images: pixels a side, values in [0, 1], normalised by CLIP's mean and std where the table says so.
+- Sums are image tower + text tower.
+- Parameters are those of the folded model; in float16, each takes two bytes.
+- The column `image` is the side in pixels. Pixels are in [0, 1]; "normalised" models use CLIP's mean and std.
 - {_COUNTED}
 - Accuracies are published, in per cent: zero-shot top-1 on ImageNet-1k, and the mean of the main metrics of the papers'
   38 data sets. [Evaluation](../evaluation.md) measures them.
-- Latencies are published: {_latencies()["device"]}. [Latency in Python](../latency.md) has what was measured here.
-- The code is MIT. The weights' licence is Apple's: read it first.
+- Latencies are published: {_latencies()["device"]}. [Latency in Python](../latency.md) has our measurements.
+- The code is MIT. The weights have Apple's licence: read it first.
 """
 
 
@@ -104,11 +104,11 @@ mobileclip classify photo.jpg "a cat" "a dog" -m {name}
 ```
 
 ```python
-clip = mobileclip.load("{name}")  # fetches the published weights once: the extra `hub`
+clip = mobileclip.load("{name}")  # downloads the published weights once (extra `hub`)
 print(clip.classify("photo.jpg", ["a cat", "a dog"]))
 ```
 
-With a file of weights, `-c FILE` or `checkpoint="FILE"` takes it instead, in any layout.
+For your own weights file, in any layout, use `-m NAME=FILE` or `checkpoint="FILE"`.
 
 The published weights are `{model["weights"].partition("#")[0]}`. Their licence is Apple's (`{model["licence"]}`), for
 research only."""
@@ -116,26 +116,25 @@ research only."""
 
 _FILTERS = """
 
-Which filter the published figures had is not known: open_clip's tags of MobileCLIP2 say bilinear, the release's README
-bicubic. `--interpolation bicubic` evaluates with the other one,
-[or both](../evaluation.md#the-resize-filter)."""
+The filter of the published figures is unknown: open_clip's tags specify bilinear, the release's README bicubic.
+`--interpolation bicubic` evaluates with bicubic; you can also evaluate [both](../evaluation.md#the-resize-filter)."""
 
 
 def _input(name: str, towers: dict[str, Any]) -> str:
     image, text = towers["image"]["input"], towers["text"]["input"]
     size = f"{image['size']} x {image['size']} pixels"
-    return f"""## What it expects
+    return f"""## Input
 
-| input | what it is |
+| input | value |
 |---|---|
-| image | {size}, RGB: the shorter side resized, {image["interpolation"]}, antialiased; the centre cropped |
+| image | {size}, RGB; resize the shorter side ({image["interpolation"]}, antialiased), crop the centre |
 | mean | {_triple(image["mean"])} of pixels in [0, 1] |
 | std | {_triple(image["std"])} |
-| text | {text["context_length"]} ids, start and end token included, filled up with {text["pad_id"]} |
+| text | {text["context_length"]} ids, including start and end token, padded with {text["pad_id"]} |
 | tokenizer | CLIP's byte pairs, {text["vocab_size"]:,} ids |
 | embedding | {towers["image"]["embedding_dim"]} numbers, of unit length |
 
-`clip.transform` and `clip.tokenizer` do this, and an export carries it.{_FILTERS if name in _TWO_FILTERS else ""}"""
+`clip.transform` and `clip.tokenizer` do this; exports store the values.{_FILTERS if name in _TWO_FILTERS else ""}"""
 
 
 def _triple(values: list[float]) -> str:
@@ -201,16 +200,16 @@ def _training(name: str) -> str:
     recipe = recipe.with_name(recipe.name.replace("blt", "b_lt"))
     if not (ROOT / recipe).is_file():
         return (
-            "## Train it\n\nThere is no recipe of it; [training](../training.md) says how to make a run of one's own."
+            "## Train it\n\nThere is no recipe for this model; [training](../training.md) explains how to define a run."
         )
     return f"""## Train it
 
 ```
-python {recipe.as_posix()} --tiny    # the whole path in a minute, without data
-python {recipe.as_posix()} --show    # the published run, as JSON
+python {recipe.as_posix()} --tiny    # a test run in a minute, without data
+python {recipe.as_posix()} --show    # the published settings as JSON
 ```
 
-[Training](../training.md) says what it needs, and [fine-tuning](../finetuning.md) how to go on from the weights."""
+[Training](../training.md) lists the requirements; [fine-tuning](../finetuning.md) starts from trained weights."""
 
 
 def _published(name: str) -> dict[str, dict[str, float]]:
@@ -235,6 +234,6 @@ def _json(path: str) -> Any:
 
 @cache
 def _suite() -> tuple[Any, ...]:
-    """Return the suite's entries; its file alone is run, since the library would need PyTorch."""
+    """Return the suite's entries, without importing the library, which needs PyTorch."""
     suite: tuple[Any, ...] = runpy.run_path(str(ROOT / "mobileclip" / "evaluation" / "suite.py"))["SUITE"]
     return suite

@@ -1,4 +1,4 @@
-"""The notebooks of docs/tutorials as pages: their text, their code, and the notebook itself to download."""
+"""Pages with the text and code of the notebooks in docs/tutorials, and a link to download the notebook."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "tutorials"
-# From the first thing that people do to what few do.
+# From common to rare tasks.
 _ORDER = ("search", "finetune", "export", "compose_a_block")
 
 
 def notebook_pages() -> dict[str, str]:
-    """Return the pages by their paths below `docs/`."""
+    """Return the pages by path below `docs/`."""
     return {f"tutorials/{name}.md": _page(FOLDER / f"{name}.ipynb") for name in _ORDER}
 
 

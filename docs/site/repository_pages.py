@@ -1,4 +1,4 @@
-"""Pages that stand elsewhere in the repository, and links between all of them that lead right on the forge and here."""
+"""Pages of the site from outside docs/, and links that work both in the repository and on the site."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# Where a file of the repository stands in the site; every file in docs/ keeps its name.
+# Path on the site by path in the repository. Files in docs/ keep their names.
 MOVED = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
@@ -17,7 +17,7 @@ MOVED = {
     "examples/README.md": "examples.md",
     "examples/web/README.md": "examples/web.md",
 }
-# Files that are shown as pages of another kind.
+# Files that the site replaces by generated pages.
 _SHOWN = {"docs/site/models.json": "models/index.md"}
 _HOME = {page: path for path, page in MOVED.items()}
 LINK = re.compile(r"(?P<text>\[[^\]\n]*\])\((?P<target>[^)\s:#]+)(?P<anchor>#[^)\s]*)?\)")
@@ -26,29 +26,30 @@ _FENCE = re.compile(r"^ *(```|~~~)")
 
 
 def path_of(page: str) -> str:
-    """Return where a page's text is in the repository.
+    """Return the path in the repository of a page's text.
 
     Args:
-        page: its path in the site, such as `index.md`.
+        page: path on the site, such as `index.md`.
     """
     return _HOME.get(page, f"docs/{page}")
 
 
 def relinked(text: str, page: str) -> str:
-    """Return a page whose links to files of the repository lead to pages of the site.
+    """Return a page whose links to files of the repository point to pages of the site.
 
-    A file that is no page is named without a link. A link that is called like a file is called like the page instead.
+    If the file is not a page, the link's text replaces the link. If the link's text ends with `.md`, the page's title
+    replaces the text.
 
     Args:
         text: Markdown.
-        page: its path in the site.
+        page: path on the site.
     """
     folder = posixpath.dirname(path_of(page))
     return outside_code(text, lambda line: LINK.sub(lambda found: _link(found, folder, page), line))
 
 
 def outside_code(text: str, change: Callable[[str], str]) -> str:
-    """Return Markdown with every line changed that is in no fenced block."""
+    """Return Markdown after applying `change` to every line outside fenced blocks."""
     fenced = False
     lines = []
     for line in text.split("\n"):
@@ -72,8 +73,8 @@ def _link(found: re.Match[str], folder: str, page: str) -> str:
 
 
 def _title_of(path: str) -> str:
-    """Return the title of a page by its path in the repository."""
+    """Return the title of the page at a path in the repository."""
     found = _TITLE.search((ROOT / path).read_text(encoding="utf-8"))
     if found is None:
-        raise ValueError(f"{path} has no title; begin it with a line `# TITLE`")
+        raise ValueError(f"{path} has no title; begin the file with a line `# TITLE`")
     return found[1]

@@ -1,10 +1,10 @@
-"""What mkdocs asks while it builds the site: pages that are not written by hand, their place, and where links lead."""
+"""Hooks for mkdocs, which add generated pages and the navigation, and adapt links."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import griffe_classes  # noqa: F401  # mkdocstrings looks for it by its name, when this folder is no longer searched
+import griffe_classes  # noqa: F401  # mkdocstrings imports it by name later, when this folder is not on sys.path
 from api_pages import api_pages
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -13,7 +13,7 @@ from model_pages import model_pages
 from notebook_pages import notebook_pages
 from repository_pages import MOVED, ROOT, path_of, relinked
 
-# How much a page counts in the search, by how its path begins: guides before reference.
+# Weight of a page in the search, by the beginning of the path. Guides rank before reference pages.
 BOOSTS = {
     **dict.fromkeys(("install", "using", "export", "search", "troubleshooting"), 3.0),
     **dict.fromkeys(("api/", "changelog", "contributing"), 0.1),
@@ -23,12 +23,12 @@ GENERATED = {"models/": model_pages, "api/": api_pages, "tutorials/": notebook_p
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Put the pages of each generated folder where the navigation names the folder."""
+    """Replace each generated folder in the navigation by the folder's pages."""
     config.nav = [one for entry in config.nav or () for one in _unfolded(entry)]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Add what is generated, and what stands elsewhere in the repository."""
+    """Add generated pages, and pages from outside docs/."""
     for pages in GENERATED.values():
         for path, text in pages().items():
             files.append(File.generated(config, path, content=text))
@@ -37,14 +37,14 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
-    """Lead links to the site's pages, and say what counts in the search."""
+    """Point links to the site's pages, and set the page's weight in the search."""
     uri = page.file.src_uri
     page.meta["search"] = {"boost": next((boost for start, boost in BOOSTS.items() if uri.startswith(start)), 1.0)}
     return relinked(markdown, uri) if (ROOT / path_of(uri)).is_file() else markdown
 
 
 def _unfolded(entry: Any) -> list[Any]:
-    """Return an entry of the navigation with a generated folder's pages in place of its name, the overview first."""
+    """Return a navigation entry, with a generated folder replaced by the folder's pages, overview first."""
     if isinstance(entry, str):
         return [_entry(path) for path in GENERATED[entry]()] if entry in GENERATED else [entry]
     ((title, inside),) = entry.items()
@@ -54,6 +54,6 @@ def _unfolded(entry: Any) -> list[Any]:
 
 
 def _entry(path: str) -> str | dict[str, str]:
-    """Return a page's entry: a subpackage is called by its name within the library."""
+    """Return a page's navigation entry; the title of a module omits the prefix `mobileclip.`."""
     inside = path.removeprefix("api/mobileclip.").removesuffix(".md")
     return {inside: path} if inside != path.removesuffix(".md") and path != "api/mobileclip.md" else path

@@ -94,7 +94,7 @@ def xformers_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: boo
     return attended.transpose(1, 2)
 
 
-torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
+torch.fx.wrap("rearrange")  # torch.fx would trace into `rearrange` and fail
 
 
 class Attention(SelectableAttention):

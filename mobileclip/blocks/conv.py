@@ -186,7 +186,7 @@ class MobileOneBlock(Reparameterizable):
         scale_branch: whether to add a 1x1 branch; by default if the kernel has more than one row, as in Apple's code
             (so not for the (1, 11) kernels of text towers).
         skip: whether to add a batch-normalised skip; by default if input and output have equal shapes.
-        squeeze_excite: whether to gate channels after the sum, with a bottleneck of 1/16.
+        squeeze_excite: whether to gate channels after the sum, with a bottleneck of 1/16 of the channels.
         activation: class or factory of the activation; None for no activation.
 
     Raises:
@@ -287,7 +287,7 @@ class LargeKernelConv(Reparameterizable):
         kernel_size: height and width of the large kernel, both odd, or one number for both.
         small_kernel_size: height and width of the small kernel, both odd, or one number for both.
         stride: stride of both convolutions, in both directions.
-        squeeze_excite: whether to gate channels after the sum, with a bottleneck of 1/4.
+        squeeze_excite: whether to gate channels after the sum, with a bottleneck of 1/4 of the channels.
         activation: class or factory of the activation; None for no activation.
 
     Raises:
@@ -374,7 +374,7 @@ class Downsample(nn.Sequential):
         )
 
 
-torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
+torch.fx.wrap("rearrange")  # torch.fx would trace into `rearrange` and fail
 
 
 class ConvStem(nn.Sequential):
@@ -386,7 +386,7 @@ class ConvStem(nn.Sequential):
     Args:
         dim: number of output channels.
         in_dim: number of input channels; three for RGB images.
-        scale_branch: whether the blocks have a 1x1 scale branch, as in MCi0-2 but not in MCi3-4.
+        scale_branch: whether the two 3x3 blocks have a 1x1 scale branch, as in MCi0-2 but not in MCi3-4.
 
     Source: MobileCLIP Table 9.
 

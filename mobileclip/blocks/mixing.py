@@ -252,5 +252,5 @@ class ConvFFN(nn.Module):
 
     @torch.no_grad()
     def scaled(self, scale: Tensor) -> ConvFFN:
-        """Return the network equal to `scale * self(x)`, per channel, with shared weights except in `fc2`."""
+        """Return a network that computes `scale * self(x)`, per channel; only the weights of `fc2` are not shared."""
         return with_children(self, {"fc2": scale_output(self.fc2, scale)})

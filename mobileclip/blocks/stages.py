@@ -19,7 +19,7 @@ class RepMixerBlock(Reparameterizable):
 
     Args:
         dim: number of channels.
-        mixer: token mixer with its own skip, from feature map to feature map; a RepMixer by default.
+        mixer: token mixer from feature map to feature map, including a skip connection; a RepMixer by default.
         kernel_size: height and width of the default mixer's kernel, both odd, or one number for both.
         ffn_kernel_size: height and width of the kernel in the feed-forward network, both odd, or one number for both.
         hidden_dim: width of the feed-forward network; four times `dim` by default.

@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _require_working_folder() -> None:
-    """Raise if the working folder was deleted, because `import torch` would fail."""
+    """Raise if the working folder was deleted; `import torch` fails in a deleted folder."""
     try:
         Path.cwd()
     except FileNotFoundError:

@@ -172,8 +172,8 @@ class ModelFlags:
             position embeddings.
         context_length: number of token ids per text, at most the model's default; see load_model in
             mobileclip.encoders.
-        device: cuda, cuda:1, mps or cpu; auto takes the first available device. For an export: cpu, or a device of its
-            runtime.
+        device: cuda, cuda:1, mps or cpu; auto takes the first available device. An export needs cpu, or a device
+            of the export's runtime.
         trust: open an export from another machine in a runtime that does not validate files (all targets except ONNX).
             The author of the file can then run any code on this machine. An index does not store this flag.
     """

@@ -78,7 +78,7 @@ def search(
         without: a text that results should not match; repeatable.
         where: a column, a comparison and a value; repeatable; results meet all conditions. Columns are path,
             part, size, width, height, camera, taken, latitude, longitude, time and sha256; comparisons are =, !=, <,
-            <=, >, >= and ~ (contains). Words of mobileclip tag are also columns: tag=dog, tag:dog>=0.99.
+            <=, >, >= and ~ (contains). After mobileclip tag, tag=dog and tag:dog>=0.99 are also conditions.
         k: maximum number of results.
         all_frames: list several frames of a video; by default, only the most similar frame.
         thumbnails: show images in the terminal.
@@ -105,7 +105,7 @@ def search(
     require_page(output, overwrite=overwrite)
     _require_drawn(output, is_one_query=query is not None or bool(image), explain=explain)
     if thumbnails and (as_json or not can_show_images()):
-        raise ValueError("--thumbnails needs a terminal with colours, without --json; --output PAGE.html writes a file")
+        raise ValueError("--thumbnails needs a terminal with colours, and no --json; use --output PAGE.html instead")
     collection = open_index(index_name, device, trust=trust, text_model=text_model)
     find = partial(collection.search, image=image, without=without, where=conditions, k=k, all_frames=all_frames)
     show = partial(_show, thumbnails=thumbnails, as_json=as_json)
@@ -134,7 +134,7 @@ def dedup(
     output: Annotated[tuple[Path, ...], arg(metavar="LIST.jsonl|PAGE.html")] = (),
     overwrite: bool = False,
 ) -> None:
-    """List groups of near-duplicate images with the best copy of each. The command deletes nothing.
+    """List groups of near-duplicate images, and the best copy of each group. The command deletes nothing.
 
     mobileclip dedup photos/ -o duplicates.html
 
@@ -296,7 +296,8 @@ def tag(
         index_name: an index folder; see mobileclip search.
         vocabulary: a UTF-8 text file with a word or phrase per line; these words replace the earlier words.
         template: prompt template, such as "a photo of a {}"; by default the earlier template, or the word alone.
-        share: fraction of the images that get each word as a tag; by default the earlier fraction, or 0.05.
+        share: for each word, fraction of the images that get this word as a tag; by default the earlier fraction, or
+            0.05.
         device: cuda, cuda:1, mps or cpu; auto takes the first available device.
         trust: open an export from another machine; see mobileclip classify.
     """
@@ -338,7 +339,7 @@ def add(
         positive: an image of the concept; repeatable.
         negative: a similar image without the concept; repeatable.
         unlabel: an example to remove, as printed by mobileclip concept show; repeatable; the file need not exist.
-        text: description of the concept; by default the earlier description, or the name of a new concept.
+        text: description of the concept; by default the earlier description; for a new concept, the name.
         device: cuda, cuda:1, mps or cpu; auto takes the first available device.
         trust: open an export from another machine; see mobileclip classify.
     """

@@ -141,7 +141,7 @@ class Commands:
 
 
 def completion(shell: Positional[Literal["bash", "zsh", "tcsh"]] = "bash", /) -> None:
-    """Print a script for shell completion of commands and flags, except for a recipe's own flags.
+    """Print a script for shell completion of commands and flags; the script does not complete a recipe's own flags.
 
     source <(mobileclip completion)     # for this shell; add this line to ~/.bashrc for all shells
 
@@ -215,7 +215,7 @@ join
 choose
   data:score         score DataCompDR-12M -o scores         compare captions with their images
   data:filter_       filter scores -o kept.npy              select samples with the best captions
-  data:dedup         dedup scores -o kept.npy               select samples without near duplicates
+  data:dedup         dedup scores -o kept.npy               keep one of several near duplicates
   data:tune_scale    tune-scale held_out.tar                find a logit scale per teacher
 """,
     ),
@@ -245,7 +245,7 @@ def _listed(description: str, text: str, example: str = "", summary: str = "") -
 
 COMMANDS = _listed(
     """
-    Fast image-text models: use them, search images, evaluate and train.
+    Use, evaluate and train fast image-text models, and search images.
 
     `mobileclip --version` prints the version. With `--import MODULE`, any command first imports your own
     module, given by its name or file path, to register its components.

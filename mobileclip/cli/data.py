@@ -42,9 +42,9 @@ def join(
 
     mobileclip data join 'DataCompDR-12M/{00000000..00001023}.tar' 'images/{00000..01289}.tar' -o joined/ --by uid
 
-    The reinforced shards and the images may be sharded and ordered differently. The command writes an index of all
-    images to disk, and then one joined shard per reinforced shard, atomically. The same command resumes after an
-    interruption.
+    The reinforced shards and the images may be sharded and ordered differently. The command first writes an index of
+    all images to disk, and then writes each joined shard (one per reinforced shard) atomically. The same command
+    resumes after an interruption.
 
     The command compares each image with the sample's metadata: SHA-256 of the download, size and crops.
 
@@ -97,7 +97,7 @@ def urls(
     from url.txt, txt and json in shards, and from columns in tables. mobileclip data join matches samples by uid and
     verifies images by sha256.
 
-    The command counts truncated shards and samples without a URL, and writes all other samples.
+    The command counts truncated shards, and samples without a URL; it writes all other samples.
 
     Args:
         data: tar shards, tables (.parquet, .csv, .tsv), .jsonl files, or folders of these: paths, URLs or patterns.
@@ -205,8 +205,8 @@ def check(
     mobileclip data check DataCompDR-12M --samples 100
 
     For every sample, the command checks members, shapes, norms, numbers of augmentations and captions, duplicate keys,
-    the manifest and the card. For N random samples, it checks that the image is the reinforced image, that the seed
-    reproduces the stored augmentations, and that the card's teachers reproduce the stored embeddings.
+    the manifest and the card. For N random samples, the command also checks that the image has the stored digest,
+    that the seed reproduces the stored augmentations, and that the card's teachers reproduce the stored embeddings.
 
     mobileclip data check DataCompDR-1B --num-shards 100 --num-rows 500 -j 16
 
@@ -287,7 +287,7 @@ def score(
 
     The command reads stored teacher embeddings once; shards need no images. For each sample, FOLDER stores the uid, the
     key, and three cosine similarities per teacher: for the real caption, for the synthetic captions (mean), and for the
-    best synthetic caption. After an interruption, the same command resumes and skips shards with scores.
+    best synthetic caption. After an interruption, the same command resumes and skips shards that already have scores.
 
     The command reports truncated shards; the next run tries truncated shards again.
 
@@ -337,7 +337,7 @@ def filter_(
     Args:
         scores: folder that `mobileclip data score` wrote.
         output: the list of uids, and optionally an HTML page with the distribution of similarities and example samples.
-        share: fraction of the samples to keep, by highest similarity.
+        share: fraction of the samples to keep, those with the highest similarity.
         threshold: minimum cosine similarity of kept samples, instead of --share.
         caption: the caption to compare: real, synthetic (mean over synthetic captions), or best (best synthetic
             caption).
@@ -381,12 +381,13 @@ def dedup(
 
     mobileclip data dedup scores -o kept.npy --exclude-test-scores test_scores -o left_out.tsv
 
-    The command compares the teachers' stored image embeddings within clusters. Among near duplicates, it keeps the
-    sample with the best matching caption. The list has the format of `mobileclip data filter`.
+    The command compares the teachers' stored image embeddings within clusters. Among near duplicates, the command
+    keeps the sample with the best matching caption. The list has the format of `mobileclip data filter`.
 
     Args:
         scores: folder that `mobileclip data score --keep-vectors` wrote.
-        output: the list of kept uids, and optionally a file with a line per removed sample and its near duplicate.
+        output: the list of kept uids, and optionally a file with one line for each removed sample and its near
+            duplicate.
         threshold: minimum cosine similarity of near duplicates.
         exclude_test_scores: folders of scores of test sets, reinforced by the same teachers.
         leak_threshold: remove samples with at least this cosine similarity to a test image.
@@ -423,7 +424,7 @@ def dedup(
 def require_kept(path: Path | None) -> Path:
     """Return the output path of the uid list; raise if no output ends in .npy."""
     if path is None:
-        raise ValueError("the list of uids has no --output; its name must end with .npy, such as kept.npy")
+        raise ValueError("--output has no path for the list of uids; add a path that ends with .npy, such as kept.npy")
     return path
 
 

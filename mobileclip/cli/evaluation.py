@@ -34,12 +34,12 @@ def evaluate(
 
     A MODEL is a name such as mobileclip_s2 (the command downloads its weights once), a file of weights, a folder
     written by mobileclip hub save or mobileclip export, hf-hub:OWNER/NAME, NAME=FILE for a file that does not state its
-    model, open_clip:MODEL/TAG, or open_clip:MODEL=FILE (extra `teachers`). LABEL= before a MODEL sets its label in the
-    results: before=a/model.safetensors after=b/model.safetensors.
+    model, open_clip:MODEL/TAG, or open_clip:MODEL=FILE (extra `teachers`). LABEL= before a MODEL sets the model's
+    label in the results, as in before=a/model.safetensors after=b/model.safetensors.
 
     DATA is a data set: a folder with one folder of images per class, a folder of images with captions, a .jsonl file,
-    tar shards, a folder in the public layout, or a key such as vtab/pets. The prefix probe: fits a linear probe on a
-    data set with classes. Without DATA, the command evaluates a suite of data sets.
+    tar shards, a folder in the public layout, or a key such as vtab/pets. The prefix `probe:` before a data set
+    with classes fits a linear probe on this data set. Without DATA, the command evaluates a suite of data sets.
 
     The command saves each result immediately; after an interruption, the same command resumes with the stored
     embeddings. At the end, the command lists the data sets that failed. mobileclip eval report has its own --help.
@@ -69,8 +69,8 @@ def report(
     RESULTS.jsonl has a line for each data set: {"key": "vtab/pets", "dataset": "Oxford-IIIT Pet", "metrics":
     {"main_metric": 0.9}}. Without the file, the command prints published results only.
 
-    A star marks a difference larger than the noise, two standard errors of the difference between two accuracies on the
-    data set's number of images. Worst-group metrics and macro F1 have more noise.
+    A star marks a difference larger than the noise. The noise is two standard errors of the difference between two
+    accuracies, for the data set's number of images. Worst-group metrics and macro F1 have more noise.
 
     Args:
         results: your results, one line of JSON per data set.

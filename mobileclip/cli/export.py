@@ -56,7 +56,8 @@ def export(
             layout, a folder with one, hf-hub:OWNER/NAME, or NAME=FILE for a file that does not state its model.
         spec: options of the export.
         data: a data set for the checks, as for mobileclip eval; by default images in the package.
-        max_images: maximum number of images of the data set; the folder stores their inputs for mobileclip verify.
+        max_images: maximum number of images of the data set; the folder stores the model inputs of these images for
+            mobileclip verify.
         calibration: a data set to calibrate int8 ranges (its first hundred images); by default, crops of the images for
             the checks.
         rows: column names of .jsonl files and tables.

@@ -80,7 +80,7 @@ def push(
     message: Rare[str] = "Add a model of mobileclip",
     overwrite: bool = False,
 ) -> None:
-    """Push a model to a repository on the hub in one commit, with the files of mobileclip hub save.
+    """Push a model to a repository on the hub in one commit, with the files that mobileclip hub save writes.
 
     mobileclip hub push s2.safetensors me/s2 --license mit --private
 

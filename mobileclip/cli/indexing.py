@@ -64,16 +64,17 @@ def index(
 
     mobileclip index photos/ more/cat.jpg 'shards/{000..127}.tar' --index photos.index
 
-    The index is a folder with a SQLite file. A stopped command keeps its progress and resumes. The command detects new,
-    changed and removed files by size and time, and moved files by content. The command names and counts unreadable
-    images, and retries them after their files change.
+    The index is a folder with an SQLite file. A stopped command keeps its progress and resumes. The command detects
+    new, changed and removed files by size and time, and moved files by content. The command names and counts
+    unreadable images, and retries them after their files change.
 
     Args:
         inputs: image and video files, tar shards, and folders of these files; by default the inputs of the index. The
-            command skips and counts hidden files, links to folders or out of the folder, and other file types.
+            command skips and counts hidden files, links to folders, links to files outside the folder, and other file
+            types.
         index_name: an index folder, or an image folder with an index in the user's cache; by default the cached index
-            of these inputs, or without inputs the newest cached index. For image folders that have moved, a new cached
-            index reuses the embeddings of the earlier index.
+            of these inputs, or, without inputs, the newest cached index. For image folders that have moved, a new
+            cached index reuses the embeddings of the earlier index.
         model: the model and its device.
         batch_size: number of images per batch.
         num_workers: number of processes that decode images; by default one per core, at most sixteen. With --engine
@@ -88,7 +89,7 @@ def index(
         decode: fast decodes a JPEG at reduced size (cosine of 0.9999 with the exact embedding); exact decodes at full
             size.
         video_frames: seconds encodes a frame every --video-seconds; scenes samples one frame per second, and encodes
-            only frames with other colours than the last encoded frame. Indexed videos keep their frames.
+            only frames whose colours differ from the last encoded frame. Indexed videos keep their frames.
         video_seconds: seconds between encoded frames, with --video-frames seconds.
         precision: lowest precision of the image tower on a CPU. For hundreds of new images (thousands for int8, which
             needs OpenVINO), the command tests whether a lower precision is faster and accurate enough. For int8, the
@@ -310,7 +311,7 @@ def open_index(name: Path | None, device: str, *, trust: bool, text_model: str |
 
 
 def open_or_create_index(folder: Path, asked: ModelFlags) -> Collection:
-    """Open the index in a folder, or create one; raise if an existing index has a different model than the flags."""
+    """Open the index in a folder, or create one; raise if an existing index and the flags have different models."""
     from mobileclip.collections import Collection, ModelSource, Store, is_index
     from mobileclip.inference.loading import device_for, require_model
 

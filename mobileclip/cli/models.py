@@ -61,11 +61,11 @@ def classify(
         inputs: image files, then labels. The first argument is an image; all further files before the first label are
             also images. The command refuses a label that is a file or has the extension of an image.
         model: the model and its device.
-        text_model: file or folder of a text tower for the labels, in the model's embedding space, such as a tower for
-            another language from mobileclip train distil_text.
+        text_model: file or folder of a text tower for the labels, in the model's embedding space, such as a tower that
+            mobileclip train distil_text trained for another language.
         template: prompt template, such as "a photo of a {}"; repeatable. The embedding of a label is the mean over the
             label's prompts.
-        decode: exact decodes a JPEG at full size; fast at reduced size, in half the time or less.
+        decode: exact decodes a JPEG at full size; fast decodes at reduced size, in half the time or less.
         as_json: print a JSON object of probabilities by label; with several images, by image and label.
     """
     from mobileclip.data.images.transform import load_image
@@ -140,13 +140,13 @@ def embed(
 
     mobileclip embed photos/ more/cat.jpg --texts captions.txt -m mobileclip_s2.pt
 
-    The archive contains the arrays image_embedding (images, dim), image_path, text_embedding (texts, dim) and text, and
-    the identity of the weights as model. The command never mixes embeddings of two models. The command skips unreadable
-    images, and prints their names and number.
+    The archive contains the arrays image_embedding (images, dim), image_path, text_embedding (texts, dim) and text; the
+    entry `model` contains the identity of the weights. The command never mixes embeddings of two models. The command
+    skips unreadable images, and prints their names and number.
 
     Args:
-        inputs: image files, and folders of images. The command skips and counts hidden files, links to folders or out
-            of the folder, and files without the extension of an image.
+        inputs: image files, and folders of images. The command skips and counts hidden files, links to folders, links
+            to files outside the folder, and files without the extension of an image.
         texts: a UTF-8 file with one text per line.
         output: the archive to write, *.npz.
         model: the model and its device.
@@ -154,7 +154,8 @@ def embed(
         num_workers: number of processes that decode images.
         precision: lowest precision of the image tower on a CPU. For hundreds of images, the command selects the fastest
             accurate backend; see mobileclip index. An export has its own precision.
-        decode: exact decodes a JPEG at full size; fast at reduced size, in half the time or less; see mobileclip index.
+        decode: exact decodes a JPEG at full size; fast decodes at reduced size, in half the time or less; see
+            mobileclip index.
         rows: column names of `.jsonl` files and tables.
         overwrite: replace an existing archive.
         append: add to an existing archive of the same model, and encode only new images and texts.
@@ -303,8 +304,8 @@ def convert(
 
 
 LISTED = resources.files("mobileclip.inference") / "models.jsonl"
-"""Cached result of `mobileclip.inference.catalogue.rows` for the library's own models, one line per model, since
-computing the rows takes seconds, and needs PyTorch."""
+"""Cached result of `mobileclip.inference.catalogue.rows` for the library's own models, one line per model.
+Computing the rows takes seconds, and needs PyTorch."""
 
 
 def listed_rows() -> list[dict[str, str | None]]:
@@ -384,7 +385,7 @@ def check_weights(
     Args:
         model: name of the model, or NAME=FILE for other weights.
         known: a JSON file of known outputs, in the format of mobileclip/inference/known_outputs/outputs.json.
-        image: an image of the known outputs that the package lacks, identified by digest; repeatable.
+        image: an image that the known outputs need but the package lacks, recognised by its digest; repeatable.
         output: the record to write, *.json.
         overwrite: replace an existing record.
     """

@@ -51,7 +51,7 @@ def reinforce(recipe: Recipe, /) -> None:
 
 
 def finetune() -> None:
-    """Fine-tune a checkpoint on your own images, and measure how much it forgets; `--help` lists all flags.
+    """Fine-tune a checkpoint on your own images, and measure how much the model forgets; `--help` lists all flags.
 
     mobileclip finetune --tiny
 
@@ -188,7 +188,7 @@ def train_tokenizer(
     mobileclip tokenizer train german.txt pairs.tsv -o tokenizer.json --vocab-size 8000
 
     Args:
-        texts: files of lines, or tables: .jsonl, .csv, .tsv and .parquet.
+        texts: files with one text per line, or tables (.jsonl, .csv, .tsv and .parquet).
         output: the file to write.
         vocab_size: maximum number of tokens, including special tokens.
         kind: bpe merges the most frequent pairs of bytes (deterministic); unigram keeps the most probable subwords,

@@ -68,8 +68,8 @@ class Collection:
         text_model: text tower of the same embedding space, to use instead of the model's text tower, see
             `mobileclip.load`; None for the model's text tower. The index does not store this option.
 
-    Above `graph_sizes.exact` images, search uses a neighbour graph. Set the attribute `graph_sizes` before the first
-    search.
+    For more than `graph_sizes.exact` images, search uses a neighbour graph. Set the attribute `graph_sizes` before the
+    first search.
 
     Examples:
         The test suite skips this example, which needs an index of photographs.
@@ -254,7 +254,7 @@ class Collection:
         self._snapshot = self._graph = None
 
     def reopened(self) -> Collection:
-        """Return a new collection of the folder's current index, and share the loaded model if the model is the same.
+        """Return a new collection for the current index in the folder, with the loaded model if the model is the same.
 
         Raises:
             FileNotFoundError, ValueError: see `Collection.open`.
@@ -395,15 +395,15 @@ class Collection:
         """Replace the tag words of the index, and return the new words.
 
         In conditions, `tag=WORD` selects the images with the word's highest scores, and `tag:WORD>=0.99` selects images
-        by score, the percentile rank within the collection; see `TagWords`. Images added later get tags by the same
-        calibration.
+        by their score for the word, a percentile rank within the collection; see `TagWords`. Images added later get
+        tags by the same calibration.
 
         Args:
             words: words or phrases; None to calibrate the current words of the index again.
             template: prompt template, such as `a photo of a {}`; None for the template of the earlier words, or for the
                 word alone if the index has no words.
-            share: fraction of the images, between 0 and 1, that get each word as a tag; None for the earlier fraction,
-                or for 0.05 if the index has no words.
+            share: for each word, fraction of the images (between 0 and 1) that get this word as a tag; None for the
+                earlier fraction, or for 0.05 if the index has no words.
             show_progress: whether to show progress.
 
         Raises:
@@ -512,7 +512,7 @@ class Collection:
             without: one or several texts to exclude.
             where: conditions on columns, see `Condition`; results meet all conditions.
             k: maximum number of results.
-            all_frames: whether to return several frames of a video, instead of the nearest frame only.
+            all_frames: whether to return several frames of a video, instead of only the nearest frame.
 
         Raises:
             ValueError: if the query is empty, k is below 1, a condition is invalid, an id is unknown, or all files of
@@ -538,7 +538,7 @@ class Collection:
         """Return the images that meet all conditions, newest first; see `newest_matches`.
 
         Args:
-            where: conditions on columns, see `Condition`; none selects all images.
+            where: conditions on columns, see `Condition`; without conditions, all images qualify.
             k: maximum number of images.
             all_frames: whether to return several frames of a video, instead of only one.
 
@@ -624,12 +624,12 @@ class Collection:
         return find_duplicates(self.snapshot, graph, threshold=threshold, show_progress=show_progress)
 
     def export(self, output: str | Path, *, overwrite: bool = False, show_progress: bool = True) -> int:
-        """Write the embeddings of all existing images to a file, and return the number of images.
+        """Export the images' embeddings, and return the number of images; only a Parquet file includes missing images.
 
         Args:
             output: path of the file. `*.npz` is an archive like the output of `mobileclip embed`. `*.safetensors` also
                 has small copies of the images, for the page in `examples/web`, see `write_web_file`. `*.parquet` has
-                all rows, including rows of missing files, as input of other programs, `open` and `merge`.
+                all rows, including rows of missing files; other programs, `open` and `merge` can read this file.
             overwrite: whether to replace an existing file.
             show_progress: whether to show progress.
 
@@ -658,7 +658,7 @@ def _loaded(source: ModelSource, device: str, *, trust: bool) -> tuple[ImageText
 
 
 def _portions(read: Iterable[Reencoded], options: IndexOptions) -> Iterator[list[Reencoded]]:
-    """Yield lists of images, limited by the number of images and the seconds per list."""
+    """Yield lists of images; a list ends at a maximum number of images, or after a maximum time."""
     some: list[Reencoded] = []
     begun = time.monotonic()
     for one in read:

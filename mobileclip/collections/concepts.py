@@ -29,8 +29,8 @@ from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 
 Key = tuple[str, float | None]
-"""Identity of an image, independent of its path: SHA-256 of the content, and time of a video frame in seconds or None
-for an image."""
+"""Identity of an image, independent of its path: SHA-256 of the content, and time of a video frame in seconds (None
+for an image)."""
 
 MOST_EXAMPLES = 200
 """Maximum number of examples of a concept."""
@@ -267,7 +267,7 @@ class Cache:
 
 @attrs.frozen(kw_only=True, eq=False)
 class QueryConcepts:
-    """The concepts of a query that use examples, with a weight per concept.
+    """A query's concepts that use examples, with a weight for each concept.
 
     Args:
         concepts: pairs of concept and weight; the weight of an excluded concept is negative.
@@ -284,7 +284,7 @@ class QueryConcepts:
         Args:
             wanted: concepts to search for.
             without: concepts to exclude.
-            num_wanted: number of embeddings in the query's mean: texts, images and concepts.
+            num_wanted: number of texts, images and concepts whose embeddings the query averages.
             share: absolute value of the (negative) weight of each excluded concept.
         """
         weighed = [(one, 1 / num_wanted) for one in wanted] + [(one, -share) for one in without]
@@ -343,7 +343,7 @@ def examples_help(vectors: Vectors, text: Matrix, yes: Matrix, no: Matrix, own: 
     alone = [_rank(scores, one) for one in held]
     if len(yes) == 1:
         return alone[0] >= _FOUND
-    # The contribution of each held-out example is subtracted from the sum of all.
+    # The contribution of each held-out example is subtracted from the sum over all examples.
     rest, learned = scores + Cache.of(yes, no).scores(vectors), []
     chosen = np.unique(np.linspace(0, len(yes) - 1, min(len(yes), _HELD_BACK)).astype(np.int64))
     shares = ALPHA * np.exp(BETA * (cosines(vectors, yes[chosen]) - 1))
@@ -355,7 +355,7 @@ def examples_help(vectors: Vectors, text: Matrix, yes: Matrix, no: Matrix, own: 
 
 
 def named_concepts(text: str) -> tuple[str, list[str]]:
-    """Split a query into the text without concepts and the names of the concepts.
+    """Split a query into its remaining text and the names of its concepts.
 
     Examples:
         >>> named_concepts('@"my bike" in snow')

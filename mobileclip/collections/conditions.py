@@ -54,7 +54,7 @@ class Condition:
 
     Args:
         column: a name in `NUMBERS` or `TEXTS`; `tag`, to compare with a word by `=` or `!=`; or `tag:WORD`, the score
-            of a word from 0 to 1, see `TagWords`.
+            for a word, from 0 to 1, see `TagWords`.
         comparison: `~` means "contains", ignoring case; all other comparisons of texts are exact. A date is a period:
             `2024-06` means all of June. An image taken within the period meets `=`, `<=` and `>=`; an earlier image
             meets `<` and `<=`, and a later image meets `>` and `>=`.

@@ -24,7 +24,8 @@ from mobileclip.collections.tags import Vectors
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 
-# Maximum standard deviation of the pixel values (0 to 255) of a blank image, in a small copy, which averages out noise.
+# Maximum standard deviation of a blank image's pixel values (0 to 255), and side of the copy to measure; a small copy
+# averages out noise.
 _FLAT, _FLAT_SIDE = 5.0, 64
 # Sharpness is compared at one size, large enough to tell blurred images from sharp ones.
 _SHARPNESS_SIDE = 768
@@ -38,7 +39,8 @@ class UnchangedImage:
         index: position of the image in the snapshot.
         match: metadata of the image.
         is_blank: whether nearly all pixels of the image have the same colour.
-        sharpness: sharpness of the image, see `_sharpness`; 0 (not measured) if no other copy has as many pixels.
+        sharpness: sharpness of the image, see `_sharpness`; 0 (not measured) if no other copy has the same number of
+            pixels.
     """
 
     index: int
@@ -155,7 +157,7 @@ class Duplicates(Sequence[DuplicateGroup]):
         return self.groups[index]
 
     def still_there(self) -> Duplicates:
-        """Return the duplicates without files that no longer exist."""
+        """Return the duplicates whose files still exist; drop a group if its best copy is missing."""
         there = Presence()
         groups = [
             attrs.evolve(group, others=tuple(one for one in group.others if one.path in there))
@@ -185,15 +187,15 @@ def find_duplicates(
     """Return the groups of near duplicates, largest groups first.
 
     Every image of a group is similar to the group's best image. The function reads all images of a group to check that
-    their content is unchanged. Without a graph, the function compares all images; with a graph, each image with its 64
-    nearest neighbours. The function skips video frames, since frames of the same video are similar. Links to a file do
-    not count as copies, since deleting a link's target may delete the only copy.
+    their content is unchanged. Without a graph, the function compares all images; with a graph, it compares each image
+    with its 64 nearest neighbours. The function skips video frames, since frames of the same video are similar. Links
+    to a file do not count as copies, since deleting a link's target may delete the only copy.
 
     Args:
         snapshot: snapshot of the collection.
         graph: neighbour graph; None to compare all images.
-        threshold: minimum cosine similarity of near duplicates. Identical copies may have only 0.999, since the index
-            rounds embeddings to float16.
+        threshold: minimum cosine similarity of near duplicates. Identical copies may have a similarity of only 0.999,
+            since the index rounds embeddings to float16.
         show_progress: whether to show progress.
 
     Raises:
@@ -223,7 +225,7 @@ def find_duplicates(
 def _near(
     snapshot: Snapshot, graph: NeighbourGraph | None, order: NDArray[np.int64], threshold: float
 ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.int64]]]]:
-    """Yield blocks of images, in order, each image with its near duplicates."""
+    """Yield blocks of images in the given order, and the near duplicates of each image."""
     for start in range(0, len(order), _BLOCK):
         indices = order[start : start + _BLOCK]
         if graph is None:
@@ -293,7 +295,7 @@ def _files_apart(rows: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]
 
 
 def _grouped(snapshot: Snapshot, looks: Sequence[UnchangedImage], threshold: float) -> Iterator[DuplicateGroup]:
-    """Yield groups of images, each similar to the best image of its group."""
+    """Yield groups in which every image is similar to the group's best image."""
     while len(looks) > 1:
         best = max(looks, key=_worth)
         indices = [look.index for look in looks]

@@ -84,7 +84,7 @@ def write_rows(path: Path, rows: Iterable[Row], about: IndexMetadata, *, overwri
 
 
 def open_rows(file: Path) -> Store:
-    """Open a file written by `write_rows` as a temporary, read-only index.
+    """Open the output of `write_rows` as a temporary, read-only index.
 
     Raises:
         ValueError: if the file does not contain rows of an index.
@@ -116,7 +116,9 @@ def _read_rows(path: Path, dim: int) -> Iterator[Row]:
             yield from _rows_of(batch, dim)
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         raise_machine_fault(error)
-        raise ValueError(f"{path} cannot be read: {str(error).strip()}; rewrite the file: `mobileclip merge`") from None
+        raise ValueError(
+            f"{path} cannot be read: {str(error).strip()}; delete it, and export the index again: `mobileclip merge`"
+        ) from None
 
 
 def _rows_of(batch: pa.RecordBatch, dim: int) -> Iterator[Row]:
@@ -131,7 +133,7 @@ WEB_SUFFIX = ".safetensors"
 """Suffix of a file for the web page of `examples/web`."""
 
 PROBES = ("a photo of a dog", "a street at night", "two people on a beach", "a diagram with text")
-"""Texts whose embeddings the file stores, so that a page can detect a different text tower."""
+"""Texts whose embeddings the web file stores, so that a page can detect a different text tower."""
 
 _FACTS = ("part", "size", "width", "height", "camera", "taken", "time")
 _FORMAT = "mobileclip pictures 1"

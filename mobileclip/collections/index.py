@@ -42,8 +42,8 @@ class IndexReport:
 
     Args:
         num_encoded: number of encoded new or changed images.
-        num_known: number of images in new or changed files whose content was already in the index, such as moved,
-            copied and touched files.
+        num_known: number of images whose content was already in the index, in new or changed files (moved, copied and
+            touched files, for example).
         num_unchanged: number of unchanged images, which the update did not read again.
         num_removed: number of deleted or moved images.
         num_unreadable: number of unchanged files that an earlier update could not read.
@@ -52,7 +52,7 @@ class IndexReport:
             again.
         left_out: skipped files of the folders (hidden, or of other types), with reasons.
         set_aside: files that failed in a worker of an engine; the next run tries these files again.
-        missing: number of images kept in the index, by the missing or empty folder or missing file.
+        missing: number of images that the index keeps, for each missing or empty folder and each missing file.
     """
 
     num_encoded: int
@@ -148,7 +148,7 @@ class FindingsWriter:
         self.start_clock()
 
 
-# Number of images in a group: a few seconds of work, and at most the worker's share.
+# Limits on the number of images per group (a few seconds of work). Within these limits, a worker has eight groups.
 _MOST_IMAGES, _LEAST_IMAGES = 256, 16
 _GROUPS_A_WORKER = 8
 
@@ -174,7 +174,7 @@ def units_of(
     num_workers: int,
     suspects: Collection[str] = (),
 ) -> list[IndexUnit]:
-    """Group files into units of at most 256 images, a single shard, or a single video.
+    """Group files into units; a unit has at most 256 images, or one shard, or one video.
 
     Args:
         tasks: files to group.
@@ -256,7 +256,7 @@ class IndexWork(Work[IndexUnit, Findings]):
         return lambda: found
 
 
-# A process takes seconds to start, which does not pay off for fewer images.
+# A process takes seconds to start, which does not pay off for fewer images per process.
 _EACH = 64
 # Number of images for trying the backends of a model.
 _EXAMPLES = 16
@@ -281,7 +281,7 @@ class FileEncoder:
     trust: bool = False
 
     def encode_here(self, files: Sequence[FoundFile], clip: ImageTextModel) -> None:
-        """Read and encode files in this process; several workers decode in separate processes.
+        """Read files and encode images in this process; with several workers, separate processes decode the images.
 
         Args:
             files: files to read.
@@ -372,7 +372,7 @@ class _Entering(Listener[IndexUnit, Findings]):
         self._writer, self._bar = writer, bar
 
     def advanced(self, count: int) -> None:
-        """Update the images per second of the progress bar."""
+        """Update the progress bar's number of images per second."""
         self._bar.advance(0, count=count)
 
     def finished(self, unit: IndexUnit, entry: Findings) -> None:
@@ -407,8 +407,8 @@ def update(
 
     Args:
         store: store of the index.
-        clip: function that returns the index's model; `update` calls the function only to encode files without an
-            engine.
+        clip: function that returns the index's model; `update` calls the function only if there are files to
+            encode and `engine` is None.
         found: result of `scan`.
         options: indexing options.
         engine: engine that runs the workers; None to encode in this process.
@@ -439,7 +439,7 @@ def update(
     else:
         writer.mark.unlink(missing_ok=True)  # left by a job that was killed after its last write
     gone, missing = known.gone(found, writer.recognised)
-    # A folder that moved away completely leaves only unreadable files.
+    # A missing folder has moved if all its readable files were found elsewhere; the index also drops its other files.
     moved = [one for one in found.missing if not missing[one] and not Path(one).exists()]
     gone += [path for folder in moved for path in known.below(folder) if path not in gone]
     removed = [row.id for path in gone for row in known.rows(path)] + outdated
@@ -479,10 +479,13 @@ def forget(store: Store, folders: Sequence[str]) -> int:
         around = [one for one in before if one != folder and is_inside(folder, one)]
         if around and any(path in there for path in known.below(folder)):
             raise ValueError(
-                f"{folder} is part of the index's input {around[0]}, and the next update would index the images again"
+                f"{folder} is part of the index's input {around[0]}, and the next update would index the images again; "
+                "forget the whole input instead"
             )
         if not known.below(folder) and not any(is_inside(one, folder) for one in before):
-            raise ValueError(f"the index has no images of {folder}; the inputs are {', '.join(before) or 'nothing'}")
+            raise ValueError(
+                f"the index has no images of {folder}; inputs of the index: {', '.join(before) or 'nothing'}"
+            )
     inputs = [one for one in before if any(is_inside(one, folder) for folder in folders)]
     gone = list(dict.fromkeys(path for folder in folders for path in known.below(folder)))
     rows = [row for path in gone for row in known.rows(path)]

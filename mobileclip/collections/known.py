@@ -86,18 +86,18 @@ class KnownFiles:
         return self._rows.get(path, ())
 
     def gone(self, found: Scan, recognised: Collection[str] = ()) -> tuple[list[str], dict[str, int]]:
-        """Return the deleted files, and the number of kept images per missing folder.
+        """Return the deleted files, and the number of kept images for each missing folder.
 
-        The index keeps existing files, including hidden files and files of linked folders that were inputs. The index
-        also keeps the files of a missing or empty folder (an unmounted disk, for example), unless the update found the
-        same content in other files.
+        The index keeps existing files, even files that this scan skips (former inputs in hidden or linked folders, for
+        example). The index also keeps the files of a missing or empty folder (an unmounted disk, for example), unless
+        the update found the same content in other files.
 
         Args:
             found: result of `scan`.
             recognised: hashes of content that the update found in other files.
 
         Returns:
-            The paths of deleted files, and the number of kept images by missing or empty folder, or by missing input.
+            The paths of deleted files, and the number of kept images for each missing or empty folder or missing input.
         """
         there, folders = Presence(), MissingFolders()
         gone: list[str] = []
@@ -145,7 +145,7 @@ class KnownFiles:
         return KnownContent(images=self._hashes_of_size, videos=self._video_of_hash)
 
     def content_like(self, file: FoundFile) -> KnownContent:
-        """Return the indexed content with the size of a file; for a shard, also the content of its old version."""
+        """Return the indexed content that a file of this size may have; for a shard, also its earlier content."""
         if file.kind == "image":
             return KnownContent(images={file.size: self.content().of_size(file.size)})
         alike = self._finished_of_size.get(file.size, [])

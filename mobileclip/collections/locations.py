@@ -14,7 +14,7 @@ from mobileclip.collections.store import INDEX, Store, is_index
 from mobileclip.machine import raise_machine_fault
 
 _MOST_LETTERS = 40
-# Minimum share of an index's files that exist in another folder if the index's folder has moved.
+# An indexed folder counts as moved if at least this share of its files exists in another folder.
 _MOVED = 0.5
 
 
@@ -110,7 +110,7 @@ def _by_age() -> list[Path]:
 
 
 def _readable(folders: Iterable[Path]) -> Iterator[Store]:
-    """Yield the indexes in folders, without damaged indexes and indexes of another version."""
+    """Yield the indexes in folders; skip damaged indexes, and indexes of another version."""
     for folder in folders:
         try:
             yield Store.open(folder)

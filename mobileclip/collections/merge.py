@@ -48,7 +48,7 @@ class _Held:
     """The rows of an image or a video in an index.
 
     Args:
-        owner: index with the rows.
+        owner: index that has the rows.
         state: modification time of the file, and whether the file was read completely; the merge keeps the rows
             with the greater state.
         ids: ids of the rows.
@@ -60,12 +60,12 @@ class _Held:
 
 
 def merge_stores(target: Store, sources: Sequence[Store], *, show_progress: bool = True) -> MergeReport:
-    """Merge the rows of indexes into a target index, locked by the caller, in one transaction.
+    """Merge the rows of indexes into a target index, in one transaction; the caller must lock the target index.
 
     Images of two indexes are equal if their paths, parts and digests are equal. Of equal images, the merge keeps the
-    latest rows; for a video, preferably the rows of a complete read. The merge keeps different images with the same
-    path, from two machines, for example. Rows of a readable file replace an older row of the same path that marks the
-    file as unreadable.
+    rows with the latest modification time; if the times are equal, it prefers the rows of a completely read file. The
+    merge keeps different images with the same path (from two machines, for example). Rows of a readable file replace
+    an older row of the same path that marks the file as unreadable.
 
     Args:
         target: index to write to.
@@ -158,7 +158,7 @@ class MergedConcepts:
         return cls(concepts=concepts, words=None if words is None else (words, folder))
 
     def joined(self, other: MergedConcepts) -> MergedConcepts:
-        """Merge with the concepts and tags of another index; concepts of only one index stay unchanged.
+        """Merge with the concepts and tags of another index; concepts that only one index has stay unchanged.
 
         Args:
             other: concepts and tags of the other index, with the same model.
@@ -178,7 +178,7 @@ class MergedConcepts:
         return MergedConcepts(concepts={**self.concepts, **other.concepts, **both}, words=words)
 
     def write_concepts(self, folder: Path) -> None:
-        """Write the concepts to an index, with one transaction per concept, and merge changes by other processes.
+        """Write each concept to an index in a separate transaction, merged with changes by other processes.
 
         Raises:
             ValueError: if a change by another process conflicts with a concept.
@@ -208,8 +208,8 @@ def merge_concepts(one: Concept, here: Path, other: Concept, there: Path) -> Con
     name = storage.printable(one.name)
     if one.text != other.text:
         raise ValueError(
-            f"the concept {name!r} is '{storage.printable(one.text)}' in {here} and '{storage.printable(other.text)}' "
-            f"in {there}; use the same text, or remove one concept: "
+            f"the concept {name!r} has the text '{storage.printable(one.text)}' in {here} and "
+            f"'{storage.printable(other.text)}' in {there}; use the same text, or remove one concept: "
             f'`mobileclip concept add "{name}" --text TEXT --index {there}`, '
             f'`mobileclip concept rm "{name}" --index {there}`'
         )

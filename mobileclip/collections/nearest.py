@@ -22,13 +22,14 @@ logger = get_logger(__name__)
 GRAPH = "neighbours.usearch"
 """Name of the graph file in the folder of an index."""
 
-# Search compares all embeddings as float16, then the best k and this many more as float32.
+# Search compares all embeddings as float16, then compares the best k, and this many more, as float32.
 _SPARE = 32
 # Number of candidates from the graph per requested image.
 _CANDIDATES = 4
 # A graph is rebuilt when the number of removed images exceeds this share of the index.
 _STALE = 0.2
-# Number of a graph's embeddings to compare with the index, and minimum cosine. Equal embeddings have 0.999 (int8).
+# Number of a graph's embeddings to compare with the index, and the minimum cosine of equal embeddings: the graph stores
+# int8 values, so equal embeddings have a cosine of only 0.999.
 _COMPARED, _SAME = 64, 0.98
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -77,7 +78,7 @@ def exact_nearest(
 
 
 class NeighbourGraph:
-    """An approximate neighbour graph; search also compares images that the graph lacks.
+    """An approximate neighbour graph; search also compares the query with images that the graph lacks.
 
     Args:
         graph: usearch index.
@@ -95,7 +96,7 @@ class NeighbourGraph:
         return len(self._missing)
 
     def nearest(self, query: NDArray[np.float32], k: int) -> Found:
-        """Return the approximately nearest images, like `exact_nearest`."""
+        """Return approximately the nearest images, in the format of `exact_nearest`."""
         return self.nearest_to_each(query[None], k, num_candidates=max(_CANDIDATES * k, self._least))[0]
 
     def nearest_to_each(self, queries: NDArray[np.float32], k: int, *, num_candidates: int) -> list[Found]:

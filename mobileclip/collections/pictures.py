@@ -21,7 +21,8 @@ from mobileclip.datasets import VideoFile, load_shown
 from mobileclip.inference import Encoded, ImageItem, ImageTextModel, Moment, encode_images
 
 _REDUCTIONS = (8, 4, 2)
-# Side, quality and size limit of copies of examples: the largest image towers use 448 pixels.
+# Side and WebP quality of an example's copy, and maximum bytes of a file that is copied unchanged. The largest image
+# towers use 448 pixels.
 _COPY_SIDE, _COPY_QUALITY, _COPY_BYTES = 512, 90, 2**16
 
 
@@ -162,7 +163,7 @@ class Reencoded:
     Args:
         row: row of the image.
         embedding: new embedding, `(dim,)`, of unit length; None after a problem.
-        problem: `gone` for a missing file, `changed` or `unreadable`; None if the image has a new embedding.
+        problem: `gone` (missing file), `changed` or `unreadable`; None if the image has a new embedding.
     """
 
     row: Known
@@ -176,7 +177,7 @@ def reencode(
     """Encode indexed images with another model, and yield each image with an embedding or a problem.
 
     Args:
-        rows: rows of the images, with rows of the same shard together, so that the function reads each shard once.
+        rows: rows of the images; rows of the same shard must be adjacent, so that the function reads each shard once.
         clip: model that encodes the images.
         reduced: whether to decode a JPEG at reduced size, see `read_tower_image`.
         batch_size: number of images per batch.
@@ -195,7 +196,7 @@ def reencode(
 
 
 def _compared(one: Encoded[Known]) -> Reencoded:
-    """Return an image with its embedding, or with a problem if the image is unreadable or changed since indexing."""
+    """Return an image with its embedding, or with a problem if the image is unreadable or has changed."""
     row, read = one.item.key, one.read
     if isinstance(read, ImageError):
         return Reencoded(row=row, problem="gone" if read.reason == "missing_file" else "unreadable")

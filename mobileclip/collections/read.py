@@ -105,9 +105,10 @@ class Findings:
         self.num_unchanged += other.num_unchanged
 
 
-# Maximum number of hashes per size, as each task sends them to a different process.
+# Maximum number of hashes per size, as each task sends these hashes to another process.
 _MOST_HASHES = 100
-# Reasons that may no longer hold for the unchanged file at the next run, for example after raising limits.
+# The next run reads a file again that was refused for one of these reasons, even if the file is unchanged: the user may
+# have raised the limits, for example.
 _PASSING = frozenset(("unreadable", "out_of_memory", "too_large", "too_many_scans"))
 
 
@@ -139,7 +140,7 @@ class KnownContent:
     videos: Collection[str] = ()
 
     def of_size(self, size: int) -> tuple[str, ...]:
-        """Return the known hashes of images with a size in bytes, at most 100 hashes."""
+        """Return at most 100 known hashes of images of the given size in bytes."""
         return tuple(self.images.get(size, ())[:_MOST_HASHES])
 
 
@@ -224,7 +225,7 @@ class FileReader:
         for raw in read_shard(file.path, skips.add):
             image = raw.image
             if image is None or raw.problem is not None or raw.key in seen:
-                detail = "no image in it" if raw.problem is None else raw.problem.detail
+                detail = "the sample has no image" if raw.problem is None else raw.problem.detail
                 skips.add(Skip(reason="no_image", key=raw.key, shard=file.path, detail=detail))
                 continue
             seen.add(raw.key)
@@ -248,7 +249,7 @@ class FileReader:
         """Yield the frames of a video, unless its content is already in the index."""
         path = Path(file.path)
         try:
-            # This comes first, as hashing an unreadable video may take minutes.
+            # The inspection comes first, as hashing an unreadable video may take minutes.
             facts = inspect_video(path, self._options.video_frames, self._options.video_seconds)
             sha256 = hash_file(path)
         except ImageError as error:

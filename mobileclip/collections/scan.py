@@ -79,7 +79,8 @@ def _is_there(path: str, is_kind: Callable[[int], bool]) -> bool:
 
 EXPECTED = "expected images, videos, tar shards such as 'shards/{000..127}.tar', or folders of these files"
 _SHARD = ".tar"
-# Approximate number of bytes per encoded image: an image from the web, and ten seconds of a video.
+# Approximate number of bytes per image to encode, for shards of images from the web, and for videos with one encoded
+# frame per ten seconds.
 _BYTES_PER_IMAGE = {"shard": 2**16, "video": 2**23}
 
 

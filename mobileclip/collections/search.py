@@ -29,7 +29,8 @@ QueryImage = str | Path | bytes
 
 NEGATIVE_WEIGHT = 0.5
 """Weight of the mean excluded embedding in a query, relative to the mean wanted embedding."""
-# Factor for repeating a search with more results, if missing files or frames of few videos fill the first places.
+# If missing files, or frames of a few videos, fill the first places, the search is repeated with more results, by this
+# factor.
 _MORE = 8
 
 
@@ -58,7 +59,7 @@ def query_direction(
     """Return the query embedding: the mean wanted embedding, minus half of the mean excluded embedding.
 
     Shape:
-        (dim,), of length 1.
+        (dim,), of unit length.
 
     Args:
         clip: function that returns the model of the index; `query_direction` calls the function only to encode texts
@@ -93,7 +94,7 @@ def nearest_matches(
     all_frames: bool,
     cache: Cache | None = None,
 ) -> Matches:
-    """Return the images nearest to a query embedding, nearest first, without missing files.
+    """Return the images nearest to a query embedding, nearest first; skip missing files.
 
     Args:
         snapshot: snapshot of the index.
@@ -101,7 +102,7 @@ def nearest_matches(
         query: query embedding, of shape (dim,).
         k: maximum number of results.
         where: conditions on columns, see `Condition`; results meet all conditions.
-        all_frames: whether to return several frames of a video, instead of the nearest frame only.
+        all_frames: whether to return several frames of a video, instead of only the nearest frame.
         cache: embeddings and weights of the concepts' examples; None without examples.
 
     Raises:
@@ -130,7 +131,7 @@ def nearest_matches(
 
 
 def newest_matches(snapshot: Snapshot, k: int, *, where: Sequence[Condition | str], all_frames: bool) -> Matches:
-    """Return the images that meet conditions, newest first, by the date taken or the modification time.
+    """Return the images that meet conditions, newest first, by the date taken or else the modification time.
 
     Args:
         snapshot: snapshot of the index.

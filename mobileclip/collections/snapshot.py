@@ -243,7 +243,7 @@ class Snapshot:
             return [() for _ in indices]
         similar = cosines(self.vectors[np.asarray(indices, np.int64)], words.vectors.astype(np.float32))
         scores = np.stack([np.interp(*one, LEVELS) for one in zip(similar.T, words.levels, strict=True)], axis=1)
-        # Among words with equal scores, as for the best image of several words, the more similar word comes first.
+        # Of words with equal scores, the more similar word comes first: an image may be the best image for many words.
         best = np.lexsort((-similar, -scores), axis=1)[:, :_MOST_TAGS]
         return [
             tuple(words.words[word] for word in row if scores[index, word] >= 1 - words.share)

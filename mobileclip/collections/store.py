@@ -29,7 +29,7 @@ _WAIT_SECONDS = 60.0
 # File times have a resolution of some milliseconds; a file this old gets a different time when it is written again.
 _SETTLED_NS = 20_000_000
 _TRIES = 20
-# Number of remembered transactions of an index.
+# Maximum number of tokens that an index stores, one per transaction.
 _MOST_TOKENS = 10_000
 # Reading this number of embeddings from SQLite takes half a second of CPU time.
 _WORTH_ARRAYS = 100_000
@@ -258,7 +258,7 @@ class Store:
 
     @property
     def token(self) -> str:
-        """A random string that changes with every write or replacement of the index."""
+        """A random string that changes when the index is written or replaced, but not when only concepts change."""
         with read_transaction(self.folder) as db:
             return _token(db)
 
@@ -270,7 +270,7 @@ class Store:
     def values(
         self, *columns: str, ids: Sequence[int] | None = None, since: str | None = None
     ) -> list[tuple[Any, ...]]:
-        """Return columns of existing rows, by ascending id.
+        """Return columns of rows that are not marked as removed, by ascending id.
 
         Args:
             columns: names of the columns.
@@ -289,7 +289,7 @@ class Store:
         """Yield rows with their embeddings, including rows that the current write job has marked as removed.
 
         Raises:
-            ValueError: if the index is damaged: an embedding has a wrong number of dimensions.
+            ValueError: if an embedding has a wrong number of dimensions (the index is damaged).
         """
         ids = [number for (number,) in self.values("id")] if ids is None else ids
         names = (*(f"images.{one}" for one in COLUMNS), "embedding")
@@ -396,7 +396,7 @@ class Store:
                 db.execute("UPDATE state SET about = ?", (to_json(self.about),))
 
     def compact(self) -> None:
-        """Delete removed rows; SQLite reuses their space."""
+        """Delete the rows that are marked as removed; SQLite reuses their space."""
         with self._changing() as db:
             for table in ("images", "embeddings"):
                 db.execute(f"DELETE FROM {table} WHERE id IN (SELECT id FROM removed)")  # noqa: S608 - our own names
@@ -406,7 +406,7 @@ class Store:
         """Start or resume an upgrade to another model.
 
         Args:
-            about: metadata of the index with the other model.
+            about: metadata that the index will have with the other model.
 
         Returns:
             The ids of the images without an embedding by the other model.

@@ -52,7 +52,7 @@ class TagWords:
     Args:
         about: metadata of the index, including the model that computed `vectors`.
         template: prompt template of the words, such as `a photo of a {}`.
-        share: fraction of the images that get each word as a tag.
+        share: for each word, fraction of the images that get this word as a tag.
         words: unique words.
         vectors: embeddings of the words.
         levels: quantiles of each word's cosines over the collection, at `LEVELS`.
@@ -150,7 +150,7 @@ def write_tag_words(folder: Path, words: TagWords) -> None:
 
 
 SHARE = 0.05
-"""Default fraction of the images that get each word as a tag."""
+"""Default value of `TagWords.share`."""
 
 _LONGEST_WORD = 200
 # Conditions use these characters.
@@ -183,7 +183,7 @@ def make_tag_words(
         about: metadata of the index.
         images: embeddings of the collection's images, at least one.
         template: prompt template with one `{}`.
-        share: fraction of the images that get each word as a tag.
+        share: for each word, fraction of the images that get this word as a tag.
         show_progress: whether to show progress.
 
     Raises:

@@ -138,10 +138,10 @@ class Concepts(Mapping[str, Concept]):
 
         Args:
             name: name of the concept, without quotation marks.
-            positive: positive examples, as paths or ids of the index.
-            negative: negative examples, as paths or ids of the index.
+            positive: positive examples, as paths, or as ids in the index.
+            negative: negative examples, as paths, or as ids in the index.
             unlabel: examples to remove, as ids, paths or `Example.name`; the files need not exist.
-            text: description of the concept; None to keep the description, or to use the name of a new concept.
+            text: description of the concept; None to keep an existing description, or to use a new concept's name.
 
         Raises:
             ValueError: if the name or the text is invalid, an id is not in the index, an image to remove is not an
@@ -252,7 +252,7 @@ class Concepts(Mapping[str, Concept]):
         return concept.about.identity.is_same(self._index.store.about.identity)
 
     def _embeddings(self, concept: Concept) -> dict[Key, NDArray[np.floating]]:
-        """Return the embeddings of examples in the space of the index, from the index or from small copies."""
+        """Return the examples' embeddings in the index's space, read from the index or computed from small copies."""
         if self._is_here(concept):
             return {one.key: vector for one, vector in zip(concept.examples, concept.vectors, strict=True)}
         index, reduced = self._index, self._index.store.about.decode == "fast"

@@ -45,8 +45,8 @@ def inspect_video(path: Path, frames: Frames, seconds: float) -> VideoFacts:
 
     Args:
         path: path of the video.
-        frames: `seconds` for one frame per interval; `scenes` for a choice by `SceneChooser` among one frame per
-            second.
+        frames: `seconds` for one frame per interval; `scenes` for one frame per second, among which `SceneChooser`
+            then chooses.
         seconds: seconds between frames; increased if a video would have more than 20,000 frames.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Writes results and duplicates as HTML pages, and duplicates as JSON Lines."""
+"""Writes search results and duplicates as HTML pages, and duplicates as JSON Lines."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def write_matches(path: Path, title: str, matches: Sequence[Match], maps: Sequen
     Args:
         path: the HTML file, replaced atomically.
         title: title of the page, such as the query.
-        matches: search results; the page shows only the names of unreadable images.
-        maps: one map per match, see `Collection.explain`, or None for an image without a map; None for a page
-            without maps.
+        matches: search results; for an unreadable image, the page shows only the name.
+        maps: for each match, the map of `Collection.explain`, or None if there is no map; None instead of the sequence
+            for a page without maps.
 
     Raises:
         OSError: if the file cannot be written.
@@ -55,7 +55,7 @@ def scale_of(shares: Map) -> str:
 
 
 def overlay_map(image: Image.Image, shares: Map) -> Image.Image:
-    """Overlay an image with its map: warm colours raise the score, cold colours lower the score.
+    """Overlay an image with its map: warm colours mark locations that raise the score, cold colours that lower it.
 
     Args:
         image: uncropped image; pixels outside the model's crop stay unchanged.
@@ -75,7 +75,7 @@ def overlay_map(image: Image.Image, shares: Map) -> Image.Image:
 # Browsers are slow with pages of more groups.
 _MOST_GROUPS = 300
 _MOST_SHOWN = 24
-_EXPLAINED = "warm colours raise the score, cold colours lower the score (attribution, not segmentation)"
+_EXPLAINED = "warm locations raise the score, cold locations lower the score (attribution, not segmentation)"
 
 
 def write_list(path: Path, groups: Sequence[DuplicateGroup]) -> None:

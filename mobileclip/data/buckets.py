@@ -67,7 +67,7 @@ class Buckets(ExitStack):
             self._write()
 
     def __iter__(self) -> Iterator[Records]:
-        """Yield one array of records per bucket, in the order of the `add` calls; a bucket may be empty."""
+        """Yield one array per bucket, which may be empty; the records are in the order of the `add` calls."""
         if self._scratch is not None:
             self._write()
             for number in range(self.num_buckets):
@@ -79,7 +79,7 @@ class Buckets(ExitStack):
             yield records[starts[number] : starts[number + 1]]
 
     def drain(self) -> Iterator[Records]:
-        """Yield one array of records per bucket, once, and remove each bucket's file after reading."""
+        """Yield one array per bucket, and remove each bucket's file after reading; call this method only once."""
         for number, records in enumerate(self):
             if self._scratch is not None:
                 (self._scratch / str(number)).unlink(missing_ok=True)
@@ -110,7 +110,7 @@ class Buckets(ExitStack):
 
 
 def leading_bits(numbers: npt.NDArray[np.uint64], num_buckets: int) -> npt.NDArray[np.int64]:
-    """Return each number's bucket index, the leading bits, so that successive buckets hold ascending numbers.
+    """Return the leading bits of each number as its bucket index, so that successive buckets hold ascending numbers.
 
     Args:
         numbers: 64-bit numbers that are evenly distributed, such as hashes.
@@ -138,14 +138,14 @@ def num_buckets_for(num_records: int, itemsize: int, *, bucket_bytes: int = 2**2
     Args:
         num_records: expected number of records.
         itemsize: size of one record, in bytes.
-        bucket_bytes: maximum average size of a bucket, in bytes; several buckets should fit into memory.
+        bucket_bytes: upper limit on the average size of a bucket, in bytes; several buckets should fit into memory.
     """
     return 1 << max(0, (num_records * itemsize // bucket_bytes).bit_length())
 
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Yield an empty folder and remove it when the block ends; after a killed process, the next call removes it.
+    """Yield an empty folder and remove it when the block ends; the next call removes folders of killed processes.
 
     Args:
         parent: parent folder, created if missing.

@@ -19,7 +19,7 @@ T = TypeVar("T")
 logger = get_logger(__name__)
 
 CONNECTION_FAILED = "connection_failed"
-"""Reason of a skip after a failed store or disk: the data may be intact, so a retry may succeed."""
+"""Reason of a skip because a store or disk failed: the data may be intact, so a retry may succeed."""
 
 # Counts are complete; the numbers of named skips and log lines are limited.
 MAX_NAMED = 1000
@@ -124,11 +124,11 @@ def made_or_skip(make: Callable[[], T], *, key: str, shard: str) -> T | Skip:
 
 @attrs.define(kw_only=True)
 class SkipReport:
-    """Counts of samples read and of samples skipped by reason, in this process.
+    """Counts of the samples that this process used, and of the skips by reason.
 
     Args:
         num_read: number of samples that were used.
-        num_unwanted: number of samples that are not in the list of samples to use.
+        num_unwanted: number of samples that the uid list or `keep` rejected.
         counts: total number of skips by reason.
         named: first `MAX_NAMED` skips of every reason.
         log: whether `add` also logs skips.

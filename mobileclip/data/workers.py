@@ -93,7 +93,8 @@ def submitted_ahead(
     Args:
         submit: function that starts a call in a thread or process and returns its future.
         items: items to process; iterated in the caller's thread.
-        ahead: total weight of the started items from which no further item is started; at least one item is started.
+        ahead: limit on the total weight of the started items; no item is started once the total reaches this limit, so
+            the last started item may exceed the limit.
         weigh: function that returns the weight of an item, such as the size of its result; by default, every item
             weighs 1.
     """

@@ -57,8 +57,8 @@ class Thumbnail:
     Args:
         picture: image of any size; None for text only.
         lines: lines of text below the image; the first line has the largest font.
-        name: file name below the lines; empty for no name. The page shortens a long name, with the full name as
-            tooltip.
+        name: file name below the lines; empty for no name. The page shortens a long name, and shows the full name
+            as a tooltip.
     """
 
     picture: Image.Image | None

@@ -126,8 +126,8 @@ class FolderReader:
 
     Args:
         path: path of the folder.
-        parts: JSON with the key, relative path and class number of every image, by part name. JSON takes less memory
-            per worker than one object per image.
+        parts: name of each part, and JSON with the key, relative path and class number of every image in the part.
+            JSON takes less memory per worker than one object per image.
         left_out: skips of unusable files in the folder; `read` reports the skips with the first part.
     """
 

@@ -1,4 +1,4 @@
-"""Reads single frames of video files by time, for a few formats, within limits, and without opening other files.
+"""Reads single frames at given times from video files of a few formats, with limits and without opening other files.
 
 PyAV contains FFmpeg, which supports about three hundred formats. Many formats are rare, and playlists make FFmpeg open
 other files and URLs. This module never reads audio, subtitle or data streams.
@@ -90,7 +90,7 @@ MOST_SECONDS = 48 * 3600.0
 _MOST_HEADER_BYTES = 2**28
 # Maximum number of pixels to decode for one frame: about 15 minutes of 1080p without a keyframe.
 _MOST_DECODED_PIXELS = 2**36
-# Frames within this distance ahead are reached by decoding, without a seek.
+# To reach a frame at most this far ahead, decode all frames before it instead of seeking.
 _NEAR_SECONDS = 2.0
 # Minimum duration of the last frame.
 _LAST_SECONDS = 2.0
@@ -171,7 +171,7 @@ class VideoFile:
         )
 
     def frame(self, seconds: float) -> Image.Image:
-        """Return the frame displayed at a time, in RGB, upright, with square pixels.
+        """Return the frame displayed at a time as an upright RGB image with square pixels.
 
         Reading is fastest if the times ascend from call to call.
 
@@ -225,7 +225,8 @@ class VideoFile:
             if num_pixels > _MOST_DECODED_PIXELS:
                 raise ImageError(
                     "too_large",
-                    f"{self._name} has too few keyframes before {seconds:g} seconds; encode it with more keyframes",
+                    f"{self._name} has too few keyframes before {seconds:g} seconds; encode the video with more "
+                    "keyframes",
                 )
             self._next = next(self._frames, None)
         if self._shown is None:

@@ -1,10 +1,10 @@
-"""The towers, the dual encoder, the published models as specs, and their checkpoints.
+"""Towers, the dual encoder, specs of the published models, and checkpoints.
 
 This subpackage composes blocks into towers; new blocks belong in `blocks`, new losses in `losses`.
 """
 
 from mobileclip.encoders.checkpoints import (
-    PACKAGED as PACKAGED,  # for collections, like the other aliases below
+    PACKAGED as PACKAGED,  # used by `mobileclip.collections`, like the other aliases below
     CheckpointError,
     ModelSpec,
     load_backbone,

@@ -60,7 +60,9 @@ class ImageEncoderSpec(ABC):
         Raises:
             ValueError: if the spec does not support removing the projection.
         """
-        raise ValueError(f"{type(self).__name__} does not support removing its last projection; use its embeddings")
+        raise ValueError(
+            f"{type(self).__name__} does not support removing its last projection; use the encoder with the projection"
+        )
 
     def with_channels(self, channels: int) -> ImageEncoderSpec:
         """Return the spec for a different number of channels, with mean and std from `ImageInput.of_channels`.

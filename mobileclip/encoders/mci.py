@@ -64,7 +64,7 @@ class RepMixerSpec(TokenMixerSpec):
 @token_mixers.register("attention")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class AttentionSpec(TokenMixerSpec):
-    """A stage of attention blocks after a conditional positional encoding.
+    """A stage with a conditional positional encoding, followed by attention blocks.
 
     Args:
         head_dim: channels per head.
@@ -134,8 +134,8 @@ class MCiSpec(ImageEncoderSpec):
         stem_scale_branch: whether the stem's blocks have a scale branch.
         downsample_activation: whether a GELU follows the large-kernel convolution of each downsampling.
         layer_scale: initial value of the layer scales.
-        drop_path: drop probability of the last block's branches in training, growing linearly from 0 at the first
-            block. MobileCLIP trains without drop path, FastViT's classifiers with it.
+        drop_path: drop probability of the last block's branches in training; the probability increases linearly over
+            the blocks, from 0. MobileCLIP trains without drop path, FastViT's classifiers with drop path.
         projection: whether the head has a projection; without it, the embedding is the pooled features, and
             `embedding_dim` is twice the channels of the last stage.
 
@@ -161,7 +161,7 @@ class MCiSpec(ImageEncoderSpec):
         dims = [stage.dim for stage in self.stages]
         for dim, next_dim in itertools.pairwise(dims):
             if next_dim % dim:
-                raise ValueError(f"each stage's dim must divide the next, but {dim} does not divide {next_dim}")
+                raise ValueError(f"each stage's dim must divide the next dim, but {dim} does not divide {next_dim}")
         for stage in self.stages:
             if int(stage.dim * self.ffn_ratio) < 1:
                 raise ValueError(
@@ -251,7 +251,7 @@ class MCi(ActivationCheckpointing, nn.Module):
 
     Args:
         stem: maps images to the first feature map.
-        stages: modules that run in sequence on the stem's feature map, one per resolution.
+        stages: one module per resolution; the modules run in sequence on the stem's feature map.
         head: maps the last feature map to embeddings.
         dims: output channels of each stage.
         strides: stride of each stage's feature map in pixels of the image.
@@ -310,7 +310,7 @@ class MCi(ActivationCheckpointing, nn.Module):
             stages: indices of stages, in the order of the returned maps; None for all stages.
 
         Raises:
-            ValueError: if a stage does not exist, or a side is not a multiple of a stride.
+            ValueError: if a stage does not exist, or a side is not a multiple of a requested stage's stride.
         """
         chosen = chosen_stages(images, stages, strides=self.strides)
         return outputs_of(self.stages, self.stem(images), chosen)
@@ -330,7 +330,7 @@ class MCi(ActivationCheckpointing, nn.Module):
         local = getattr(self.head, "local", None)
         if local is None:
             raise ValueError(
-                f"the head {type(self.head).__name__} has no local(x), which returns an embedding per location; "
+                f"the head {type(self.head).__name__} has no method local(x) that returns an embedding per location; "
                 "use mobileclip.blocks.ConvPoolHead"
             )
         y: Tensor = local(self.stages(self.stem(images)))

@@ -197,7 +197,7 @@ def mobileclip2_l14() -> DualEncoderSpec:
 def _stages(
     dims: tuple[int, ...], depths: tuple[int, ...], *, attention: tuple[AttentionSpec, ...], num_gated: int = 0
 ) -> tuple[StageSpec, ...]:
-    """Return stages with RepMixers, then stages with attention; the last `num_gated` downsamplings are gated."""
+    """Return stages with RepMixers, then stages with attention; the last `num_gated` have squeeze-and-excitation."""
     mixers: list[TokenMixerSpec] = [*(RepMixerSpec() for _ in dims[len(attention) :]), *attention]
     return tuple(
         StageSpec(dim=dim, depth=depth, mixer=mixer, squeeze_excite=stage >= len(dims) - num_gated)

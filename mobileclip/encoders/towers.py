@@ -109,7 +109,7 @@ def initialize_as_open_clip(attentions: Iterable[Attention], parameters: Iterabl
         nn.init.normal_(tensor, std=width**-0.5)
 
 
-torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
+torch.fx.wrap("rearrange")  # torch.fx would trace into `rearrange` and fail
 
 
 def resampled_positions(position: Tensor, grid: tuple[int, int], *, class_position: bool) -> Tensor:
@@ -237,7 +237,7 @@ def depth_of(stages: Sequence[int] | None, num_stages: int) -> int:
 
 
 def outputs_of(stages: Iterable[Callable[[Tensor], Tensor]], x: Tensor, chosen: Sequence[int]) -> tuple[Tensor, ...]:
-    """Return the outputs of the requested stages in order, without computing later stages."""
+    """Return the outputs of the requested stages, in the order of `chosen`, without computing later stages."""
     outputs = {}
     for number, stage in enumerate(itertools.islice(stages, max(chosen) + 1)):
         x = stage(x)

@@ -31,7 +31,7 @@ from mobileclip.inputs import MAX_SIZE, ImageInput
 from mobileclip.reparam import with_children
 from mobileclip.strict import strict
 
-torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
+torch.fx.wrap("rearrange")  # torch.fx would trace into `rearrange` and fail
 
 
 @image_encoder_families.register("vit")

@@ -42,7 +42,7 @@ class LocalEngine(PoolEngine):
     or stuck worker, and counts a failed attempt for each unfinished unit of the worker.
 
     Args:
-        num_workers: number of processes; None for one per CUDA device, or one without CUDA.
+        num_workers: number of processes; None for one per device in `devices`.
         devices: devices for the workers, assigned in turn; empty for all CUDA devices, or without CUDA for the best
             available device.
         num_threads: number of CPU threads per worker; None for an equal share of the cores.

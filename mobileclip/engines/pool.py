@@ -80,7 +80,7 @@ class Engine(ABC):
 
 
 def default_num_threads(device: str, num_workers: int) -> int:
-    """Return the number of threads per worker: an equal share of the cores, on a GPU limited to between 2 and 16."""
+    """Return the number of threads per worker: an equal share of the cores; for a GPU, at least 2 and at most 16."""
     share = max(1, num_cores() // num_workers)
     return share if device == "cpu" else max(2, min(16, share))
 

@@ -58,7 +58,7 @@ class RunningUnit:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Status:
-    """The progress of a run; as text, with a warning if the status of an unfinished run is older than two minutes.
+    """The progress of a run; the text form warns if the run is unfinished and the status is older than two minutes.
 
     Args:
         state: `running`, `finished`, or `ended` (stopped early).
@@ -250,7 +250,7 @@ class Run(Listener[Any, Any]):
         write_set_aside(self._output, self._asides)
 
     def refuse(self, name: str, reason: str) -> None:
-        """Mark a unit, for example a missing input file, as failed without an attempt.
+        """Record a unit that fails before any attempt, for example because its input file is missing.
 
         Args:
             name: name of the unit.

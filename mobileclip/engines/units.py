@@ -22,8 +22,8 @@ from mobileclip.terminal import get_logger
 logger = get_logger(__name__)
 
 _RUN_AGAIN = "then run this again; finished work is saved"
-# Maximum number of workers lost without a finished unit in between; beyond it, the units are not the cause. The limit
-# grows with the number of workers, since one power failure may stop many.
+# Maximum number of workers lost without a finished unit in between; if more are lost, the units are not the cause. The
+# limit grows with the number of workers, since one power failure may stop many workers.
 _MOST_LOST, _MOST_LOST_PER_WORKER = 30, 10
 # Number of failed attempts before a unit is split.
 _TRIES_WHOLE = 2
@@ -67,7 +67,7 @@ class Worker(Protocol[UnitT_contra, EntryT_co]):
     """A callable that processes units with resources that `Work.open` loaded once."""
 
     def __call__(self, unit: UnitT_contra, on_progress: OnProgress, /) -> Callable[[], EntryT_co]:
-        """Process a unit, and return a function that finishes the unit and returns its entry.
+        """Process a unit, and return a function that finishes the unit and returns the unit's entry.
 
         The caller runs the returned function in another thread, while the worker processes the next unit. The call
         starts the computation on the device without waiting for the end; the returned function copies results from the
@@ -224,7 +224,7 @@ class Listener(Generic[UnitT, EntryT]):
         """Handle a failed attempt; a retry follows after a pause."""
 
     def lost(self, unit: UnitT, reason: str) -> None:
-        """Handle the loss of a unit's machine; another worker gets the unit, without a failed attempt."""
+        """Handle the loss of a unit's machine, which is not a failed attempt; another worker gets the unit."""
 
     def divided(self, unit: UnitT, reason: str, parts: Sequence[UnitT]) -> None:
         """Handle a unit that failed and was split into smaller units."""
@@ -333,7 +333,7 @@ class TaskQueue(Generic[UnitT, EntryT]):
         return unit.name in self._suspects
 
     def advance(self, num_steps: int) -> None:
-        """Report steps to the listener; an error in the listener ends the run, without a failed attempt of a unit."""
+        """Report steps to the listener; an error in the listener ends the run, but is no failed attempt of a unit."""
         with self._changed:
             try:
                 self._listener.advanced(num_steps)

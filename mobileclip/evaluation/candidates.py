@@ -82,8 +82,8 @@ class ModelArgument:
 
     Args:
         label: name of the model in tables; None to derive the name from the argument.
-        model: a model name, `hf-hub:OWNER/NAME`, or `open_clip:` followed by an open_clip model; None if the weights
-            file states the model.
+        model: a model name, `hf-hub:OWNER/NAME`, or a model of another package that starts with `open_clip:` or
+            `transformers:`; None if the weights file states the model.
         file: weights file; None if the model name determines the weights.
         text: the argument as typed, without the label.
     """
@@ -231,7 +231,7 @@ def candidate_device(text: str, device: str) -> str:
 
 
 def candidate_of(model: DualEncoder | Clip, *, name: str) -> Candidate:
-    """Return a model of this library as a candidate, for example a model in training, without changing the model.
+    """Return a candidate for a model of this library, such as a model in training; the model stays unchanged.
 
     Args:
         model: a dual encoder, folded or not, or a model returned by `mobileclip.load`.

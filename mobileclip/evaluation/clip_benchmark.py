@@ -75,7 +75,7 @@ def register() -> None:
 
 
 def _float(value: Any) -> float:
-    """Convert a value to float, including an array with one element."""
+    """Convert a number, or an array with one element, to float."""
     return float(value.item() if isinstance(value, np.ndarray) else value)
 
 

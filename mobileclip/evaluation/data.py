@@ -305,7 +305,9 @@ def open_benchmark(
 
 
 def benchmark_name(path: str) -> str:
-    """Return the name of the data set at a path; a suite name without CLIP_benchmark's layout gets the suffix ` (own)`.
+    """Return the name of the data set at a path.
+
+    If a suite data set has this name, but the path is not in CLIP_benchmark's layout, the name ends with ` (own)`.
 
     Args:
         path: path or URL of a data set, as in `open_benchmark`; the function reads no file.
@@ -329,7 +331,7 @@ def _converted(sample: ImageTextSample, places: Mapping[str, int]) -> BenchmarkS
         return BenchmarkSample(key=sample.key, image=sample.image, captions=tuple(sample.captions))
     label = label_of(sample)
     if label is None:
-        return BadSampleError("no_label", "the metadata of the sample has no class name as `label`")
+        return BadSampleError("no_label", "the metadata of the sample has no field `label` with a class name")
     if label not in places:
         return BadSampleError("bad_label", f"there is no class {label!r}")
     return BenchmarkSample(key=sample.key, image=sample.image, label=places[label])
@@ -352,7 +354,7 @@ def hash_of(value: Any) -> str:
 
 
 def folder_content(path: str) -> str | None:
-    """Return a hash that changes with the files of a folder; None for a web server, which cannot list files.
+    """Return a hash that changes with the files of a folder; None on a web server, which cannot list the files.
 
     Hash the content of the files directly in the folder, such as a table of questions. For files in subfolders, which
     may hold a hundred thousand images, hash only names, sizes and modification times.

@@ -71,7 +71,7 @@ class Features:
         """Return the features of images with labels or captions.
 
         Shape:
-            image: `(images, dim)`; text: `(classes * templates, dim)`, with the templates of the first class first, or
+            image: `(images, dim)`; text: `(classes * templates, dim)`, with the prompts of the first class first, or
                 `(captions, dim)`, with the captions of the first image first; labels, num_captions: `(images,)`;
                 metadata: `(images, fields)`, int64.
 
@@ -162,7 +162,8 @@ def num_images(benchmark: Benchmark) -> int:
 
 # Larger batches are not faster: a CPU encodes only a few images at a time, and these batches keep a GPU busy.
 MOST_ON_CPU, MOST_ON_GPU = 64, 1024
-# The batch itself, the images that threads decode ahead, and each image's file and pixels before resizing.
+# Memory per image, in multiples of the model input in float32: the batch itself, the images that threads decode ahead,
+# and each image's file and pixels before resizing.
 _COPIES = 8
 # Share of the free memory for a batch; other processes and the allocator's overhead need the rest.
 _SHARE = 0.5
@@ -171,7 +172,8 @@ _SHARE = 0.5
 def find_batch_size(clip: ImageTextModel) -> int:
     """Return the largest batch size, a power of two, whose images fit into half of the free memory.
 
-    On a GPU, double the batch size until a batch no longer fits.
+    The batch size is at most 1024 on a CUDA GPU and at most 64 on any other device. On a CUDA GPU, the function
+    measures the memory by encoding batches of growing size.
 
     Args:
         clip: the model, on the device that encodes the images.
@@ -570,8 +572,8 @@ class Session:
             content: function that returns the encoded image of an item, called in several threads. If the function
                 raises `BadSampleError`, the item is skipped.
             keep: function that returns the value that represents an item in the result, without the image.
-            report: report that receives the key of every skipped item. The caller must already count every item in
-                `num_read`.
+            report: report that receives the key of every skipped item. The caller counts every item in `num_read`; this
+                function subtracts the skipped items.
             title: title of the progress bar, and name of the data in the report.
             total: number of items; None if unknown.
         """

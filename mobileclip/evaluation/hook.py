@@ -47,8 +47,9 @@ def evaluation_hook(
 
     The callback returns every metric of every data set as `NAME/METRIC`, such as `vtab-pets/acc1` or
     `flickr30k/mean_recall@1`, and the number of skipped samples as `NAME/num_skipped`. Each call of the
-    callback decodes the images and encodes the prompts again. The callback restores the model's weights and modes and
-    torch's random state, so that runs with and without the callback train bit-identical weights.
+    callback decodes the images and encodes the prompts again. After a call, the model's weights, the modes of its
+    modules and torch's random state are as before, so that runs with and without the callback train bit-identical
+    weights.
 
     `evaluation_hook` checks the data before the training starts. The callback logs later errors, such as a shard that
     was damaged during the training, omits the metrics of the failed data set for the current step, and lets the
@@ -123,7 +124,7 @@ def hook_of(
 
 
 def _unless_it_fails(measure: Callable[[], Mapping[str, float]], name: str, num_steps: int) -> Mapping[str, float]:
-    """Return the metrics, or an empty mapping if the evaluation fails, since no failure may stop a long training run.
+    """Return the metrics, or an empty mapping if the evaluation fails, so that a failure cannot stop a training run.
 
     Args:
         measure: function that returns the metrics, called once.
@@ -180,7 +181,7 @@ def evaluate_classifier(
 ) -> ClassifierEvaluation:
     """Return the accuracy of a classifier on labelled images, with the classifier's own preprocessing.
 
-    Match labels by class name if the model and the data have class names; otherwise match labels by number.
+    Match labels by class name if both the model and the data have class names; otherwise, match labels by number.
 
     Args:
         model: classifier in evaluation mode; the function runs a folded copy.

@@ -76,9 +76,10 @@ def proportion_interval(hits: float, total: int, *, confidence: float = 0.95) ->
 def paired_difference(before: ArrayLike, after: ArrayLike, *, confidence: float = 0.95) -> PairedDifference:
     """Return the difference between two models that answered the same questions, with a confidence interval.
 
-    To the differences `d` of the `n` questions, add four pseudo-questions with differences 1, -1, 0 and 0, each of
-    weight 1/2. The interval is `m -+ z sqrt((s - m^2) / (n + 2))`, where `m = sum(d) / (n + 2)` and `s = (sum(d^2) + 1)
-    / (n + 2)`. Thus the interval has a width greater than zero even if both models give the same answers.
+    Four pseudo-questions with differences 1, -1, 0 and 0, each of weight 1/2, are added to the `n` questions with
+    differences `d`. The interval is `m -+ z sqrt((s - m^2) / (n + 2))`, where `m = sum(d) / (n + 2)` and
+    `s = (sum(d^2) + 1) / (n + 2)`. Thus the interval has a width greater than zero even if both models give the same
+    answers.
 
     Shape:
         before, after: `(questions,)`.
@@ -246,7 +247,7 @@ def _weighted(values: ArrayLike, weights: ArrayLike | None) -> tuple[NDArray[np.
 def clustered_outcomes(keys: Sequence[str], values: ArrayLike, weights: ArrayLike | None = None) -> Outcomes:
     """Return the outcomes of a metric that is a mean over questions, possibly several about the same image.
 
-    Questions about the same image are not independent, so each image counts once, with the mean of its questions.
+    Questions about the same image are not independent, so each image counts once, with the mean score of its questions.
 
     Args:
         keys: key of the image for each question.
@@ -300,7 +301,7 @@ def macro_f1_outcomes(keys: Sequence[str], values: ArrayLike, labels: ArrayLike)
 
 
 def class_weights(labels: ArrayLike) -> NDArray[np.float64]:
-    """Return the weight of each question, with sum 1 and equal total weight for each class or group in `labels`."""
+    """Return one weight per question; the weights sum to 1, and all classes or groups in `labels` weigh the same."""
     _, places, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
     return np.asarray(1.0 / (counts[places] * len(counts)))
 

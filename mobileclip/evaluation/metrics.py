@@ -43,7 +43,7 @@ def require_embeddings(name: str, embeddings: Tensor, *, dim: int | None = None)
 
 
 def hit_probability(scores: Tensor, relevant: Tensor, k: int) -> Tensor:
-    """Return, for each row, the probability that one of the relevant columns is among the `k` best.
+    """Return, for each row, the probability that at least one relevant column is among the `k` best.
 
     Without ties, the probability is 0 or 1. Columns with equal scores are in random order: if `m` of the `k` places are
     left for a tie of `wrong` irrelevant and `right` relevant columns, the probability is `1 - C(wrong, m) / C(wrong +
@@ -311,13 +311,13 @@ def macro_f1(predicted: Tensor, labels: Tensor) -> float:
 
 
 def macro_f1_values(predicted: Tensor, labels: Tensor) -> Tensor:
-    """Return values per image whose mean is macro F1 and, to first order, has the variance of macro F1.
+    """Return one value per image; the mean of the values is macro F1 and, to first order, has the variance of macro F1.
 
     `F1 + mean over classes c of ([c right] - F1_c ([c there] + [c said]) / 2) 2 n / (there_c + said_c)`. For an image,
     `[c there]` is 1 if `c` is the label, `[c said]` is 1 if `c` is the prediction, and `[c right]` is the product of
-    `[c there]` and `[c said]`. Over all `n` images, `there_c` and `said_c` are the numbers of labels and predictions
-    `c`. The second term is the infinitesimal jackknife: the derivative of macro F1 with respect to the weight of the
-    image.
+    `[c there]` and `[c said]`. Over all `n` images, `there_c` is the number of labels `c`, and `said_c` is the number
+    of predictions `c`. The second term is the infinitesimal jackknife: the derivative of macro F1 with respect to the
+    weight of the image.
 
     Shape:
         predicted, labels: `(images,)`, integers; result: `(images,)`.
@@ -337,7 +337,7 @@ def macro_f1_values(predicted: Tensor, labels: Tensor) -> Tensor:
 
 
 def _f1_by_class(predicted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return, for each class, F1, the number of labels plus predictions, and the number of labels."""
+    """Return three values per class: F1, the number of labels and predictions together, and the number of labels."""
     if predicted.shape != labels.shape or labels.ndim != 1 or labels.numel() == 0:
         raise ValueError(
             f"expected one prediction and one label per image, and at least one image; got shapes "
@@ -434,11 +434,11 @@ class Ranking:
 
     @property
     def caption_hits(self) -> Tensor:
-        """Score of each image, if each text is a caption of one image; the mean score is the mean recall at 1.
+        """Score of each image; the mean score is the mean of the recalls at 1 of both directions.
 
-        The score of an image is the mean of two numbers: the image's recall at 1, and the recalls at 1 of its captions,
-        summed and divided by the mean number of captions per image. Captions of one image are not independent; a paired
-        test of two models therefore needs one score per image.
+        Each text must be a caption of one image. The score of an image is the mean of two numbers: the image's recall
+        at 1, and the recalls at 1 of its captions, summed and divided by the mean number of captions per image.
+        Captions of one image are not independent; a paired test of two models therefore needs one score per image.
 
         Shape:
             `(images,)`.

@@ -58,7 +58,7 @@ def write_report(
     title: str = "Evaluation of image-text models",
     when: datetime | None = None,
 ) -> None:
-    """Write a self-contained HTML page with the results of models, laid out for desktop, phone and print.
+    """Write the results of models to a self-contained HTML page, laid out for desktop, phone and print.
 
     Args:
         path: path of the HTML file; an existing file is replaced.
@@ -67,8 +67,8 @@ def write_report(
         when: time of the report; by default the current time.
 
     Raises:
-        ValueError: if there are no models, two models have the same name, or the reference of a model is missing from
-            `models`.
+        ValueError: if there are no models, two models have the same name, or the reference of a model is not
+            another model in `models`.
         ModuleNotFoundError: if matplotlib or jinja2 is not installed; the message explains how to install the package.
         OSError: if the file cannot be written.
     """
@@ -81,7 +81,7 @@ def write_plots(folder: Path | str, models: Sequence[ModelResults]) -> tuple[Pat
     """Write the plots of a report as PNG files, and return their paths.
 
     Args:
-        folder: folder of the plots, created if missing; files of the same name are replaced.
+        folder: folder of the plots, created if missing; existing files with the names of the plots are replaced.
         models: measured or published results, see `write_report`.
 
     Raises:
@@ -169,7 +169,7 @@ class Point:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The ends of the interval in per cent; without an interval, the score for both ends."""
+        """The ends of the interval in per cent; without an interval, both ends are the score."""
         found = self.interval or Interval(self.score, self.score)
         return 100 * found.low, 100 * found.high
 
@@ -192,9 +192,10 @@ class Panel:
 
 
 def latency_panels(models: Sequence[ModelResults]) -> tuple[Panel, ...]:
-    """Return a panel for each device and latency source, with scores over the data sets common to all models.
+    """Return a panel for each device and latency source; scores are means over the panel's common data sets.
 
-    A device has no panel if only one model has latencies on the device, or if the models share no data set.
+    A device has no panel if only one model has latencies on the device, or if the models with latencies share no
+    data set.
 
     Args:
         models: results of models; models without latencies appear in no panel.
@@ -232,7 +233,7 @@ def _point(model: ModelResults, latency: Latency, keys: Sequence[str]) -> Point:
 
 
 def draw_latency(panel: Panel, path: Path) -> None:
-    """Plot accuracy against latency on one device, with 95 % intervals, as a PNG file."""
+    """Write a PNG plot of accuracy against latency on one device, with 95 % intervals."""
     lines = [
         charts.Line(
             x=[one.total_ms for one in chosen],

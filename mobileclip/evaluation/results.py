@@ -191,7 +191,7 @@ class ModelResults:
 
 
 def read_results(path: Path | str) -> dict[str, DatasetResult]:
-    """Return the results in a file by key.
+    """Return the results that a file holds, by key of the data set.
 
     Args:
         path: a JSON Lines file with `key`, `dataset`, `metrics` and optional fields in each line. If a key occurs more
@@ -295,7 +295,7 @@ def suite_average(results: Mapping[str, DatasetResult]) -> float:
 
 
 _NAMES = {entry.key: entry.name for entry in SUITE}
-# Main metrics outside the suite, searched first, in case a different metric has the same value.
+# Main metrics outside the suite; the search starts with these, since another metric may have the same value.
 _USUAL = ("acc1", "mean_recall@1")
 _STANDARD_ERRORS = 2.0
 
@@ -404,7 +404,7 @@ def _variance(score: float, num_images: int | None) -> float:
 UNKNOWN_FILTER = frozenset(f"mobileclip{size}" for size in ("_s3", "_s4", "2_s0", "2_s2", "2_b", "2_s3", "2_s4"))
 """Models whose published results used an unknown resize filter.
 
-This library uses the bilinear filter of open_clip's tags; the README of the release uses bicubic.
+This library uses the bilinear filter that open_clip's pretrained tags specify; the README of the release uses bicubic.
 """
 
 
@@ -414,7 +414,7 @@ def published_models() -> tuple[str, ...]:
 
 
 def published_results(model: str) -> dict[str, DatasetResult]:
-    """Return a model's published results by key: on the 38 data sets, and for MobileCLIP2 on nine more.
+    """Return a model's published results by key: on the 38 data sets, and for MobileCLIP2 also on nine others.
 
     The results exclude the data sets in `NOT_EVALUATED`.
 

@@ -369,7 +369,7 @@ def summarize(run: Run, *, compare_published: Sequence[str] = ()) -> tuple[Model
 
 
 def write_summary(folder: Path, models: Sequence[ModelResults]) -> tuple[Path, ...]:
-    """Write `report.html` and its plots as PNG files in `plots`; return the paths.
+    """Write `report.html`, and write its plots as PNG files to the folder `plots`; return the paths.
 
     Args:
         folder: output folder, created if missing.

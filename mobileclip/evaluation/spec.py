@@ -42,8 +42,8 @@ class EvaluationSpec:
         suite: `quick` for six small data sets, `imagenet` for ImageNet and its variants, `retrieval` for Flickr30k and
             COCO, `multilingual` for captions in many languages, `aro` and `sugarcrepe` for compositional understanding,
             `full` for the 38 data sets of the average in the papers.
-        datasets: data sets to evaluate instead of a suite: keys such as vtab/pets; paths of folders of classes, folders
-            of captioned images, JSON lines or shards; or folders or URLs in CLIP_benchmark's layout. The prefix
+        datasets: data sets to evaluate instead of a suite: keys such as vtab/pets; paths of JSON lines, shards, folders
+            of classes or folders of captioned images; or folders or URLs in CLIP_benchmark's layout. The prefix
             `probe:` before a data set with classes runs a linear probe.
         data: folder or URL that holds the data sets in folders such as wds_vtab-pets_test, or a pattern with {name}; by
             default, the evaluation reads the data sets from the Hugging Face hub.
@@ -65,8 +65,8 @@ class EvaluationSpec:
         num_threads: number of threads that read images while the model runs; by default one per core, at most eight.
         cache: whether to cache embeddings, so that a later run does not encode the same images again.
         allow_missing: whether to continue if a shard is missing; the result counts the skipped images.
-        trust: whether to run exports written on other machines for targets other than ONNX. Runtimes of targets other
-            than ONNX do not validate files, so the author of an export could run any code on this machine.
+        trust: whether to run exports that come from another machine and have a target other than ONNX. The runtimes of
+            these targets do not validate files, so the author of an export could run any code on this machine.
         rows: options for reading rows of `.jsonl` files and tables of the data sets.
         stores: timeouts of remote stores. Two specs that differ only in `stores` are equal.
 

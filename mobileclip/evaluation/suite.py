@@ -104,7 +104,7 @@ def key_and_title(name: str) -> tuple[str, str]:
 
 
 def folder_names(key: str) -> tuple[str, ...]:
-    """Return the possible folder names of a data set, without `wds_` and `_test`, with the published name first.
+    """Return the possible folder names of a data set, the published name first, without `wds_` and `_test`.
 
     A folder name is the key with `/` replaced by `-`. Published names omit the prefix `fairness/`, and the
     published folders of retrieval data sets have names that differ from the key.

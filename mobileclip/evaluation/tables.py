@@ -28,7 +28,8 @@ ROBUSTNESS = ("imagenetv2", "imagenet-a", "imagenet-r", "imagenet_sketch", "imag
 _ROBUSTNESS_NOTE = (
     "Top-1 accuracy in per cent, and below it the difference from ImageNet in percentage points. ImageNet-A, "
     "ImageNet-O, ImageNet-R and ObjectNet have fewer classes than ImageNet: compare models within a "
-    "column, not across columns. The mean is over all data sets in the table, and empty if a model lacks one of them."
+    "column, not across columns. The mean drop is over all data sets in the table except ImageNet; the cell "
+    "is empty if a model lacks one of these data sets."
 )
 _MOST_SIDE_BY_SIDE = 4
 _RESULTS_NOTE = (
@@ -36,9 +37,9 @@ _RESULTS_NOTE = (
     "The intervals of two models may overlap even if the interval of their difference excludes zero."
 )
 _DIFFERENCES_NOTE = (
-    "If both models were evaluated on the same images, the interval is for the paired differences; otherwise it is "
-    "the difference plus or minus two standard errors. For equally good models, one in twenty intervals excludes "
-    "zero."
+    "If both models were evaluated on the same images, the interval is for the paired differences; otherwise, the "
+    "interval is the difference plus or minus two standard errors. For equally good models, one in twenty intervals "
+    "excludes zero."
 )
 _NAMES = {entry.key: entry.name for entry in SUITE}
 _UNKNOWN = "not recorded"
@@ -382,13 +383,13 @@ def language_table(models: Sequence[ModelResults]) -> Table | None:
         Column(title="language", is_number=False),
         Column(title="model", is_number=False),
         Column(title="mean R@1, points vs English", small="95 % interval, paired"),
-        *(Column(title=f"R@{k}, % of English", small="%, of % in English") for k in _KS),
+        *(Column(title=f"R@{k}, % of English", small="own % of English %") for k in _KS),
     )
     return Table(title="Languages, with English as the ceiling", columns=columns, rows=tuple(rows))
 
 
 def provenance_table(models: Sequence[ModelResults]) -> Table:
-    """Return the table of the time, library version, device and weights of each measured model.
+    """Return the table of the date, library version, device and weights of each measured model.
 
     Args:
         models: measured results, without published results.
@@ -441,7 +442,7 @@ def _ends(interval: Interval | None) -> str:
 
 
 def _ceilings(models: Sequence[ModelResults]) -> dict[str, ModelResults]:
-    """Return the first model with English results for each data set, by key of the data set."""
+    """Return, by key of the data set, the first model with English results."""
     found: dict[str, ModelResults] = {}
     for model in models:
         for key in model.results:

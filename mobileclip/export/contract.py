@@ -35,8 +35,8 @@ class ImageContract:
     """The preprocessing that a host must apply to images for an exported image tower.
 
     Args:
-        input: all preprocessing: resize the shorter side to `size` (antialiased, with `interpolation`), crop the
-            centre, and apply `(pixel / 255 - mean) / std`. The host skips the steps that the file does (see
+        input: the complete preprocessing. Resize the shorter side to `size` (antialiased, with `interpolation`), crop
+            the centre, and apply `(pixel / 255 - mean) / std`. The host skips the steps that the file itself does (see
             `preprocess`).
         preprocess: input format of the file. `host`: pixels after all preprocessing. `uint8`, `float32`: resized and
             cropped pixels in [0, 255]. `picture`: pixels of an image of any size, in [0, 255].
@@ -113,8 +113,8 @@ def _are_lengths(instance: TowerFile, attribute: attrs.Attribute[tuple[int, ...]
     is_rising = all(one < next_one for one, next_one in zip((0, *lengths), lengths, strict=False))
     if lengths and not (is_rising and lengths[-1:] == instance.input_shape[1:]):
         raise ValueError(
-            f"{attribute.name} are {printable(lengths)}, expected ascending lengths with the length of the input "
-            "shape last"
+            f"{attribute.name} are {printable(lengths)}, expected ascending row lengths, of which the last equals "
+            "the row length in the input shape"
         )
 
 
@@ -124,21 +124,21 @@ class TowerFile:
 
     Args:
         tower: `image` or `text`; `image` for a classifier.
-        file: path in the export folder: of a file, or for Core ML of an `.mlpackage` folder.
+        file: path of the file (for Core ML, of the `.mlpackage` folder) in the export folder.
         input_name: name of the file's only input.
         input_dtype: dtype of the input: float32, uint8, int32 or int64.
-        input_shape: shape of the input, with None for a batch size, image height or image width of any value.
+        input_shape: shape of the input; None where the batch size, image height or image width may have any value.
         output_name: name of the first output, the embeddings or logits.
         output_shape: shape of the float32 embeddings or logits, with None for a batch of any size.
         compute: precision in which the encoder computes as exported; a runtime may choose more exact kernels.
         float32: names of layers kept in float32, because the export would otherwise fail an acceptance check. In int8
             files, the named layers are not quantised, and compute like all other unquantised operations (in Core ML, in
             float16). In `int8-weights` files, the named layers have float32 weights.
-        lengths: row lengths that the text file accepts, ascending, with the length of the input shape last; empty if
-            the file accepts only that length. A host cuts the padding off its rows, down to the shortest length that
-            fits the texts. In LiteRT, each length has a signature: `length_8` and so on, and `serving_default` for the
-            last.
-        features: feature maps that the file returns after the embeddings, in order.
+        lengths: row lengths that the text tower's file accepts, in ascending order; the last is the row length in
+            `input_shape`. Empty if the file accepts only that length. A host cuts the padding off its rows, down to the
+            shortest of these lengths that holds the texts. In LiteRT, each length has a signature: `length_8` and so
+            on, and `serving_default` for the last.
+        features: feature maps that the file returns after the embeddings, in the order of the outputs.
         outside: operations that ExecuTorch runs with its own kernels rather than in XNNPACK.
     """
 
@@ -162,7 +162,7 @@ class TowerFile:
 
     @property
     def outputs(self) -> dict[str, tuple[int | None, ...]]:
-        """Shapes of all outputs by name, in order."""
+        """Shapes of all outputs by name, in the order of the file's outputs."""
         return {self.output_name: self.output_shape, **{one.name: one.shape for one in self.features}}
 
 
@@ -205,8 +205,8 @@ class Contract:
         precision: precision of the stored weights.
         normalize: whether the exported embeddings have unit length.
         embedding_dim: width of the embeddings; for a classifier, width of the embeddings before the linear layer.
-        logit_scale: factor of the cosine similarities before the softmax, at most the model's maximum; None for a model
-            with a single tower.
+        logit_scale: factor by which the cosine similarities are multiplied before the softmax, limited to the model's
+            maximum; None for a model with a single tower.
         towers: entries of the exported files.
         image: image preprocessing; None without an exported image tower.
         text: tokenization; None without an exported text tower.
@@ -411,12 +411,12 @@ def check_file(folder: Path, name: str, expected: str) -> None:
 
 
 def _check_complete(folder: Path, tower: TowerFile, contract: Contract) -> None:
-    """Raise an error unless the contract lists a tower's file and all files next to it with the same stem."""
+    """Raise an error unless the contract lists a tower's file, and every file beside it that has the same stem."""
     names = [name for name in contract.files if name == tower.file or name.startswith(f"{tower.file}/")]
     if not names or tower.file in (CONTRACT, *_OTHERS):
         raise ValueError(
-            f"{folder / CONTRACT} has no SHA-256 of {printable(tower.file)}, its {tower.tower} tower; export the model "
-            "again"
+            f"{folder / CONTRACT} has no SHA-256 of {printable(tower.file)}, the file of the {tower.tower} tower; "
+            "export the model again"
         )
     stem = tower.file.partition(".")[0]
     beside = [path for top in folder.glob(f"{stem}.*") for path in (top, *top.rglob("*")) if not path.is_dir()]

@@ -1,4 +1,4 @@
-"""Exports a model: folds the model, writes and measures its towers, and writes contract and card, atomically."""
+"""Exports a model: folds the model, writes and measures its towers, and writes contract and card."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def export_model(
 
     Raises:
         ImportError: if the target's libraries are not installed; the message gives the install command.
-        FileExistsError: if the output folder has files, and `overwrite` is False or the folder is not an export.
+        FileExistsError: if the output folder has files and `overwrite` is False, or if the folder has files but
+            is not an export.
         ValueError: if the target or the layout is unknown or does not support the precision, if the model is in
             training mode or lacks the tower, if the model's outputs are zero or not finite, if the precision cannot
             represent the model, or if another process is writing the folder.
@@ -171,8 +172,8 @@ def _as_asked(model: nn.Module, spec: ExportSpec) -> tuple[nn.Module, ExportSpec
     If the model is a single tower and the spec selects both towers, the adjusted spec selects the single tower.
 
     Raises:
-        ValueError: if the spec requests a text tower, a layout other than `plain` or feature maps for a classifier, or
-            the model is a captioner (CoCa).
+        ValueError: if the spec requests the text tower of a classifier, if it requests feature maps or a layout other
+            than `plain` for a whole classifier, or if the model is a captioner (CoCa).
     """
     if isinstance(model, CoCa):
         raise ValueError("captioners cannot be exported; export an image-text model or a classifier")
@@ -525,8 +526,8 @@ def _measured(contract: Contract, report: Report) -> str:
     if contract.state != "run":
         return f"{NOT_RUN[0].upper()}{NOT_RUN[1:]}: the exporting machine had no runtime for this format."
     lines = [
-        f"- {tower.tower}{'' if tower.precision is None else f' in {tower.precision}'}: minimum cosine with float32 "
-        f"{tower.cosine_minimum}, over {tower.count} inputs"
+        f"- {tower.tower}{'' if tower.precision is None else f' in {tower.precision}'}: minimum cosine with "
+        f"the float32 outputs is {tower.cosine_minimum}, over {tower.count} inputs"
         for tower in report.towers
         if tower.stage is None
     ]

@@ -22,7 +22,8 @@ from mobileclip.reparam import children_by_name, with_children
 
 Layers = Iterable[tuple[str, nn.Module]]
 
-# If the measured inputs reach this value, a quarter of the range of float16, others may exceed the range.
+# If values reach this limit (a quarter of the range of float16) for the measured inputs, values for other inputs may
+# exceed the range.
 _LARGEST_VALUE = torch.finfo(torch.float16).max / 4
 
 
@@ -50,8 +51,8 @@ def layers_in_float32(encoder: nn.Module, inputs: Tensor, precision: Precision) 
     - float16: layers whose inputs or outputs reach a quarter of the range of float16.
     - int8, int8-weights: grouped convolutions. All input channels of a grouped convolution share one scale, and each
       output sums too few products to average out the rounding. In MobileCLIP-S0, grouped convolutions hold 2 % of the
-      image tower's weights. Rounding only the grouped convolutions lowers the minimum cosine of images to 0.959, and
-      rounding only the other layers to 0.988.
+      image tower's weights. Rounding only the grouped convolutions lowers the minimum cosine of images to 0.959;
+      rounding only the other layers lowers the minimum cosine to 0.988.
     - float32, bfloat16: none.
 
     Args:
@@ -136,8 +137,8 @@ def graph_in_int8(tower: TowerExport, how: Int8Form) -> nn.Module:
     """Return a tower's graph with quantised convolutions and linear layers; all other operations are unchanged.
 
     The inputs of the quantised layers, and the outputs of layers in `how.outputs`, have one step and one zero point per
-    tensor, from the minimum to the maximum over the calibration data. Weights have no zero point and one step per
-    output channel. Products of two activations, as in attention, stay float.
+    tensor, for the range from the minimum to the maximum over the calibration data. Weights have no zero point and one
+    step per output channel. Products of two activations, as in attention, stay float.
 
     Args:
         tower: tower with calibration data and the names of the layers that stay in float32.
@@ -242,7 +243,7 @@ class Int8Layer(nn.Module):
         input and output as for the layer.
 
     Args:
-        layer: a convolution or a linear layer, whose weights are shared.
+        layer: a convolution or a linear layer, which stays unchanged.
         given: quantisation parameters of the input.
         output: quantisation parameters of the output; None to leave the output unquantised.
         how: int8 representation of the runtime.
@@ -289,10 +290,10 @@ class Int8Layer(nn.Module):
 
 
 def dequantize_for_each_user(program: torch.export.ExportedProgram) -> None:
-    """Copy a dequantisation that several operations share, so that each operation has its own, in place.
+    """Change a program so that no two operations share a dequantisation, by copying shared dequantisations.
 
-    XNNPACK fuses a dequantisation with one user, and LiteRT's converter chooses the memory layout of a dequantisation
-    for one user.
+    XNNPACK can fuse a dequantisation with only one operation, and LiteRT's converter chooses the memory layout of a
+    dequantisation for only one operation.
     """
     dequantize = torch.ops.quantized_decomposed.dequantize_per_tensor.default
     graph = program.graph_module.graph
@@ -324,7 +325,7 @@ class RoundedWeight:
 
 
 def round_weight(rows: Tensor) -> RoundedWeight:
-    """Quantise a weight from the minimum to the maximum of each row, with zero in the range.
+    """Quantise a weight with one range per row, from the row's minimum to its maximum; each range includes zero.
 
     Shape:
         `(rows, columns)`.

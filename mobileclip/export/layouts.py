@@ -55,13 +55,13 @@ class Layout:
         endings: file stem suffix of each supported precision.
         tokenizer: path of the tokenizer file in the export folder.
         text_dtype: dtype of the token ids; None for the target's dtype.
-        cuts_end: whether the host truncates long texts without keeping the end token; the text file then replaces the
-            last token with the end token.
+        cuts_end: whether the host truncates long texts without keeping the end token; the exported text tower then
+            replaces the last token with the end token.
         suffix: file extension that selects another format of the target; None for the target's default.
         needs: allowed values by `ExportSpec` field name, with the recommended value first.
         sets: values that the layout fixes, by `ExportSpec` field name.
-        write: function of folder and contract that writes the extra files, after the export of the towers and the
-            tokenizer.
+        write: function that takes the export folder and the contract, and writes the extra files; called after the
+            export of the towers and the tokenizer.
     """
 
     names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _PLAIN)
@@ -163,8 +163,8 @@ def _write_immich(folder: Path, contract: Contract) -> None:
     )
 
 
-# Pillow's code for Lanczos, the only filter that transformers.js antialiases outside browsers; in browsers, it cannot
-# choose a filter. Its bilinear and bicubic filters only sample single pixels of a large image.
+# Pillow's code for Lanczos, the only filter that transformers.js antialiases outside browsers: the bilinear and bicubic
+# filters only sample single pixels of a large image. In browsers, transformers.js cannot choose a filter.
 _ANTIALIASED = 1
 
 
@@ -201,7 +201,7 @@ TORCHSCRIPT = ".ts"
 _ONNX_ON_HOST: Mapping[str, tuple[str, ...]] = {"target": ("onnx",), "preprocess": ("host",)}
 
 layouts.add("plain", Layout())
-# `mobileclip_s0_image.mlpackage` and `mobileclip_s0_text.mlpackage`, from images and ids to `final_emb_1`.
+# `mobileclip_s0_image.mlpackage` and `mobileclip_s0_text.mlpackage`; the output of both files is `final_emb_1`.
 layouts.add(
     "apple",
     Layout(
@@ -214,7 +214,7 @@ layouts.add(
         sets={"preprocess": "uint8"},
     ),
 )
-# `visual/` and `textual/`, each with a model and the configuration of its inputs. Immich reads only embeddings.
+# The folders `visual/` and `textual/` each hold a model and its preprocessing. Immich reads only embeddings.
 layouts.add(
     "immich",
     Layout(
@@ -228,8 +228,8 @@ layouts.add(
         write=_write_immich,
     ),
 )
-# A folder for `from_pretrained`: ONNX files in `onnx/`, named after their dtype, and configurations. Batches may have
-# any size, since the examples of transformers.js encode several texts per batch.
+# A folder for `from_pretrained`: configuration files, and in `onnx/`, ONNX files that are named after their dtype.
+# Batches may have any size, since the examples of transformers.js encode several texts per batch.
 layouts.add(
     "transformers.js",
     Layout(
@@ -246,8 +246,8 @@ layouts.add(
         write=_write_transformers_js,
     ),
 )
-# `mobileclip2_b.ts`: TorchScript from 77 ids of CLIP's tokenizer to embeddings, as YOLOE's text encoder. `MobileCLIPTS`
-# in ultralytics' `nn/text_model.py` loads the file with `torch.jit.load` and calls it with rows of int32.
+# `mobileclip2_b.ts`: YOLOE's text encoder as TorchScript, for rows of 77 ids of CLIP's tokenizer. `MobileCLIPTS` in
+# ultralytics' `nn/text_model.py` loads the file with `torch.jit.load`, and calls the module with int32 rows.
 layouts.add(
     "ultralytics",
     Layout(

@@ -53,7 +53,7 @@ class Outputs:
 
         Args:
             batches: for each batch, the embeddings and then one feature map per stage.
-            stages: stages of the feature maps, in order.
+            stages: stages of the feature maps, in the order of the maps in a batch.
         """
         embeddings: list[Tensor] = []
         kept: list[list[Tensor]] = [[] for _ in stages]
@@ -77,9 +77,9 @@ class Measured:
     Args:
         inputs: uint8 pixels or token ids, by tower.
         reference: outputs of the float32 model, by tower.
-        image_names: names of the usable images, in order; empty for a text tower alone.
-        captions: captions, in order; empty for an image tower alone.
-        skipped: number of unusable images by reason.
+        image_names: names of the usable images, in the order of the inputs; empty for a text tower alone.
+        captions: captions, in the order of the inputs; empty for an image tower alone.
+        skipped: number of unusable images for each reason.
         of_classes: whether the model is a classifier, so that the outputs are logits instead of embeddings.
     """
 
@@ -169,7 +169,7 @@ def check_reference(tower: Tower, outputs: Outputs) -> None:
     """
     _check_vectors(tower, "embedding", outputs.embeddings)
     for stage, maps in outputs.features.items():
-        _check_vectors(tower, f"map of stage {stage}", maps.flatten(1))
+        _check_vectors(tower, f"stage {stage} map", maps.flatten(1))
 
 
 def _check_vectors(tower: Tower, kind: str, embeddings: Tensor) -> None:

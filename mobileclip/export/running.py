@@ -75,11 +75,11 @@ class OpenArguments:
         return run if self.target.concurrent else LockedFunction(run)
 
     def open_again(self) -> Run:
-        """Return a function that runs the file, after a check that the file has not changed since it was opened.
+        """Return a function that runs the file, after a check that the file has not changed since the export.
 
         Raises:
             ImportError: if the runtime is not installed.
-            ValueError: if the file has changed, or the runtime cannot open it.
+            ValueError: if the file has changed, or the runtime cannot open the file.
         """
         for name, digest in self.digests.items():
             check_file(self.folder, name, digest)
@@ -94,8 +94,8 @@ class ExportedTower(PreparedTower):
 
     Shape:
         images `(batch, 3, size, size)`, scaled and normalised by the model's transform, or ids `(batch,
-        context_length)`, to `(batch, embedding_dim)`, float32 on the CPU. On the CPU, the tower first truncates ids to
-        the shortest length that the file accepts and the texts fit into.
+        context_length)`, to `(batch, embedding_dim)`, float32 on the CPU. If the runtime's device is the CPU, the tower
+        first truncates ids to the shortest accepted row length that holds all texts.
 
     Args:
         spec: spec of the exported tower.
@@ -171,7 +171,7 @@ class ExportedTower(PreparedTower):
             return inputs.to(getattr(torch, self._opening.file.input_dtype))
         check_images(inputs, self._spec.input)
         image = self._opening.contract.image
-        assert image is not None, "an image tower has a contract of its images"
+        assert image is not None, "expected an image contract for an image tower"
         if image.preprocess == "host":
             return inputs.float()
         pixels = inputs if inputs.dtype == torch.uint8 else as_pixels(inputs.float(), self._spec.input)
@@ -216,9 +216,9 @@ def load_export(
             `cuda`, `tensorrt`, `coreml` or `qnn` for ONNX Runtime, and `gpu` or `npu` for OpenVINO.
         num_threads: number of CPU threads of the runtime; by default the number that PyTorch uses. All ExecuTorch
             programs in a process share one number. Core ML chooses the number itself, and accepts only None.
-        trust: whether to open an export that could run code on this machine: any export except for ONNX, because the
-            other runtimes do not validate files. Exports that this machine wrote, and exports in the folder named by
-            the environment variable `MOBILECLIP_TRUST`, do not need `trust`.
+        trust: whether to open an export that could run code on this machine: an export for any target except ONNX could
+            do so, because the other runtimes do not validate files. Exports that this machine wrote, and exports in the
+            folder named by the environment variable `MOBILECLIP_TRUST`, do not need `trust`.
 
     Raises:
         ImportError: if the runtime is not installed; the message gives the install command.
@@ -312,11 +312,12 @@ def _spec_of(contract: Contract, folder: Path) -> DualEncoderSpec:
             "model without --tower"
         )
     spec = from_json(json.dumps(contract.spec), DualEncoderSpec)
-    assert contract.image is not None, "an image tower has a contract of its images"
-    assert contract.text is not None, "a text tower has a contract of its texts"
+    assert contract.image is not None, "expected an image contract for an image tower"
+    assert contract.text is not None, "expected a text contract for a text tower"
     if (spec.image.input, spec.text.input) != (contract.image.input, contract.text.input):
         raise ValueError(
-            f"the contract of {folder} is damaged: its inputs differ from its model spec; export the model again"
+            f"the contract of {folder} is damaged: the inputs differ from those of the model spec; export the model "
+            "again"
         )
     if spec.text.input.tokenizer is None:
         return spec
@@ -337,7 +338,7 @@ TRUSTED = "MOBILECLIP_TRUST"
 
 _REGISTER = "exports.txt"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-# One line per export. Only the last ones are kept: far more than anyone writes, yet quick to read.
+# Maximum size of the register, which has one line per export: far more than anyone writes, yet quick to read.
 _MOST, _MOST_BYTES = 20_000, 2**21
 _WAIT_SECONDS = 10.0
 _logger = get_logger(__name__)
@@ -351,7 +352,11 @@ def remember_export(folder: Path) -> None:
     """
     place = storage.state_folder()
     if place is None:
-        _logger.warning("there is no home folder to record that this machine wrote %s", folder)
+        _logger.warning(
+            "there is no home folder to record that this machine wrote %s; unless the target is onnx, opening the "
+            "export needs --trust",
+            folder,
+        )
         return
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -361,7 +366,12 @@ def remember_export(folder: Path) -> None:
             with storage.atomic_path(place / _REGISTER) as temporary:
                 temporary.write_text("".join(f"{one}\n" for one in [*known[1 - _MOST :], digest]), encoding="ascii")
     except OSError as error:
-        _logger.warning("cannot record that this machine wrote %s (%s)", folder, error)
+        _logger.warning(
+            "cannot record that this machine wrote %s (%s); unless the target is onnx, opening the export needs "
+            "--trust",
+            folder,
+            error,
+        )
 
 
 def is_trusted(folder: Path) -> bool:

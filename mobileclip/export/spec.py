@@ -34,7 +34,7 @@ class ExportSpec:
     """The options of an export: target, precision, towers, layout and preprocessing.
 
     Args:
-        output: output folder; it must be missing or empty.
+        output: output folder, which must be missing or empty unless an existing export is replaced.
         target: format of the runtime: `onnx`, `openvino`, `litert`, `executorch`, `coreml`, `torch`, or another target
             registered in `mobileclip.export.targets`.
         layout: scheme of file, input and output names, with extra files for a host: `plain`, `transformers.js`,
@@ -51,18 +51,19 @@ class ExportSpec:
         dynamic_batch: whether to accept batches of any size; otherwise the batch size is 1, as mobile runtimes require.
         preprocess: input format of the exported image encoder. `host`: pixels that the host has scaled and normalised.
             `uint8` or `float32`: pixels of that type in [0, 255]; the file scales and normalises, and the host resizes
-            and crops. `picture`: uint8 pixels of an upright image of any size; the file does all preprocessing, for
-            targets that resize in the same way as the library.
+            and crops. `picture`: uint8 pixels of an upright image of any size; the file does all preprocessing. Only
+            for targets that resize in the same way as the library.
         normalize: whether the files scale embeddings to unit length.
         features: stages of the image tower (for a ViT, layers), from 0, whose feature maps are additional outputs,
             named `stage_0` and so on. `text-space` adds the embedding of each image position, named `text_space`; the
             mean over positions is the image embedding, see `ImageTextModel.explain`. Empty by default.
         image_size: side of the images in pixels; by default the model's own size, see `mobileclip.encoders.load_model`.
         context_length: number of token ids per text, at most the model's own number, which is the default.
-        text_lengths: `own` lets the text file also accept rows of 8, 16 and 32 ids, so that short texts take less time,
-            if the tower is causal and the target supports several lengths. `full` accepts only the context length.
+        text_lengths: `own` lets the text tower's file also accept rows of 8, 16 and 32 ids, so that short texts take
+            less time, if the tower is causal and the target supports several lengths. `full` accepts only the context
+            length.
         converter: path of the Python in a separate environment with the target's converter. Only `litert` needs a
-            converter, which cannot be installed next to this library.
+            converter, which cannot be installed in the environment of this library.
 
     Examples:
         >>> ExportSpec(output="phone", target="coreml", precision="float16", preprocess="uint8").towers
@@ -98,7 +99,7 @@ class ExportSpec:
 
     @property
     def towers(self) -> tuple[Tower, ...]:
-        """Names of the towers to export, in order."""
+        """Names of the towers to export, with the image tower first."""
         return ("image", "text") if self.tower == "both" else (self.tower,)
 
 
@@ -160,8 +161,9 @@ presets.add(
         layout="apple",
         precisions=("float16",),
         preprocess="uint8",
-        use="Put both packages into an Xcode project in place of Apple's packages with the same names. `image` is an "
-        "image, `text` an int32 array with one row of ids, and `final_emb_1` the embedding.",
+        use="Put both packages into an Xcode project in place of Apple's packages with the same names. The input "
+        "`image` is an image, the input `text` is an int32 array with one row of ids, and the output `final_emb_1` is "
+        "the embedding.",
     ),
 )
 presets.add(

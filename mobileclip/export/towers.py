@@ -126,7 +126,7 @@ def _in_its_type(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor,
 
 
 def ensure_end_token(tokens: Tensor, end_id: int) -> Tensor:
-    """Return rows of ids, where the end token replaces the last id of each row without an end token."""
+    """Replace the last id by the end token in each row that has no end token."""
     last, end = tokens[:, -1:], torch.full_like(tokens[:, -1:], end_id)
     has_end = (tokens == end_id).any(dim=1, keepdim=True)
     return torch.cat([tokens[:, :-1], torch.where(has_end, last, end)], dim=1)
@@ -226,7 +226,7 @@ class TowerExport:
 
     @property
     def output_names(self) -> list[str]:
-        """Names of all outputs, in order."""
+        """Names of all outputs, in the order of the file's outputs."""
         return [self.output_name, *map(feature_name, self.stages)]
 
     @property
@@ -363,8 +363,8 @@ def resized(pixels: Tensor, image: ImageInput) -> Tensor:
         image: image preprocessing of the model.
 
     Source: `ImageTransform`, which resizes with Pillow: first the width, then the height, with rounding after each.
-    Differs: the resampling weights are float32, but have 22 bits in Pillow, so that a pixel may differ by one level of
-    255.
+    Differs: the resampling weights are float32 here, but have 22 bits in Pillow, so that a pixel may differ by one of
+    255 levels.
     """
     size, (own_height, own_width) = image.size, pixels.shape[-2:]
     height, width = (

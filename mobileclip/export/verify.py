@@ -82,7 +82,7 @@ class TowerParity:
         cosine_median: median of the cosines; None if a value is not finite.
         length_error: maximum relative error of the embeddings' L2 norms; None if a value is not finite.
         num_not_finite: number of embeddings with NaN or infinity.
-        num_zero: number of embeddings with L2 norm zero, as after an overflow before the normalisation.
+        num_zero: number of embeddings with an L2 norm of zero, for example after an overflow before the normalisation.
         spread: `1 - |mean of the unit embeddings|`, zero for identical embeddings; None if a value is not finite.
         reference_spread: `spread` of the float32 model's embeddings.
         stage: stage of the feature maps; None for the embeddings.
@@ -110,8 +110,9 @@ class Ranking:
     """Fraction of queries with the same first result in the export and in the float32 model.
 
     Args:
-        kind: kind of queries. `image-text`: captions for images and images for captions; `neighbours`: the nearest
-            other input of the same tower, for a model with only one tower; `classes`: the class with the largest logit.
+        kind: kind of queries. `image-text`: each image ranks the captions, and each caption ranks the images.
+            `neighbours`, for a model with only one tower: each input ranks the other inputs. `classes`: each image
+            ranks the classes by logit.
         num_queries: number of ranked queries.
         agreement: fraction of the queries with the same first result, from 0 to 1.
     """
@@ -130,7 +131,7 @@ class Report:
         runtime: name of the runtime that ran the files, or `written, not run`.
         image_names: names of the images, in the order of the reference embeddings.
         captions: texts of the data set, in the order of the reference embeddings.
-        skipped: number of unusable images by reason.
+        skipped: number of unusable images for each reason.
         towers: results of each exported tower, and of each stage with feature maps.
         ranking: agreement of the rankings in the main precision of the export.
         checks: all acceptance checks.
@@ -240,8 +241,9 @@ def compare_rankings(
 def checks_of(towers: tuple[TowerParity, ...], ranking: Ranking, precision: Precision) -> tuple[Check, ...]:
     """Return all acceptance checks of an export.
 
-    The function omits the checks of spread and ranking for a model that gives nearly the same embedding for different
-    inputs, for example with random weights: spread and ranking could then differ within the tolerance of the cosines.
+    If a model gives nearly the same embedding for different inputs, for example with random weights, spread and ranking
+    could differ even within the tolerance of the cosines. For such a model, the function omits the spread check and,
+    except for classifiers, the ranking check.
 
     Args:
         towers: measured deviation of each tower.
@@ -251,7 +253,7 @@ def checks_of(towers: tuple[TowerParity, ...], ranking: Ranking, precision: Prec
     what = "logits" if ranking.kind == CLASSES else "embeddings"
     checks = [check for parity in towers for check in _tower_checks(parity, precision, what)]
     least = least_agreement(ranking.num_queries)
-    bound = f">= {least:.4g}: {LEAST_AGREEMENT} within the 95 % interval of {ranking.num_queries} queries"
+    bound = f">= {least:.4g} (95 % interval over {ranking.num_queries} queries contains {LEAST_AGREEMENT})"
     # The values may be the same fraction and still differ in the last bit.
     passed = ranking.agreement > least - _ROUNDING
     if ranking.kind == CLASSES or not any(_is_constant(one, precision) for one in towers if one.stage is None):
@@ -362,7 +364,7 @@ def run_tower(
 
     Args:
         folder: folder of the file.
-        contract: contract of the export; its hashes are not checked.
+        contract: contract of the export; the function does not check the file hashes.
         target: target with the runtime.
         tower: entry of the file in the contract.
         measured: inputs and reference outputs.
@@ -386,7 +388,7 @@ def run_tower(
 
 
 def check_resizing(run: Run, crops: Tensor, image: ImageInput, path: Path) -> None:
-    """Raise an error unless a file resizes images like the library, with nearly the same embeddings.
+    """Raise an error unless images resized by a file and by the library give nearly the same embeddings.
 
     Args:
         run: function that runs the file.
@@ -500,9 +502,9 @@ def report_on(
 
 
 def together(reports: Mapping[Precision, Report]) -> Report:
-    """Combine the reports of several precisions, with the contract's own precision first."""
+    """Combine the reports of several precisions, of which the first is the contract's own precision."""
     (_, whole), *others = reports.items()
-    for precision, other in others:  # all are for the same inputs; the combined report has the first ranking
+    for precision, other in others:  # all reports have the same inputs; the first report's ranking is kept
         towers = (attrs.evolve(one, precision=precision) for one in other.towers)
         checks = (attrs.evolve(one, name=f"{precision}: {one.name}") for one in other.checks)
         whole = attrs.evolve(whole, towers=(*whole.towers, *towers), checks=(*whole.checks, *checks))
@@ -510,7 +512,7 @@ def together(reports: Mapping[Precision, Report]) -> Report:
 
 
 def report_of_none(measured: Measured, *, data: str) -> Report:
-    """Return the report of an export that no runtime has run; its only acceptance check, of runtimes, fails.
+    """Return the report of an export that no runtime has run; the report's only acceptance check fails.
 
     Args:
         measured: inputs and reference outputs, for a comparison on a machine that can run the export.

@@ -53,8 +53,7 @@ def views_of(data: bytes, transform: ImageTransform, boxes: Sequence[Box | None]
         data: bytes of the image file.
         transform: image transform of the model.
         boxes: left, top, right and bottom of each crop, in pixels of the stored image (before EXIF rotation); None for
-            the full image.
-            The result for a box outside the image is None.
+            the full image. The result for a box outside the image is None.
 
     Raises:
         BadSampleError: if the image cannot be decoded or is too large, see `view_of`.

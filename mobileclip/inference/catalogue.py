@@ -155,7 +155,7 @@ def num_macs(tower: ImageEncoderSpec | TextEncoderSpec) -> int | None:
 
 
 def macs_of(model: nn.Module, *example: Tensor) -> int:
-    """Return the multiply-accumulates of a model for an example: convolutions, matrix products and attention.
+    """Return the multiply-accumulates of a model for an example, in convolutions, matrix products and attention.
 
     Args:
         model: a model on the device of the example; the function switches the model's attention to plain matrix
@@ -193,7 +193,7 @@ def _has_weights(name: str) -> bool:
 
 
 def _weights(name: str) -> str | None:
-    """Return the location of a model's weights, or the names of models with the same architecture and weights."""
+    """Return the location of a model's weights, or else the names of published models with the same architecture."""
     if name in PACKAGED:
         return "in the package"
     if name in PRETRAINED:

@@ -29,7 +29,7 @@ _FOLDER, _FEWEST = "samples", 4
 
 @attrs.frozen(kw_only=True)
 class Samples:
-    """Real images and captions, for ranking captions by image and images by caption.
+    """Real images and captions, for ranking the captions for each image and the images for each caption.
 
     Args:
         name: name of the data set, for the report.
@@ -54,7 +54,7 @@ class Samples:
                 f"{len(self.images)} images have {len(self.image_names)} names, expected one name per image"
             )
         if twice := repeated(self.captions):
-            raise ValueError(f"duplicate captions cannot be ranked: {twice[:3]}")
+            raise ValueError(f"duplicate captions cannot be ranked: {twice[:3]}; remove the duplicates")
 
 
 def bundled_samples() -> Samples:
@@ -79,13 +79,13 @@ _LEAST_AREA, _WIDEST = 0.4, 4 / 3
 def calibration_crops(images: Sequence[bytes], contract: ImageInput) -> Tensor:
     """Return about a hundred crops of images at the model's input size, without normalisation.
 
-    With fewer images, the function takes several deterministic crops of each image. A crop covers at least 40 % of the
-    image, with an aspect ratio between 3:4 and 4:3; half of the crops are mirrored.
+    If there are fewer images than crops, the function takes several deterministic crops of each image. A crop covers at
+    least 40 % of the image, with an aspect ratio between 3:4 and 4:3; half of the crops are mirrored.
 
     Shape: `(crops, 3, size, size)`, uint8; no crops if no image can be read.
 
     Args:
-        images: bytes of image files, of which the function uses the first `NUM_CROPS` and skips unreadable images.
+        images: bytes of image files; the function uses only the first `NUM_CROPS`, and skips unreadable images.
         contract: image input of the model.
     """
     transform, generator = ImageTransform(contract), random.Random(0)  # noqa: S311  not for secrets
@@ -128,7 +128,7 @@ LARGEST_ERROR: dict[Precision, float] = {"float32": 1e-5}
 """Maximum relative error of an embedding from a faster backend, by precision."""
 
 LEAST_AGREEMENT = 0.99
-"""Minimum fraction of queries with the float32 model's first result, for many queries; see `least_agreement`."""
+"""Minimum fraction of queries with the same first result as in float32, for many queries; see `least_agreement`."""
 
 _CHANCE = 0.025
 
@@ -196,7 +196,7 @@ def largest_error(embeddings: Tensor, expected: Tensor) -> float:
 
 
 def least_agreement(num_queries: int) -> float:
-    """Return the minimum agreement with a 95 % Clopper-Pearson confidence interval that reaches `LEAST_AGREEMENT`.
+    """Return the minimum agreement whose 95 % Clopper-Pearson confidence interval reaches `LEAST_AGREEMENT`.
 
     For example, the first results of two out of 36 queries may differ; for a true agreement of `LEAST_AGREEMENT`, three
     or more first results differ with a probability of 0.6 %.
@@ -212,7 +212,7 @@ def least_agreement(num_queries: int) -> float:
 
 
 def first_results(queries: Tensor, keys: Tensor) -> Tensor:
-    """Return each query's index of the key with the highest cosine; if `queries is keys`, exclude the query itself."""
+    """Return, for each query, the index of the nearest key by cosine; if `queries is keys`, skip the query itself."""
     one, other = (torch.nn.functional.normalize(tensor.double(), dim=1) for tensor in (queries, keys))
     similarity = one @ other.T
     if queries is keys:
@@ -245,7 +245,7 @@ class Calibration:
         if len(inputs) < _FEWEST:
             raise ValueError(
                 f"calibration has {len(inputs)} inputs for a tower, expected at least {_FEWEST}, half for ranges "
-                "and half for measurement; pass more inputs, or none to use the package's images"
+                "and half for measurement; pass more inputs, or none to use the bundled samples"
             )
         return cls(ranges=inputs[::2], measured=inputs[1::2])
 

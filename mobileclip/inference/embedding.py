@@ -76,7 +76,7 @@ class Embeddings:
                 raise ValueError(f"a value of the {kind} embeddings is not finite")
         if len(self.image) and len(self.text) and self.image.shape[1] != self.text.shape[1]:
             raise ValueError(
-                f"image embeddings have {self.image.shape[1]} dimensions, but text embeddings {self.text.shape[1]}"
+                f"image embeddings have {self.image.shape[1]} dimensions, but text embeddings have {self.text.shape[1]}"
             )
 
     def joined(self, other: Embeddings, *, here: str, there: str) -> Embeddings:
@@ -151,13 +151,13 @@ def _of_archive(path: Path) -> Embeddings:
             is_short = sum(member.file_size for member in members) <= path.stat().st_size
             arrays = {name: stored[name] for name in stored.files} if is_short else None
     except (zipfile.BadZipFile, NotImplementedError, EOFError, MemoryError) as error:
-        raise ValueError(f"it is damaged: {error}") from None
+        raise ValueError(f"the file is damaged: {error}") from None
     if arrays is None:
-        raise ValueError("it is compressed, but archives of embeddings are uncompressed")
+        raise ValueError("the file is compressed, but archives of embeddings are uncompressed")
     if any(member.comment for member in members):
-        raise ValueError("it is damaged: the archive's members have comments")
+        raise ValueError("the file is damaged: the archive's members have comments")
     if _MODEL not in arrays:
-        raise ValueError("it does not name its model; embed the images and texts again")
+        raise ValueError("the file does not name the model; embed the images and texts again")
     return Embeddings(
         model=ModelIdentity.from_json(str(arrays[_MODEL].item())),
         image=arrays.get("image_embedding", no_embeddings()),

@@ -88,7 +88,8 @@ def decode_ahead(
         items: items to decode, read in the caller's thread, see `submitted_ahead`.
         decode: function that the threads call; a `BadSampleError` becomes a result, and the caller's thread raises
             other errors.
-        ahead: total weight of the started items from which no further item starts, see `submitted_ahead`.
+        ahead: no further item starts while the total weight of the started items is at least `ahead`, see
+            `submitted_ahead`.
         weigh: function that returns the weight of an item; by default 1.
         num_threads: number of decoding threads; None for one per core, eight at most.
     """

@@ -27,8 +27,8 @@ Dual = TypeVar("Dual", bound=DualEncoder)
 class DepthwiseConvs(nn.Module):
     """A convolution with `m` outputs per input channel, computed as `m` depthwise convolutions.
 
-    Most runtimes are fast for depthwise convolutions only. As depthwise convolutions, MCi's layers between stages and
-    MCi's last layer take half as long in PyTorch, ONNX Runtime and OpenVINO on a CPU.
+    Of all grouped convolutions, most runtimes are fast only for depthwise convolutions. As depthwise convolutions, the
+    layers between MCi's stages and MCi's last layer take half as long in PyTorch, ONNX Runtime and OpenVINO on a CPU.
 
     Shape:
         input and output as for `conv`.
@@ -128,10 +128,11 @@ def causal_pool(tower: object) -> TextPool | None:
     return None
 
 
-# Maps queries, keys, values, all `(batch, heads, tokens, head_dim)`, and the term added to `query key^T`, to values.
+# Attention function: takes queries, keys and values, each `(batch, heads, tokens, head_dim)`, and a term to add to
+# `query key^T` (None for no term); returns the attended values.
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-# The usual mask holds -inf or -3.4e38, which float16 lacks, and some runtimes turn into NaN. This value fits into
-# float16, and its `exp` is zero in float32.
+# The usual mask holds -inf or -3.4e38. float16 cannot represent -3.4e38, and some runtimes turn the mask into NaN. The
+# value here fits into float16, and its `exp` is zero in float32.
 _MASKED = -1e4
 
 
@@ -164,7 +165,7 @@ def with_one_token(tower: nn.Module) -> nn.Module:
 
 
 def _reading_one(layer: nn.Module) -> nn.Module | None:
-    """Return the single-token version of a layer; None for a layer class without one."""
+    """Return the single-token version of a layer; None for a layer class that has no such version."""
     if type(layer) is TransformerLayer and type(layer.attention) is Attention and is_plain(layer.attention.qkv):
         return OneTokenTransformerLayer(layer)
     return OneTokenRepMixerBlock(layer) if type(layer) is TextRepMixerBlock else None
@@ -189,7 +190,7 @@ class OneTokenTextEncoder(TextEncoder):
 
 
 class EndWindowTextEncoder(TextEncoder):
-    """A text encoder whose last layer computes only the end token, and the layer before only the tokens around it."""
+    """A text encoder whose last layer computes only the end token, and the layer before only a window around it."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the embeddings of tokenised texts, without normalisation."""
@@ -223,7 +224,7 @@ class OneTokenTransformerLayer(nn.Module):
     """A transformer layer that computes one or a few tokens of a sequence, with all tokens as keys and values.
 
     Shape:
-        tokens and index to picked tokens, see `pick`.
+        input, index and result as for `pick`.
 
     Args:
         layer: transformer layer; the module shares the weights of `layer`.
@@ -248,8 +249,8 @@ class OneTokenTransformerLayer(nn.Module):
 class OneTokenRepMixerBlock(nn.Module):
     """A Text-RepMixer block that computes one token per sequence, and runs the feed-forward layers only on this token.
 
-    Shape: `(batch, tokens, dim)` and the token's position, `(batch,)` or one for all, to `(batch, dim)`. For a window
-        of a sequence, a mask `(batch, tokens)` of 1 and 0 marks the tokens inside the sequence.
+    Shape: `(batch, tokens, dim)` and the token's position, `(batch,)` or one int for all, to `(batch, dim)`. For a
+        window of a sequence, a mask `(batch, tokens)` of 1 and 0 marks the tokens inside the sequence.
 
     Args:
         block: Text-RepMixer block; the module shares the weights of `block`.
@@ -288,7 +289,7 @@ class SingleQueryAttention(nn.Module):
     Quantisers need the separate layers. Attention backends are not faster for few queries.
 
     Shape:
-        tokens and index to picked tokens, see `pick`.
+        input, index and result as for `pick`.
 
     Args:
         attention: attention module; the new module shares the weights of `attention`.
@@ -383,7 +384,7 @@ def with_towers(
     text_encoder: nn.Module | None = None,
     kind: type[Dual] | None = None,
 ) -> Dual:
-    """Return a copy of a dual encoder with replaced towers, in evaluation mode, with shared other parameters.
+    """Return a copy of a dual encoder with other towers, in evaluation mode; the copy shares all other parameters.
 
     Args:
         model: the model, which stays unchanged.

@@ -50,7 +50,7 @@ Item = TypeVar("Item")
 Views = Sequence["Pixels | None"]
 """Crops of an image as model inputs; None for a crop outside the image."""
 
-# Texts per batch of a CPU thread: a few texts of similar lengths.
+# Maximum number of texts per batch of a CPU thread: few, so that the texts have similar lengths.
 MOST_TEXTS = 16
 # Maximum number of decoding threads, each of which may need a gigabyte.
 _MOST_READERS = 16
@@ -74,8 +74,8 @@ class ImageTextModel:
             `identify` in `load`).
 
     Raises:
-        ValueError: if the model is in training mode, where batch statistics would change with every call, `num_threads`
-            is less than 1, or `decode` is unknown.
+        ValueError: if the model is in training mode (where batch statistics would change with every call), if
+            `num_threads` is less than 1, or if `decode` is unknown.
 
     Examples:
         >>> image = mobileclip.encoders.ViTSpec(width=16, depth=1, num_heads=2)
@@ -331,7 +331,7 @@ class ImageTextModel:
 
         Args:
             items: iterable, read in the caller's thread.
-            views: function from an item to the pixels of the item's views (see `read_views`), for calls in several
+            views: function from an item to the pixels of the item's views (see `read_views`), called in several
                 threads. The method yields a `BadSampleError` as the item's result, and raises all other errors.
             title: title of the progress bar.
             total: number of items, if known.

@@ -42,8 +42,8 @@ class KnownOutput:
         first: first numbers of the unit-length embedding.
         probabilities: probabilities of the texts: softmax of 100 times the cosines.
         tolerance: maximum absolute difference from each published number; None if `factor` is set.
-        factor: maximum ratio between a number and the published number, for outputs with comparable magnitudes only;
-            None if `tolerance` is set.
+        factor: maximum ratio between a number and the published number, for outputs of which only the magnitudes are
+            comparable; None if `tolerance` is set.
 
     Raises:
         ValueError: if both or neither of `tolerance` and `factor` are set, or the image and texts do not fit the
@@ -180,7 +180,7 @@ def check_weights(
     # A user's checkpoint may hold a model without a name; the checkpoint then determines the model.
     clip = load(model if checkpoint is None or model in models else None, checkpoint, identify=True)
     identity = clip.identity
-    assert identity is not None, "load() computed it"
+    assert identity is not None, "load() computed the identity"
     return WeightsRecord(
         model=model,
         checkpoint=checkpoint or PRETRAINED.get(model, model),
@@ -216,7 +216,7 @@ def _output(clip: ImageTextModel, known: KnownOutput, picture: Path | None) -> t
 def _is_near(known: KnownOutput, expected: float, found: float) -> bool:
     if known.tolerance is not None:
         return abs(found - expected) <= known.tolerance
-    assert known.factor is not None, "the spec checks this"
+    assert known.factor is not None, "KnownOutput requires a tolerance or a factor"
     return expected / known.factor <= found <= expected * known.factor
 
 

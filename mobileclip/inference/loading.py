@@ -62,7 +62,7 @@ def load(
     """Return a pretrained model with preprocessing, folded and in evaluation mode.
 
     `load("mobileclip_s2", "mobileclip_s2.pt")` and `load("clip.safetensors")` load files. `load("mobileclip_s2")`
-    downloads the published weights once (for research only, by the licence of the weights). `load("icons")` loads a
+    downloads the published weights once (the licence of the weights permits research only). `load("icons")` loads a
     small model for drawings, included in the package; `mobileclip info icons` prints the model card.
     `load("open_clip:ViT-B-32/openai")` and `load("transformers:google/siglip2-base-patch16-256")` load models of other
     packages. `load("s2_onnx")` opens an export, a folder from `mobileclip export`, in the runtime of the export.
@@ -70,7 +70,7 @@ def load(
     Args:
         model: name or spec of the model, or a checkpoint that names the model.
         checkpoint: a file in any known layout, in training form or reparameterized; a folder with one weights file,
-            such as the output of `save_pretrained`; `hf-hub:owner/name`; or the folder of an export, with fixed form,
+            such as the output of `save_pretrained`; `hf-hub:owner/name`; or the folder of an export, which fixes form,
             dtype and sizes. None for the weights of `model`.
         fold: whether to reparameterize branches, norms and scales for inference; False keeps the stored form.
         dtype: dtype of the loaded weights and of the computation.
@@ -83,8 +83,8 @@ def load(
         num_threads: CPU threads per call; None for PyTorch's setting. See `mobileclip.export.load_export` for exports.
         trust: whether to open an export from another machine for a target other than ONNX, although the export can run
             code.
-        mmap: whether to memory-map the weights that need no conversion instead of copying the weights into memory. Do
-            not change a mapped file: truncating the file kills the process.
+        mmap: whether to memory-map the weights rather than copy the weights into memory; weights that need a conversion
+            are always copied. Do not change a mapped file: truncating the file kills the process.
         text_model: checkpoint of a text tower (a file, or a folder with one file) that replaces the model's text tower.
             Both text towers must have the same embedding space; tokenizer and context length may differ.
         decode: JPEG decoding, `exact` or `fast`; see `ImageTextModel`.
@@ -230,7 +230,7 @@ def spec_known_by_name(
     image_size: int | None = None,
     context_length: int | None = None,
 ) -> DualEncoderSpec | None:
-    """Return the spec of the model that `load` would return, from its name or its URL on the hub.
+    """Return the spec of the model that `load` would return, if the model's name or hub URL determines the spec.
 
     The function reads and downloads no weights. The result is None if only the weights determine the spec. The layout
     of the checkpoint may change details of the spec, see `mobileclip.encoders.checkpoints.loading.is_other_model`.
@@ -328,6 +328,7 @@ def _both_towers(loaded: nn.Module, checkpoint: str | Path) -> DualEncoder:
     if not isinstance(loaded, DualEncoder):
         kind = next((name for cls, name in _KINDS.items() if isinstance(loaded, cls)), "one tower")
         raise ValueError(
-            f"{checkpoint} contains {kind} instead of an image-text model; load it with mobileclip.encoders.load_model"
+            f"{checkpoint} contains {kind} instead of an image-text model; load the file with "
+            "mobileclip.encoders.load_model"
         )
     return loaded

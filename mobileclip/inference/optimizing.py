@@ -55,14 +55,14 @@ ENGINES: tuple[Engine, ...] = get_args(Engine)
 """Names of the engines; `eager`, the first engine, needs no compiled program."""
 
 WORTH_TRYING = 200
-"""Number of images that take about as long to encode as the measurement of a tower's backends."""
+"""Number of images whose encoding takes about as long as measuring the backends of a tower."""
 
 WORTH_COMPILING = 1000
-"""Number of images that take about as long to encode as the compilation of a tower with OpenVINO."""
+"""Number of images whose encoding takes about as long as compiling a tower with OpenVINO."""
 
 _FEW = 4
 _TEXT = "a photo of two people who walk along an old harbour"
-# Number of images for timing; and for int8, where half is for ranges and half for comparison.
+# Number of images for timing, and number of images for int8: one half for ranges, the other half for comparison.
 _TIMED, _CALIBRATED = 16, 64
 
 
@@ -94,7 +94,7 @@ class Trial:
     Args:
         form: the measured backend.
         milliseconds: median latency of the example batch; None for a refused backend, which is not timed.
-        speed_up: speed relative to the plain tower, as the median over neighbouring calls; None without timing.
+        speed_up: median ratio of the plain tower's time to the backend's time in the same round; None without timing.
         cosine: minimum cosine with the plain tower's embeddings (for int8, on held-out inputs); None if compilation
             failed.
         error: largest relative error of an embedding; None if compilation failed.
@@ -260,7 +260,7 @@ class OptimizedTower(PreparedTower):
         if inputs.dtype == torch.uint8:
             return inputs
         if self.form.engine == "openvino":
-            # By NumPy, because PyTorch's threads would spin while OpenVINO's threads compute.
+            # Convert with NumPy, because PyTorch's threads would spin while OpenVINO's threads compute.
             return torch.from_numpy(np.ascontiguousarray(inputs.detach().float().numpy()))
         return inputs.to(self.dtype, memory_format=torch.channels_last)
 
@@ -393,7 +393,7 @@ def optimize_tower(
         candidate = OptimizedTower(folded, form=form)
         try:
             if form.precision == "int8":
-                assert calibration is not None, "the code above created it"
+                assert calibration is not None, "the code above created the calibration"
                 int8 = int8 or candidate.int8_model(calibration)
                 candidate.compile_for(inputs, int8=int8)
                 # Compare on held-out inputs, since the example may be noise, which exceeds all ranges. Fill all
@@ -506,8 +506,8 @@ def _check(model: nn.Module, *, precision: str, rounds: int) -> None:
     if found != {(torch.float32, "cpu")}:
         named = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in found))
         raise ValueError(
-            f"optimize needs a float32 model on the CPU, but the weights are {named}; load it with "
-            "dtype=torch.float32 and device='cpu', and pass precision='bfloat16' here"
+            f"optimize needs a float32 model on the CPU, but the weights are {named}; load the "
+            "model with dtype=torch.float32 and device='cpu', and pass precision='bfloat16' to optimize"
         )
 
 

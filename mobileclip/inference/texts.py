@@ -35,7 +35,7 @@ def ensemble_prompts(text: Tensor) -> Tensor:
 
 
 def fill_templates(labels: Sequence[str], template: str | Sequence[str]) -> list[str]:
-    """Fill every template with every label; return all prompts of the first label first, then of the next label.
+    """Return the prompts for labels: all templates with the first label, then all with the next label, and so on.
 
     Args:
         labels: at least one label; duplicates are allowed, as in ImageNet's class names.
@@ -54,16 +54,16 @@ def require_labels(labels: Sequence[str], template: str | Sequence[str]) -> None
     """Raise an error unless the labels and the template are valid for classification.
 
     Args:
-        labels: at least one label, without duplicates and blank labels.
+        labels: at least one label; no label may be blank or duplicated.
         template: one or more prompt templates with `{}` for the label.
 
     Raises:
         ValueError: if there is no label, a label is blank or duplicated, or a template has no `{}`.
     """
     if isinstance(labels, str) or not labels:
-        raise ValueError('labels must be a list of at least one text, such as "a cat" "a dog"')
+        raise ValueError('labels must be a list of at least one text, such as "a cat" and "a dog"')
     if not all(label.strip() for label in labels):
-        raise ValueError("a label is blank; expected candidate texts")
+        raise ValueError("a label is blank; remove the label, or replace it by a text")
     if twice := repeated(labels):
         raise ValueError(f"labels must be unique, but some labels are given twice: {', '.join(twice[:5])}")
     as_templates(template)
@@ -111,7 +111,7 @@ class TextEmbeddingCache:
         return type(self), ()
 
     def embeddings(self, texts: Sequence[str], encode: Callable[[list[str]], Tensor], *, of: Hashable = None) -> Tensor:
-        """Return the embeddings of texts, in order; encode each text that the cache lacks once.
+        """Return the embeddings of texts in the given order; encode each distinct new text once.
 
         Shape:
             result: `(texts, dim)`.
@@ -199,7 +199,7 @@ def state_of(sides: Iterable[TextSide]) -> Hashable:
 
 
 def routed(texts: Sequence[str], sides: Sequence[TextSide]) -> list[list[int]]:
-    """Assign each text to the tower that knows most of the text's n-grams; return each tower's text indices.
+    """Assign each text to the tower that knows the most n-grams of the text; return each tower's text indices.
 
     On a tie, the first of the tied towers gets the text. A tower without a record of n-grams knows none.
     """

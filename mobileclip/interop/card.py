@@ -171,10 +171,10 @@ def _described(spec: ModelSpec, form: Form) -> str:
     what = {
         "zero-shot-image-classification": "An image-text model with two towers that embed images and texts into one "
         "space of {dim} dimensions: the larger the cosine of two embeddings, the better the text describes the image.",
-        "image-feature-extraction": "The image tower of an image-text model; embeds images in {dim} dimensions.",
+        "image-feature-extraction": "The image tower of an image-text model. It embeds images in {dim} dimensions.",
         "image-classification": "An image classifier: a linear layer on an image encoder with {dim} features.",
-        "image-to-text": "A captioner; writes captions of images, and embeds images and texts in {dim} dimensions.",
-        "feature-extraction": "The text tower of an image-text model; embeds texts in {dim} dimensions.",
+        "image-to-text": "A captioner. It writes captions of images, and embeds images and texts in {dim} dimensions.",
+        "feature-extraction": "The text tower of an image-text model. It embeds texts in {dim} dimensions.",
     }[task_of(spec)]
     encoder = spec.image if isinstance(spec, (DualEncoderSpec, ClassifierSpec, CoCaSpec)) else spec
     folded = form != "training"
@@ -188,7 +188,7 @@ def _described(spec: ModelSpec, form: Form) -> str:
     forms = {
         "training": "The weights are in training form, for further training or for reparameterization.",
         "folded": "The weights are reparameterized (folded) for inference, and can no longer be trained.",
-        "branches_folded": "The weights of branches are folded for inference, and can no longer be trained.",
+        "branches_folded": "The branches are folded for inference, and the weights can no longer be trained.",
     }
     return "\n".join([what.format(dim=encoder.embedding_dim), "", head, *rows, "", forms[form]])
 
@@ -205,7 +205,8 @@ def _contract(tower: TowerSpec) -> str:
 
 def _image_rows(image: ImageInput) -> Iterator[tuple[str, str]]:
     channels = "RGB" if image.channels == 3 else f"{image.channels} channels"
-    yield "size", f"{image.size} x {image.size} pixels, {channels}: the shorter side is resized, the center cropped"
+    fit = "stretched to this size" if image.fit == "stretch" else "the shorter side is resized, the center is cropped"
+    yield "size", f"{image.size} x {image.size} pixels, {channels}: {fit}"
     yield "interpolation", f"{image.interpolation}, antialiased"
     if image.background != HIDDEN:
         yield "transparent images", f"composited on {image.background} first, which open_clip and timm do not do"
@@ -267,7 +268,7 @@ inputs = processor(text=["a cat", "a dog"], images=image, return_tensors="pt", *
 scores = model(**inputs).logits_per_image.softmax(-1)
 ```
 
-`pipeline("zero-shot-image-classification")` ignores the padding, so do not use it. sentence-transformers reads the \
+Do not use `pipeline("zero-shot-image-classification")`, which ignores the padding. sentence-transformers reads the \
 padding from the folder:
 
 ```python

@@ -70,10 +70,10 @@ def save_pretrained(
 
     The function writes an image-text model in open_clip's layout with `open_clip_config.json`, and in transformers'
     layout with its configurations (`VisionTextDualEncoderModel`, which sentence-transformers also loads), if these
-    libraries can build the model; an image tower or a classifier in timm's layout with `config.json`; and any other
-    model in this library's own layout. A reparameterized model is always in this library's layout, since the other
-    libraries build the training form. Each weights file contains the spec, `tokenizer.json` contains a tokenizer other
-    than CLIP's, and `README.md` is a model card. The function writes the folder atomically.
+    libraries can build the model. The function writes an image tower or a classifier in timm's layout with
+    `config.json`, and any other model in this library's own layout. A reparameterized model is always in this library's
+    layout, since the other libraries build the training form. Each weights file contains the spec, `tokenizer.json`
+    contains a tokenizer other than CLIP's, and `README.md` is a model card. The function writes the folder atomically.
 
     Args:
         model: an image-text model, a tower or a classifier, in training form or reparameterized.
@@ -158,7 +158,7 @@ def layout_for(spec: ModelSpec, form: Form, *, licence: str) -> Layout:
             return Layout(name="timm", config=timm_config(spec, licence=licence))
     except ValueError as error:
         return Layout(name=NATIVE, why_not=str(error))
-    return Layout(name=NATIVE, why_not="open_clip and timm do not support a text tower alone")
+    return Layout(name=NATIVE, why_not="open_clip and timm do not support a text tower without an image tower")
 
 
 def _for_two_towers(spec: DualEncoderSpec) -> Layout:
@@ -194,7 +194,7 @@ def require_names(licence: str, repository: str | None, *, base_model: str | Non
     if not _LICENCE.fullmatch(licence):
         raise ValueError(
             f"the licence is {licence[:80]!r}; expected an identifier of the hub, such as mit, apache-2.0, cc-by-4.0, "
-            "apple-amlr (for Apple's weights and weights trained from them) or other"
+            "other, or apple-amlr (for Apple's weights and weights trained from them)"
         )
     if repository is not None and not _REPOSITORY.fullmatch(repository):
         raise ValueError(f"the repository is {repository[:120]!r}; expected owner/name")

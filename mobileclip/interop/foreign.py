@@ -1,4 +1,4 @@
-"""Converts other packages' models to models of this library: names of weights, and tokenizers."""
+"""Converts weights and tokenizers of other packages' models for models of this library."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mobileclip.encoders.checkpoints import LoadedCheckpoint
 from mobileclip.encoders.dual import MAX_LOGIT_SCALE
 from mobileclip.inputs import TextInput
 
-# Capitals, empty, truncated, spaces and punctuation, non-ASCII, mojibake, HTML, quotes and wide letters.
+# Texts with capitals, no or too many words, spaces, punctuation, non-ASCII, mojibake, HTML, quotes and wide letters.
 _PROBES = (
     "a photo of a Cat",
     "",
@@ -41,7 +41,7 @@ _SPACES: list[dict[str, Any]] = [
 _CLEAN: Mapping[str, list[dict[str, Any]]] = {
     "": [],
     "lower case": _LOWER,
-    # From open_clip, which repairs a text first.
+    # As in open_clip, which repairs mojibake and HTML entities before these cleanings.
     "whitespace": _SPACES,
     "lower": [*_SPACES, *_LOWER],
     "canonicalize": [

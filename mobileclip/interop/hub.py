@@ -137,7 +137,7 @@ def _open(api: HfApi, repository: str, *, private: bool | None, revision: str | 
 
 
 def _there(api: HfApi, repository: str, *, revision: str | None, overwrite: bool) -> list[str]:
-    """Return the names of the model files on the branch; raise if they may not be replaced."""
+    """Return the names of the model files on the branch; raise if there are any and `overwrite` is False."""
     found = sorted(set(FILES) & set(api.list_repo_files(repository, revision=revision)))
     if found and not overwrite:
         raise HubError(
@@ -164,7 +164,7 @@ def _advice(error: Exception) -> str:
     if status == 401:
         return "log in with: hf auth login"
     if status == 403:
-        return "this account may not write there: check `hf auth whoami` and the permissions of the token"
+        return "this account has no write access to the repository: check `hf auth whoami` and the token's permissions"
     return "check the name and the connection, and push again"
 
 

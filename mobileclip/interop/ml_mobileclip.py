@@ -27,7 +27,7 @@ def create_model_and_transforms(
     image_size: int | None = None,
     context_length: int | None = None,
 ) -> tuple[DualEncoder, None, ImageTransform]:
-    """Return a model in evaluation mode, None, and the model's image transform.
+    """Return a model in evaluation mode, the value None, and the model's image transform.
 
     Args:
         model_name: name of a model, such as `mobileclip_s0`.

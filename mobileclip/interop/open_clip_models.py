@@ -347,7 +347,7 @@ def _tokenizer(source: OpenClipSource, model: str, config: Mapping[str, Any]) ->
 
 @lru_cache(maxsize=8)
 def _of_clip(context_length: int | None, options: str) -> Callable[[Sequence[str]], Tensor]:
-    """Return open_clip's CLIP BPE tokenizer, which models share because reading it is slow.
+    """Return open_clip's CLIP BPE tokenizer, which models share because building a tokenizer is slow.
 
     Args:
         context_length: number of ids per row; None for CLIP's 77.

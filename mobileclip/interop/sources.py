@@ -34,7 +34,7 @@ def _licence(place: str | Path | None) -> str | None:
         path = Path(place) / "README.md" if isinstance(place, Path) else Path(hf_hub_download(place or "", "README.md"))
         card = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
         about: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
-    except Exception:  # noqa: BLE001  any problem of a hub or a card: no licence
+    except Exception:  # noqa: BLE001  after any error of the hub or the card, the licence is unknown
         return None
     said = about.get("license")
     named = about.get("license_name") if said == "other" else None

@@ -142,8 +142,8 @@ def _fastvit(spec: MCiSpec) -> tuple[str, dict[str, Any]]:
     norms = [stage.mixer.norm if isinstance(stage.mixer, AttentionSpec) else "none" for stage in spec.stages]
     raise ValueError(
         "timm's FastViT supports attention with a batch norm in the fourth stage, attention with a layer norm in the "
-        "fourth and fifth stages, or no attention, and otherwise only the published options; the norms in this tower's "
-        f"stages are: {', '.join(norms)}"
+        "fourth and fifth stages, or no attention; other options must have their published values. The norms in this "
+        f"tower's stages are: {', '.join(norms)}"
     )
 
 

@@ -24,7 +24,7 @@ TRANSFORMERS = (
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
 )
-"""Files in a folder that transformers and sentence-transformers read."""
+"""Names of the files that transformers and sentence-transformers read from a folder."""
 
 
 def transformers_files(spec: DualEncoderSpec) -> dict[str, str]:

@@ -25,7 +25,7 @@ from mobileclip.interop.foreign import checked, stored_of, text_input_of
 from mobileclip.tensor_files.numbers import clone_tensors
 from mobileclip.tensor_files.weights import weights_sha256
 
-# Pillow's numbers of resize filters.
+# Pillow identifies its resize filters by these numbers.
 _FILTERS: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}
 _BYTE_SCALE = 1 / 255
 # While loading, transformers changes torch's functions and its own verbosity for all threads.
@@ -99,9 +99,10 @@ def transformers_package() -> ModuleType:
 def read_dual_encoder(source: TransformersSource) -> LoadedCheckpoint:
     """Convert a transformers image-text model, with its preprocessing and tokenizer, to a model of this library.
 
-    CLIP and MetaCLIP 2 keep the ids of their tokenizers. SigLIP and SigLIP 2 get the ids of their training, which their
-    tokenizers produce only in part: lower-case texts, no start token, and an end token even after truncation; the text
-    tower attends to padding. The function drops the bias of the sigmoid loss, which is the same for all pairs.
+    CLIP and MetaCLIP 2 keep the ids of their tokenizers. SigLIP and SigLIP 2 get the ids of their training: texts in
+    lower case, without a start token, and with an end token even after truncation. Their tokenizers alone return other
+    ids, and their text towers attend to padding. The function drops the bias of the sigmoid loss, which is the same for
+    all pairs.
 
     Raises:
         ValueError: if the model cannot be loaded, weights are missing, the type is not `clip`, `metaclip_2` or
@@ -116,8 +117,8 @@ def read_dual_encoder(source: TransformersSource) -> LoadedCheckpoint:
         config = package.AutoConfig.from_pretrained(source.model, **source.options())
     if config.model_type not in ("clip", "metaclip_2", "siglip"):
         raise ValueError(
-            f"{source.model} has the model type {config.model_type!r}; expected clip, metaclip_2 or siglip (this "
-            "includes SigLIP 2 with a fixed image size, but not its NaFlex models, which accept images of any shape)"
+            f"{source.model} has the model type {config.model_type!r}; expected clip, metaclip_2 or siglip (which "
+            "includes SigLIP 2 with a fixed image size, but not NaFlex models, which accept images of any shape)"
         )
     with _loading(source):
         tokenizer = package.AutoTokenizer.from_pretrained(source.model, **source.options())
@@ -126,7 +127,7 @@ def read_dual_encoder(source: TransformersSource) -> LoadedCheckpoint:
     whole, is_siglip = config.to_dict(), config.model_type == "siglip"
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise ValueError(
-            f"the tokenizer of {source.model} has no tokenizer.json, so it cannot be read "
+            f"the tokenizer of {source.model} has no tokenizer.json, so the tokenizer cannot be read "
             f"({type(tokenizer).__name__}); for SigLIP 1, use open_clip:ViT-B-16-SigLIP/webli"
         )
     about = {"model_type": config.model_type, "projection_dim": whole.get("projection_dim")}

@@ -42,7 +42,7 @@ def _positive(_: object, attribute: attrs.Attribute[Any], values: tuple[float, .
 @losses.register("reinforced")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ReinforcedLossSpec(LossSpec):
-    """The options of a loss over all pairs in a batch: CLIP's or SigLIP's, with or without teachers.
+    """The options of CLIP's or SigLIP's loss over all pairs in a batch, with or without teachers.
 
     The defaults are DataCompDR's teachers and the term weights of MobileCLIP-S0, S1 and S2.
 
@@ -50,8 +50,8 @@ class ReinforcedLossSpec(LossSpec):
         teacher_dims: embedding dims of the teachers, in the order of concatenation; may be empty without distillation.
         teacher_logit_scales: inverse temperature of each teacher, after `exp`, in the order of `teacher_dims`; 100 each
             by default.
-        tuned_scales: whether the logit scales were tuned for the student (MobileCLIP2); tuned scales may differ from
-            the scales in the data set's card.
+        tuned_scales: whether `teacher_logit_scales` were tuned for the student, as in MobileCLIP2; tuned scales may
+            differ from the scales in the data set's card.
         distill_weight: weight `w` of the distillation term in MobileCLIP's Eq. 2, at least 0: 0.75 for MobileCLIP-B, 1
             for the smaller models, 0 to ignore teachers.
         contrastive_weight: weight `1 - w` of the contrastive term in MobileCLIP's Eq. 2, at least 0; by default 0, or 1
@@ -67,7 +67,8 @@ class ReinforcedLossSpec(LossSpec):
 
     Raises:
         ValueError: if the teachers' options differ in length, a number is out of range, `distill_weight` and
-            `contrastive_weight` are 0, or options of a sigmoid loss are set for a softmax loss.
+            `contrastive_weight` are both 0, distillation has no teachers, or options of a sigmoid loss are set for a
+            softmax loss.
 
     Examples:
         >>> ReinforcedLossSpec(teacher_dims=(768, 512, 512)).teacher_logit_scales
@@ -127,7 +128,7 @@ class ReinforcedLossSpec(LossSpec):
 
     @property
     def about_teachers(self) -> dict[str, tuple[float, ...]]:
-        """Teacher options that must equal the data set's card, except tuned scales; empty without distillation."""
+        """Teacher options that must equal the data set's card, so not tuned scales; empty without distillation."""
         names = ("teacher_dims", *(() if self.tuned_scales else ("teacher_logit_scales",)))
         return {name: getattr(self, name) for name in names} if self.needs_teachers else {}
 
@@ -149,9 +150,10 @@ class ReinforcedLossSpec(LossSpec):
 class ReinforcedLoss(nn.Module):
     """The loss of reinforced training, summed over the images' real captions and, if given, their synthetic captions.
 
-    The loss is `contrastive_weight * L_contrastive + distill_weight * L_distillation` of `logits = logit_scale * image
-    @ text.T`, in float32, or in float64 if the student's embeddings are in float64. The loss normalises the teachers'
-    embeddings, since stored embeddings are rounded and a scale of 100 amplifies the error.
+    The loss is `contrastive_weight * L_contrastive + distill_weight * L_distillation`; both terms are functions of
+    `logits = logit_scale * image @ text.T`. The loss computes in float32, or in float64 if the student's embeddings are
+    in float64. The loss normalises the teachers' embeddings, since stored embeddings are rounded and a scale of 100
+    amplifies the error.
 
     With `initial_logit_bias`, the loss adds its parameter `logit_bias` to the logits. Add `logit_bias` to the
     optimiser, without weight decay, and to checkpoints; the gradient of `logit_bias` is already the mean over
@@ -223,7 +225,7 @@ class ReinforcedLoss(nn.Module):
         p = torch.zeros_like(logits)
         for teacher, bias in zip(teachers, self.spec.teacher_biases, strict=True):
             p += (teacher.softmax(1) + teacher.softmax(0)) / 2 if bias is None else torch.sigmoid(teacher + bias)
-        p = (p / len(self.spec.teacher_dims)).clamp_max(1)  # if a teacher is sure of a pair, rounding may exceed 1
+        p = (p / len(self.spec.teacher_dims)).clamp_max(1)  # rounding may give more than 1
         if self.spec.sigmoid_distillation == "release":
             return -F.logsigmoid((2 * p - 1) * logits).sum() / len(logits)
         match = F.kl_div(F.logsigmoid(logits), p, reduction="sum")
@@ -388,7 +390,7 @@ def teacher_logits(image: Tensor, text: Tensor, dims: Sequence[int], scales: Seq
 
 
 def dense_loss(spec: LossSpec, *, logit_bias: Tensor | float = 0.0, **embeddings: Any) -> LossTerms:
-    """Return the loss of `spec` from the dense backend.
+    """Return the loss of `spec`, computed by the dense backend.
 
     Args:
         spec: spec of a reinforced loss.
@@ -498,11 +500,11 @@ def distillation_target_kl(
     teacher_dims: Sequence[int],
     teacher_logit_scales: Sequence[float],
 ) -> TargetDivergence:
-    """Return each teacher's KL divergence between the softmaxes of exact and stored embeddings.
+    """Return each teacher's KL divergence between the softmaxes from exact and from stored embeddings.
 
     The value is `KL(softmax(scale * exact_image @ exact_text.T) || softmax(scale * stored_image @ stored_text.T))`, and
-    the divergence with image and text exchanged, each averaged over rows. Like the loss, the function first normalises
-    embeddings; the function then computes in float64, since the divergence is small.
+    the divergence with image and text exchanged, each averaged over rows. Like the loss, the function normalises the
+    embeddings; the whole computation is in float64, since the divergence is small.
 
     Shape: all embeddings (B, sum of dims) -> one value per teacher.
 

@@ -53,16 +53,16 @@ class LossSpec(abc.ABC):
 
     @property
     def term_names(self) -> tuple[str | None, str | None]:
-        """Names of `contrastive` and `distillation` of `LossTerms` in the log; None for a missing term."""
+        """Names in the log for `LossTerms.contrastive` and `LossTerms.distillation`; None for a missing term."""
         return "contrastive", "distillation" if self.needs_teachers else None
 
     @abc.abstractmethod
     def build(self, *, process_group: distributed.ProcessGroup | None = None) -> nn.Module:
         """Return the loss.
 
-        With several processes, the means of values and gradients over processes (`DistributedDataParallel`) equal the
-        value and gradient of the whole batch in one process. All processes must call the loss together and scale the
-        result by one common factor, since the forward pass exchanges gradients.
+        With several processes, the mean of the processes' values equals the value of the whole batch in one process;
+        the same holds for the gradients, which `DistributedDataParallel` averages. All processes must call the loss
+        together. The forward pass exchanges gradients, so a factor on the result must be equal in all processes.
 
         Args:
             process_group: processes that share the batch, with equal numbers of pairs; None for a single process.

@@ -97,7 +97,7 @@ class TextDistillationLoss(nn.Module):
         return LossTerms(relations, cosine, relations + cosine)
 
     def _relations(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the mean squared error of this process's similarities with all other texts in the batch."""
+        """Return the mean squared error of the similarities between this process's texts and all other texts."""
         processes = Processes(self.group_name)
         others, of_teacher = processes.gather(student.detach()), processes.gather(teacher)
         if len(others) < 2:
@@ -105,5 +105,5 @@ class TextDistillationLoss(nn.Module):
         # The similarity of a text with itself is 1 for both models, and so contributes zero.
         squares = (student @ others.mT - teacher @ of_teacher.mT).square().sum(dim=1)
         value = squares.mean() / (len(others) - 1)
-        # Each pair occurs in two rows. The detached columns would add the same gradient again, hence the factor 2.
+        # Each pair occurs in two rows. The columns are detached; their gradient would be the same, hence the factor 2.
         return 2 * value - value.detach()

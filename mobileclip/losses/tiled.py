@@ -41,7 +41,7 @@ class TermSum:
             self.texts.append(torch.zeros_like(student.text, dtype=student.dtype))
 
     def add(self, tile: Tile, by_logits: Tensor) -> None:
-        """Add the gradients of a tile, given the gradient `by_logits` of its logits, if gradients are enabled."""
+        """If gradients are enabled, add the gradients of a tile, given the gradient `by_logits` of its logits."""
         if self.image is None:
             return
         self.image[tile.rows].addmm_(by_logits, self.student.texts(tile.columns))
@@ -100,7 +100,7 @@ class CaptionSet:
         for index, _ in self.teachers if self.bias is None else ():
             for normalizer in self.normalizers[index]:  # so that the teachers' softmaxes sum to their mean
                 normalizer.add_(math.log(len(self.teachers)))
-        # Buffers for logits and softmaxes of the student, of the teachers, and for the teachers' two means.
+        # Buffers, two each: for the student, for one teacher at a time, and for the means over the teachers.
         self.memory = [self.tiling.scratch() for _ in range(6 if self.teachers else 2)]
 
     def add_to(self, contrastive: TermSum | None, distillation: TermSum | None) -> None:
@@ -258,7 +258,7 @@ class Tile:
 
 
 class Tiling:
-    """Iterates over the tiles of equally shaped similarity matrices, and computes a matrix of one tile only once.
+    """Iterates over the tiles of equally shaped similarity matrices; a matrix that fits into one tile is computed once.
 
     Args:
         similarities: the student's similarities, then the similarities of each teacher.

@@ -88,7 +88,7 @@ def started(
 def run_recipe(
     choices: Any, arguments: Sequence[str] | None = None, *, name: str = "", **variants: Callable[[Any], Any]
 ) -> None:
-    """Parse the command line and run the recipe; the recipe's file has the header and the name of the run.
+    """Parse the command line and run the recipe; the header and the run's name come from the recipe's file.
 
     Args:
         choices: the spec of a run (an instance of a class in `LINES`), or several specs by name. With several specs,
@@ -100,7 +100,7 @@ def run_recipe(
             `released`.
 
     Raises:
-        SystemExit: see `reported`; with 2 if a flag is unknown.
+        SystemExit: as in `reported`; also with status 2 if a flag is unknown.
     """
     main = sys.modules["__main__"]
     name, docstring = name or Path(getattr(main, "__file__", None) or "recipe").stem, main.__doc__
@@ -196,7 +196,7 @@ def _field(spec: Any, place: str) -> tuple[type, str] | None:
 
 
 def _chosen(rows: Mapping[str, Any], arguments: Sequence[str]) -> tuple[str, Any, Sequence[str]]:
-    """Return the named run and its spec (or a file's spec), and the remaining command line.
+    """Return the run's name, its spec and the remaining command line; for a file, an empty name and the first spec.
 
     Raises:
         ValueError: if there are several runs, and the command line does not name any of them.

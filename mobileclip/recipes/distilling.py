@@ -90,7 +90,8 @@ class DistilSpec:
         training: options of the training loop: loss, schedule, optimiser and precision.
         output: folder of stored texts, metrics, checkpoints and the student; a second run with the same folder resumes.
         device: name of a device, such as cuda:1, mps or cpu; `auto` selects the best available device.
-        trust: whether the teacher may be another machine's export for a target other than ONNX; see `mobileclip.load`.
+        trust: whether the teacher may be an export from another machine for a target other than ONNX; see
+            `mobileclip.load`.
 
     Raises:
         ValueError: if an option is out of range, or does not apply to the student's kind.
@@ -297,7 +298,7 @@ def _of_tower(stored: LoadedCheckpoint, place: str, device: str) -> OpenedTeache
 
 
 def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
-    """Distil a text tower, or resume; return the tower's file in the first process and None in the others.
+    """Distil a text tower, or resume an earlier run; return the tower's file (None in all processes but the first).
 
     Under `torchrun`, every process must call this function; the first process stores the teacher's embeddings while the
     others wait.
@@ -307,8 +308,8 @@ def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
         title: title of the progress display.
 
     Raises:
-        ValueError: if an input is missing or not valid, or the output folder has a run with different options; see
-            `mobileclip.reinforce.reinforce_texts` and `mobileclip.training.run`.
+        ValueError: if an input is missing or not valid; if the output folder has a run with different options; or for
+            the reasons listed in `mobileclip.reinforce.reinforce_texts` and `mobileclip.training.run`.
         FileNotFoundError: if a text file or the teacher's file does not exist.
     """
     is_stored = (spec.texts_folder / CARD).exists()
@@ -384,7 +385,7 @@ def _text_input(spec: DistilSpec, teacher: OpenedTeacher | None) -> TextInput:
 
 
 def text_run(model: str, context_length: int, *, total_steps: int = 30_000) -> DistilSpec:
-    """Return a run that shortens the context of a published text tower, with the captions of DataCompDR-12M.
+    """Return a run that shortens the context of a published text tower, by training on captions of DataCompDR-12M.
 
     Args:
         model: name of the model that is the teacher and the student's starting point.

@@ -24,7 +24,7 @@ from mobileclip.training.finetuning.tasks import Task, label_of
 
 
 def finetune_and_report(spec: FinetuneSpec) -> Results | None:
-    """Fine-tune, then print and write the results; return None in processes other than the first (see `finetune`)."""
+    """Fine-tune, then print and write the results; return the results (None in all processes but the first)."""
     results = finetune(spec, measure=evaluate_task, on_begin=lambda before: say(f"\n{table((before,))}\n"))
     if results is not None:
         write_report(spec.output, results)
@@ -121,7 +121,7 @@ def summary(results: Results) -> str:
         f"({gained:+.1f} points{sure})"
     )
     if not before.old:
-        return f"{said}. The loss on old tasks is unknown: name old tasks with --retention-tasks."
+        return f"{said}. The effect on old tasks is unknown: name old tasks with --retention-tasks."
     lost = after.mean_old - before.mean_old
     said += f" and the old tasks from {before.mean_old:.1f} to {after.mean_old:.1f} ({lost:+.1f})."
     between = results.rows[1:-1]
@@ -135,7 +135,7 @@ def summary(results: Results) -> str:
 
 
 def write_report(folder: Path, results: Results) -> None:
-    """Write `results.json` and `report.md`, and with matplotlib and old tasks also `tradeoff.png`."""
+    """Write `results.json` and `report.md`, and `tradeoff.png` if there are old tasks and matplotlib is installed."""
     text = f"# Fine-tuning\n\n{table(results.rows)}\n\nPercentages, with 95 % intervals. {summary(results)}\n"
     if results.before.old and _plot(results, folder / "tradeoff.png"):
         text += "\n![New task against old tasks, from the original to the fine-tuned model](tradeoff.png)\n"

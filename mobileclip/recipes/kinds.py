@@ -63,7 +63,8 @@ class Command(Generic[Options, Spec]):
         spec: the spec of the recipe.
         show: print the spec as JSON and stop. A file with this JSON, given before the flags, replaces the recipe's
             spec.
-        tiny: use the first samples of the data, or a few drawn samples, and a small model by default.
+        tiny: use only the first samples of the data (a few drawn samples if there is no data), and a small model by
+            default.
     """
 
     options: Annotated[Options, arg(name="")]
@@ -221,13 +222,13 @@ class ReinforceOptions:
             each NAME.pt writes the caption set `syn_text_NAME`.
         engine: `local` for processes on this machine, `ray` for a cluster.
         num_workers: number of processes, or of actors with Ray; by default one process per GPU, or one actor.
-        num_threads: number of threads per worker, or of cores with Ray.
+        num_threads: number of threads per worker, or of cores per worker with Ray.
         gpus_per_worker: number of GPUs per actor, with Ray only; with a fraction, several actors share a GPU.
         ray_address: address of the Ray cluster to join, such as `auto`; by default, Ray starts a cluster on this
             machine.
         retries: number of attempts for a failing shard, and pauses between attempts.
-        status: print the state, progress and remaining time of the run in the output, and stop.
-        dry_run: measure the start of the first shard, print the total time and size, and stop.
+        status: print the state, progress and remaining time of the run in the output folder, and stop.
+        dry_run: measure the start of the first shard, print an estimate of the total time and size, and stop.
     """
 
     data: str | None = None

@@ -188,7 +188,8 @@ def with_drop_path(model: DualEncoderSpec, rate: float) -> DualEncoderSpec:
 
     Args:
         model: model with an MCi or a ViT as image tower.
-        rate: drop probability of the last block's branches in training.
+        rate: drop probability of the last block's branches in training; the probability increases linearly over the
+            blocks, from 0.
     """
     assert isinstance(model.image, MCiSpec | ViTSpec), "the published towers have stochastic depth"
     return attrs.evolve(model, image=attrs.evolve(model.image, drop_path=rate))
@@ -233,17 +234,17 @@ def _teachers(run: RunSpec) -> ReinforcedLossSpec:
 def as_released(run: RunSpec) -> RunSpec:
     """Return a run with the options of Apple's scripts instead of the options of the paper.
 
-    The recipes follow table 12 of MobileCLIP and differ from the scripts in warm-up (2,000 steps; scripts: 1,000),
-    gradient clipping (none; norm 1), moving average (0.9995; none), last learning rate (1e-6; 0), RangeAugment (PSNR 40
-    to 20; none) and precision (bfloat16; float16). The recipes follow the published weights in projection bias, pixel
-    statistics and interpolation. No paper states AdamW's `eps` or the weight decay of positions, class tokens and layer
-    scales.
+    The recipes follow table 12 of MobileCLIP and differ from the scripts in six options (recipe; script):
+    warm-up (2,000 steps; 1,000 steps), gradient clipping (none; norm 1), moving average (0.9995; none), last learning
+    rate (1e-6; 0), RangeAugment (PSNR 40 to 20; none) and precision (bfloat16; float16). The recipes follow the
+    published weights in projection bias, pixel statistics and interpolation. No paper states AdamW's `eps` or the
+    weight decay of positions, class tokens and layer scales.
 
     Source: the scripts of apple/ml-mobileclip, and open_clip.
     """
     image, optimizer = run.model.image, run.training.optimizer
     assert isinstance(optimizer, AdamWSpec), "the published runs use AdamW"
-    # Apple's script exempts the class token with one dimension, and selects eps by "vit" in the name.
+    # Apple's script exempts a class token with one dimension from weight decay, and selects eps by "vit" in the name.
     plain = isinstance(image, ViTSpec) and image.initialization == "open_clip"
     optimizer = attrs.evolve(
         optimizer,
@@ -330,7 +331,7 @@ def finetuning_run(context: int = 77, *, total_steps: int = NUM_FINETUNED // FIN
     """Return a run that fine-tunes a trained captioner on a small set of captions.
 
     Args:
-        context: number of text positions; the run interpolates the checkpoint's positions.
+        context: number of text positions; the run interpolates the checkpoint's position embeddings.
         total_steps: number of steps of the run.
     """
     return _captioner_run(
@@ -372,7 +373,8 @@ def imagenet_run(image: MCiSpec, *, drop_path: float, epochs: int = 300, warmup_
 
     Args:
         image: image encoder of the classifier.
-        drop_path: drop probability of the last block's branches in training.
+        drop_path: drop probability of the last block's branches in training; the probability increases linearly over
+            the blocks, from 0.
         epochs: number of epochs, without the ten epochs at the final learning rate that FastViT's script appends.
         warmup_epochs: number of warm-up epochs; the learning rate starts near 0 (in FastViT's script, at 1e-6).
     """

@@ -30,7 +30,7 @@ def validation_hook(pairs: Sequence[str], benchmarks: Sequence[str], rows: RowOp
         rows: options for reading rows of `.jsonl` files and tables.
 
     Raises:
-        ValueError: if there are no pairs, or a data set does not exist or cannot be read.
+        ValueError: if the held-out data has no pairs, or if data does not exist or cannot be read.
     """
     parts = [retrieval_on(pairs, rows)] if pairs else []
     if benchmarks:

@@ -187,9 +187,10 @@ def caption_sets(captioner: Captioner, name: str) -> Mapping[str, Captioner]:
     return captioner.sets if isinstance(captioner, CaptionerEnsemble) else {name: captioner}
 
 
-# Numbers of ids to sort, until they contain the nucleus; a trained captioner's nucleus is far smaller than the first.
+# Numbers of ids to sort, tried in turn until the sorted ids contain the nucleus. A trained captioner's nucleus is far
+# smaller than the first number.
 _SIZES = (256, 4096)
-# The release forbids the end before the fifth id, including the start token.
+# In the release, the end may only be the fifth or a later id, counting the start token.
 _MIN_LENGTH = 5
 _PAD_ID = 0  # CLIP's
 
@@ -208,7 +209,7 @@ def caption_seed(seed: int, key: str, caption_set: str) -> int:
 def caption_streams(seeds: Sequence[int], *, num_captions: int, num_steps: int) -> Tensor:
     """Return the random numbers in [0, 1) for every caption of every image.
 
-    Shape: (number of seeds * num_captions, num_steps) float64, with the captions of an image next to each other.
+    Shape: (number of seeds * num_captions, num_steps) float64; the rows of an image's captions are adjacent.
 
     Args:
         seeds: one seed per image.
@@ -247,7 +248,7 @@ def nucleus_ids(logits: Tensor, draws: Tensor, *, top_p: float, temperature: flo
     for size in (*_SIZES, vocab_size):
         ids, log_probs = _most_probable(logits[rows], min(size, vocab_size), log_total[rows])
         result[rows] = _inverse_cdf(ids, log_probs, draws[rows], top_p=top_p, temperature=temperature)
-        # An id as probable as the last may be missing, so only more probable ids count.
+        # Ids with the same probability as the last id may be missing, so only more probable ids count.
         certain = torch.where(log_probs > log_probs[:, -1:], log_probs.exp(), 0).sum(-1)
         rows = rows[certain < top_p]
         if not len(rows):
@@ -256,7 +257,7 @@ def nucleus_ids(logits: Tensor, draws: Tensor, *, top_p: float, temperature: flo
 
 
 def _most_probable(logits: Tensor, size: int, log_total: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the `size` most probable ids in order, with their log probabilities in float64."""
+    """Return the `size` most probable ids, most probable first, and the ids' log probabilities in float64."""
     if size < logits.shape[-1]:
         # In ascending order, so that the stable sort breaks ties by id, as in a sort of all ids.
         ids = logits.topk(size, dim=-1).indices.sort(dim=-1).values
@@ -369,7 +370,7 @@ class NucleusCaptioner:
         draws = caption_streams([*seeds, *[0] * missing], num_captions=spec.num_captions, num_steps=num_steps).to(place)
         stops = self._stops.to(place)
         ids = torch.full((len(draws),), self._start_id, device=place)
-        # Missing images and ended captions stay in every step, but without sampling.
+        # The rows of missing images and of ended captions stay in every step, but their ids are not sampled.
         running = torch.arange(len(pixels) * spec.num_captions, device=place)
         drawn: list[Tensor] = []
         while len(drawn) < num_steps and len(running):
@@ -402,7 +403,7 @@ class CocaCaptioner(NucleusSpec):
     Raises:
         ValueError: if `model` and `pretrained` together name no weights, or two sources of weights.
 
-    Source: MobileCLIP, section 4; length limits of the release's generator. Differs: sampling depends only on the
+    Source: MobileCLIP, section 4; the release's generator for the length limits. Differs: sampling depends only on the
         image's seed, not on the batch. The first four ids are neither a full stop nor the end, so no caption is empty.
         This class never samples padding (the release may, and decodes padding as exclamation marks).
     """

@@ -45,7 +45,7 @@ from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)
 
-# Below this agreement, most stored image embeddings describe something else.
+# Below this agreement, most stored image embeddings describe something other than the image.
 LOW_AGREEMENT = 0.5
 CHANGED_BY = "larger crops or fewer augmentation operations raise the agreement; in a recipe, use --augmentation crop"
 _FEWEST = 2
@@ -106,7 +106,7 @@ def measure_agreement(
     """Measure the share of stored views that the teachers assign to the same image as the view without augmentation.
 
     The teachers assign a view to the image with the most similar caption, real or synthetic. The measurement ignores
-    captions of several images, and images without a unique caption.
+    captions that several images share, and images without a unique caption.
 
     Args:
         samples: reinforced samples with images.
@@ -265,7 +265,7 @@ class BatchEncoder:
             one.sample = attrs.evolve(one.sample, syn_captions={**one.sample.syn_captions, name: tuple(texts)})
 
     def _upright(self, item: _Item) -> Image.Image:
-        """Return the upright image for the captioner; stored augmentations refer to the encoded pixels."""
+        """Return the upright image for the captioner; stored augmentations refer to the image before rotation."""
         if self.teachers is not None and self.teachers.background is not None:
             assert item.sample.image is not None, "it was decoded"
             return decode_image(item.sample.image, limits=self.spec.limits)
@@ -325,7 +325,8 @@ class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
         seed: random seed of the captioner.
 
     Raises:
-        ValueError: while streaming, if the batches lack the images or the captions.
+        ValueError: if there is a captioner but no tokenizer; or, while streaming, if the batches lack the images or the
+            captions.
 
     Source: MobileCLIP, table 4d.
     """
@@ -339,7 +340,7 @@ class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
     def __attrs_post_init__(self) -> None:
         """Check that a captioner has a tokenizer for its captions."""
         if self.captioner is not None and self.tokenizer is None:
-            raise ValueError("a captioner also needs the student's tokenizer")
+            raise ValueError("a captioner also needs the student's tokenizer; pass tokenizer as well")
 
     def changed(self, batch: ReinforcedBatch) -> ReinforcedBatch:
         """Return the batch with teacher embeddings and, if there is a captioner, the captioner's captions."""

@@ -87,7 +87,7 @@ def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str = AU
         resources = WorkerResources(device=device, num_threads=default_num_threads(device, 1))
         worker = ReinforcementWork(spec=aside).open(resources)
         loading_seconds = time.perf_counter() - started
-        for count in (spec.batch_size, num_samples):  # the first batch compiles
+        for count in (spec.batch_size, num_samples):  # a first batch, for compilation
             started = time.perf_counter()
             entry = worker(_Beginning(name=units[0].name, unit=units[0], num_samples=count), lambda _: None)()
         seconds = time.perf_counter() - started

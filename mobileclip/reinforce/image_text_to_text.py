@@ -121,7 +121,7 @@ class ImageTextToTextModel:
             # Some models generate with an inner model that has its own configuration.
             if hasattr(module, "generation_config"):
                 module.generation_config = settings
-        # Some models store the state of an answer as attributes.
+        # Some models store the state of an answer as attributes, so only one thread at a time may generate.
         self._lock = Lock()
 
     @property

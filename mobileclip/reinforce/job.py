@@ -36,7 +36,7 @@ from mobileclip.terminal import console, get_logger, say
 
 logger = get_logger(__name__)
 
-# Counting samples reads every shard's headers; with more shards than this, progress counts shards.
+# Counting samples reads every shard's headers; with more shards than this number, the progress bar counts shards.
 _MAX_COUNTED = 256
 
 
@@ -97,9 +97,9 @@ def reinforce(
         show_progress: whether to show a progress bar with speed, remaining time and written bytes.
 
     Raises:
-        ValueError: if the source has no units, two units have the same shard name, there are neither teachers nor a
-            captioner, `output` was written with different options or teachers or is locked by another job, the disk is
-            full, a teacher's embeddings cannot be stored, or no sample is stored.
+        ValueError: if the source has no units, or two units with the same shard name; if there are neither teachers nor
+            a captioner; if `output` was written with different options or teachers, or is locked by another job; if
+            the disk is full; if a teacher's embeddings cannot be stored; or if no sample is stored.
 
     Source: MobileCLIP, section 4.
     """
@@ -123,7 +123,7 @@ def reinforce(
             entries = [manifest[name] for name in units if name in manifest]
             report = _report(spec.output, entries, run.set_aside, num_units=len(units))
         except BaseException:
-            # The output has a card but no shards, so remove the card, to allow jobs with different options.
+            # The output has a card but no shards; without the card, a job with different options can use the output.
             if not is_known and not any(entry.num_samples for entry in manifest.entries()):
                 with suppress(OSError):  # the error that ended the run matters more
                     close_card(spec)
@@ -220,7 +220,7 @@ def _tell(agreement: ViewAgreement, *, aloud: bool) -> None:
     if agreement.agreement < LOW_AGREEMENT:
         logger.warning(
             "the teachers recognise only %.0f %% of the stored views as the original image, so a student learns little "
-            "from them; %s; choose a different output",
+            "from these views; %s; choose a different output for the new options",
             100 * agreement.agreement,
             CHANGED_BY,
         )

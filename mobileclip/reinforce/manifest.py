@@ -43,7 +43,7 @@ TAIL = "manifest.tail.jsonl"
 SKIPPED = "skipped"
 """Folder in the output with a file for every shard with skipped samples."""
 
-# Ten million lines, and a thousand lines per reason.
+# Limits in bytes, for ten million lines of the manifest, and for a thousand skipped samples per reason.
 _MAX_BYTES, _MAX_SKIP_BYTES = 2**31, 2**28
 # No shard has so many skipped samples.
 _MAX_SAMPLES = 2**36
@@ -85,9 +85,9 @@ class ShardEntry:
 class Manifest(dict[str, ShardEntry]):
     """A durable mapping from shard names to entries, for the finished shards in an output directory.
 
-    The manifest appends and syncs lines; later lines replace earlier lines. Readers ignore an incomplete last line, and
-    the next append removes this line. In an object store, a second, small file holds the newest lines, so that the
-    manifest rarely uploads the long file.
+    The manifest appends and syncs lines; only the newest line of a shard counts. Readers ignore an incomplete last
+    line, and the next append removes this line. In an object store, a second, small file holds the newest lines, so
+    that the manifest rarely uploads the long file.
 
     Args:
         directory: directory of the shards, local or a URL.
@@ -186,7 +186,7 @@ def refuse_own_input(spec: ReinforcementSpec, units: Sequence[Unit]) -> None:
 
 @attrs.frozen(kw_only=True)
 class UnreachedRows(Unit):
-    """The rows of a finished shard with images that could not be downloaded.
+    """The rows of a finished shard whose images could not be downloaded.
 
     Args:
         unit: the source's unit for the shard.

@@ -38,7 +38,7 @@ class TextTeacher(Protocol):
 
     @property
     def weights_sha256(self) -> str:
-        """Hash of the teacher's weights by `weights_sha256`, which a job stores and a resumed job compares."""
+        """Hash of the teacher's weights, from the function `weights_sha256`; a resumed job compares the stored hash."""
 
     @property
     def dim(self) -> int:

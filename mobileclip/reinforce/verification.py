@@ -32,8 +32,8 @@ from mobileclip.reinforce.teachers import TeacherEnsemble, TeacherSpec, build_en
 from mobileclip.serialization import from_json
 from mobileclip.terminal import console
 
-# Largest difference norm of unit-length embeddings that storage can cause, by layout; measured values are
-# about half of these.
+# For each layout, the largest norm of the difference that storage can cause in an embedding of unit length; measured
+# norms are about half as large.
 TOLERANCES = {"npz": 1e-4, "pth.gz": 4e-3, "compact": 4e-3, "compact8": 2e-2}
 # Embeddings computed in bfloat16 depend on the device and on the batch.
 _HALF_PRECISION_TOLERANCE = 5e-2
@@ -64,7 +64,7 @@ def _of_skip(skip: Skip) -> Problem:
 
 @attrs.frozen(kw_only=True)
 class ShardTask:
-    """The samples of a shard to verify, and the samples to recompute.
+    """The samples to verify and the samples to recompute in one shard.
 
     Args:
         entry: the shard's entry in the manifest.
@@ -268,8 +268,8 @@ def verify(
     """Read all or some samples of a reinforced directory, and recompute a few of them.
 
     The function checks that all files exist with the manifest's sizes. In the selected shards, the function checks the
-    numbers of samples, looks for duplicate keys, and checks every sample's members, shapes, norms and number of
-    augmentations. For random samples, the function also recomputes the image's hash, the augmentations and the
+    numbers of samples, looks for duplicate keys, and checks the members, shapes, norms and number of augmentations of
+    every selected sample. For random samples, the function also recomputes the image's hash, the augmentations and the
     embeddings, and compares the recomputed values with the stored values.
 
     Args:

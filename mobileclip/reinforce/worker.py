@@ -231,7 +231,7 @@ class ShardWorker:
     def _place(
         self, entry: ShardEntry, keys: Sequence[str], staged: Path | None, placing: ExitStack, skips: SkipReport
     ) -> ShardEntry:
-        """Read a shard back, and move it to its final path."""
+        """Read a temporary shard back, and move the shard to its final path."""
         target = storage.join(self.spec.output, entry.shard)
         with _named_errors(target):
             with placing:

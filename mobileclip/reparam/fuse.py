@@ -1,7 +1,8 @@
 """Kernel algebra: pure functions on weights that express a branch, a norm or a scale as a convolution.
 
 All functions compute in float64 (float32 on devices without float64), since folding in bfloat16 has several times the
-error of folding before casting. The functions do not cast the results back; the caller casts once, at the end.
+error of folding in float64 and casting afterwards. The functions do not cast the results back; the caller
+casts once, at the end.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def identity_kernel(dim: int, kernel_size: tuple[int, int], *, groups: int, like
 def pad_kernel(kernel: Tensor, kernel_size: tuple[int, int]) -> Tensor:
     """Return `kernel` centred and zero-padded to `kernel_size`.
 
-    Convolutions with the original and the padded kernel agree if each convolution pads by half its kernel size.
+    Convolutions with the original and the padded kernel agree if each pads its input by half its kernel size.
 
     Raises:
         ValueError: if a target side is smaller than the kernel side, or differs from the kernel side by an odd number,

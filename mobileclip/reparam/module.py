@@ -182,7 +182,7 @@ def some_outputs(layer: Module, chosen: slice) -> Module:
     """Return a layer that computes only some outputs of a linear layer or convolution, with shared weights.
 
     Args:
-        layer: linear layer or convolution; a grouped convolution needs one input channel per chosen output.
+        layer: linear layer or convolution; of a grouped convolution, choose equally many outputs of every group.
         chosen: rows of the weight to keep.
 
     Examples:

@@ -47,7 +47,7 @@ def refuse_lost(module: nn.Module, folded: nn.Module) -> None:
         if part in kept or "parametrizations" in name.split("."):  # the weight includes its parametrization
             continue
         shown = f"its part {name!r}" if name else "the block itself"
-        is_copied = not name and type(folded) is type(module)  # hooks and all
+        is_copied = not name and type(folded) is type(module)  # the copy keeps the hooks
         if is_hooked(part) and not is_copied:
             raise ValueError(f"{shown} has hooks, and folding would drop the hooks; remove the hooks first")
         if not _is_plain(part):
@@ -90,7 +90,7 @@ _MEANS = ("reparameterize", "fuse", "switch_to_deploy")
 def fold_timm(module: nn.Module) -> nn.Module:
     """Fold a timm module, such as FastViT, MobileOne or RepVGG; modules that timm cannot fold stay unchanged.
 
-    timm computes in the precision of the weights.
+    timm computes the folded weights in the precision of the original weights.
     """
     from timm.utils.model import reparameterize_model
 
@@ -112,7 +112,7 @@ def warn_if_foldable(module: nn.Module) -> None:
         package = cls.__module__.partition(".")[0]
         warnings.warn(
             f"a {cls.__qualname__} stays unfolded, though it has a method {means!r}: register a fold function for "
-            f"modules of {package} in mobileclip.reparam.folds, as {package!r}",
+            f"modules of {package} in mobileclip.reparam.folds, under the name {package!r}",
             stacklevel=2,
         )
 
@@ -133,8 +133,8 @@ def reparameterize(
 
     The function replaces every reparameterizable module, including the root, by its inference form;
     `mobileclip.reparam.folds` has functions for modules of other libraries. `reparameterize` also removes wrappers of
-    `torch.compile` and DistributedDataParallel, so compile the result again. Folding twice changes nothing. The
-    arithmetic runs in float64, so bfloat16 and float16 models lose precision only in one final cast.
+    `torch.compile` and DistributedDataParallel, so compile the result again. Folding a folded model changes nothing.
+    The arithmetic runs in float64, so bfloat16 and float16 models lose precision only in one final cast.
 
     Args:
         model: any module in evaluation mode. The result has the same class, unless the root itself folds into a module
@@ -215,7 +215,7 @@ def _fold(module: Reparameterizable, path: str) -> nn.Module:
     try:
         folded = module.fold()
         refuse_lost(module, folded)
-    except (AttributeError, ValueError) as error:  # a replaced part may lack attributes that the algebra reads
+    except (AttributeError, ValueError) as error:  # a replaced submodule may lack attributes that `fold` reads
         shown = f"{type(module).__name__} {path!r}" if path else type(module).__name__
         raise ValueError(f"cannot fold the {shown} into an equal module: {error}") from error
     before, after = dict.fromkeys(module.parameters()), dict.fromkeys(folded.parameters())
@@ -233,9 +233,9 @@ def _refuse_unequal(model: nn.Module, folded: nn.Module, inputs: tuple[Tensor, .
         difference = float((own - other).abs().max())
         if not difference <= allowed:
             raise ValueError(
-                f"the folded model is not equal: output {number} differs by {difference:.2g}, but at most "
-                f"{allowed:.2g} is allowed; fold the submodules one by one to find the module that computes more than "
-                "its class defines"
+                f"the folded model is not equal to the original: output {number} differs by {difference:.2g}, but at "
+                f"most {allowed:.2g} is allowed; fold the submodules one by one to find the module that computes more "
+                "than its class defines"
             )
 
 
@@ -260,7 +260,7 @@ def foldable_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def is_folded(model: nn.Module) -> bool:
-    """Return whether `model` has no reparameterizable module.
+    """Return whether `model` has nothing left to fold; see `foldable_modules`.
 
     Examples:
         >>> mixer = mobileclip.blocks.RepMixer(8).eval()

@@ -1,9 +1,9 @@
 """Reads and writes files on this machine or at a URL such as `s3://bucket/key` or `https://host/file`.
 
-This subpackage reads, writes, renames and removes files, and does not interpret the content. The import opens no
-connection and loads no optional package. `http:` and `https:` URLs need no optional package; fsspec opens other URLs
-(extra `remote`). Credentials and endpoints come from the configuration of each store and from environment variables
-(`AWS_*`, `FSSPEC_*`).
+This subpackage reads, writes, renames and removes files, and does not interpret the content. Importing the subpackage
+opens no connection and loads no optional package. `http:` and `https:` URLs need no optional package; fsspec opens
+other URLs (extra `remote`). Credentials and endpoints come from the configuration of each store and from environment
+variables (`AWS_*`, `FSSPEC_*`).
 """
 
 from mobileclip.storage.atomic import (

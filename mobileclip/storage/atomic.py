@@ -256,7 +256,9 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         OSError: if the folder cannot be written.
     """
     if path.name in ("", ".."):
-        raise ValueError(f"{path} cannot be replaced by a folder; name a folder, such as {path / 'out'}")
+        raise ValueError(
+            f"{path} cannot be replaced by a folder; choose a path that ends with a name, such as {path / 'out'}"
+        )
     sweep(path.parent)
     if path.exists() and not overwrite:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))

@@ -34,7 +34,7 @@ class StoreLimits:
         recovery_seconds: maximum time below `min_bytes_per_second`, including retries and pauses; after this time,
             reading a file fails.
         call_seconds: timeout for one fsspec call, such as reading a block.
-        retry_delays_seconds: pause before each retry, also for a request of the store to slow down.
+        retry_delays_seconds: pause before each retry, also if a store refuses a call because of too many requests.
         max_bytes: maximum size of a file, in bytes.
     """
 
@@ -117,7 +117,7 @@ def public_hosts_only(trusted: Sequence[str] = ()) -> Iterator[None]:
 def connect(
     address: tuple[str, int], timeout: float | None, source_address: tuple[str, int] | None = None
 ) -> socket.socket:
-    """Connect to a host like `socket.create_connection`, if `public_hosts_only` allows the host.
+    """Connect to a host as `socket.create_connection` does, but only if `public_hosts_only` allows the host.
 
     Raises:
         RefusedHostError: if the host has a non-public address and is not trusted.
@@ -204,10 +204,10 @@ class Backend(Protocol):
     """
 
     def check(self, address: str, *, write: bool = False) -> None:
-        """Check that this machine can read or write URLs with the scheme of `address`, without connecting."""
+        """Check, without connecting, that this machine can read or write URLs with the scheme of `address`."""
 
     def open(self, address: str, position: int) -> tuple[Any, str]:
-        """Return a stream from byte `position`, with `seekable`, `seek` and `close`, and the version of the file."""
+        """Return a stream (with `seekable`, `seek` and `close`) from byte `position`, and the version of the file."""
 
     def read(self, address: str, stream: Any, size: int) -> bytes:  # noqa: ARG002 - for stores that need it
         """Return at most `size` bytes of an open stream; return no bytes at the end."""
@@ -224,7 +224,7 @@ class Backend(Protocol):
     def find(self, address: str, *, recursive: bool) -> dict[str, Info]:  # noqa: ARG002 - as above
         """Return the files below the URL by relative path."""
         raise ValueError(
-            f"{address} cannot be listed; name the files, for example with a brace pattern such as {{000..127}}"
+            f"{address} cannot be listed; give the URL of each file, or a brace pattern such as {{000..127}}"
         )
 
     def upload(self, source: str, address: str) -> None:  # noqa: ARG002 - as above

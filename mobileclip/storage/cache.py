@@ -56,7 +56,7 @@ def _user_folder(variable: str, default: str) -> Path | None:
 _SUFFIX, _UNFINISHED = ".copy", ".part"
 # Maximum number of bytes to read after the end mark of a tar file, so that the copy is complete.
 _REST_BYTES = 2**20
-# Time to wait for the folder's lock; its holder scans the file names.
+# Time to wait for the folder's lock; the process that holds the lock scans the file names.
 _LOCK_SECONDS = 60.0
 
 
@@ -65,8 +65,9 @@ class FileCache:
     """A cache folder for remote files, which several processes may share.
 
     The first complete read of a file stores a copy. The cache removes old copies after a new copy is complete, so the
-    folder temporarily exceeds the limit, and removes unfinished copies of killed processes after a day. The name of a
-    copy contains the file size, so the cache detects truncated copies. The cache does not store files of unknown size.
+    folder temporarily exceeds the limit. After a day, the cache removes unfinished copies of killed processes. The name
+    of a copy contains the file size, so the cache detects truncated copies. The cache does not store files of unknown
+    size.
 
     The cache assumes that remote files do not change; if a remote file changes, delete the folder.
 
@@ -112,7 +113,7 @@ class FileCache:
 
     @contextmanager
     def _copying(self, stream: IO[bytes], address: str, name: str) -> Iterator[IO[bytes]]:
-        """Yield a stream that also copies the bytes read to the cache, if the cache can store the file."""
+        """Yield a stream; reading from the stream also fills a copy in the cache, if the cache can store the file."""
         part, target = self.path / f"{name}.{secrets.token_hex(8)}{_UNFINISHED}", None
         with suppress(OSError):
             num_bytes = size(address)
@@ -140,7 +141,7 @@ class FileCache:
                 part.unlink()
 
     def _make_room(self, num_bytes: int) -> bool:
-        """Remove old unfinished copies, and the least recently read copies until a new copy fits; return success."""
+        """Remove old unfinished copies, and least recently read copies as needed; return whether a new copy fits."""
         total, copies = num_bytes, []
         for entry in os.scandir(self.path):
             with suppress(OSError):  # another process has removed the file
@@ -164,7 +165,7 @@ def _copy_name(name: str, num_bytes: int) -> str:
 
 
 class _CopyingReader(io.RawIOBase):
-    """A stream that also copies the bytes read to a file, as long as writing succeeds."""
+    """A stream that, on each read, also writes the bytes to a file, as long as writing succeeds."""
 
     def __init__(self, stream: IO[bytes], target: IO[bytes]) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ _NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def check_address(path: AnyPath) -> None:
-    """Check that this machine can open URLs with the scheme of `path`, without connecting.
+    """Check, without connecting, that this machine can open URLs with the scheme of `path`.
 
     Raises:
         ValueError: if the URL scheme is unsupported, or a package is missing; the message names the package.
@@ -179,10 +179,10 @@ def remove(path: AnyPath) -> None:
 
 @contextmanager
 def atomic_write(path: AnyPath) -> Iterator[IO[bytes]]:
-    """Yield a stream for the content of a file, which appears at the end of the block; an error leaves no file.
+    """Yield a stream for the content of a file; the file appears at the end of the block, but not after an error.
 
     The stream of a local file writes to a temporary file in the same directory. The stream of a remote file writes to
-    the local temporary directory (`TMPDIR`); the function uploads the complete file.
+    the local temporary directory (`TMPDIR`); at the end of the block, the function uploads the complete file.
 
     Args:
         path: path or URL of the file; an existing file is replaced. The directory of a local file must exist.
@@ -276,7 +276,7 @@ def file_info(path: AnyPath) -> Info:
 def modified_ns(status: os.stat_result) -> int:
     """Return a file's modification time in nanoseconds since 1970, wrapped to a signed 64-bit integer.
 
-    File systems allow times after the year 2262, but SQLite and Parquet cannot store later times in 64 bits.
+    File systems allow times after the year 2262, but SQLite and Parquet cannot store such times in 64 bits.
     """
     return (status.st_mtime_ns + 2**63) % 2**64 - 2**63
 
@@ -324,7 +324,7 @@ def find_files(
 
 
 def find_sizes(directory: AnyPath, names: Iterable[str] = ("",)) -> dict[str, int | None]:
-    """Return the sizes in bytes of all files next to the named files, by relative path; None for an unknown size.
+    """Return the sizes in bytes of all files in the named files' folders, by relative path; None for an unknown size.
 
     The function lists whole folders instead of requesting single files.
 
@@ -414,7 +414,7 @@ def _hidden_folder(name: str) -> str:
 # More threads make reading and hashing no faster.
 _MOST_THREADS = 8
 _BLOCK_BYTES = 2**20
-# A file that has just changed may change again with the same time, within the resolution of the file system.
+# A file that has just changed may change again without a new time, because file systems store times coarsely.
 _SETTLED_SECONDS = 2.0
 
 

@@ -43,7 +43,7 @@ class FsspecBackend(Backend):
         is_known = isinstance(stream, AbstractBufferedFile)
         version = (_info(address, stream.details) if is_known else self.info(address)).version
         if isinstance(stream, io.BytesIO):
-            # All readers of a memory:// file share one stream; a new stream shares only its bytes.
+            # All readers of a memory:// file share one stream; return a new stream with the same bytes.
             stream = io.BytesIO(stream.getvalue())
         _call(address, lambda: stream.seek(position))
         return stream, version
@@ -144,7 +144,7 @@ def _in_time(address: str, call: Callable[[], T]) -> T:
         except BaseException as error:  # noqa: BLE001 - the caller raises it
             outcome.set_exception(error)
 
-    # No thread pool, because the process would wait for its threads at exit.
+    # No thread pool, because the process would wait for the pool's threads at exit.
     threading.Thread(target=work, daemon=True).start()
     if not wait([outcome], seconds).done:
         raise StorageError(f"{printable(without_secrets(address))}: the store did not answer within {seconds:g} s")

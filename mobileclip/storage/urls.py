@@ -96,7 +96,7 @@ def file_name(path: AnyPath) -> str:
 
 
 def is_same(one: AnyPath, other: AnyPath) -> bool:
-    """Return whether two paths are equal after resolving links, or two URLs as strings; the files may be missing."""
+    """Return whether two paths are equal after resolving links, or two URLs are equal strings; files may be missing."""
     if is_remote(one) or is_remote(other):
         return os.fspath(one) == os.fspath(other)
     return local_path(one).resolve() == local_path(other).resolve()

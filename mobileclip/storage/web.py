@@ -171,7 +171,7 @@ class _PastTheEndError(OSError):
     """Raised if a file ends before the requested byte."""
 
 
-# Errors from 500 on are also transient; all others are permanent.
+# Error class of a status code. Other codes raise StorageError from 500 on, and OSError below 500.
 _ERRORS: dict[int, type[OSError]] = {
     **dict.fromkeys((404, 410), FileNotFoundError),
     **dict.fromkeys((401, 403), PermissionError),

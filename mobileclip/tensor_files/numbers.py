@@ -35,7 +35,7 @@ def read_values(file: IO[bytes], start: int, count: int, dtype: torch.dtype) -> 
 
 
 def clone_tensors(module: nn.Module) -> None:
-    """Copy every parameter and buffer of a module from another library, because the data may be memory-mapped.
+    """Copy every parameter and buffer of another library's module, because the data may be memory-mapped.
 
     The function replaces one tensor at a time; shared parameters stay shared.
     """

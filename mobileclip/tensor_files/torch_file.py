@@ -1,4 +1,4 @@
-"""Reads PyTorch archives (since 1.6) and streams (before 1.6) by `torch.load(weights_only=True)`."""
+"""Reads PyTorch files by `torch.load(weights_only=True)`: archives (since PyTorch 1.6) and streams (before 1.6)."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def read_torch(path: Path, *, is_archive: bool, mmap: bool) -> dict[str, Tensor]
     tensors = weights_of(value)
     if sum(tensor.nbytes for tensor in tensors.values()) > 2 * path.stat().st_size:
         raise CheckpointError(
-            "the tensors have more than twice the size of the file, because too many tensors share memory"
+            "the tensors have more than twice the size of the file, because too many tensors share memory; save "
+            "copies of these tensors"
         )
     return tensors if mmap else _apart(tensors)
 
@@ -73,7 +74,7 @@ def _check_archive(path: Path) -> None:
             "the archive has compressed entries, which torch.save never writes; save the weights again"
         )
     if len({member.filename for member in members}) < len(members):
-        raise CheckpointError("the archive has two entries of the same name")
+        raise CheckpointError("the archive has two entries of the same name; save the weights again")
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -132,7 +133,7 @@ def weights_of(value: Any) -> dict[str, Tensor]:
     for name, tensor in value.items():
         if not isinstance(name, str):
             # The message shows only numbers, since the repr of nested tuples can take forever.
-            what = f"the number {name}" if isinstance(name, int) else f"a {type(name).__name__}"
+            what = f"the number {name}" if isinstance(name, int) else f"an object of the type {type(name).__name__}"
             raise CheckpointError(
                 f"the checkpoint has {what} as a key, expected the name of a tensor", code="not_weights"
             )
@@ -150,8 +151,8 @@ def _holds_tensors(value: Any, depth: int = _MAX_NESTED) -> bool:
 def _check_tensor(name: str, tensor: Any) -> None:
     if not isinstance(tensor, Tensor):
         raise CheckpointError(
-            f"the checkpoint is not a dictionary of tensors: {shown(name)} is a {type(tensor).__name__}; save the "
-            "state_dict of a model",
+            f"the checkpoint is not a dictionary of tensors: {shown(name)} has the type {type(tensor).__name__}; save "
+            "the state_dict of a model",
             code="not_weights",
         )
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:

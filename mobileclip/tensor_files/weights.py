@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def weights_sha256(state: Mapping[str, Tensor], *, head: str = "{}\x1f{}\x1f{}\x1e") -> str:
-    """Return the SHA-256 of the names in sorted order, dtypes, shapes and data of a state dict.
+    """Return the SHA-256 of a state dict: the names (in sorted order), dtypes, shapes and data.
 
     The digest does not depend on the device, the memory layout, the order of the names or the file format; any changed
     bit changes the digest. The function runs at the speed of SHA-256 and copies one tensor at a time.

@@ -281,7 +281,7 @@ def reader_of(function: Callable[..., T], rules: FlagRules) -> Callable[..., Cal
     hints, given = get_type_hints(function, include_extras=True), inspect.signature(function).parameters
     flags, parameters = {}, []
     for name, one in given.items():
-        # Only Python 3.10 wraps a type whose default is `None` in `Optional`.
+        # Only Python 3.10 wraps the type of an argument in `Optional` if the default is `None`.
         kind = hints[name]
         kind = get_args(kind)[0] if get_origin(kind) is Union and get_origin(get_args(kind)[0]) is Annotated else kind
         flags[name] = flag = rules.flag(name, kind, one.default)

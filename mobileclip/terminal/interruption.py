@@ -5,8 +5,8 @@ warning, the exit status is 75, "try again" (`EX_TEMPFAIL`): SLURM's `--signal=U
 before the time limit.
 
 The first signal raises `Interrupted` immediately, or at the end of a training step. The process exits at once after a
-second signal more than a second later, or after a few seconds of cleanup. Errors after a signal still propagate. Child
-processes of a command ignore signals, and exit with the command.
+second signal that arrives more than a second later, or after a few seconds of cleanup. Errors after a signal still
+propagate. Child processes of a command ignore signals, and exit with the command.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _on_signal(number: int, _frame: FrameType | None) -> None:
 def _left_soon(interrupted: Interrupted) -> Interrupted:
     """Return the error, and limit the time until the program exits, in case a thread or process hangs."""
     if heard.program:
-        # Not with `threading`, since the interrupted code may hold its locks.
+        # Not with `threading`, since the interrupted code may hold locks of `threading`.
         _thread.start_new_thread(_leave_late, (interrupted,))
     return interrupted
 
@@ -325,7 +325,7 @@ def serve_loader(_worker: int) -> None:
     if sys.platform == "linux":  # other systems do not report the sender of a signal
         signal.pthread_sigmask(
             signal.SIG_BLOCK, {signal.SIGTERM}
-        )  # before any thread exists, which would receive the signal
+        )  # before any other thread exists, since such a thread would receive the signal
         threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
     leave_to_parent()
 

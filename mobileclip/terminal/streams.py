@@ -32,6 +32,6 @@ def output_stream(*, error: bool = False) -> TextIO:
 
 
 def discard_output() -> None:
-    """Discard all further standard output, and buffered output, after the reader exited."""
+    """Discard buffered and all further standard output, after the reader of the output has exited."""
     with open(os.devnull, "w", encoding="utf-8") as nothing:  # noqa: PTH123 - no path
         os.dup2(nothing.fileno(), sys.stdout.fileno())

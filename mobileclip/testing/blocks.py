@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mobileclip.reparam import foldable_modules, reparameterize
 from mobileclip.testing.comparing import copies, exported, relative_error, with_random_statistics
 
-# Maximum relative errors: in half precision, for other batch sizes or compilers, and in float64.
+# Maximum relative errors: _HALF in half precision, _NEAR for other batch sizes or compilers, _EXACT in float64.
 _HALF = {torch.bfloat16: 0.03, torch.float16: 0.004}
 _NEAR = 1e-5
 # An activation may block the gradient of a parameter at random, but not for all random weights.
@@ -33,11 +33,11 @@ def check_block(
 ) -> None:
     """Check a block's shape, dtype, gradients, state dict, copies, folding, export and half precision.
 
-    The function checks that two builds with one seed are equal; that the block returns one finite tensor of its input's
-    dtype in training and evaluation mode; that in evaluation mode examples are independent and the block's state does
-    not change; that gradients reach every parameter and the input; that state dict, deep copy and pickle restore the
-    block; that folding, once or twice, gives equal outputs and does not change the original; and that the block and its
-    folded form run in bfloat16, in float16 and through `torch.export`.
+    The function checks that two builds with the same seed are equal; that the block returns one finite tensor of its
+    input's dtype in training and evaluation mode; that in evaluation mode examples are independent and the block's
+    state does not change; that gradients reach every parameter and the input; that state dict, deep copy and pickle
+    restore the block; that folding, once or twice, gives equal outputs and does not change the original; and that the
+    block and its folded form run in bfloat16, in float16 and through `torch.export`.
 
     Args:
         block: a class or function that returns a new block when called without arguments, or a spec with `build()`.

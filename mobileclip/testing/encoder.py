@@ -24,8 +24,8 @@ def check_encoder(spec: ImageEncoderSpec | TextEncoderSpec, *, export: bool = Tr
     """Check that saving, loading, folding and exporting an encoder keeps its outputs, and that JSON keeps its spec.
 
     The function checks that the spec is frozen, hashable, equal after a JSON round trip, and registered in its family;
-    that the encoder's `.spec` equals the spec; and that its embeddings have the spec's width, do not depend on other
-    examples, and are equal after saving and loading, after reparameterization and through `torch.export`.
+    that the encoder's `.spec` equals the spec; and that the embeddings have the spec's width, do not depend on other
+    examples of the batch, and stay equal after saving and loading, reparameterization and `torch.export`.
 
     Args:
         spec: spec of the encoder; a small encoder is faster to check.

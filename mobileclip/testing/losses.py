@@ -23,14 +23,14 @@ _Inputs = dict[str, Tensor]
 
 
 def check_loss(spec: LossSpec, *, teacher_dims: int = 0, synthetic: bool = True, processes: int = 1) -> None:
-    """Check a loss's keywords, terms, gradients and copies, in half precision and over several processes.
+    """Check a loss's keywords, terms, gradients, copies and half precision, and its results over several processes.
 
     The function checks the spec (`check_spec`); that the loss accepts embeddings by keyword and returns finite
-    `LossTerms`, with a total equal to the sum of the two terms, and zero for terms without a name; that gradients reach
-    the embeddings, the logit scale and every parameter, scale with the total, and are equal if only the texts require
-    gradients; that the order of pairs does not matter; that a copy has its own parameters; that in bfloat16 and float16
-    at a logit scale of 100, gradients are finite and values are close to float64; and that value and gradients are
-    equal for a batch in one process and a batch shared by several processes.
+    `LossTerms`, whose total is the sum of the two terms; that terms without a name are zero; that gradients reach the
+    embeddings, the logit scale and every parameter, and are proportional to the total; that the texts' gradients stay
+    equal if only the texts require gradients; that the order of pairs does not matter; that a copy has its own
+    parameters; that in bfloat16 and float16 at a logit scale of 100, gradients are finite and values are close to
+    float64; and that value and gradients are equal for a batch in one process and a batch shared by several processes.
 
     Args:
         spec: spec of the loss; the class must be registered.

@@ -97,7 +97,7 @@ class RunState:
         return model
 
     def snapshot(self, *, step: int, position: StreamPosition) -> StateFile | None:
-        """Return the state after `step` steps in the first process, and None in the other processes.
+        """Return the state after `step` steps; None in all processes but the first.
 
         The snapshot is a copy in CPU memory. The next snapshot reuses this memory, so write a snapshot before you take
         another one.
@@ -129,8 +129,8 @@ class RunState:
         The first process reads the checkpoints, renames damaged checkpoints, and logs a warning for each.
 
         Raises:
-            ValueError: if none of the checkpoints can be read, the newest readable checkpoint is from a run with
-                different options, or processes find different checkpoints.
+            ValueError: if there are checkpoints but none can be read; if the newest readable checkpoint is from a run
+                with different options; or if processes find different checkpoints.
         """
         names = self.world.from_first(lambda: [storage.file_name(path) for path in checkpoints.all()])
         self._compare_found(checkpoints, names[-1] if names else None)
@@ -162,10 +162,10 @@ class RunState:
         _require_equal(found, [said.partition(": ")[2] for said in found], "are not in the same state", "start again")
 
     def _compare_found(self, checkpoints: CheckpointFolder, newest: str | None) -> None:
-        """Raise an error if a process finds a different checkpoint from the first process; no checkpoint is fine."""
+        """Raise an error if a process finds a checkpoint other than the first process's; finding none is fine."""
         if self.world.size == 1:
             return
-        # The lookup is by name: a shared file system may list a new file late, but can open it.
+        # Looked up by name, because a shared file system may list a new file late, but can already open the file.
         path = None if newest is None else storage.join(checkpoints.path, newest)
         if path is not None and storage.exists(path):
             own: str | None = f"{newest} ({mark(path) or 'damaged'})"
@@ -183,7 +183,7 @@ class RunState:
         )
 
     def _read(self, path: str) -> StateFile | None:
-        """Return the first process's checkpoint in all processes. Rename a damaged checkpoint and return None."""
+        """Return the first process's checkpoint to all processes; rename a damaged checkpoint and return None."""
         tensors: dict[str, Tensor] = {}
 
         def read() -> dict[str, str] | None:
@@ -224,7 +224,7 @@ class RunState:
         rank = self.world.rank
         step, position = _place(metadata, path)
         if f"random/cpu/{rank}" not in tensors:
-            # Fewer processes wrote the file: new processes draw different numbers from the others, as at the start.
+            # Fewer processes wrote the file. As at the start of a run, each new process gets its own random seed.
             torch.manual_seed(derived_seed(self.objective.spec.seed, "process", rank, step))
             return step, position
         try:
@@ -249,7 +249,7 @@ class RunState:
         model = self.objective.model.spec
         missing = [name for name in ("spec", "model", "position", "step", DIGEST) if name not in metadata]
         if missing:
-            raise _damaged(path, f"it lacks {', '.join(missing)}")
+            raise _damaged(path, f"its metadata lacks {', '.join(missing)}")
         try:
             there = from_json(metadata["spec"], type(spec))
             model_there = from_json(metadata["model"], read_back_as(model))
@@ -287,8 +287,8 @@ class RunState:
             check_numbers(path, saved, dict.fromkeys(saved, parameter.dtype))
             if any(value.shape not in (parameter.shape, ()) for value in saved.values()):
                 raise _damaged(path, f"the optimizer's state of {shown(name)} does not have the shape of the weight")
-            # Moments keep the memory format of their weight, which is not in the file: the format selects the kernel
-            # and therefore determines the last bit.
+            # Moments get the memory format of their weight, since the file does not store formats. The format selects
+            # the kernel, and therefore determines the last bit.
             if saved:
                 self.optimizer.state[parameter] = {
                     key: torch.empty_like(parameter).copy_(value)
@@ -309,10 +309,10 @@ def _require_equal(said: list[str], values: list[Any], what: str, advice: str) -
     """Raise an error if the value of a process differs from the first process's value.
 
     Args:
-        said: one message per process, which starts with the name of the process's machine.
+        said: one message per process; each message starts with the name of the process's machine.
         values: values that must be equal, one per process.
         what: predicate of the error message, such as `find different checkpoints`.
-        advice: remedy, the last sentence of the error message.
+        advice: remedy, for the last sentence of the error message.
     """
     others = [rank for rank, value in enumerate(values) if value != values[0]]
     if others:
@@ -334,7 +334,7 @@ def _place(metadata: dict[str, str], path: str) -> tuple[int, StreamPosition]:
 
 
 def _damaged(path: str, why: str) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be read ({why}); delete it to resume from the previous checkpoint")
+    return CheckpointError(f"{path} cannot be read ({why}); delete this file to resume from the previous checkpoint")
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -365,7 +365,7 @@ class StateFile:
     metadata: Mapping[str, str]
 
     def write(self, path: storage.AnyPath) -> None:
-        """Write the file atomically, with the digest of its tensors.
+        """Write the tensors, the metadata and a digest of the tensors to a file, atomically.
 
         Args:
             path: a path or URL; `write` creates missing local folders.
@@ -402,7 +402,7 @@ def read_state(path: storage.AnyPath) -> StateFile:
         raise DamagedError(f"{path} is damaged ({error})") from None
     except OSError as error:
         raise ValueError(
-            f"{path} cannot be read ({error}); the run resumes from it once the file is readable"
+            f"{path} cannot be read ({error}); make the file readable, then start the run again to resume"
         ) from None
     if DIGEST in metadata and metadata[DIGEST] != digest(tensors):
         raise DamagedError(f"{path} is damaged (the checksum of its tensors does not match)")

@@ -26,7 +26,7 @@ from mobileclip.reparam import PLAIN, LayerScale, in_classes, is_hooked
 
 Module = TypeVar("Module", bound=nn.Module)
 _aten = torch.ops.aten
-_STRIP = 3  # the widest depthwise kernel whose weight gradient oneDNN generates code for
+_STRIP = 3  # for wider depthwise kernels, oneDNN does not generate code for the weight gradient
 _FEW = 16  # channels
 _WIDE = {torch.float32, torch.float64}
 
@@ -94,20 +94,20 @@ def _picks(conv: nn.Conv2d) -> bool:
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Return whether `x` is on a CPU, outside `torch.compile`."""
+    """Return whether `x` is on a CPU and the call is outside `torch.compile`."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def computes_wide(x: Tensor) -> bool:
-    """Return whether `x` is on a CPU, in float32 or float64 without autocast, outside `torch.compile`."""
+    """Return whether `x` is on a CPU in float32 or float64, and the call is outside autocast and `torch.compile`."""
     return on_cpu(x) and x.dtype in _WIDE and not torch.is_autocast_enabled("cpu")
 
 
 def conv_and_picked(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the depthwise convolution `conv(x)` without bias, and `x` at the positions that the stride selects.
 
-    The backward pass adds the two gradients in place: the gradient of the selected positions alone would need a full
-    feature map of zeros.
+    The backward pass adds the gradient of the selected positions to the convolution's input gradient in place. Computed
+    separately, the gradient of the selected positions would need a full feature map of zeros.
     """
     outputs: tuple[Tensor, Tensor] = _ConvAndPicked.apply(x, conv.weight, conv.stride, conv.padding)  # type: ignore[no-untyped-call]
     return outputs
@@ -169,7 +169,7 @@ class _DepthwiseConv(torch.autograd.Function):
 
 
 def _gradients(grad: Tensor, x: Tensor, kernel: Tensor, padding: tuple[int, int], *, weight: bool) -> Tensor:
-    """Return the weight gradient, or the input gradient if not `weight`, of a depthwise convolution with stride 1."""
+    """Return a gradient of a depthwise convolution with stride 1: the weight's if `weight`, else the input's."""
     mask = [not weight, weight, False]
     both = _aten.convolution_backward(grad, x, kernel, None, (1, 1), padding, (1, 1), False, (0, 0), x.shape[1], mask)
     wanted: Tensor = both[1] if weight else both[0]
@@ -280,7 +280,7 @@ def _of_branches(values: Tensor, source: Sequence[int]) -> Tensor:
 
 
 def _of_inputs(values: Tensor, source: Sequence[int]) -> Tensor:
-    """Return the sum of the branches' values per input; index tensors would need a copy to the device."""
+    """Return, for each input, the sum of its branches' values, without index tensors (which would need a copy)."""
     rows = values.unbind()
     sums = [[row for row, index in zip(rows, source, strict=True) if index == own] for own in range(max(source) + 1)]
     return torch.stack([sum(own[1:], start=own[0]) for own in sums])
@@ -349,11 +349,11 @@ class _SumOfNorms(torch.autograd.Function):
 
 
 def _moments(grad: Tensor, inputs: Sequence[Tensor], means: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sums per channel: of `grad (x - mean)` for each input, and of `grad`."""
+    """Return two sums per channel: the sum of `grad (x - mean)` for each input, and the sum of `grad`."""
     moments, total = [], grad
     one = torch.ones_like(means[0])
     for x, mean in zip(inputs, means, strict=True):
-        # The kernel multiplies its first sum by the inverse deviation: 1 leaves the sum unchanged.
+        # The kernel multiplies its first sum by the inverse standard deviation; the value 1 leaves the sum unchanged.
         _, moment, total = _aten.native_batch_norm_backward(
             grad, x, one, None, None, mean, one, True, 0.0, [False, True, True]
         )
@@ -403,7 +403,7 @@ class FusedMobileOneBlock(MobileOneBlock):
     fold = MobileOneBlock.fold
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the sum of the branches' outputs for `x`, after squeeze-and-excite and activation."""
+        """Return the sum of the branches' outputs for `x`, passed through squeeze-and-excite and the activation."""
         if _hooked(self) or not _branches_merge(self, x):
             return super().forward(x)
         y: Tensor = self.activation(self.squeeze_excite(sum_of_norms(_norm_branches(self, x))))
@@ -416,7 +416,7 @@ class FusedLargeKernelConv(LargeKernelConv):
     fold = LargeKernelConv.fold
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the sum of both kernels' outputs for `x`, after squeeze-and-excite and activation."""
+        """Return the sum of both kernels' outputs for `x`, passed through squeeze-and-excite and the activation."""
         convs = [conv for conv in (self.large, self.small) if isinstance(conv, ConvNorm)]
         if _hooked(self) or not self.training or len(convs) < 2 or not can_fuse_norms([conv.norm for conv in convs], x):
             return super().forward(x)
@@ -493,7 +493,7 @@ def _conv_norms(block: MobileOneBlock) -> list[ConvNorm]:
 
 
 def _branches_merge(block: MobileOneBlock, x: Tensor) -> bool:
-    """Return whether `sum_of_norms` can replace the branches' norms: in training mode, with the batch's statistics."""
+    """Return whether the block is in training mode and not folded, and `sum_of_norms` can replace its norms."""
     convs = _conv_norms(block)
     unfolded = len(convs) == len(block.branches) + (block.scale is not None)
     norms: list[nn.Module] = [conv.norm for conv in convs]
@@ -501,7 +501,7 @@ def _branches_merge(block: MobileOneBlock, x: Tensor) -> bool:
 
 
 def _norm_branches(block: MobileOneBlock, x: Tensor) -> list[NormBranch]:
-    """Return the branches of `block`, each the norm of a convolution of `x` or of `x` itself."""
+    """Return the branches of `block`; each branch is the norm of `x` or of a convolution of `x`."""
     convs = _conv_norms(block)
     is_factor = _is_factor(block)
     if is_factor and block.stride > 1 and [type(conv.conv) in _PLAIN for conv in convs] == [True, True]:
@@ -524,10 +524,10 @@ def _is_factor(block: MobileOneBlock) -> bool:
 
 
 def _scaled(scale: nn.Module, network: nn.Module, x: Tensor) -> Tensor:
-    """Return `scale(network(x))`; in training, multiply the scale into the weights, a smaller tensor than the features.
+    """Return `scale(network(x))`; in training, multiply the weights instead of the larger feature map by the scale.
 
-    Since `gamma * (W h + b) = (gamma W) h + gamma b`, scaled weights save one pass over the features in each direction
-    and one stored feature map.
+    Since `gamma * (W h + b) = (gamma W) h + gamma b`, scaled weights save one stored feature map, and one pass over the
+    features in the forward pass and one in the backward pass.
     """
     known = type(scale) is LayerScale and type(network) is ConvFFN and type(network.fc2) in _PLAIN
     watched = is_hooked(scale) or _hooked(network)

@@ -28,13 +28,14 @@ from mobileclip.terminal.interruption import postponed
 T = TypeVar("T")
 
 COLLECTIVE_SECONDS = 1800.0
-"""Default timeout of a collective in seconds, without the first process's own work, such as evaluation."""
+"""Default timeout of a collective in seconds; the first process's own work, such as evaluation, may take longer."""
 
 # Messages of gloo, NCCL and the store about processes that are late or gone.
 _LATE = re.compile(
     r"timed? ?out|timeout|connection closed by peer|connection reset|broken pipe|wait_?for_?clients", re.IGNORECASE
 )
-# For the first process's own work, such as an evaluation; when this process ends, the store closes and ends the wait.
+# Timeout for the first process's own work, such as an evaluation. If that process ends, its store closes, which ends
+# the wait.
 _ALONE = timedelta(days=1)
 _CONNECTING_SECONDS, _BETWEEN_LOOKS_SECONDS = 5.0, 0.2
 
@@ -86,7 +87,7 @@ class World:
         return values
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """Return the first process's result of `make`, or raise the error of `make`, in all processes.
+        """Return the first process's result of `make` in all processes, or raise the error of `make` in all of them.
 
         The other processes wait for up to a day, or until the first process has ended.
 
@@ -163,7 +164,7 @@ def process_group(
     if chosen.type == "mps" and process.size > 1:
         if str(device) != AUTO:
             raise ValueError(
-                "only one process can train on Apple's GPU; start it without torchrun, or pass --device cpu"
+                "only one process can train on Apple's GPU; start the run without torchrun, or pass --device cpu"
             )
         chosen = torch.device("cpu")
     if chosen.type == "cuda":

@@ -89,11 +89,11 @@ def train(
         console: console of the progress display; None for no display.
 
     Raises:
-        ValueError: if the loss and the data have different teachers, the checkpoint is from a run with different
-            options, a second run writes to the folder, the batches end too early or lack inputs of the loss, or
-            `channels_last` is set on the CPU.
-        Interrupted: after a signal (outside a command, only after Ctrl-C); the run first finishes the current step and
-            saves the state.
+        ValueError: if the loss and the data have different teachers; if the checkpoint is from a run with different
+            options; if a second run writes to the folder; if the batches end too early or lack inputs of the loss; or
+            if `channels_last` is set on the CPU.
+        Interrupted: after a signal; the run first finishes the current step and saves the state. If no command of the
+            library calls this function, the only such signal is Ctrl-C.
         FloatingPointError: if the loss or its gradient is not finite. The message has the step, some keys of the batch
             and the last checkpoint; `diverged.json` lists all keys. The weights stay as before the step.
     """
@@ -161,10 +161,10 @@ class _StepRequests:
 
 @attrs.define(kw_only=True)
 class _Run:
-    """Runs the steps, and logs, evaluates, saves and stops after the same step in all processes.
+    """Runs the steps; evaluation, saving and stopping happen after the same step in all processes.
 
-    A save only waits for a copy of the state in memory. A background thread then writes the metrics before the state,
-    so that no saved state lacks its metrics.
+    A save delays the run only while the state is copied in memory. A background thread then writes first the metrics
+    and then the state, so that no saved state lacks its metrics.
 
     Args:
         spec: training options.
@@ -369,7 +369,7 @@ class _Run:
         )
 
     def _fail(self, done: int) -> NoReturn:
-        """After saving, raise the error of this process's batch source, or a ValueError if another process failed."""
+        """Raise the error of this process's batch source, or a ValueError if only another process's source failed."""
         self.finish()
         with self._keeping(done):
             self.prefetcher.take()
@@ -379,7 +379,8 @@ class _Run:
     def _keeping(self, done: int) -> Iterator[None]:
         """If the source fails, save the state and add the saved step to the error's message.
 
-        With several processes, `_StepRequests.fail` saves the state in all processes together.
+        With several processes, this context does not save the state: after a step with the request
+        `_StepRequests.fail`, all processes save the state together.
         """
         try:
             yield

@@ -29,7 +29,7 @@ _DEFAULT_EXTRAS = ("logit_scale",)
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class LoraSpec:
-    """Low-rank adapters for the projections of attention and feed-forward networks: `W x + s B A x`.
+    """Low-rank adapters for the projections of attention and feed-forward networks: `W x` becomes `W x + s B A x`.
 
     Frozen towers get no adapters. In convolutional stages, only the 1x1 convolutions of feed-forward networks get
     adapters; depthwise kernels (too small) and norms do not.
@@ -39,7 +39,7 @@ class LoraSpec:
         alpha: numerator of the scale `s = alpha / rank`; None for twice the rank.
         dropout: dropout probability on the inputs of `A`.
         extras: names of parameters or modules to train in addition to the adapters, such as
-            `image_encoder.head.project`. `add_lora` ignores the default if the model has no logit scale.
+            `image_encoder.head.project`. `add_lora` ignores the default value if the model has no logit scale.
 
     Raises:
         ValueError: if `rank` or `alpha` is below 1, or `dropout` is outside [0, 1).

@@ -52,8 +52,8 @@ class Objective(nn.Module, ABC):
 
     Args:
         spec: training options.
-        model: model with a `spec`, which checkpoints store; the objective moves the model to the device, in training
-            mode.
+        model: model with a `spec`, which checkpoints store; the objective moves the model to the device, and sets it to
+            training mode.
         world: the processes of the run.
 
     Raises:
@@ -77,7 +77,7 @@ class Objective(nn.Module, ABC):
         self.loss = spec.loss.build(process_group=world.group)
         self.range_augment = None if spec.range_augment is None else spec.range_augment.build()
         self.loss_scale = LossScale() if spec.precision == "float16" else None
-        # The operations run in random order, and the compiler would compile every order.
+        # RangeAugment's operations run in random order, and the compiler would compile each order separately.
         self._changed = self.not_compiled(self._change)
         self.to(world.device).train()
         if spec.channels_last:
@@ -125,7 +125,7 @@ class Objective(nn.Module, ABC):
 
         Args:
             batch: batch on the device; images are uint8 pixels or normalised floats.
-            progress: finished fraction of the training, from 0 to 1.
+            progress: finished fraction of the run, from 0 to 1.
 
         Raises:
             ValueError: if the batch lacks an input of the loss.
@@ -148,12 +148,12 @@ class Objective(nn.Module, ABC):
     def image_rows(self, image: Tensor, progress: float) -> tuple[Tensor] | tuple[Tensor, Rows]:
         """Return the inputs of `images_of`: pixels and, with RangeAugment, the parameters of RangeAugment.
 
-        Without micro-batches, and in a compiled step (without compiled random numbers), this function already applies
-        RangeAugment, and returns the changed images and loss terms.
+        Without micro-batches or in a compiled step, this function already applies RangeAugment (outside the compiled
+        code), and returns the changed images and RangeAugment's loss terms.
 
         Args:
             image: images of the whole batch, as stored in `batch.image`.
-            progress: finished fraction of the training, from 0 to 1.
+            progress: finished fraction of the run, from 0 to 1.
         """
         augment = self.range_augment
         if augment is None or not augment.training:
@@ -225,7 +225,8 @@ class ImageTextObjective(Objective):
         world: the processes of the run.
 
     Raises:
-        ValueError: if the model is a classifier, or `compile` is set on a CPU with several threads; or see `Objective`.
+        ValueError: if the model is a classifier, if `compile` is set on a CPU with several threads, or for the reasons
+            listed in `Objective`.
     """
 
     model: DualEncoder
@@ -237,7 +238,7 @@ class ImageTextObjective(Objective):
                 "CrossEntropySpec"
             )
         if spec.compile is not None and world.device.type == "cpu" and torch.get_num_threads() > 1:
-            # Observed with PyTorch 2.13 after a text tower with convolutions: writes 15 numbers past the end.
+            # Observed with PyTorch 2.13, for a text tower with convolutions: a kernel wrote 15 numbers past the end.
             raise ValueError(
                 "compile is for GPUs or a single CPU thread: for several CPU threads, PyTorch's compiler generates "
                 "kernels that write out of bounds of the token embedding's gradient "
@@ -369,15 +370,15 @@ def build_objective(loss: LossSpec, *, spec: TrainingSpec, model: nn.Module, wor
         world: the processes of the run.
 
     Raises:
-        ValueError: if the loss does not fit the kind of model, such as cross-entropy for an image-text model; or see
-            `Objective`.
+        ValueError: if the loss does not fit the kind of model, such as cross-entropy for an image-text model, or for
+            the reasons listed in `Objective`.
     """
     del loss
     return ImageTextObjective(spec, model=model, world=world)
 
 
 def is_of_texts(loss: LossSpec) -> bool:
-    """Return whether a loss is for image-text models: `build_objective` has no other objective for the spec's class."""
+    """Return whether a loss is for image-text models, that is, no other objective is registered for its spec class."""
     return build_objective.dispatch(type(loss)) is build_objective.dispatch(object)
 
 
@@ -430,7 +431,7 @@ class ClassificationObjective(Objective):
         world: the processes of the run.
 
     Raises:
-        ValueError: see `Objective`; or if the model is an image-text model.
+        ValueError: if the model is an image-text model, or for the reasons listed in `Objective`.
     """
 
     def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
@@ -487,7 +488,7 @@ def _(loss: CrossEntropySpec, *, spec: TrainingSpec, model: nn.Module, world: Wo
 
 
 class CaptionObjective(Objective):
-    """The objective of a captioner: the caption and contrastive loss on images with one caption each.
+    """The objective of a captioner: the caption loss and the contrastive loss on images with one caption each.
 
     Args:
         spec: training options with a `CaptionLossSpec`.
@@ -495,7 +496,7 @@ class CaptionObjective(Objective):
         world: the processes of the run.
 
     Raises:
-        ValueError: see `Objective`; or if the model is not a captioner.
+        ValueError: if the model is not a captioner, or for the reasons listed in `Objective`.
     """
 
     model: CoCa
@@ -560,7 +561,8 @@ class TextDistillationObjective(Objective):
         world: the processes of the run.
 
     Raises:
-        ValueError: if the model embeds images, or the spec has options for images; or see `Objective`.
+        ValueError: if the model embeds images, if the spec has options for images, or for the reasons listed in
+            `Objective`.
     """
 
     def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:

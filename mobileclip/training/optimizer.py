@@ -76,8 +76,9 @@ class AdamWSpec(OptimizerSpec):
 
     Source: MobileCLIP, table 12.
 
-    Differs: Apple's scripts exempt parameters that have one dimension or the name of a norm or bias. Apple's scripts
-        therefore decay position embeddings, class tokens of timm's towers, and layer scales with several dimensions.
+    Differs: Apple's scripts exempt a parameter from weight decay if it has one dimension, or the name of a norm or
+        bias. The scripts therefore do apply weight decay to position embeddings, class tokens of timm's towers, and
+        layer scales with several dimensions.
 
     Examples:
         >>> optimizer = AdamWSpec().build(nn.Sequential(nn.Linear(4, 2), nn.LayerNorm(2)))
@@ -104,7 +105,7 @@ class AdamWSpec(OptimizerSpec):
         """Return a fused AdamW over all parameters that require gradients; learning rates start at 0.
 
         Raises:
-            ValueError: if no parameter requires a gradient; or see `rate_scales`.
+            ValueError: if no parameter requires a gradient, or for the reasons listed in `rate_scales`.
         """
         groups = _groups(model, self._rate_scales(model), self.weight_decay, self.decayed)
         return torch.optim.AdamW(groups, lr=0.0, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
@@ -178,8 +179,8 @@ def _kind(module: nn.Module, name: str, parameter: Tensor) -> Kind | None:
 def tower_layers(tower: nn.Module) -> list[list[str]]:
     """Return the layers of a tower from input to output, each as a stage name followed by module names.
 
-    Register towers of other libraries with `tower_layers.register`. A layer is `[stage, name, ...]`. Layers of one
-    stage are consecutive, and the names of modules or parameters must cover every parameter.
+    Register towers of other libraries with `tower_layers.register`. A layer is `[stage, name, ...]`, where a name is a
+    module's or a parameter's. The layers of a stage must be consecutive, and the names must cover every parameter.
 
     Raises:
         ValueError: if the tower's class is not registered.
@@ -295,8 +296,8 @@ def layer_rate_groups(
     """Return the trainable parameters as groups for an optimiser, in order from the input to the output.
 
     A group has `params`, its own `lr` for PyTorch's optimisers and schedulers, `weight_decay`, and `rate_scale`, which
-    multiplies the schedule's learning rate in `mobileclip.training.train`. Parameters with and without weight decay
-    (see `decay_groups`) are in separate groups, for each learning rate.
+    multiplies the schedule's learning rate in `mobileclip.training.train`. For each learning rate, parameters with and
+    without weight decay (see `decay_groups`) are in separate groups.
 
     Args:
         model: a tower, or a module that contains a tower; see `rate_scales`.
@@ -307,7 +308,7 @@ def layer_rate_groups(
         by: unit that counts as a layer of an MCi tower; see `rate_scales`.
 
     Raises:
-        ValueError: see `rate_scales`; or if no parameter requires a gradient.
+        ValueError: if no parameter requires a gradient, or for the reasons listed in `rate_scales`.
 
     Examples:
         >>> tower = mobileclip.build_model("mci0")

@@ -40,7 +40,7 @@ class MetricLog:
 
     Args:
         path: path or URL of the metrics file; the log creates a missing file.
-        resume_step: first step of the run, 0 for a new run; the log removes the lines of this and later steps.
+        resume_step: first step that the run adds, 0 for a new run; the log removes the lines of this and later steps.
         tensorboard: local folder for TensorBoard files; None writes no TensorBoard files.
 
     Raises:
@@ -141,10 +141,10 @@ Lines = list[dict[str, float]]
 def plot_curves(runs: Mapping[str, AnyPath], path: AnyPath, *, metrics: Sequence[str] | None = None) -> None:
     """Plot metrics over steps in a PNG file, with one panel per metric and one line per run.
 
-    The plot marks each run's best step of each evaluation metric.
+    For each evaluation metric, the plot marks the best step of each run.
 
     Args:
-        runs: metrics file of each run, by the name of the run in the legend.
+        runs: the runs' metrics files, by the name of the run; the legend shows the names.
         path: PNG file to write.
         metrics: names of the metrics to draw; None for the loss terms, at most four evaluation metrics, the logit scale
             and the learning rate.
@@ -210,7 +210,7 @@ class RunGroup:
 
     Args:
         name: folders of the runs, separated by commas.
-        steps: number or range of completed steps, as text.
+        steps: last logged step, counted from 0, or the range of the last logged steps of several runs, as text.
         values: last value by metric name, as text; for several runs, the mean, standard deviation and number of runs.
     """
 
@@ -266,7 +266,9 @@ def _choices(folder: AnyPath) -> dict[str, str]:
     path = join(folder, "run.json")
     content = read_if_exists(path, limit=_MAX_SPEC_BYTES)
     if content is None:
-        raise ValueError(f"{folder} is not a training output: it has no run.json; `mobileclip train` writes one")
+        raise ValueError(
+            f"{folder} is not a training output: the folder has no run.json; `mobileclip train` writes this file"
+        )
     return dict(_flat(parse_json(content), ""))
 
 

@@ -65,8 +65,8 @@ class RunSpec:
             captioner loads a file of any context length (see `load_model`).
 
     Raises:
-        ValueError: if data and model have different inputs or classes, a classifier has an image-text loss, or `model`
-            is not a `StudentSpec`, or `data` is not a `DataSpec`.
+        ValueError: if data and model have different inputs or classes; if a classifier has an image-text loss; if
+            `model` is not a `StudentSpec`; or if `data` is not a `DataSpec`.
 
     Examples:
         >>> from mobileclip.data import ReinforcedPipelineSpec
@@ -108,7 +108,7 @@ class RunSpec:
 
     @property
     def resolved(self) -> RunSpec:
-        """The run to save: the model's text input is the data's, with the content of the tokenizer file."""
+        """The run to save: the model takes over the data's text input, with the content of the tokenizer file."""
         if not (isinstance(self.model, DualEncoderSpec | TextEncoderSpec) and hasattr(self.data, "text")):
             return self
         text = attrs.evolve(_tower(self.model, "text"), input=self.data.text)
@@ -154,8 +154,8 @@ def run(
     Args:
         spec: options of the run.
         output: folder, or URL such as `s3://bucket/run`, for `run.json`, `metrics.jsonl`, `checkpoints/` and, at the
-            end, `model.safetensors`. The run locks a folder, but not a URL. A later run can reuse a folder without
-            checkpoints for different options.
+            end, `model.safetensors`. The run locks a folder, but not a URL. If a run fails before its first checkpoint,
+            a later run with different options can use the same folder.
         evaluate: function that takes the model's spec and returns the `evaluate` argument of `train`; None for no
             evaluation.
         device: name of a device; `auto` for this process's GPU, or the best available device.
@@ -164,9 +164,9 @@ def run(
         within: the processes of an existing `process_group`; None to join or start a group on `device`.
 
     Raises:
-        ValueError: if the folder contains a different run, the batch size is not divisible by the number of processes,
-            the run contradicts its data (see `follow_card`), or the data, the checkpoint or the training loop raise a
-            ValueError.
+        ValueError: if the folder contains a different run; if the batch size is not divisible by the number of
+            processes; if the run contradicts its data (see `follow_card`); or if the data, the checkpoint or the
+            training loop raises a ValueError.
         FloatingPointError: if the loss or its gradient is not finite.
         TimeoutError: if another process of the run, or a data worker, does not respond in time.
     """

@@ -21,8 +21,8 @@ class SelectionSpec:
 
     Args:
         share: selected fraction of every batch; 1 selects all pairs.
-        num_chunks: number of chunks, which `choose_pairs` samples one after another; the probabilities for a chunk
-            depend on the pairs in the previous chunks.
+        num_chunks: number of chunks of selected pairs. `choose_pairs` samples one chunk after another; the
+            probabilities for a chunk depend on the pairs in the previous chunks.
 
     Examples:
         >>> SelectionSpec(share=0.25, num_chunks=3).sizes(40)
@@ -141,8 +141,9 @@ def choose_pairs(spec: SelectionSpec, captions: Sequence[Learnability], draws: T
 
     Source: Evans et al., "Data curation via joint example selection further accelerates multimodal learning", algorithm
         1, with learnability as the score. Differs: the losses are softmax losses. The teachers' stored embeddings of
-        the same views and captions replace the reference model. The algorithm samples the first chunk by the loss term
-        of each pair alone. A softmax loss has no such term, so this function uses the learnability in the whole batch.
+        the same views and captions replace the reference model. For the first chunk, the algorithm uses the part of the
+        loss that depends only on the pair itself. A softmax loss has no such part, so this function uses the
+        learnability in the whole batch.
     """
     score = torch.stack([one.in_batch() for one in captions]).sum(0)
     is_chosen = torch.zeros(len(score), dtype=torch.bool, device=score.device)

@@ -68,7 +68,7 @@ class Schedule(ABC):
             raise ValueError(f"final ({self.final}) must not exceed peak ({self.peak})")
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of step `step`, from 0; cosine schedules stay at `final` after the last step."""
+        """Return the learning rate of step `step`, counted from 0; cosine schedules stay at `final` after the end."""
         if step < self._warmup:
             return self.peak * (step + 1) / self._warmup
         return self._after_warmup(step)
@@ -130,7 +130,7 @@ class CosineSchedule(Schedule):
 class ConstantCosineSchedule(Schedule):
     """A schedule for long training: linear warm-up to the peak, a constant phase, then half a cosine to `final`.
 
-    Runs with different decays can share one constant phase, because the constant phase does not depend on the decay.
+    Runs with decays of different lengths can share one constant phase, because this phase does not depend on the decay.
 
     Args:
         constant_steps: number of steps before the decay, including the warm-up; a value below 1 is a fraction of
@@ -231,7 +231,7 @@ COMPILED: tuple[Compile, ...] = ("towers", "step")
 class Memory:
     """Options for less activation memory: the backward pass recomputes activations that the step does not store.
 
-    With `micro_batch` and `recompute`, each block runs forward three times per step.
+    With both `micro_batch` and `recompute`, each block runs forward three times per step.
 
     Args:
         micro_batch: number of images or texts per forward pass of a tower; None for the whole batch. The step stores
@@ -259,20 +259,21 @@ class TrainingSpec:
         schedule: learning-rate schedule; the schedule's `total_steps` is the length of the run.
         optimizer: spec of the optimiser; AdamW by default.
         max_gradient_norm: maximum norm of the gradient, for gradient clipping; None for no clipping.
-        min_logit_scale: minimum of `exp(logit_scale)`; None for no minimum. The model's spec has the maximum. The value
+        min_logit_scale: minimum of `exp(logit_scale)`; None for no minimum. The model's spec has the maximum. The scale
             starts at 1 / 0.07, and falls below 1 only in failing runs.
         ema_decay: decay per step of the weights' moving average, in [0, 1); None for no average.
         precision: `float32`; or `bfloat16` or `float16` to run the towers' convolutions and matrix products in
             autocast. Norm statistics, softmax sums, embedding norms, logits, loss, weights, gradients, optimiser state
             and moving average stay in float32. With `float16`, the run also scales the loss, and skips steps with an
             overflowing gradient without logging metrics for these steps.
-        memory: activations to store for the backward pass; all activations by default.
+        memory: options that reduce activation memory; by default, a step stores all activations.
         channels_last: whether convolutions use the channels-last memory format, which is faster on a GPU; not allowed
             on the CPU, where convolutional stems always use this format.
         compile: `towers` compiles each tower with torch.compile, `step` compiles everything from pixels to the loss,
             and None is eager mode. Compilation takes minutes.
         range_augment: spec of RangeAugment, which changes brightness, contrast and noise of the student's images with
-            learnt strengths: per micro-batch, or for the whole batch in a compiled step. None for no RangeAugment.
+            learnt strengths; None for no RangeAugment. RangeAugment processes one micro-batch at a time, but the whole
+            batch in a compiled step.
         selection: settings for training only on the pairs of each batch that are harder for the student than for the
             teachers. The data's `batch_size` is the size before selection.
         seed: random seed of the model and the training steps; the data has a separate seed.

@@ -92,7 +92,7 @@ def test_the_client_is_needed_to_push_alone(capsys, monkeypatch, small_file, sav
         ("save a.pt -o new --license GPL-x", "the licence is 'GPL-x'"),
         ("save a.pt -o new --license mit --repository me", "expected owner/name"),
         ("save a.pt -o kept --license mit", "kept already exists"),
-        ("save a.pt -o kept --license mit --overwrite", "is not replaced"),
+        ("save a.pt -o kept --license mit --overwrite", "model.safetensors"),
         ("save a.pt -o new --license mit --results lost.jsonl", "there is no lost.jsonl"),
         ("save lost.pt -o new --license mit", "there is no lost.pt; expected a checkpoint"),
         ("push a.pt me --license mit", "expected owner/name"),

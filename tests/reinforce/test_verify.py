@@ -175,7 +175,7 @@ def test_some_shards_and_some_rows(directory):
     found = verify(directory, num_samples=3, num_shards=1, num_rows=2, show_progress=False)
     assert found.is_good
     assert (found.num_shards, found.num_samples, found.num_checked, found.num_replayed) == (1, 4, 2, 2)
-    told(str(found), "4 samples in 1 shards", "from 8 in 2", "2 of them")
+    told(str(found), "4 samples in 1 shards", "8 samples in 2 shards", "2 of these")
     assert verify(directory, num_samples=0, num_shards=1, show_progress=False).num_checked == 4
     # What is not read is looked for all the same.
     for name in ("0.tar", "1.tar"):
@@ -319,7 +319,7 @@ def test_the_command(directory, capsys):
     main([*command, "3"])
     told(capsys.readouterr().out, "8 samples in 2 shards", "3 samples replayed")
     main([*command, "0", "--num-shards", "1", "--num-rows", "2"])
-    told(capsys.readouterr().out, "2 of them")
+    told(capsys.readouterr().out, "2 of these")
     (directory / "0.tar").unlink()
     with pytest.raises(SystemExit, match=r"^1$"):
         main([*command, "0"])

@@ -36,7 +36,7 @@ NEXT = [
     ("convert small.safetensors -o there.safetensors", "`--overwrite`"),
     ("export small.safetensors -o photos", "`--overwrite`"),
     ("classify photos/0.jpg a -m small.safetensors --device mps", "available: .*cpu. .* `--device cpu`"),
-    ("runs photos", "`mobileclip train` writes one"),
+    ("runs photos", "`mobileclip train` writes this file"),
     ("data dedup photos -o kept.npy", "make scores: `mobileclip data score SHARDS -o photos`"),
     ("search a --import no_such_parts", "no module 'no_such_parts' in .*"),
 ]

@@ -87,7 +87,7 @@ def _limits(model: str | None) -> str:
 
 
 def examples(collection: Collection) -> dict[str, Any]:
-    """Return a few existing images, spread evenly over a collection.
+    """Return a few images whose files exist, spread evenly over a collection.
 
     Args:
         collection: collection, with or without images.
@@ -183,7 +183,7 @@ def save_example(served: ServedCollection, request: Request) -> Response:
 
 
 def requested_concept(collection: Collection, texts: Sequence[str]) -> dict[str, Any]:
-    """Return the `concept` with the ids of its examples if a query is a single concept; otherwise an empty dict.
+    """Return a dict with the `concept` and its example ids if a query is a single concept; otherwise an empty dict.
 
     Args:
         collection: collection to search.
@@ -283,7 +283,7 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
         kind = named_format(match.path)
         if match.time is None and (data := read_if_unchanged(match, indexed)) is not None:
             named, _ = guess_type(match.name)
-            # An image type, never HTML. For other names, browsers detect the image format from the first bytes.
+            # The media type is never HTML. For other names, browsers detect the image format from the first bytes.
             return Response(data, media_type=named if named and named.startswith("image/") else "image/png")
         if kind is not None and stamp_of(match.path) == (indexed.mtime_ns, match.size):
             return FileResponse(match.path, media_type=kind.media_type)

@@ -121,7 +121,7 @@ class Uploads:
             self.num_free += len(data)
 
     async def in_turn(self, work: Callable[[], T]) -> T:
-        """Run a function in a single thread and return its result, since each call may decode a large image."""
+        """Run functions one at a time, since each may decode a large image; return the result of the function."""
         if self._turn is None:
             self._turn = anyio.CapacityLimiter(1)
         return await anyio.to_thread.run_sync(work, limiter=self._turn)

@@ -153,7 +153,7 @@ class ServedCollection:
         self._kept = _KeptDuplicates()
         self._comparing = threading.Lock()
         self.version = ""
-        """Token of the loaded index, which changes with every write to the index."""
+        """Token of the loaded index, see `Store.token`."""
 
     def current(self) -> Collection:
         """Return the current collection, with its model loaded.
@@ -163,7 +163,7 @@ class ServedCollection:
         """
         with self._reading:
             try:
-                # This comes first, so the next request detects any later write.
+                # The token is read first, so that the next request detects any later write.
                 seen = Store.open(self._collection.path).token
                 if seen != self._seen:
                     collection = self._collection.reopened()

@@ -1,4 +1,4 @@
-"""Batch augmentations for classification: Mixup, CutMix and random erasing."""
+"""Augmentations for classification: Mixup, CutMix and random erasing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NUM_ATTEMPTS = 10
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class RandomErasingSpec:
-    """Random erasing: replace a rectangle of some images with noise of ImageNet's mean and standard deviation.
+    """Random erasing: replace a rectangle in some images with noise that has ImageNet's mean and standard deviation.
 
     Args:
         probability: probability that a rectangle of an image is erased, from 0 to 1.
@@ -60,7 +60,7 @@ class RandomErasingSpec:
             raise ValueError(f"area must contain fractions of the image, at most 1, not {self.area}")
 
     def apply(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
-        """Return an image with or without an erased rectangle; the input array is never modified.
+        """Return an image, in which a rectangle may be erased; the input array is never modified.
 
         Shape:
             `(height, width, 3)`, uint8.
@@ -86,7 +86,7 @@ class RandomErasingSpec:
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Draw normal numbers by the Box-Muller transform of `rng.random`, which is equal in every numpy version."""
+    """Draw normal numbers by the Box-Muller transform: `rng.random` gives the same numbers in every numpy version."""
     first, second = rng.random(shape), rng.random(shape)
     normal: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = np.sqrt(-2 * np.log1p(-first)) * np.cos(
         2 * math.pi * second
@@ -128,7 +128,7 @@ class MixingSpec:
 
     def __attrs_post_init__(self) -> None:
         if self.mixup_alpha == 0 and self.cutmix_alpha == 0:
-            raise ValueError("mixup_alpha and cutmix_alpha are both 0, so nothing would be mixed; leave out mixing")
+            raise ValueError("mixup_alpha and cutmix_alpha are both 0, so nothing would be mixed; omit MixingSpec")
 
     def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return mixed images and targets; the random numbers come from torch's default CPU generator.
@@ -204,6 +204,6 @@ def _uniform() -> float:
 
 
 def _span(length: int, fraction: float) -> tuple[int, int]:
-    """Return the start and the exclusive end of a span around a uniformly drawn centre, clipped to the length."""
+    """Return the start and the exclusive end of a span around a random centre; the span is clipped to `length`."""
     size, centre = int(length * fraction), int(_uniform() * length)
     return max(0, centre - size // 2), min(length, centre + size - size // 2)

@@ -39,8 +39,8 @@ class Operation:
         strengths: function `(number of bins, side of the image in pixels) -> unsigned magnitude of every bin`.
         signed: whether the sign of the magnitude is drawn at random.
         translates: whether the magnitude is a number of pixels.
-        replayed_as: name of an operation to store and replay instead, with the same `apply` and other strengths; None
-            to store this operation.
+        replayed_as: name of the operation that is stored and replayed instead; that operation has the same `apply`, but
+            other strengths. None stores this operation.
 
     Examples:
         >>> from PIL import Image, ImageOps
@@ -58,7 +58,7 @@ class Operation:
 
 
 def _affine(image: RgbImage, matrix: tuple[float, float, float, float, float, float]) -> RgbImage:
-    """Resample with the nearest pixel; `matrix` maps output to input coordinates; pixels outside are black."""
+    """Resample by the nearest pixel; `matrix` maps output to input coordinates; pixels outside the input are black."""
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=_BLACK)
 
 
@@ -94,7 +94,7 @@ def rotate(image: RgbImage, magnitude: float) -> RgbImage:
 
 
 def _blended(image: RgbImage, level: int, factor: float) -> RgbImage:
-    """Blend with one grey level, `level + factor (pixel - level)`, with a lookup table from `Image.blend`."""
+    """Blend with one grey level by a lookup table from `Image.blend`: `level + factor (pixel - level)`."""
     table = Image.blend(Image.new("L", (256, 1), level), Image.frombytes("L", (256, 1), bytes(range(256))), factor)
     return image.point(list(table.tobytes()) * 3)
 

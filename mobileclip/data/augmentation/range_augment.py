@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mobileclip.strict import strict
 
 _OPERATIONS = ("brightness", "contrast", "noise")
-# The loss is linear where the squared error exceeds the square of one level of 255.
+# The loss is linear if the mean squared error differs from the target by more than the square of one level of 255.
 _KNEE = 1 / 255**2
 
 
@@ -42,8 +42,8 @@ class RangeAugmentSpec:
     Raises:
         ValueError: if `target_psnr` or `weight` is not positive, or `fraction` is out of range.
 
-    Source: Mehta et al. 2022, "RangeAugment"; the default of 40 to 20 dB is the setting of the student alone in
-        Table 12 of the MobileCLIP paper.
+    Source: Mehta et al. 2022, "RangeAugment"; the default of 40 to 20 dB is the student-only setting in Table 12
+        of the MobileCLIP paper.
 
     Examples:
         >>> augment = RangeAugmentSpec(target_psnr=(40, 20)).build()
@@ -132,10 +132,11 @@ class RangeAugment(nn.Module):
     """Change images by operations whose strengths are learnt to meet a target distortion.
 
     The operations are brightness `m x`, contrast `m x + (1 - m) mean(x)` per channel and noise `x + s n`, in random
-    order. Every image has its own `m` and `s` for each operation. The result is clipped to [0, 1]. The loss term pulls
-    the squared error of every image towards the target error, which follows a half cosine from its first to its last
-    value: `weight mean_i smooth_l1(mse_i, 10^(-psnr / 10))`. Add the term to the task's loss, and train the module's
-    parameters with the model's (without weight decay). In evaluation mode, images do not change and the term is zero.
+    order. Every image has its own `m` and `s` for each operation. The result is clipped to [0, 1]. The loss term
+    `weight mean_i smooth_l1(mse_i, 10^(-psnr / 10))` pulls the mean squared error of every image towards the target
+    error. The target error follows a half cosine from its first to its last value. Add the term to the task's loss, and
+    train the module's parameters with the model's (without weight decay). In evaluation mode, images do not change and
+    the term is zero.
 
     The gradients of the loss term and of the task's loss reach the ranges, but not the images.
 
@@ -146,9 +147,9 @@ class RangeAugment(nn.Module):
         as inputs. Here, training starts from the stated ends: brightness and contrast in [0.5, 1.5], noise below 0.1.
         Each operation runs on all images, with a neutral strength for images that are not chosen.
 
-    The published loss term is smallest when the median image has the target error. No operation changes some of the
-    images, so batches end 2 to 3 dB above the target. The narrowest ranges of brightness and contrast, [0.9, 1.1], give
-    30 to 35 dB, so training does not reach higher targets.
+    The published loss term is smallest when the median image has the target error. Some images are not
+    changed by any operation, so the PSNR of batches ends up 2 to 3 dB above the target. The narrowest ranges of
+    brightness and contrast, [0.9, 1.1], give 30 to 35 dB, so training does not reach higher targets.
     """
 
     def __init__(self, spec: RangeAugmentSpec) -> None:
@@ -172,7 +173,7 @@ class RangeAugment(nn.Module):
 
         Args:
             image: pixels in [0, 1], or pixels that were normalised by `mean` and `std`.
-            progress: completed fraction of the training, from 0 to 1.
+            progress: completed fraction of the training run, from 0 to 1.
             mean: mean per channel that was subtracted from the pixels.
             std: standard deviation per channel by which the pixels were divided.
             generator: source of randomness; None uses torch's default CPU generator.
@@ -195,7 +196,7 @@ class RangeAugment(nn.Module):
 
         Args:
             num_images: number of images of the whole batch.
-            progress: completed fraction of the training, from 0 to 1.
+            progress: completed fraction of the training run, from 0 to 1.
             device: device of the images.
             generator: source of randomness; None uses torch's default CPU generator.
 
@@ -232,7 +233,7 @@ class RangeAugment(nn.Module):
 
         Args:
             image: all or some images of a batch, in the form that `forward` expects.
-            numbers: the rows of the batch's random numbers for these images.
+            numbers: the rows of the batch's random numbers that belong to these images.
             mean: mean per channel that was subtracted from the pixels.
             std: standard deviation per channel by which the pixels were divided.
 
@@ -291,4 +292,4 @@ def _check_images(image: Tensor) -> None:
 
 def _check_progress(progress: float) -> None:
     if not 0 <= progress <= 1:
-        raise ValueError(f"progress must be a fraction of the training, from 0 to 1, not {progress}")
+        raise ValueError(f"progress must be a fraction of the training run, from 0 to 1, not {progress}")

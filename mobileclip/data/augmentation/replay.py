@@ -100,7 +100,7 @@ def decompress(compressed: Any, image_size: tuple[int, int] | None = None) -> Au
     """Return exactly the parameters that were passed to `compress`.
 
     Args:
-        compressed: parameters in the form of `compress`; the list of operations may be missing or null if empty.
+        compressed: parameters in the form that `compress` returns; an empty list of operations may be missing or None.
         image_size: width and height of the source image, in pixels; None if unknown.
 
     Raises:
@@ -211,7 +211,7 @@ class AugmentationSpec:
         crop = self._sample_crop(rng, width, height)
         operations = []
         for _ in range(self.num_operations):
-            # Draw no number if all operations are applied, so that earlier samples stay reproducible.
+            # Draw no random number if all operations are applied, so that earlier samples stay reproducible.
             if self.operation_probability < 1 and rng.random() >= self.operation_probability:
                 continue
             operation = augmentation_operations[self.operations[random_index(rng, len(self.operations))]]
@@ -225,8 +225,8 @@ class AugmentationSpec:
     def apply(self, image: Image.Image, params: AugmentationParams) -> Image.Image:
         """Return the augmented image, `size` x `size`, RGB; equal arguments give equal bits.
 
-        Training does not call `apply`, but decodes only the crop and calls `resize` and `operate` on the crop, with the
-        same bits as result; see `SourceImage` in `data.loading.examples`.
+        Training does not call `apply`, but decodes only the crop and calls `resize` and `operate` on the crop, which
+        gives the same bits; see `SourceImage` in `data.loading.examples`.
 
         Args:
             image: source image of the size for which the parameters were sampled; converted to RGB if necessary.

@@ -67,7 +67,7 @@ class FolderFiles:
         return (*self.passed_over, *(_skip(self.path, name, OTHER) for name in others))
 
     def skip_summary(self) -> str:
-        """Return the end of a message that describes the files left out; empty if no file was left out."""
+        """Return a description of the files left out, to append to a message; empty if no file was left out."""
         return "".join(f"; left out: {line}" for line in describe_left_out(self.left_out()))
 
 

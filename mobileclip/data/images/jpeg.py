@@ -103,7 +103,7 @@ class Jpeg:
         return b"".join((self.data[:start], height.to_bytes(2, "big"), self.data[start + 2 :])), height
 
     def _num_scans(self, most: int) -> int:
-        """Return the number of scans, counted up to `most + 1`, without the scans of further images in the file."""
+        """Count the scans of the first image in the file, and stop counting at `most + 1`."""
         num_scans, position = 0, self.first_scan
         while num_scans <= most and (found := _MARKER.search(self.data, position)) is not None:
             kind, position = found[1][0], found.end()
@@ -151,7 +151,7 @@ def read_jpeg(data: bytes) -> Jpeg | None:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Yield the kind, start, content start and end of every segment, up to the first malformed segment."""
+    """Yield the kind, start, start of the content and end of every segment before the first malformed segment."""
     position = 2 if data.startswith(_START) else len(data)
     while (found := _MARKER.search(data, position)) is not None:
         kind, content = found[1][0], found.end() + 2
@@ -190,7 +190,7 @@ def decode_jpeg(data: bytes, size: tuple[int, int], *, reduce: int, strict: bool
         data: JPEG file with one or three channels.
         size: width and height of the JPEG, in pixels.
         reduce: 1, 2, 4 or 8 to decode the JPEG at 1 / `reduce` of its size, rounded up.
-        strict: whether bytes that belong to no row count as damage.
+        strict: whether to treat bytes that belong to no row as damage.
     """
     library = _library()
     if library is None:

@@ -67,7 +67,7 @@ def find_format(data: bytes) -> ImageFormat | None:
 
 
 def is_image_name(name: str) -> bool:
-    """Return whether a file name has an image extension, such as `photo.JPG`."""
+    """Return whether a file name, such as `photo.JPG`, has an image extension."""
     _, dot, extension = name.rpartition(".")
     return bool(dot) and extension.lower() in IMAGE_EXTENSIONS
 

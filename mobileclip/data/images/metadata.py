@@ -122,7 +122,7 @@ def whole_number(data: bytes, kind: int, place: int) -> int | None:
     return int(struct.unpack_from(order + _INTEGERS[kind], data, place)[0]) if kind in _INTEGERS else None
 
 
-# Numbers of the subdirectories and their tags; the `Exif` class has the tags of both.
+# Numbers of the subdirectories and of tags; `Base` has the tags of the main directory and of the `Exif` subdirectory.
 _CAMERA, _PLACE = ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo
 _TAG, _PLACE_TAG = ExifTags.Base, ExifTags.GPS
 # Cameras write a few dozen kilobytes and a thumbnail.
@@ -184,7 +184,7 @@ def read_camera_metadata(exif: bytes | None) -> CameraMetadata:
 
 
 class _Bounded(io.BytesIO):
-    """A stream that raises after twice the size of its EXIF data: Pillow reads overlapping tags once per tag."""
+    """EXIF data as a stream that raises after reads of twice the size: Pillow reads overlapping tags repeatedly."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)

@@ -1,4 +1,4 @@
-"""The only module that opens image files: a few formats, within limits, without the metadata of JPEG and PNG.
+"""The only module that opens image files; it accepts few formats, applies limits, and removes JPEG and PNG metadata.
 
 A malicious image file attacks the program that opens it in one of three ways:
 
@@ -67,10 +67,10 @@ def _checked_jpeg(data: bytes, limits: ImageLimits, name: str, reduce: int) -> J
 
 
 def _check_tags(data: bytes, name: str) -> None:
-    """Raise if the tags of a TIFF file overlap: Pillow reads each tag separately, and may read 2 MB 100,000 times."""
+    """Raise if tags of a TIFF file overlap: Pillow reads each tag separately, perhaps 2 MB for each of 100,000 tags."""
     num_bytes = sum(TAG_BYTES.get(kind, 0) * num_values for _, kind, num_values, _ in tiff_tags(data))
     if num_bytes > 2 * len(data):
-        raise ImageError("corrupt", f"{name} has tags that claim {num_bytes:,} bytes; the file has {len(data):,}")
+        raise ImageError("corrupt", f"{name} has tags that claim {num_bytes:,} bytes; the file has {len(data):,} bytes")
 
 
 # Raw files of Canon, Olympus and Panasonic; other raw files differ from a TIFF only in their tags.
@@ -147,7 +147,7 @@ class OpenedImage:
     def orientation(self) -> int:
         """EXIF orientation, from 1 to 8; an orientation stored after the pixels is available only after decoding.
 
-        The decoders of TIFF and HEIF files turn images upright, so the orientation is always 1.
+        The decoders of TIFF and HEIF files turn images upright, so the orientation of these images is always 1.
         """
         if self.kind.name in _TURNED_BY_DECODER:
             return 1

@@ -23,7 +23,8 @@ Filter = Literal["bilinear", "bicubic", "lanczos"]
 _SLACK = 0.01
 # Support of each filter to either side, in pixels of the smaller image.
 _SUPPORT: dict[Filter, float] = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
-# Ratio of height to width: Pillow 13 swaps its two passes above 2, earlier versions above 100.
+# Ratio of height to width above which an image is tall. Pillow 13 swaps its two passes for ratios above 2, earlier
+# versions for ratios above 100.
 _TALL = 1.9
 # Number of pixels that are resized together, so that copies stay in the processor's cache.
 _STRIP_PIXELS = 2**18
@@ -84,7 +85,8 @@ def resize_centre(image: Image.Image | Pixels, height: int, centre: Centre, inte
     function resizes tall images completely.
 
     Args:
-        image: an RGB image, or pixels (height, width, 3) in any memory order; rows below `centre.rows` may be missing.
+        image: an RGB image, or pixels (height, width, 3) in any memory order; rows after the end of `centre.rows` may
+            be missing.
         height: height of the whole image, in pixels.
         centre: size of the resized image, and the square to return.
         interpolation: filter, such as `bicubic`.
@@ -141,7 +143,7 @@ def resized_crop(
     """Crop an image, and resize the crop to `size` x `size` with antialiasing, for `decode="fast"`.
 
     The box may have fractional coordinates, because the image may have been decoded at a reduced size. Width and height
-    stay exact; left and top are rounded to quarters of a pixel, with linear interpolation.
+    stay exact; left and top are rounded to quarters of a pixel, where pixels are interpolated linearly.
 
     Args:
         image: an RGB image, or pixels (height, width, 3).
@@ -183,14 +185,14 @@ def _span(start: float, length: float) -> tuple[int, int, int]:
 
 
 def _mix(first: Pixels, second: Pixels, quarters: int, *, up: bool) -> Pixels:
-    """Mix two arrays: `quarters` / 4 of the second array and the rest of the first."""
+    """Mix two arrays: `quarters` / 4 of the second array and 1 - `quarters` / 4 of the first array."""
     if quarters == 2:
         return _mean(first, second, up=up)
     return _mean(first if quarters == 1 else second, _mean(first, second, up=not up), up=up)
 
 
 def _mean(first: Pixels, second: Pixels, *, up: bool) -> Pixels:
-    """Return the mean of two arrays, rounded up or down, without a wider dtype."""
+    """Return the mean of two arrays, rounded up or down; no wider dtype is needed."""
     half: Pixels = np.right_shift(first ^ second, np.uint8(1))
     return (first | second) - half if up else (first & second) + half
 
@@ -207,7 +209,7 @@ def in_rgb(image: Image.Image, background: Color | None, name: str) -> Image.Ima
         name: name of the image, for messages.
 
     Raises:
-        ImageError: if the mode cannot be converted, or the range of its values is unknown.
+        ImageError: if the image's mode cannot be converted, or the range of the image's values is unknown.
     """
     if image.mode.startswith("I"):
         return _from_16_bit(image, background, name)
@@ -234,7 +236,8 @@ def _from_16_bit(image: Image.Image, background: Color | None, name: str) -> Ima
     if not 0 <= least <= most <= _MOST_16_BIT:
         raise ImageError(
             "unsupported_mode",
-            f"{name} contains integers from {least} to {most}, more than 16 bits; scale the image to 8 bits first",
+            f"{name} contains integers from {least} to {most}, beyond the range of 16 bits; scale the image to 8 bits "
+            "first",
         )
     if image.mode == "I" and 0 < most <= _MOST_8_BIT:
         raise ImageError(

@@ -66,7 +66,7 @@ def normalize_pixels(
         )
     normalized = pixels.to(torch.float32, memory_format=memory_format).div_(255)
     for number, (mean, std) in enumerate(zip(image.mean, image.std, strict=True)):
-        # Numbers, because tensors would be copied to the device, which must wait for the copy.
+        # Use Python numbers: tensors would be copied to the device, which would have to wait for the copy.
         channel = normalized.select(-3, number)
         if mean:
             channel.sub_(mean)
@@ -75,7 +75,7 @@ def normalize_pixels(
     return normalized
 
 
-# Limit on Pillow's resized image before the crop: half a GB, for images about 2000 times as long as wide.
+# Limit on Pillow's resized image before the crop; images about 2000 times as long as wide reach the limit, half a GB.
 _MAX_RESIZED_PIXELS = 2**27
 
 ImageSource = EncodedImage | Image.Image | Pixels
@@ -90,7 +90,7 @@ class ImageTransform:
     """Convert an image to the input of an image tower; the whole library uses this transform.
 
     Steps: rotate by the EXIF orientation, composite transparency onto the background of `image_input`, resize the
-        shorter side to `size` (antialiased), crop the centre, `(pixel / 255 - mean) / std`.
+        shorter side to `size` (antialiased), crop the centre, normalise: `(pixel / 255 - mean) / std`.
 
     Shape: an image of any size -> (3, size, size), float32.
 
@@ -117,7 +117,7 @@ class ImageTransform:
         Shape: an image -> (3, size, size), float32.
 
         Raises:
-            ImageError: if the image cannot be read, or has no pixels or an extreme shape; the message names the image.
+            ImageError: if the image cannot be read, or has an extreme shape or no pixels; the message names the image.
         """
         return self.normalize(self.pixels(source))
 
@@ -132,7 +132,7 @@ class ImageTransform:
             limits: limits on work and memory.
 
         Raises:
-            ImageError: if the image cannot be read, or has no pixels or an extreme shape; the message names the image.
+            ImageError: if the image cannot be read, or has an extreme shape or no pixels; the message names the image.
         """
         name = name or name_of(source)
         image = load_image(source, background=self.image_input.background_color, limits=limits, name=name)
@@ -149,7 +149,7 @@ class ImageTransform:
             name: name of the image, for messages.
 
         Raises:
-            ImageError: if the image has no pixels or an extreme shape.
+            ImageError: if the image has an extreme shape or no pixels.
         """
         side = self.image_input.size
         if self.image_input.fit == "stretch" and min(size):
@@ -360,19 +360,19 @@ def read_tower_image(
     name: str,
     limits: ImageLimits = LIMITS,
 ) -> TowerImage:
-    """Read an image file as the input of an image tower, with the file's metadata.
+    """Read the input of an image tower, the original size and the metadata from an image file.
 
     Args:
         data: content of the file.
         transform: transform to the tower's input.
         reduced: whether to decode a JPEG at a half, a quarter or an eighth of its size, if enough pixels remain for the
-            tower. Reduced decoding takes a fraction of the time, and embeddings differ in the third digit. If False,
+            tower. Reduced decoding takes a fraction of the time, but changes embeddings in the third digit. If False,
             the pixels equal those of `ImageTransform.pixels` bit for bit, unless the JPEG exceeds the pixel limit.
         name: name of the image, for messages.
         limits: limits on work and memory.
 
     Raises:
-        ImageError: if the file cannot be read, or the image has no pixels or an extreme shape.
+        ImageError: if the file cannot be read, or the image has an extreme shape or no pixels.
     """
     preview = raw_preview(data, limits, name)
     data = data if preview is None else preview
@@ -421,7 +421,7 @@ def read_pixels(
         name: name of the image, for messages; by default, a name derived from the source.
 
     Raises:
-        ImageError: if the image cannot be read, or has no pixels or an extreme shape.
+        ImageError: if the image cannot be read, or has an extreme shape or no pixels.
     """
     name = name or name_of(source)
     if isinstance(source, (Image.Image, np.ndarray)):
@@ -448,7 +448,7 @@ def _read_jpeg(jpeg: Jpeg, transform: ImageTransform, *, reduced: bool, name: st
     if orientation == 1:
         # Reduced decoding needs more rows.
         data, rows = jpeg.above(centre.rows(jpeg.size, contract.interpolation)[1] + _REDUCTIONS[0])
-    # A JPEG with rows cut off ends in bytes that belong to no row.
+    # If rows are cut off, the JPEG ends in bytes that belong to no row.
     image: Image.Image | Pixels | None = decode_jpeg(
         data, (jpeg.width, rows), reduce=reduce, strict=rows == jpeg.height
     )

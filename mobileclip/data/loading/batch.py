@@ -51,7 +51,7 @@ class Batch:
         return self._map(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
-        """Return the batch in page-locked memory; copies from this memory to a GPU overlap with computation."""
+        """Return the batch in page-locked memory; copies from this memory to a GPU can overlap with computation."""
         return self._map(lambda value: value.pin_memory() if value.device.type == "cpu" else value)
 
     def rows(self, start: int, stop: int) -> Self:
@@ -212,7 +212,7 @@ def join_batches(batches: Sequence[BatchType]) -> BatchType:
 
 
 def _of_sides(change: Callable[..., Any], *values: Any) -> Any:
-    """Apply a function to values, or per image side if the values are mappings by side."""
+    """Apply a function to values; if the values are mappings by image side, apply the function for each side."""
     if isinstance(values[0], Mapping):
         return {side: change(*(value[side] for value in values)) for side in values[0]}
     return change(*values)

@@ -85,8 +85,8 @@ class SourceImage:
     ) -> list[Pixels]:
         """Return the pixels of the augmented image at the size of each augmentation.
 
-        `exact` returns the same pixels as `AugmentationSpec.apply`, bit for bit. `fast` decodes a JPEG without its high
-        frequencies at 1/2, 1/4 or 1/8 of its size, if the crop is then still at least as large as the largest output.
+        `exact` returns the same pixels as `AugmentationSpec.apply`, bit for bit. `fast` decodes a JPEG at 1/2, 1/4 or
+        1/8 of its size, without its high frequencies, if the crop is then at least as large as the largest output.
         `fast` also resizes every image with `resized_crop`. For images decoded at full size, the pixels of `fast` and
         `exact` differ by at most three levels (of 255).
 
@@ -115,7 +115,7 @@ class SourceImage:
         if isinstance(jpeg, Image.Image):
             return jpeg
         data, height = jpeg.above(bottom)
-        # A JPEG with rows cut off ends in bytes that belong to no row.
+        # If rows are cut off, the JPEG ends in bytes that belong to no row.
         pixels = decode_jpeg(data, (jpeg.width, height), reduce=factor, strict=height == jpeg.height)
         return decode_image(data, orient=False, reduce=factor, limits=self._limits) if pixels is None else pixels
 
@@ -137,9 +137,9 @@ class ExampleSpec:
 
     Args:
         image: the student's `ImageInput`; augmentations are replayed at `image.size`.
-        augmentation: augmentation at the student's size. None uses the policy of the public data sets, with
-            translations in pixels of the teachers' image for replayed augmentations, and of the student's image for
-            newly sampled augmentations.
+        augmentation: augmentation at the student's size. None uses the policy of the public data sets;
+            translations are then in pixels of the teachers' image for replayed augmentations, and in pixels of the
+            student's image for newly sampled augmentations.
         decode: `exact` or `fast`. `fast` decodes JPEGs at 1/2, 1/4 or 1/8 of their size if the crop is then still at
             least as large as the output, and resizes with torch's filters; the pixels differ slightly from the
             teachers' input.
@@ -215,8 +215,8 @@ class ReinforcedExampleSpec(ExampleSpec):
             For a sample without synthetic captions, `synthetic` and `both` skip the sample, and `either` uses a real
             caption.
         synthetic_share: probability that `either` chooses a synthetic caption.
-        caption_sets: regular expression for the names of synthetic caption sets, matched from the start, such as
-            `syn_text_dfn_mscoco38k$`. Other sets are ignored. None uses all sets.
+        caption_sets: regular expression, such as `syn_text_dfn_mscoco38k$`, that must match the name of a synthetic
+            caption set from the start. Other sets are ignored. None uses all sets.
         num_captions: maximum number of synthetic captions to use from the start of every set; None uses all.
         num_augmentations: maximum number of stored augmentations to use from the start of a sample's list; None uses
             all.
@@ -393,7 +393,7 @@ class ExampleMaker:
     def _no_synthetic(self, sample: ImageTextSample) -> str:
         chosen, there = self._spec.caption_sets, sorted(sample.syn_captions)
         if chosen is None or not there:
-            return "the sample has no synthetic caption; captions='real' requires no synthetic caption"
+            return "the sample has no synthetic caption; set captions='real' to use only real captions"
         return f"no set of synthetic captions matches {chosen!r}; the sample has {', '.join(there)}"
 
     def _row(self, sample: ImageTextSample, name: str, index: int) -> Embeddings | None:
@@ -424,7 +424,7 @@ def _at_side(student: AugmentationSpec, side: int, *, stored: bool) -> Augmentat
 
 def _default_augmentation(spec: ReinforcedExampleSpec) -> AugmentationSpec:
     augmentation = datacompdr_augmentation(spec.image.size)
-    # New translations are a fraction of the student's image; stored translations are a fraction of the teachers'.
+    # New translations are a fraction of the student's image; stored translations, of the teachers' image.
     return augmentation if spec.reinforced else attrs.evolve(augmentation, reference_size=spec.image.size)
 
 

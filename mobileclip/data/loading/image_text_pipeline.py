@@ -39,10 +39,10 @@ class ReinforcedPipelineSpec(ReinforcedExampleSpec, PipelineSpec):
         return card if card is None or self.teacher_columns is None else card.in_columns(self.teacher_columns)
 
     def lacking_samples(self) -> tuple[Sequence[Skip], Sequence[str]]:
-        """Return the skips and the member extensions of the first samples, if all of the samples lack a part.
+        """Return the skips and the member extensions of the first samples, if all of these samples are incomplete.
 
-        The function reads up to 64 samples of up to eight shards. If a sample is usable, or has a problem other than a
-        missing member, image or caption, both sequences are empty, because later samples may be usable.
+        The function reads at most 64 samples in total, from up to eight shards. If a sample is usable, or has a problem
+        other than a missing member, image or caption, both sequences are empty, because later samples may be usable.
         """
         shards = expand_shards(self.shards)
         looked_at = shards[:: -(-len(shards) // _SHARDS_LOOKED_AT)]

@@ -1,7 +1,7 @@
 """The order of a run's samples: a function of spec and step, independent of processes, workers and restarts.
 
 Samples come from `num_readers` *readers*. Sample `n` of an epoch, or of an endless stream, is the next usable sample of
-reader `n % num_readers`, so every batch has the same share of every reader. Each process, and each worker of a process,
+reader `n % num_readers`, so all readers have equal shares of every batch. Each process, and each worker of a process,
 runs some of the readers; a reader always yields the same samples in the same order.
 
 A reader skips bad samples and unreadable shards. To replace skipped samples, the reader first repeats its own samples
@@ -72,7 +72,7 @@ class Cursor(NamedTuple):
         turn: index of the reader's turn; a turn draws one shard or, with sampling `epoch`, reads one part of the
             samples.
         segment: index of the segment in the turn.
-        sample: number of samples of the segment read so far, usable or not.
+        sample: number of the segment's samples that were read so far, including unusable samples.
     """
 
     turn: int = 0
@@ -85,8 +85,8 @@ class EpochOrder:
     """An order with every sample once per epoch.
 
     The samples of the shuffled shards form one sequence, divided into equal parts, one per reader. In every epoch, a
-    reader reads its own part. A reader that skipped samples reads its part again, and then the other parts, each from
-    the middle.
+    reader reads its own part. A reader that skipped samples reads its part again, and then the other parts, each
+    starting at a position within the part.
 
     Args:
         names: names of the shards.
@@ -109,7 +109,7 @@ class EpochOrder:
 
     def __attrs_post_init__(self) -> None:
         if not self.num_samples:
-            raise ValueError(f"{len(self.names)} shards have no samples")
+            raise ValueError(f"none of the {len(self.names)} shards has samples")
 
     @cached_property
     def num_samples(self) -> int:
@@ -207,7 +207,7 @@ class ShuffledShards:
         seed: seed of the order.
         shuffle: whether to shuffle the shards.
         replacement: whether to draw shards with replacement.
-        may_share: whether any number of readers may read the same shard, for readers that take turns.
+        may_share: whether any number of readers may read the same shard; intended for readers that take turns.
 
     Raises:
         ValueError: if the numbers of weights and sources differ, or no number of readers gives the requested shares.
@@ -308,7 +308,7 @@ class StreamPosition:
     Args:
         first_batch: number of consumed batches.
         num_readers: number of readers of the order; 0 at the start of a run.
-        places: position of every reader: reader, turn, segment and sample; see `Cursor`.
+        places: one row for each reader, with the reader's number, turn, segment and sample; see `Cursor`.
         skipped: number of skipped samples and shards since the start, by reason.
         data: digest of the shards' names and, with sampling `epoch`, their sizes; empty if unknown.
 
@@ -332,7 +332,7 @@ class StreamPosition:
     @places.validator
     def _check_places(self, _: object, places: tuple[CursorRow, ...]) -> None:
         if any(min(place) < 0 or place[0] >= self.num_readers for place in places):
-            raise ValueError(f"places must be non-negative, with reader numbers below num_readers, {self.num_readers}")
+            raise ValueError(f"places must be non-negative, with reader numbers below num_readers ({self.num_readers})")
 
     def moved(self, places: Iterable[CursorRow], skipped: Iterable[str]) -> StreamPosition:
         """Return the position after one more batch.
@@ -421,7 +421,7 @@ def _fitting(weights: Sequence[float], num_shards: Sequence[int], most_readers: 
     had = ", ".join(f"{own / sum(nearest[1]):.3g}" for own in nearest[1])
     asked = ", ".join(f"{share:.3g}" for share in shares)
     raise ValueError(
-        f"sources of {', '.join(map(str, num_shards))} shards cannot have the shares {asked} of a batch without "
+        f"sources with {', '.join(map(str, num_shards))} shards cannot have the shares {asked} of a batch without "
         f"duplicate samples; the nearest possible shares are {had}. Use the nearest shares, or split the shards"
     )
 

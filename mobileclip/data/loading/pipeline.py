@@ -188,7 +188,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         self._first_epoch = 0
         self._progress, self._resumed = _Progress(), cast("_Progress | None", None)
         self.report = SkipReport()
-        """Counts of the samples that the current or latest epoch or stream read and skipped in this process."""
+        """Counts of the samples that this process read and skipped in the current (or latest) epoch or stream."""
         self.num_lost = 0
         """Number of workers that died and were replaced."""
         # Positions of this process after the last batches; the digest of the data is added on request.
@@ -226,8 +226,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
         if order.num_readers % self.world_size:
             raise ValueError(
                 f"{order.num_readers} readers cannot be divided among {self.world_size} processes: the reader count "
-                "divides num_readers and is limited by the number of samples, or of shards in endless sampling. Choose "
-                f"num_readers as a multiple of {self.world_size}, or write more shards"
+                "divides num_readers and is limited by the number of samples or, in endless sampling, of shards. "
+                f"Choose num_readers as a multiple of {self.world_size}, or write more shards"
             )
         return order
 
@@ -242,7 +242,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
             TypeError: if `num_samples` is None.
         """
         if self.spec.num_samples is None:
-            raise TypeError("the number of batches is unknown; set num_samples, such as count_samples(shards)")
+            raise TypeError("the number of batches is unknown; set num_samples, for example to count_samples(shards)")
         return self.spec.epochs * self._batches_per_epoch(self.spec.num_samples)
 
     def __iter__(self) -> Iterator[BatchType]:
@@ -270,7 +270,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         return {**attrs.asdict(self._progress, recurse=False), "position": to_json(position)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume the next iteration from a state.
+        """Make the next iteration resume from a state.
 
         Args:
             state: return value of `state_dict`.
@@ -300,7 +300,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
             yield attrs.evolve(start, position=self._known[-1]), batch
 
     def epoch(self, epoch: int) -> Iterator[BatchType]:
-        """Yield the batches of one epoch: every usable sample once or, with endless sampling, as many samples.
+        """Yield one epoch's batches: every usable sample once or, with endless sampling, the same number of samples.
 
         Args:
             epoch: number of the epoch, from 0; determines the order, the augmentations and the captions.
@@ -314,7 +314,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         """Yield an endless stream of batches from any position; a resumed run gets the same batches.
 
         All batches are complete in every process: the next samples replace skipped samples. With sampling `epoch`,
-        the stream drops samples at the end of an epoch that do not fill a batch. A resumed stream opens one shard per
+        the stream drops the last samples of an epoch if they do not fill a batch. A resumed stream opens one shard per
         reader and decodes no earlier sample, for any number of workers and processes.
 
         Args:
@@ -344,7 +344,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
             num_batches: number of consumed batches, including the batches before the stream was resumed.
 
         Raises:
-            ValueError: if the stream has not yielded `num_batches` batches, or has yielded over three further batches.
+            ValueError: if the stream has not yielded `num_batches` batches, or has yielded more than three
+                batches since.
         """
         if num_batches == 0:
             return StreamPosition()
@@ -441,8 +442,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
                 num_lost += 1
                 if num_lost == _MOST_LOST:
                     raise LostProcessError(
-                        f"{lost}; {_MOST_LOST} workers in a row have died at the same step: a sample may be "
-                        "the cause, or too little memory. Reduce num_workers or batch_size, or leave out the "
+                        f"{lost}; {_MOST_LOST} workers in a row have died at the same step: the cause may be "
+                        "a sample or too little memory. Reduce num_workers or batch_size, or leave out the "
                         "shard"
                     ) from None
                 self.num_lost += 1

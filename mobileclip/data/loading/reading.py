@@ -28,7 +28,7 @@ ExampleType = TypeVar("ExampleType")
 MAX_EMPTY_SHARDS, MAX_EMPTY_ROUNDS = 100, 10
 # Number of successive bad samples, more than a shard holds, after which a stream ends with an error.
 MAX_VAIN = 100_000
-# The same limit for samples that the list of samples to use rejects.
+# The same limit for samples that `uids` or `keep` rejects.
 MAX_UNWANTED = 10_000_000
 
 
@@ -162,7 +162,7 @@ class SampleReading:
     ) -> Iterator[OrderedSample]:
         """Yield the samples of a reader from a position.
 
-        The iterator ends with the reader's turns, after a hundred consecutive shards without samples, or after ten
+        The iterator ends after the reader's last turn, after a hundred consecutive shards without samples, or after ten
         passes without samples.
 
         Args:
@@ -355,7 +355,10 @@ class _Readers(Generic[BatchType]):
                 self._num_unwanted += 1
                 if num_unwanted == MAX_UNWANTED:
                     key = storage.printable(raw.key)
-                    raise ValueError(f"uids or keep rejected {MAX_UNWANTED:,} samples in a row, up to {key}")
+                    raise ValueError(
+                        f"uids or keep rejected {MAX_UNWANTED:,} samples in a row, the last of them {key}; check that "
+                        "uids or keep match the shards"
+                    )
                 continue
             sample.number = number
             sample.example = parse(raw, partial(self._example, sample.epoch), skips.append)
@@ -367,7 +370,7 @@ class _Readers(Generic[BatchType]):
             if num_vain == MAX_VAIN:
                 (last,) = skips
                 raise ValueError(
-                    f"{MAX_VAIN} samples in a row cannot be used, the last ({last.key} of {last.shard}): "
+                    f"{MAX_VAIN} samples in a row cannot be used; the last is {last.key} of {last.shard}, "
                     f"{last.reason}: {last.detail}"
                 )
         return None

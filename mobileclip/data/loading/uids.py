@@ -64,7 +64,7 @@ def write_uids(path: Path, parts: Iterable[Uids]) -> int:
     with Buckets(PAIR, _NUM_BUCKETS, folder=path.parent) as buckets:
         for part in parts:
             buckets.add(part, leading_bits(part["f0"], _NUM_BUCKETS))
-        # The header comes first, so it has the number of uids including duplicates until the uids are sorted.
+        # The header has the number of unique uids and comes first: read the buckets once to count and once to write.
         num_uids = sum(len(sorted_uids(bucket)) for bucket in buckets)
         with atomic_path(path) as temporary, open(temporary, "wb") as stream:  # noqa: PTH123 - a path as a string
             header = {"descr": np.lib.format.dtype_to_descr(PAIR), "fortran_order": False, "shape": (num_uids,)}
@@ -76,14 +76,14 @@ def write_uids(path: Path, parts: Iterable[Uids]) -> int:
 Keep = Callable[[str, Mapping[str, bytes]], bool]
 """Function `(key, members) -> bool` that returns whether to use a sample; members are bytes by extension."""
 
-# Sorting this many takes a few seconds and 2 GB.
+# Sorting this number of uids takes a few seconds and 2 GB.
 _MOST_SORTED = 2**27
 _NUM_LOOKS = 1000
 
 
 @attrs.frozen(eq=False, slots=False)
 class UidList:
-    """The uids of the samples to use, see `uid_of`; a `Keep`.
+    """The uids (see `uid_of`) of the samples to use; a `UidList` is a `Keep` function.
 
     Args:
         path: a `.npy` file of pairs of unsigned 64-bit numbers, the upper and the lower half of each uid, as in

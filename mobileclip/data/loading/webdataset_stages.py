@@ -26,7 +26,7 @@ def endless_shards(
 ) -> Iterator[dict[str, Any]]:
     """Yield an endless stream of shards, with sources in proportion to their weights; the first stage of a pipeline.
 
-    Each shard is a dictionary of `url` and `epoch`, the number of earlier passes. The order is the order of a
+    Each shard is a dictionary of `url` and `epoch` (the number of earlier passes). The order is the order of a
     `Pipeline` with sampling `endless`, one shard per reader in turn. All processes and workers get the same order;
     `webdataset.split_by_node` and `split_by_worker` divide the stream.
 
@@ -69,7 +69,7 @@ def read_shards(
 
     Args:
         shards: dictionaries of `url` and, if known, `epoch`, from `endless_shards` or `webdataset.SimpleShardList`.
-        on_skip: function that receives each skip, such as `SkipReport.add`; each DataLoader worker counts in its own
+        on_skip: function, such as `SkipReport.add`, that receives each skip; each DataLoader worker counts in its own
             copy of the report.
         cache: folder for copies of remote shards; None for no copies.
         limits: limits on the size of a sample.
@@ -88,7 +88,7 @@ def keep_samples(
 
     Args:
         samples: dictionaries of member content by extension, as bytes, with `__key__`.
-        keep: function that selects the samples, such as a `UidList`.
+        keep: function, such as a `UidList`, that selects the samples.
         report: report that counts the samples rejected by `keep`; None counts nothing.
     """
     for sample in samples:
@@ -115,7 +115,7 @@ def make_examples(
         maker: maker of examples, such as an `ExampleMaker`.
         epoch: number of the epoch, from 0; determines augmentations and captions. None uses each sample's `__epoch__`
             from `endless_shards` and `read_shards`.
-        on_skip: function that receives each skip, such as `SkipReport.add`, whose report then also counts the used
+        on_skip: function, such as `SkipReport.add`, that receives each skip. A `SkipReport` then also counts the used
             samples; each DataLoader worker counts in its own copy of the report.
 
     Raises:

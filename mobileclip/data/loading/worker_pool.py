@@ -3,10 +3,10 @@
 Each worker has its own pipe. A worker copies tensors to shared memory before it sends a chunk, so full shared memory
 causes an error in the worker instead of a chunk that never arrives.
 
-torch's `DataLoader` is unsuitable for two reasons. The DataLoader's SIGCHLD handler raises an exception for a dead
-worker anywhere in the training process, such as in a step or a checkpoint, so the process cannot replace the worker.
-The DataLoader's workers also share a pipe whose write end the DataLoader itself keeps open, so the DataLoader waits
-beyond any timeout for a half-written message.
+torch's `DataLoader` is unsuitable for two reasons. If a worker dies, the DataLoader's SIGCHLD handler raises an
+exception at any point of the training process, such as in a step or a checkpoint, so the process cannot replace the
+worker. The DataLoader's workers also share a pipe whose write end the DataLoader itself keeps open, so the DataLoader
+waits beyond any timeout for a half-written message.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Item_co = TypeVar("Item_co", covariant=True)
 
 # Number of chunks that a worker makes in advance.
 _NUM_AHEAD = 2
-# Receiving a chunk takes milliseconds, unless the worker is stopped while it sends.
+# Receiving a chunk takes milliseconds, unless the worker is stopped during sending.
 _HANDOVER_SECONDS = 1.0
 
 

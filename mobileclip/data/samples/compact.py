@@ -78,7 +78,7 @@ class CompactRecord(EmbeddingRows):
         self._first = dict(zip(rows, accumulate((0, *rows.values())), strict=False))
         self._data, self._table = data, np.frombuffer(data, _TABLE, num_rows, header_end)
         lengths = self._table["length"].astype(np.int64)
-        # A Huffman code spends at least a bit per byte, so shorter rows are invalid and would only waste memory.
+        # A Huffman code spends at least one bit per byte, so shorter rows are invalid and would only waste memory.
         least = self.dim // 8 + (self.dim if self.precision == "bfloat16" else _SCALE.size)
         if num_rows and int(lengths.min()) < least:
             raise _bad(f"a row has {lengths.min()} bytes, too few for {self.dim} numbers")
@@ -102,9 +102,9 @@ class CompactRecord(EmbeddingRows):
 def write_record(content: Mapping[str, Any], arrays: Mapping[str, Embeddings], precision: StoredPrecision) -> bytes:
     """Encode a record; equal arguments give equal bytes.
 
-    `bfloat16` rounds to the nearest number, ties to even, like torch. `int8` stores `round(x / s)` with one scale `s`
-    per row, the smallest number of 16 significant bits with `s >= max |x| / 127`. The error is at most `s / 2`, or 0.4%
-    of the row's largest value. A decoded record is encoded to the same bytes.
+    `bfloat16` rounds to the nearest number, ties to even, like torch. `int8` stores `round(x / s)`. Each row has
+    its own scale `s`: the smallest float with 16 significant bits that satisfies `s >= max |x| / 127`. The error is at
+    most `s / 2`, or 0.4% of the row's largest value. A decoded record is encoded to the same bytes.
 
     Args:
         content: JSON values to store with the embeddings.
@@ -112,7 +112,7 @@ def write_record(content: Mapping[str, Any], arrays: Mapping[str, Embeddings], p
         precision: `bfloat16` or `int8`.
 
     Raises:
-        BadSampleError: if a number cannot be stored in this precision: NaN, infinity or beyond 3.3e38.
+        BadSampleError: if a number is NaN, infinite or larger than 3.3e38 in magnitude.
         ValueError: if the arrays differ in dim, or the content or the dim exceeds the maximum of a record.
     """
     dims = {array.shape[1] for array in arrays.values() if array.ndim == 2}
@@ -222,5 +222,5 @@ def _inflate(stored: bytes, dim: int) -> bytes:
     except zlib.error as error:
         raise _bad(f"a row is malformed: {error}") from None
     if len(plane) != dim or not stream.eof or stream.unused_data:
-        raise _bad(f"a row does not have {dim} numbers as declared in the header")
+        raise _bad(f"a row does not have the {dim} numbers that the header declares")
     return plane

@@ -1,4 +1,4 @@
-"""Limits on the size of a sample, in a module without heavy imports for the command line."""
+"""Limits on the size of a sample; the command line imports this module, so it has no heavy imports."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SampleLimits:
         num_members: maximum number of members of a sample.
         name_bytes: maximum length of a member's name, in bytes.
         text_bytes: maximum size of a text or JSON member, in bytes.
-        embedding_bytes: maximum size of a sample's embeddings, in bytes, decompressed and as float32.
+        embedding_bytes: maximum size of a sample's embeddings, in bytes, both decompressed and as float32.
         dim: dimension of the concatenated teacher embeddings, which bounds the decompressed size more tightly; None if
             unknown.
         inflation: maximum ratio of a shard's decompressed to its compressed size; decompression bombs reach thousands.

@@ -75,7 +75,7 @@ _JSON_CAPTIONS = ("caption", "captions", "text", "texts")
 
 
 def parse_sample(key: str, members: Mapping[str, bytes], limits: SampleLimits = SAMPLE_LIMITS) -> ImageTextSample:
-    """Parse an image-text sample from its shard members, without augmentations and teacher embeddings.
+    """Parse an image-text sample without augmentations and teacher embeddings from its shard members.
 
     Args:
         key: key of the sample.
@@ -93,8 +93,8 @@ def parse_stored_sample(key: str, members: Mapping[str, bytes], limits: SampleLi
 
     Args:
         key: key of the sample.
-        members: content by extension: the members of `parse_sample`, and either `reinforced` or `paug.json` with `npz`
-            or `pth.gz`.
+        members: content by extension: the members of `parse_sample`, and either `reinforced`, or `paug.json`
+            with one of `npz` and `pth.gz`.
         limits: limits on the size of the sample.
 
     Raises:

@@ -1,8 +1,8 @@
 """Row-by-row readers of embeddings in the public layouts: arrays in an npz or in a compressed torch file.
 
-numpy's and torch's own readers slow a loader down by 6 to 20 %, and a file of 700 bytes blocks torch's reader forever.
-Npz files and torch files are zip files. `zipfile` opens a file, decompresses an npz up to the wanted row, and compares
-checksums.
+numpy's and torch's own readers slow a loader down by 6 to 20 %, and a forged file of 700 bytes blocks torch's reader
+forever. Npz files and torch files are zip files. `zipfile` opens a file, decompresses an npz up to the wanted row, and
+compares checksums.
 
 This module parses the pickle that describes tensors, but never runs the pickle. Python's pure-Python unpickler has one
 method per instruction. This module keeps the methods for dictionaries, tuples, strings and numbers, and replaces the
@@ -41,7 +41,7 @@ from mobileclip.tensor_files.errors import CheckpointError, shown
 
 Embeddings = npt.NDArray[np.float32]
 
-# Maximum number of files in an archive, far more than embeddings have.
+# Maximum number of files in an archive, far more than an archive of embeddings has.
 _MOST_MEMBERS, _SMALL_BYTES = 500, 2**20
 _ENTRY = b"PK\x01\x02"
 # Exceptions of `zipfile` and zlib for damaged, encrypted and unknown content.
@@ -102,7 +102,7 @@ _HEADER = re.compile(
     rb"\{'descr': '([<>|=]?(?:[iu][1248]|f[248]))', 'fortran_order': (True|False), "
     rb"'shape': \(((?:[0-9]{1,10}(?:, ?[0-9]{1,10})*,?)?)\), \} *\n"
 )
-# Far above any real embedding; numbers from a damaged stream soon exceed it.
+# Far above any real embedding; numbers from a damaged stream soon exceed this limit.
 _LARGEST = 2.0**64
 
 
@@ -252,7 +252,7 @@ _NUMBERS = {"BFloat16Storage": "<u2", "FloatStorage": "<f4", "HalfStorage": "<f2
 _GZIP = b"\x1f\x8b"
 # A gzip file may have several members; no writer makes this many for one sample.
 _MAX_PARTS = 64
-# Two arrays take about 250 bytes.
+# The description of two arrays takes about 250 bytes.
 _MAX_DESCRIPTION_BYTES = 1 << 14
 
 
@@ -412,7 +412,7 @@ def _called(function: Any, arguments: Any) -> Any:
         storage, offset, shape, stride = arguments[:4]
         numbers = (offset, *shape, *stride)
         if any(type(number) is not int or not 0 <= number < 1 << 62 for number in numbers):
-            raise TypeError("the offset of a tensor is not a number")
+            raise TypeError("the offset, shape or stride of a tensor is invalid")
         if not isinstance(storage, _Storage):
             raise TypeError("a tensor has no storage")
         if len(shape) != 2 or len(stride) != 2:
@@ -420,7 +420,7 @@ def _called(function: Any, arguments: Any) -> Any:
         return TensorDescription(storage, offset, tuple(shape), tuple(stride))
     if name == "torch._utils _rebuild_parameter" and isinstance(arguments[0], TensorDescription):
         return arguments[0]
-    raise CheckpointError(f"the pickle is not only tensors: it calls {shown(name)}, which could run any code")
+    raise CheckpointError(f"the pickle contains more than tensors: it calls {shown(name)}, which could run any code")
 
 
 def as_float32(value: Any) -> Embeddings:

@@ -32,7 +32,7 @@ class StoredViews(Sequence[AugmentationParams]):
     """The stored augmentations of one image, all checked at construction and each parsed on demand.
 
     Args:
-        compressed: augmentations in the form of `compress`.
+        compressed: augmentations in the form that `compress` returns.
         image_size: width and height of the source image, in pixels; None if unknown.
 
     Raises:
@@ -124,13 +124,13 @@ MAX_KEY_BYTES = 1024
 _MAX_CAPTION_BYTES = 2**16
 _MAX_CAPTIONS = 10_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# Members that correspond to fields of every sample; members of reinforced samples are rejected on writing.
+# Members that correspond to fields of a sample; embeddings in `npz` or `pth.gz` are rejected only on writing.
 _OWN_MEMBERS = frozenset(("txt", "json", "url.txt", "syn.json", "paug.json", "reinforced"))
 
 
 def _texts(values: Iterable[str]) -> tuple[str, ...]:
     if isinstance(values, str):
-        raise ValueError(f"expected a sequence of captions, not one string {values[:40]!r}; wrap it in a tuple")
+        raise ValueError(f"expected a sequence of captions, not one string {values[:40]!r}; wrap the string in a tuple")
     return tuple(values)
 
 
@@ -188,10 +188,10 @@ class ImageTextSample:
         image_extension: extension of the image file, one of `IMAGE_EXTENSIONS` (jpg, jpeg, png, webp, and more).
         url: URL of the image; None if unknown.
         metadata: further JSON values of the sample.
-        others: content of any other members by extension in lower case, which readers and writers keep unchanged.
+        others: content of all other members, by extension in lower case; readers and writers do not change the content.
 
     Raises:
-        BadSampleError: if a field is missing or malformed; a subclass of ValueError.
+        BadSampleError: if a field is missing or malformed. (`BadSampleError` is a subclass of ValueError.)
     """
 
     key: str
@@ -251,12 +251,12 @@ class AugmentedSample(ImageTextSample):
     """A sample with the stored augmentations of its image.
 
     Args:
-        augmentations: the A stored augmentations of the image.
+        augmentations: the stored augmentations of the image; A is their number.
         image_sha256: SHA-256 of the original encoded image, before augmentation, in hexadecimal; None if unknown, as in
             the public data sets.
 
     Raises:
-        BadSampleError: if a field is missing or malformed; a subclass of ValueError.
+        BadSampleError: if a field is missing or malformed. (`BadSampleError` is a subclass of ValueError.)
     """
 
     augmentations: StoredViews = attrs.field(converter=stored_views)
@@ -286,7 +286,7 @@ class ReinforcedSample(AugmentedSample):
 
     Raises:
         BadSampleError: if a field is missing or not finite, the numbers of rows and captions or augmentations differ,
-            or the embeddings differ in dim; a subclass of ValueError.
+            or the embeddings differ in dim. (`BadSampleError` is a subclass of ValueError.)
     """
 
     image_emb: Embeddings = attrs.field(converter=as_float32, repr=lambda emb: f"<{emb.shape}>")
@@ -333,7 +333,7 @@ class StoredSample(AugmentedSample):
             set of synthetic captions.
 
     Raises:
-        BadSampleError: if a field is missing or malformed; a subclass of ValueError.
+        BadSampleError: if a field is missing or malformed. (`BadSampleError` is a subclass of ValueError.)
     """
 
     embeddings: EmbeddingRows = attrs.field(repr=False)
@@ -392,7 +392,7 @@ def check_shape(name: str, shape: tuple[int, ...], count: int, dim: int) -> None
             "row_count", f"{name} has shape {shape}, expected {count} rows, one per augmentation or caption"
         )
     if shape[1] != dim or dim == 0:
-        raise BadSampleError("wrong_dim", f"{name} has dim {shape[1]}, but image_emb has {dim}")
+        raise BadSampleError("wrong_dim", f"{name} has dim {shape[1]}, but image_emb has dim {dim}")
 
 
 def hash_image(image: bytes) -> str:
@@ -401,7 +401,7 @@ def hash_image(image: bytes) -> str:
 
 
 def check_source_image(sample: AugmentedSample, image: bytes, size: tuple[int, int]) -> None:
-    """Raise if an image differs in hash or size, as far as known, from the image of the stored augmentations.
+    """Raise if the hash or size of an image differs from the hash or size stored with the augmentations.
 
     On a different copy of the image, replayed crops differ from the teachers' images or exceed the image.
 
@@ -450,7 +450,7 @@ def decode_image(
         BadSampleError: if the image cannot be decoded completely or converted to RGB, or exceeds a limit.
     """
     with warnings.catch_warnings():
-        # Pillow warns about damaged metadata, which is not used here, once per image and worker.
+        # Pillow warns about damaged metadata once per image and worker; the metadata is not used here.
         warnings.simplefilter("ignore")
         try:
             return load_image(data, orient=orient, background=background, reduce=reduce, limits=limits)

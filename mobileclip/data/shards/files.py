@@ -112,7 +112,8 @@ def paths_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -
 
 
 def _expanded(pattern: str) -> tuple[str, ...]:
-    # Cached, as a run repeats this and 65,536 shards take 0.2 s; except with environment variables, which may change.
+    # Cache the expansion: a run repeats it, and 65,536 shards take 0.2 s. Environment variables may change, so patterns
+    # with environment variables are not cached.
     return _expand.__wrapped__(pattern) if "${" in pattern else _expand(pattern)
 
 
@@ -140,7 +141,7 @@ def read_shard(
     *,
     cache: storage.FileCache | None = None,
 ) -> Iterator[RawSample]:
-    """Yield the samples of a shard in order; report, but do not raise, a truncated or unreadable shard.
+    """Yield the samples of a shard in order; report a truncated or unreadable shard instead of raising an error.
 
     Args:
         shard: path or URL.

@@ -53,7 +53,7 @@ def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> 
 
     Raises:
         ValueError: if `sizes.json` or a manifest cannot be read.
-        UncountedError: if shards without a stored size are remote or more than a thousand.
+        UncountedError: if a shard without a stored size is remote, or more than a thousand shards have no stored size.
     """
     known: dict[str, int] = {}
     said = cache(_said)
@@ -278,7 +278,7 @@ class ReinforcementCard:
                 f"columns {columns} do not match whole teachers, which have the columns {[*itertools.pairwise(ends)]}"
             )
         teachers = self.teachers[ends.index(columns[0]) : ends.index(columns[1])]
-        # The agreement of all teachers does not apply to some of them.
+        # The agreement was measured with all teachers, so it does not apply to a subset of the teachers.
         return attrs.evolve(self, teachers=teachers, agreement=self.agreement if teachers == self.teachers else None)
 
     def differences(self, loss: Mapping[str, Sequence[float]]) -> list[str]:

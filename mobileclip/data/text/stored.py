@@ -1,8 +1,8 @@
 """Texts stored with teacher embeddings, for distilling text towers.
 
 A folder contains parts (`00000.safetensors`, ...) and `texts.json`. Each part holds texts, their languages and the
-teacher embeddings. `texts.json` names the teacher and is written last. Several texts may share an embedding, such as
-translations of one sentence.
+teacher embeddings. `texts.json` names the teacher and is written last. Several texts, such as translations of one
+sentence, may share an embedding.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class StoredTexts:
             content = read_bytes(self.folder / CARD, limit=_MAX_CARD_BYTES)
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"{self.folder} has no {CARD}: it is not a folder of stored texts, or writing was interrupted; "
+                f"{self.folder} has no {CARD}: the folder has no stored texts, or writing was interrupted; "
                 "resume with the same call of mobileclip.reinforce.reinforce_texts"
             ) from None
         self.card = from_json(content.decode(), TextsCard)

@@ -1,4 +1,4 @@
-"""Tokenizer of CLIP's byte pairs, several times faster than the release with the same ids, or of a tokenizer file.
+"""Tokenizer for CLIP's byte pairs (the ids of the release, several times faster) or for a tokenizer file.
 
 No token spans white space, so the ids of a text are the ids of its words. A bounded cache holds the ids of known words;
 the Hugging Face `tokenizers` library encodes new words.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 END_OF_WORD = "</w>"
 _NUM_BYTE_TOKENS = 2 * 256
 _NUM_SPECIAL_TOKENS = 2
-# Size of the cache of word ids of each vocabulary; longer words rarely recur and are not cached.
+# Limits of the cache of word ids of each vocabulary; long words rarely recur, so they are not cached.
 _MOST_WORDS, _LONGEST_WORD, _MOST_IDS = 1 << 16, 32, 16
 # Text that would be truncated anyway is not read, because normalising may lengthen a text a thousandfold.
 _MOST_CHARACTERS, _CHARACTERS_PER_ID = 1 << 16, 8
@@ -42,10 +42,10 @@ _MOST_CHARACTERS, _CHARACTERS_PER_ID = 1 << 16, 8
 class Tokenizer:
     """Convert texts to the token ids of a text tower.
 
-    The ids are `start, byte pairs of the cleaned and lower-cased text, end, padding`; longer texts are truncated before
-    the end token. Cleaning repairs mojibake, unescapes HTML (twice), collapses white space and unifies quotes and
-    widths. If `text_input` has a `tokenizer.json`, Hugging Face `tokenizers` computes the ids before truncation and
-    padding.
+    The ids are `start, byte pairs of the cleaned and lower-cased text, end, padding`; a text that is too long loses its
+    last byte pairs, not the end token. Cleaning repairs mojibake, unescapes HTML (twice), collapses white space and
+    unifies quotes and widths. If `text_input` has a `tokenizer.json`, Hugging Face `tokenizers` computes the ids, which
+    are then truncated and padded.
 
     Shape: a text or B texts -> (B, context_length), int64.
 

@@ -4,9 +4,9 @@ This module rejects files that make `tokenizers` hang or exhaust memory, leaves 
 converts the errors and panics of `tokenizers` to ValueErrors. On otherwise valid files of up to 32 MiB, `tokenizers`
 0.22:
 
-- hangs on regular expressions with catastrophic backtracking, on hundreds of thousands of parts, added tokens or
-  long words, on unlimited words in a WordPiece model, on Unigram tokens of thousands of letters, and on long prefixes
-  of byte pairs;
+- hangs on regular expressions with catastrophic backtracking, on hundreds of thousands of components, added tokens or
+  long words, on words of any length in a WordPiece model, on Unigram tokens of thousands of letters, and on long
+  prefixes of byte pairs;
 - allocates gigabytes and crashes on texts that grow (replacements longer than their patterns, repeated byte-level
   steps, long prefixes, tables with long texts, added tokens of megabytes), and on a normaliser's table that declares
   more bytes than the table has.
@@ -45,7 +45,7 @@ _STRAIGHT_QUOTES = (("‘", "'"), ("’", "'"), ("“", '"'), ("”", '"'))
 
 
 def clean(text: str) -> str:
-    """Return a text prepared for CLIP's byte pairs: repaired, in lower case."""
+    """Return a text prepared for CLIP's byte pairs: repaired and in lower case."""
     return repaired(text).lower()
 
 
@@ -106,9 +106,9 @@ PATTERNS = frozenset(
 
 _MAX_TOKENS, _MAX_CHARACTERS, _MAX_ADDED = 1 << 19, 1 << 23, 1 << 14
 _MAX_TEXT, _MAX_WORD, _MAX_PARTS, _LONGEST_MAPPED = 512, 1000, 16, 64
-# Each becomes a Python object, which takes about twenty times the memory and time of the text.
+# Each list or object becomes a Python object, which takes about twenty times the memory and time of the text.
 _MAX_CONTAINERS = 600_000
-# Parts that cannot lengthen a text; every other kind of part may occur only once.
+# Components that cannot lengthen a text; every other kind of component may occur only once.
 _REPEATABLE = ("Replace", "Sequence", "Split", "Strip", "CharDelimiterSplit")
 _CHARSMAP = "precompiled_charsmap"
 _SHOWN = 60
@@ -121,8 +121,8 @@ def check_parts(value: Any) -> None:
         value: parsed JSON from `parse_json`.
 
     Raises:
-        ValueError: if the file has no model, random dropout, an unknown regular expression, a part that lengthens texts
-            without bound, or too many or too large parts.
+        ValueError: if the file lacks a model, or has random dropout, an unknown regular expression, a component that
+            lengthens texts without bound, too many components, or a component that is too large.
     """
     model = value.get("model") if isinstance(value, dict) else None
     if not isinstance(model, dict):
@@ -170,7 +170,7 @@ def _check_place(part: Any, name: str) -> None:
         pattern, content = one.get("pattern"), one.get("content")
         replaced = pattern.get("String", "x") if isinstance(pattern, dict) else None
         if isinstance(replaced, str) and isinstance(content, str) and len(content) > len(replaced):
-            raise ValueError(f"{name} Replace inserts more than it removes, so texts could grow without bound")
+            raise ValueError(f"{name} has a Replace that lengthens texts, so texts could grow without bound")
         if isinstance(one.get(_CHARSMAP), str):
             _check_charsmap(one[_CHARSMAP], name)
     _check_count(f"parts of {name}", kinds.total(), _MAX_PARTS)
@@ -239,8 +239,8 @@ class FileTokenizer:
         if not inner or not 1 <= around <= 2 or whole[around - 1 : -1] != inner:
             raise ValueError(
                 f"the tokenizer returns {inner[:8]} for {_PROBE!r}, and {whole[:10]} with special tokens; expected one "
-                "token after a text, at which towers pool, and at most one before; add a TemplateProcessing such "
-                "as '<s> $A </s>'"
+                "special token after a text, for the tower's pooling, and at most one before the text; add a "
+                "TemplateProcessing such as '<s> $A </s>'"
             )
         self.start, self.end = whole[0] if around == 2 else None, whole[-1]
         self.largest = max(vocabulary.values())
@@ -287,11 +287,13 @@ opened = lru_cache(maxsize=8)(FileTokenizer)
 def read_text_input(path: AnyPath, *, context_length: int = 77) -> TextInput:
     """Return the `TextInput` of a model with the tokenizer in a `tokenizer.json`.
 
-    The start, end and padding ids come from the tokenizer; without a padding token, the end token pads, as in GPT-2.
+    The start, end and padding ids come from the tokenizer; without a padding token, the end token is used
+    for padding, as in GPT-2.
 
     Args:
-        path: path or URL of the file, of up to 32 MiB.
-        context_length: number of ids per text, start and end included; longer texts are truncated before the end token.
+        path: path or URL of the file; the file may have up to 32 MiB.
+        context_length: number of ids per text, start and end included; texts that are too long lose their last
+            ids, not the end token.
 
     Raises:
         OSError: if the file cannot be read.
@@ -333,7 +335,8 @@ def file_tokenizer(text_input: TextInput) -> FileTokenizer:
     if (own.start, own.end) != (file.start_id, file.end_id) or own.largest >= text_input.vocab_size:
         raise ValueError(
             f"the tokenizer has the start token {own.start}, the end token {own.end} and ids up to {own.largest}, "
-            f"but the TextInput has {file.start_id}, {file.end_id} and {text_input.vocab_size} ids"
+            f"but the TextInput has the start token {file.start_id}, the end token {file.end_id} and "
+            f"{text_input.vocab_size} ids"
         )
     return own
 
@@ -367,7 +370,8 @@ def train_tokenizer(
 ) -> str:
     """Train a tokenizer on texts, and return the text of its `tokenizer.json`, for `mobileclip.data.read_text_input`.
 
-    Texts are normalised (NFKC), lower-cased and split at spaces. Every text gets an end token.
+    Texts are normalised (NFKC) and, with `lowercase`, lower-cased. `unigram` splits texts at spaces; `bpe` splits texts
+    into words, numbers and punctuation. Every text gets an end token.
 
     Args:
         texts: training texts, read once; the trainer keeps them in memory.

@@ -1,6 +1,6 @@
-"""Finds near duplicates, and samples that contain test images, from the teachers' image embeddings.
+"""Compares the teachers' image embeddings to find near duplicates, and samples that contain test images.
 
-Source: SemDeDup (arXiv 2303.09540) searches near duplicates within k-means clusters. Here, every vector belongs to
+Source: SemDeDup (arXiv 2303.09540) searches for near duplicates within k-means clusters. Here, every vector belongs to
 its two nearest clusters, so the search also compares pairs across a cluster border.
 """
 
@@ -29,7 +29,7 @@ Vectors = npt.NDArray[np.float16]
 
 NUM_NEAREST = 2
 _ITERATIONS = 10
-# Maximum number of k-means vectors per cluster, and maximum memory for the vectors of all clusters, in bytes.
+# Maximum number of vectors per cluster for k-means, and maximum memory for the vectors of all clusters, in bytes.
 _TRAINED_ON, _TRAINED_BYTES = 256, 2**32
 _ROWS = 4096
 _MEMBER = np.dtype([("cluster", "i4"), ("index", "i8")])
@@ -138,9 +138,9 @@ def members_of_clusters(
 
 # Average number of vectors per cluster: comparing all pairs of a cluster takes as long as reading its vectors.
 _CLUSTER_SIZE = 1000
-# As in SemDeDup for 440 million images; each cluster makes the assignment slower.
+# As in SemDeDup for 440 million images; each additional cluster makes the assignment slower.
 _MOST_CLUSTERS = 50_000
-# Maximum number of better near neighbours that a sample is compared with; a placeholder image may have a million.
+# Maximum number of better near neighbours to compare with a sample; a placeholder image may have a million neighbours.
 _MOST_NEIGHBOURS = 32
 
 
@@ -155,9 +155,9 @@ class DuplicatesSpec:
         pairs: text file to write, with one line per removed sample: reason, key and shard of the sample, key and shard
             of the near duplicate, and cosine similarity; None for no file.
         threshold: minimum cosine similarity of near duplicates, as the mean over the teachers.
-        exclude_test_scores: score folders of test sets, from the same teachers. The removal includes samples with a
-            test image.
-        leak_threshold: minimum cosine similarity between a sample with a test image and the test image.
+        exclude_test_scores: score folders of test sets, from the same teachers. Samples that contain a test image are
+            also removed.
+        leak_threshold: minimum cosine similarity to a test image at which a sample counts as containing the test image.
         num_clusters: number of clusters; None for one per thousand samples, at most 50,000.
         device: device of the computation.
         seed: random seed of the clustering.
@@ -181,7 +181,7 @@ class DuplicatesReport:
 
     Args:
         num_samples: number of compared samples.
-        num_kept: number of uids in the list.
+        num_kept: number of kept samples.
         num_duplicates: number of samples removed as near duplicates of better samples.
         num_leaks: number of samples removed because they contain a test image.
         num_leaked: number of test images found in samples, by score folder of the test set.
@@ -239,8 +239,8 @@ def find_duplicates(spec: DuplicatesSpec) -> DuplicatesReport:
     other = next((test for test in tests if test.teachers != scores.teachers), None)
     if other is not None:
         raise ValueError(
-            f"{other.folder} has scores of the teachers {other.teachers}, but {scores.folder} of {scores.teachers}; "
-            "compare embeddings of the same teachers"
+            f"{other.folder} has scores of the teachers {other.teachers}, but {scores.folder} has scores of "
+            f"{scores.teachers}; compare embeddings of the same teachers"
         )
     table = VectorTable([one.vectors for one in scores.shards])
     leaks = {str(test.folder): _leaks(table, test, spec, device) for test in tests}
@@ -279,7 +279,7 @@ def _leaks(table: VectorTable, test: Scores, spec: DuplicatesSpec, device: torch
 def _near_pairs(
     table: VectorTable, worth: npt.NDArray[np.float32], available: npt.NDArray[np.bool_], spec: DuplicatesSpec
 ) -> _Likeness:
-    """Return pairs of near duplicates among the available samples, the sample with the worse caption first."""
+    """Return pairs of near duplicates among the available samples; the worse caption is first in each pair."""
     device = torch.device(spec.device)
     wanted = spec.num_clusters or min(_MOST_CLUSTERS, max(1, len(table) // _CLUSTER_SIZE))
     centres = find_centres(table, num_clusters=min(wanted, len(table)), device=device, seed=spec.seed)

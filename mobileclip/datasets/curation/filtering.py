@@ -23,7 +23,7 @@ from mobileclip.datasets.inspection import Section, Thumbnail, load_shown, write
 from mobileclip.progress import track
 from mobileclip.strict import strict
 
-# Bins of cosine similarities from -1 to 1: a share's threshold is exact to two millionths.
+# Number of bins for cosine similarities from -1 to 1; the threshold for a share is exact to two millionths.
 _NUM_BINS = 1_000_000
 _SHOWN_BINS = 200
 
@@ -38,9 +38,9 @@ class FilterSpec:
         caption: caption to compare with the image: `real`, `synthetic` (mean over synthetic captions), or `best` (best
             synthetic caption).
         teacher: name of a teacher, or `mean` for the mean over all teachers.
-        share: fraction of samples to keep, at most 1; None with `threshold`. The filter keeps the most similar samples,
-            including ties.
-        threshold: minimum cosine similarity of kept samples, from -1 to 1; None with `share`.
+        share: fraction of samples to keep, at most 1; None if `threshold` is set. The filter keeps the most similar
+            samples, including ties.
+        threshold: minimum cosine similarity of kept samples, from -1 to 1; None if `share` is set.
 
     Raises:
         ValueError: if `share` and `threshold` are both set or both None, or an option is out of range.
@@ -69,7 +69,7 @@ class FilterReport:
 
     Args:
         num_samples: number of samples before filtering.
-        num_kept: number of uids in the list.
+        num_kept: number of kept samples.
         num_without: number of removed samples without a caption of the chosen kind.
         threshold: minimum cosine similarity of kept samples.
         counts: number of samples per similarity bin.

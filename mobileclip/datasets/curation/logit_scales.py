@@ -84,7 +84,7 @@ class TeacherScale:
 
     def __str__(self) -> str:
         """Return a one-line summary of the tuned scale."""
-        own = "" if self.own is None else f"; its own scale {self.own:.4g} has the loss {self.loss_at(self.own):.4f}"
+        own = "" if self.own is None else f"; the stored scale {self.own:.4g} has the loss {self.loss_at(self.own):.4f}"
         text = (
             f"{self.name}: best {self.best:.4g} (95 % from {self.low:.4g} to {self.high:.4g}), loss "
             f"{self.loss_at(self.best):.4f}{own}"
@@ -114,7 +114,7 @@ class LogitScaleReport:
 
 
 def tune_scales(spec: LogitScaleSpec) -> LogitScaleReport:
-    """Find the logit scale of every teacher that makes the pairs most probable.
+    """Find, for every teacher, the logit scale that makes the pairs most probable.
 
     For a batch of pairs, `L_k(s) = (CE(s I_k T_k', i) + CE(s T_k I_k', i)) / 2` is the contrastive loss of the stored
     embeddings of teacher `k` at the scale `s`, with one stored view and one caption per sample. The loss is convex in
@@ -212,7 +212,7 @@ def _resampled(losses: Table, seed: int) -> Table:
 
 
 def _least(curves: Table) -> Table:
-    """Return the scale with the minimum loss of every curve, from a parabola through the minimum and its neighbours."""
+    """Return the scale with the minimum loss for each curve, from a parabola through the minimum and neighbours."""
     step = np.log(SCALES[1] / SCALES[0])
     place = np.clip(curves.argmin(1), 1, len(SCALES) - 2)
     rows = np.arange(len(curves))

@@ -227,7 +227,8 @@ class ShardScores:
         found: npt.NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
         if found.ndim != 2 or len(found) != len(self):
             raise ValueError(
-                f"{path} does not have a vector per sample of {self.path}; delete both files and score the shard again"
+                f"{path} does not have one vector for each sample of {self.path}; delete both files and score the "
+                "shard again"
             )
         return found
 
@@ -288,7 +289,7 @@ class Scores:
 def score_shards(spec: ScoreSpec, *, engine: Engine | None = None, show_progress: bool = True) -> ScoreReport:
     """Score all samples of all shards that have no scores yet.
 
-    The function adds unreadable shards to `set_aside.jsonl` in the output folder, the list of failed units.
+    The function adds unreadable shards to the list of failed units, `set_aside.jsonl` in the output folder.
 
     Args:
         spec: the options.

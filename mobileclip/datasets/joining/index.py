@@ -197,7 +197,7 @@ class ScanUnit:
     hashed: bool = False
 
     def read(self) -> ShardMetadata:
-        """Read the shard up to its end or a truncation, and return its metadata.
+        """Read the shard up to the end or a truncation, and return the metadata.
 
         The metadata also records the error of a truncated or missing image shard. Later runs retry shards with a read
         error, and truncated reinforced shards.
@@ -222,7 +222,7 @@ class ScanUnit:
         return about
 
     def known(self) -> ShardMetadata | None:
-        """Return the metadata from an earlier run; None if the shard has changed or the metadata lack hashes."""
+        """Return the metadata from an earlier run; None if the shard has changed or required hashes are missing."""
         about = read_shard_metadata(self.folder, self.kind, self.by, self.shard)
         is_same = about is not None and about.fingerprint == self.fingerprint and (about.hashed or not self.hashed)
         return about if is_same else None
@@ -389,18 +389,18 @@ def build_image_index(
     Args:
         run: engine run that reads the shards.
         folder: local folder of the index; the function creates a missing folder.
-        spec: the options; for a search for placeholders, the function also reads and hashes the images.
+        spec: the options; if they include the search for placeholders, the function also reads and hashes the images.
         reinforced: fingerprints of existing reinforced shards, by path or URL.
         show_progress: whether to show a bar with speed and remaining time.
 
     Returns:
-        The index, and the metadata of every reinforced shard by its path.
+        The index, and the metadata of every reinforced shard, by path or URL.
 
     Raises:
         ValueError: if the shards have no readable image with the field `by`.
         OSError: if the folder cannot be written.
     """
-    # The fingerprints list the existing shards, so no unit has to check again.
+    # The fingerprints list the existing shards, so no unit checks again whether a shard exists.
     images = expand_shards(spec.images)
     fingerprints = dict.fromkeys(images, _MISSING) | listed_fingerprints(images)
     units = [

@@ -40,7 +40,7 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
     the caption from the shard of captions, or from the image's sample. A reinforced sample with an image stays
     unchanged.
 
-    If a shard fails all retries, the join adds the shard to `set_aside.jsonl` in the output, the list of failed units.
+    If a shard fails all retries, the join adds the shard to the list of failed units, `set_aside.jsonl` in the output.
 
     Args:
         spec: the options.
@@ -136,7 +136,7 @@ def _caption_shards(captions: str | None, names: Sequence[str]) -> dict[str, str
 
 
 class _Job:
-    """A join of reinforced samples and images, which first indexes new shards.
+    """One run of a join: indexes new shards, then joins reinforced samples and images.
 
     Args:
         spec: the options.

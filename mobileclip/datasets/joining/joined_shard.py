@@ -47,7 +47,7 @@ from mobileclip.datasets.joining.spec import JoinSpec
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SIZE, _ORIGINAL_SIZE = ("width", "height"), ("original_width", "original_height")
 _UID = "uid"
-# Maximum number of samples and bytes of images per batch, which is read in the order of the image shards.
+# Maximum number of samples, and maximum bytes of images, per batch. A batch is read in the order of the image shards.
 _SAMPLES_AT_ONCE = 256
 _BYTES_AT_ONCE = 64 * 2**20
 _DIGESTED = ("order", "high", "low", "start", "size", "text_start", "text_size", "json_start", "json_size")
@@ -61,7 +61,8 @@ class JoinUnit:
         name: name of the joined shard.
         source: path or URL of the reinforced shard.
         fingerprint: fingerprint of the reinforced shard.
-        problem: error that ended reading the sample names, or None; samples after the error get no image.
+        problem: error that stopped the reading of sample names; samples after the error get no image. None without an
+            error.
         captions: path or URL of the shard of captions; None without captions.
         captions_print: fingerprint of the shard of captions; empty without captions.
         matches: start and end of the shard's matches in the file of all matches, in records.
@@ -347,7 +348,7 @@ def check_joined(
     Args:
         members: members of the reinforced sample.
         image: the encoded image.
-        stated: metadata of the download from a data set of captions; the sample's own JSON takes precedence.
+        stated: metadata of the download, stated in a data set of captions; the sample's own JSON takes precedence.
         beside: JSON of the image; None for an image without JSON.
         keep_other: whether to accept an image whose download has a different hash or size.
         decode: whether to decode the entire image, not only its header.
@@ -441,7 +442,7 @@ class Captioned:
 
 
 def read_captions(shard: str | None, on_skip: Callable[[Skip], None], limits: SampleLimits) -> dict[str, Captioned]:
-    """Read the captions of one shard, by key and by uid; for duplicate names, return the first caption.
+    """Return the captions of one shard, each by key and by uid; for a repeated key or uid, return the first caption.
 
     Args:
         shard: path or URL of the shard; None for no captions.

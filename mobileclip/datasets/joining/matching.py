@@ -105,12 +105,13 @@ def match_images(
 
     Args:
         index: index of the images.
-        names: metadata of the name tables of the reinforced shards, in order.
+        names: metadata of the name table of each reinforced shard, in the order of the shards.
         wanted: for each reinforced shard, whether to write its matches; the counts cover all shards.
         path: path of the file to write, in a folder for temporary files.
-        threshold: minimum number of keys of a placeholder, at least 2; 0 for no search for placeholders.
+        threshold: minimum number of keys for an image to be a placeholder, at least 2; 0 skips the search for
+            placeholders.
         progress: progress bar, advanced for every shard.
-        bucket_bytes: maximum average size of a bucket in memory, in bytes.
+        bucket_bytes: upper limit on the average size of a bucket in memory, in bytes.
 
     Returns:
         The counts and placeholders, and a mapping from the shard number to the start and end of the shard's matches in
@@ -173,14 +174,14 @@ def read_matches(path: Path, extent: tuple[int, int]) -> Records:
 
 
 def match_names(images: Records, queries: Records) -> tuple[npt.NDArray[np.int64], MatchCounts]:
-    """Return the index of the first image with the name of each sample (-1 without an image), and the counts.
+    """Return, for each sample, the index of the first image with the same name (-1 if none), and return the counts.
 
     Args:
         images: records of images, in order of precedence.
         queries: records of samples.
     """
     high, low = (np.concatenate([images[name], queries[name]]) for name in ("high", "low"))
-    # Stable: among equal names, the images come first, in their order, then the samples.
+    # The sort is stable: among equal names, the images come first, in the given order, before the samples.
     order = np.lexsort((low, high))
     high, low, is_image = high[order], low[order], order < len(images)
     starts = np.flatnonzero(np.append(True, (high[1:] != high[:-1]) | (low[1:] != low[:-1]))[: len(order)])

@@ -72,7 +72,7 @@ class JoinedShard:
         captions: fingerprint of the shard of captions; empty without captions.
         choices: see `JoinSpec.choices`.
         num_bytes: size of the joined shard, in bytes; None if no sample was joined.
-        counts: numbers of samples, by name of the field in `JoinReport`.
+        counts: numbers of samples; the names of the counts are fields of `JoinReport`.
         reach: mean reach of the crops over the joined samples, see `check_joined`; None without crops.
         left_out: number of skipped samples, by reason.
         others: keys of the first samples with a different image, at most 10.
@@ -140,9 +140,10 @@ class JoinReport:
         num_bytes: size of the joined shards, in bytes.
         left_out: number of skipped samples, by reason; the tables in `join/` list the samples.
         equal_stored: number of joined samples whose image has the stated hash.
-        equal_downloaded: number of joined samples with the stated hash of the download in the image's JSON.
+        equal_downloaded: number of joined samples whose stated hash equals the download's hash in the image's JSON.
         unknown: number of joined samples without metadata for comparison.
-        kept_other: number of joined samples with a different image than stated; the tables in `join/` list the samples.
+        kept_other: number of joined samples whose image differs from the stated hash or size; the tables in `join/`
+            list the samples.
         reach: mean reach of the crops over all joined samples, see `check_joined`; None without crops.
         captions: number of joined samples with a caption from the image's sample.
         set_captions: number of joined samples with a caption from the shards of captions.
@@ -202,7 +203,10 @@ class JoinReport:
         shards = f"{self.num_bytes / 1e9:,.2f} GB in {self.shards:,} shards of {self.output}"
         share = f"{self.joined / self.samples:.1%}" if self.samples else "none"
         yield "joined", f"{self.joined:,} of {self.samples:,} samples ({share}), {shards}"
-        for count, where in ((self.set_captions, "from the data set of captions"), (self.captions, "with the image")):
+        for count, where in (
+            (self.set_captions, "from the data set of captions"),
+            (self.captions, "from the image's sample"),
+        ):
             if count:
                 yield "", f"{count:,} had no caption; the join took one {where}"
         if self.left_out:
@@ -277,7 +281,7 @@ def read_ledger(output: str, name: str) -> JoinedShard | None:
 
 
 def read_ledgers(output: str, names: Sequence[str]) -> Iterator[tuple[str, JoinedShard | None]]:
-    """Yield the name and the earlier record of each shard, in order; requests to a remote output run in parallel."""
+    """Yield the name and earlier record of each shard in the order of `names`; request remote records in parallel."""
     is_remote = storage.is_remote(output)
     yield from zip(names, call_ahead((is_remote, partial(read_ledger, output, name)) for name in names), strict=True)
 

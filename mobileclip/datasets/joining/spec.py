@@ -35,7 +35,7 @@ class JoinSpec:
         drop_placeholders: whether to skip samples with a placeholder image.
         check_images: whether to decode every image, and skip samples with a broken image.
         keep_other: whether to keep samples whose image differs from the stated hash or original size.
-        min_share: minimum share of joined samples for exit status 0, from 0 to 1; exit status 0 also needs at least
+        min_share: minimum share of joined samples, from 0 to 1, for exit status 0; exit status 0 also needs at least
             one joined sample.
         continue_on_mismatch: whether to continue if the first shard has no match.
         sample_limits: limits for reading a sample.

@@ -54,7 +54,7 @@ class UrlReport:
     Args:
         path: path of the table.
         num_rows: number of rows in the table.
-        num_without: number of rows with an empty `caption` or `sha256`, by column.
+        num_without: for each of the columns `caption` and `sha256`, the number of rows with an empty cell.
         skips: counts of skipped rows and unreadable inputs, by reason.
     """
 

@@ -161,11 +161,11 @@ class FolderUnit(Unit):
 class FolderSource(Source):
     """All images in a folder and its subfolders, sorted by path.
 
-    The captions of `NAME.jpg` are the lines of `NAME.txt`; without captions there, the `caption`, `captions`, `text` or
-    `texts` of `NAME.json`; without captions there, the same fields in the rows of `captions.jsonl` or `metadata.jsonl`
-    with the image path, relative to the table, as `file_name`. Other fields of `NAME.json` and of the first row become
-    metadata; `language` becomes a list if the rows differ in language. The source skips and counts hidden files and
-    other file types, see `image_files`.
+    The captions of `NAME.jpg` are the lines of `NAME.txt`. If `NAME.txt` has no caption, the captions come from the
+    field `caption`, `captions`, `text` or `texts` of `NAME.json`. If neither file has a caption, the captions come from
+    the same fields in the rows of `captions.jsonl` or `metadata.jsonl` whose `file_name` is the image path relative to
+    the table. Other fields of `NAME.json` and of the first row become metadata; `language` becomes a list if the rows
+    differ in language. The source skips and counts hidden files and other file types, see `image_files`.
 
     Args:
         path: path of the folder, or a URL on a store that can list folders.
@@ -350,7 +350,7 @@ class ClassFolderSource(Source):
     samples_per_shard: int = attrs.field(default=1000, validator=validators.gt(0))
 
     def units(self) -> tuple[FolderUnit, ...]:
-        """List the folder and return the images in units; the first unit skips images outside class folders.
+        """List the folder and return the images in units; the first unit reports skipped images outside class folders.
 
         Raises:
             ValueError: if the path is not a folder, cannot be listed, or has no images in class folders; if

@@ -106,7 +106,9 @@ def find_columns(table: Table, options: RowOptions) -> Columns:
 
     def unknown(what: str, advice: str) -> ValueError:
         header = "" if options.header else "; for a file without a header line, set `header` (--header)"
-        return ValueError(f"no column name in {table.path} is known for {what}; set {advice} to one of {shown}{header}")
+        return ValueError(
+            f"no column of {table.path} has a known name for {what}; set {advice} to one of {shown}{header}"
+        )
 
     held = next(iter([*(name for name in PATHS if name in table.images), *table.images]), None)
     # If the user names only the URL column, no path column is used.
@@ -286,7 +288,7 @@ class ListUnit(Unit):
         return self.part.digest if self.table.suffix in LINES else f"{self.part.digest} {self.part.first_row}"
 
     def about(self) -> str:
-        """Return a string that changes with the rows and `image_root`; for local Parquet files, with the row range."""
+        """Return a string that changes with `image_root` and the rows; for local Parquet files, only with the range."""
         if self._is_parquet and not storage.is_remote(self.path):
             return self.reading.about(f"{self.part.first_row} {self.part.num_rows}")
         with reading_errors(self.path):
@@ -329,7 +331,7 @@ class ListUnit(Unit):
         return read_records(self.path, (one for one in self.records(images=True) if one.key in names), report)
 
     def files(self) -> tuple[str, ...]:
-        """Return the image files of the rows, and the path of the list for a Parquet file."""
+        """Return the image files of the rows; for a Parquet file, also return the path of the list."""
         images = (one.image for one in self.records() if isinstance(one, Record) and not one.is_inline)
         return (*((self.path,) if self._is_parquet else ()), *images)
 
@@ -355,9 +357,9 @@ def _names(values: Iterable[str]) -> tuple[str, ...]:
 class JsonLinesSource(Source):
     """A file with one JSON object per line.
 
-    The field `image` is the path or URL of the image, which the sample also stores. `caption`, `captions`, `text` or
-    `texts` contains one or several captions. `key` is optional; the default key is the line number. Other fields
-    become metadata.
+    The field `image` is the path or URL of the image; the sample keeps this path or URL. The field `caption`,
+    `captions`, `text` or `texts` contains one or several captions. `key` is optional; the default key is the line
+    number. Other fields become metadata.
 
     The file may be untrusted: by default, lines may name only files below `image_root` and URLs of public web servers.
 
@@ -441,7 +443,7 @@ class TableSource(Source):
         return attrs.evolve(self, options=rows)
 
     def units(self) -> tuple[ListUnit, ...]:
-        """Return one unit per range of rows, after reading the footer of Parquet files, and other files completely.
+        """Return one unit per range of rows; read only the footer of a Parquet file, but all of any other file.
 
         Raises:
             ValueError: if there are no tables or no rows, a table is unreadable or compressed, a table lacks a column

@@ -243,7 +243,7 @@ def _is_file(text: str) -> bool:
 
 
 def require_data_set(text: str) -> None:
-    """Check that a local path exists, or that a URL can be opened, without reading any data.
+    """Check that a local path exists, or that the scheme of a URL is supported; read no data.
 
     Raises:
         FileNotFoundError: if the path does not exist.
@@ -307,7 +307,7 @@ def _has_numbers(source: ShardSource, text: str) -> bool:
 
 
 def _labels(source: Source, text: str) -> tuple[str, ...]:
-    """Return the sorted class names from `label`; empty, after reading one sample, if this sample has no `label`."""
+    """Return the sorted class names from `label`; if the first sample has no `label`, return no names."""
     report = SkipReport(log=False)
     labels = (label_of(sample) for unit in source.units() for sample in unit.described(report))
     try:

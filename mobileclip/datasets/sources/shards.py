@@ -10,7 +10,7 @@ The layout of CLIP_benchmark has these files:
         test/0.tar                              KEY.jpg (png, webp); KEY.cls with the label, or KEY.txt with captions;
                                                 KEY.npy with the groups of the image, for some metrics
 
-Source: CLIP_benchmark defines the layout, and publishes the 38 data sets in this layout.
+Source: CLIP_benchmark defines the layout, and publishes data sets in this layout.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class ShardSource(Source):
 
 
 def shards_in(folder: str) -> tuple[str, ...]:
-    """Return the shards in a folder; for the output of a reinforcement, also the shards in subfolders."""
+    """Return the shards in a folder; if the output of a reinforcement has none, return the shards in its subfolders."""
     shards = storage.list_files(folder, ".tar")
     if shards or not storage.exists(storage.join(folder, CARD)):
         return shards
@@ -175,7 +175,7 @@ def shards_in(folder: str) -> tuple[str, ...]:
 
 
 def is_folder(text: str) -> bool:
-    """Return whether a path is a folder; return False without a request for the URL of a shard."""
+    """Return whether a path is a folder; for the URL of a shard, return False without a request."""
     is_shard = is_pattern(text) or "::" in text or ".tar" in storage.file_name(text)
     return not (is_shard and storage.is_remote(text)) and storage.is_directory(text)
 
@@ -324,7 +324,7 @@ def read_public_layout(path: str | os.PathLike[str], *, split: str = SPLIT) -> P
 
 
 def files_of_page(path: str) -> str:
-    """Return the file URL for a data set page on the Hugging Face hub; return other paths without trailing `/`."""
+    """Return the URL of the files for a data set page on the Hugging Face hub; return other paths without final `/`."""
     if path.startswith(_HUB):
         path = path.replace("/tree/", "/resolve/", 1)
         return path if "/resolve/" in path else f"{path.rstrip('/')}/resolve/main"

@@ -40,7 +40,7 @@ LABEL = "label"
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _NOTE = b"mobileclip"
 _BOM, _GZIP = b"\xef\xbb\xbf", b"\x1f\x8b"
-# Number of rows to decode per batch, without and with images, and bytes to read from a column per request.
+# Number of rows to decode per batch (without images, with images), then number of bytes per read of a column.
 _NUM_ROWS, _NUM_IMAGES = 256, 16
 _BUFFER_BYTES = 2**20
 # A quotation mark without a closing mark within this number of bytes is an error of its line.
@@ -85,7 +85,7 @@ class Table:
         images: names of the columns with images in the Hugging Face format: structs of `bytes` and `path`.
         class_names: names of the classes for a numeric `label`; empty if the file has no names in the Hugging Face
             format.
-        whole: range of all rows; for a text file, only the start of the range.
+        whole: range of all rows; for a text file, only the start of the range is known, and `num_rows` is 0.
     """
 
     path: str
@@ -363,8 +363,8 @@ def _opened(path: str) -> Iterator[pq.ParquetFile]:
 def text_column(values: Sequence[str | None]) -> pa.Array:
     """Return a column of strings; a column of bytes if a string, such as a key from a tar file, is not valid UTF-8.
 
-    The function builds the column from buffers, because Arrow would import pandas (50 MB of memory), if installed, to
-    convert a list.
+    To convert a list, Arrow would import pandas if pandas is installed (50 MB of memory), so the function builds the
+    column from buffers.
     """
     import pyarrow as pa
 
@@ -459,7 +459,7 @@ def _parquet_rows(
                 start = start if groups else position
                 groups.append(group)
             position = stop
-        # The path of an image locates the image if its bytes are missing.
+        # A row without image bytes refers to a file by path, so read the bytes of a column that may lack some.
         images = images or any(_may_lack(file, group, f"{held}.bytes") for group in groups)
         names = [name if name != held or images else f"{held}.path" for name in columns]
         size = _NUM_IMAGES if held is not None and images else _NUM_ROWS

@@ -52,8 +52,8 @@ class TextColumns:
 def read_text_pairs(path: storage.AnyPath, columns: TextColumns | None = None) -> Iterator[TextPair | BadSampleError]:
     """Yield a text pair for every usable row of a file, in order, and an error for every other row.
 
-    Files with the suffix `.jsonl`, `.csv` or `.tsv` (with a header) and `.parquet` are tables. In a `.tar` shard, all
-    real and synthetic captions are texts. In any other file, every line is a text.
+    Files with the suffix `.jsonl`, `.ndjson`, `.parquet`, `.csv` or `.tsv` are tables; CSV and TSV files need a header.
+    In a `.tar` shard, all real and synthetic captions are texts. In any other file, every line is a text.
 
     Args:
         path: path or URL of the file; for shards, also a pattern, see `mobileclip.data.expand_shards`.

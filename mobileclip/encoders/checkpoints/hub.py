@@ -53,7 +53,7 @@ def fetched(checkpoint: str | Path) -> Path:
     wanted = parsed(str(checkpoint))
     path = _pinned(wanted)
     stored = path.resolve()
-    # The hub's client names a large file by its digest.
+    # The hub's client names the cached copy of a large file after the file's digest.
     own = stored.name if _SHA256.fullmatch(stored.name) else None
     digest = wanted.sha256 or own
     if digest is None or (found := file_sha256(path)) == digest:
@@ -112,7 +112,7 @@ def parsed(address: str) -> Published:
 
 
 def _require_connection(wanted: Published, revision: str | None, *, again: bool) -> None:
-    """Request a file from the hub once, because the hub's client would retry for half a minute."""
+    """Connect to the hub once, unless the file is cached, because the hub's client would retry for half a minute."""
     from huggingface_hub import constants, get_session, try_to_load_from_cache
 
     file = wanted.file
@@ -140,7 +140,7 @@ def _downloaded(wanted: Published, revision: str | None, *, again: bool) -> Path
     except failures as raised:
         if isinstance(raised, CheckpointError):
             raise
-        # In a repeated download, the reason is the cause of the client's error.
+        # If a repeated download fails, the `__cause__` of the client's error states the reason.
         error = raised.__cause__ if again and isinstance(raised.__cause__, client_errors()) else raised
         name = next((name for name, one in PUBLISHED.items() if one.address == wanted.address), "")
         raise CheckpointError(
@@ -183,7 +183,7 @@ def error_message(error: Exception) -> str:
 
 
 def local_checkpoint(place: str | Path) -> Path:
-    """Return a file, the only file of weights in a folder, or the file of a packaged model.
+    """Return the path of a checkpoint file, given a file, a folder with one weights file, or a packaged model.
 
     Args:
         place: a local path, or the name of a packaged model, see `packaged`.

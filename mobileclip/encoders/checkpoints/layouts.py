@@ -61,13 +61,13 @@ def skeleton(spec: Buildable, form: Form) -> nn.Module:
         first = str(error).partition("\n")[0]
         raise ValueError(
             f"{type(spec).__name__}.build() reads values of tensors (.item(), .tolist() or a condition), but "
-            "checkpoints build the model on the meta device, without values; compute the values in Python or NumPy "
-            f"({first})"
+            "loading and saving build the model on the meta device, which has no values; compute the values in Python "
+            f"or NumPy ({first})"
         ) from error
 
 
 class _ShapesAlone(TorchFunctionMode):
-    """Skip random numbers and arithmetic on the meta device, since PyTorch would load its compiler (seconds)."""
+    """Skip random numbers and arithmetic on the meta device; PyTorch would load its compiler, which takes seconds."""
 
     _RANDOM = (
         torch.Tensor.normal_,
@@ -102,12 +102,12 @@ class _ShapesAlone(TorchFunctionMode):
 
 
 def tensor_shapes(spec: Hashable, form: Form) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of every tensor of the model of `spec` in `form`, in order."""
+    """Return the shape of each tensor by name, ordered like the state dict, for the model of `spec` in `form`."""
     return {name: shape for name, (shape, _) in _described(spec, form).items()}
 
 
 def tensor_dtypes(spec: Hashable, form: Form) -> dict[str, torch.dtype]:
-    """Return the name and dtype of every tensor of the model of `spec` in `form`."""
+    """Return the dtype of each tensor by name, for the model of `spec` in `form`."""
     return {name: dtype for name, (_, dtype) in _described(spec, form).items()}
 
 
@@ -144,7 +144,7 @@ def _known_shapes(spec: Hashable, form: Form) -> dict[str, tuple[tuple[int, ...]
 
 
 def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return a model's tensors for a file: the logit scale without dimensions, names without torch.compile's prefix.
+    """Return a model's tensors for a file, with a scalar logit scale and without torch.compile's name prefix.
 
     Args:
         model: the model; any of its modules may be compiled.
@@ -215,8 +215,8 @@ class Layout:
         rules: regular expressions for a dual encoder's tensor names, with replacements, applied in order.
         shapes: regular expressions for tensor names, with conversions to the tensors' shapes in files.
         has_bare_towers: whether the layout supports image towers without projection, and classifiers on such towers.
-        advice: advice for models that the layout does not support, before "save it in our own layout" in the error
-            message.
+        advice: advice for models that the layout does not support; the error message continues with "save the model
+            in our own layout".
     """
 
     name: str
@@ -285,7 +285,7 @@ class Layout:
 
 @lru_cache(maxsize=64)
 def _entries(layout: Layout, spec: ModelSpec, form: Form) -> dict[str, StoredName]:
-    """Return the cached, immutable result of `Layout.entries`."""
+    """Return the cached result of `Layout.entries`, which callers must not change."""
     whole = {f"{prefix_of(spec)}{name}": name for name in tensor_shapes(spec, form)}
     rules = [(re.compile(pattern), by) for pattern, by in layout.rules_of(whole)]
     shapes = [(re.compile(pattern), reshape) for pattern, reshape in layout.shapes]
@@ -308,14 +308,14 @@ def towers(spec: ModelSpec) -> list[tuple[str, TowerSpec]]:
 
 
 def prefix_of(spec: ModelSpec) -> str:
-    """Return the prefix of a tower's names in a dual encoder's checkpoint; empty for whole models."""
+    """Return the prefix of a tower's tensor names in a dual encoder's checkpoint; empty for whole models."""
     if isinstance(spec, (DualEncoderSpec, ClassifierSpec, CoCaSpec)):
         return ""
     return "image_encoder." if isinstance(spec, ImageEncoderSpec) else "text_encoder."
 
 
 OWN = Layout("mobileclip")
-"""This library's own layout; a single tower has the same names as in a dual encoder."""
+"""This library's own layout; a single tower's names have the dual encoder's prefix in `entries`, but not in files."""
 
 layouts: Registry[Layout] = Registry("checkpoint_layout")
 """Layouts of checkpoints by name, except this library's own layout.
@@ -412,7 +412,7 @@ class OfficialLayout(Layout):
             )
 
     def adapted(self, tower: ImageEncoderSpec, state: Mapping[str, Tensor]) -> ImageEncoderSpec:
-        """Return `tower` with the stem padding of Apple's code, and without a bias on the image projection."""
+        """Return `tower` with the stem padding and norm epsilon of Apple's code, and without a projection bias."""
         del state
         if isinstance(tower, ViTSpec) and tower.stem == "convolutional":
             padding, eps = RELEASE_VIT
@@ -507,7 +507,7 @@ class OpenClipLayout(Layout):
             )
 
     def adapted(self, tower: ImageEncoderSpec, state: Mapping[str, Tensor]) -> ImageEncoderSpec:
-        """Return `tower` with timm's stem padding, and with the image projection's bias unless it is zero."""
+        """Return `tower` with timm's stem padding and norm epsilon, and any nonzero projection bias of `state`."""
         if _timm_differs(tower):
             padding, eps = TIMM_VIT
             tower = attrs.evolve(tower, stem_padding=padding, norm_eps=eps)

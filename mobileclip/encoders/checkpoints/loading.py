@@ -70,7 +70,7 @@ class ModelSource:
     Args:
         read: function from the text after the colon (the model's name) to the model with all weights.
         check: function that raises if the model does not exist; needs no network connection.
-        licence: function that returns the licence of the weights from the model card, or None without a readable card.
+        licence: function that returns the licence of the weights from the model card; None if the card is unreadable.
     """
 
     read: Callable[[str], LoadedCheckpoint]
@@ -135,7 +135,7 @@ class LoadedCheckpoint:
         See `load_model` for the arguments.
 
         Raises:
-            ValueError: if the model lacks the tower to change, or the tower supports only its current input.
+            ValueError: if the model has no tower for a changed input, or the tower supports only its current input.
         """
         sizes = {"image_size": image_size, "context_length": context_length, "in_channels": in_channels}
         if all(size is None for size in sizes.values()):
@@ -163,7 +163,7 @@ def load_model(
     in_channels: int | None = None,
     mmap: bool = False,
 ) -> nn.Module:
-    """Return the model in a checkpoint, in evaluation mode, with all tensors of the file.
+    """Load a model from a checkpoint, in evaluation mode; a missing or unexpected tensor is an error.
 
     A different image size or context length changes the model's spec (`input.size`, `input.context_length`), and
     therefore the transform, tokenizer, checkpoints and exports.
@@ -183,9 +183,9 @@ def load_model(
         image_size: side of the images in pixels, if it differs from the checkpoint's. A ViT interpolates its position
             embeddings; an MCi has no position embeddings. Published models were trained at one image size only.
         context_length: ids per text, at most the checkpoint's number. In causal towers, texts that fit keep their
-            embeddings. Other towers attend to padding, so every embedding changes. With random weights and 16 instead
-            of 77 ids, the mean cosine with the original embedding is 0.69 in the base tower and 0.77 in MCt; with 32
-            ids it is 0.96 and 0.97, with 64 ids at least 0.998. Evaluate the model before you use it.
+            embeddings. Other towers attend to padding, so every embedding changes. With random weights, the mean cosine
+            with the embedding of 77 ids is 0.69 for 16 ids and 0.96 for 32 ids in the base tower, 0.77 for 16 ids and
+            0.97 for 32 ids in MCt, and at least 0.998 for 64 ids in both. Evaluate the model before you use it.
         in_channels: number of image channels, if different from the checkpoint's number. Like timm, the function sums
             the first convolution's weights to one channel, or repeats and scales the weights for more channels; mean
             and std come from `ImageInput.of_channels`. Train or evaluate the model before you use it.
@@ -196,7 +196,7 @@ def load_model(
         FileNotFoundError: if the file does not exist.
         CheckpointError: if a tensor is missing, unexpected, of the wrong shape, or not finite; if the file contains a
             different model; or if `fold` is False and the checkpoint is reparameterized.
-        ValueError: if the name is unknown, or the model does not support the image size, channels or context length.
+        ValueError: if no model has this name, or the model does not support the image size, channels or context length.
 
     Examples:
         >>> save_model(MCtSpec(width=16, depth=0, num_heads=2).build(), "text.safetensors")
@@ -369,8 +369,8 @@ def _one_tower(
         raise CheckpointError(f"{path} holds a classifier, which has no text tower", code="no_such_tower")
     if not isinstance(spec, (DualEncoderSpec, ClassifierSpec)):
         if _tower_of(spec) != tower:
-            kind = "captioner" if isinstance(spec, CoCaSpec) else "tower"
-            raise CheckpointError(f"{path} holds only a {kind}, which has no {tower} tower", code="no_such_tower")
+            kind = "a captioner" if isinstance(spec, CoCaSpec) else "the other tower"
+            raise CheckpointError(f"{path} has no {tower} tower, but only {kind}", code="no_such_tower")
         return spec, tensors
     prefix = f"{tower}_encoder."
     own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

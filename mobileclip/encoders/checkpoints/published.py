@@ -168,7 +168,7 @@ def tagged(model: str, tag: str) -> str:
         ValueError: if the model has no published weights with this tag; the message lists the model's tags.
     """
     known = {"dfndr2b" if model.startswith("mobileclip2_") else "datacompdr": model} if model in PUBLISHED else {}
-    if model in ("mobileclip_b", "mobileclip_blt"):  # both have one architecture, and one name in open_clip
+    if model in ("mobileclip_b", "mobileclip_blt"):  # the two share one architecture and one open_clip name
         known = {"datacompdr": "mobileclip_b", "datacompdr_lt": "mobileclip_blt"}
     if tag not in known:
         raise ValueError(
@@ -183,7 +183,10 @@ PACKAGED = dict.fromkeys(("icons", "icons-multilingual"), _FOLDER / "icons.safet
 """Models in the package, usable as checkpoints by name. The card of each model is next to its file, as `NAME.md`."""
 
 COMPANIONS = {"icons-multilingual": _FOLDER / "icons-multilingual.safetensors"}
-"""Files of the second text towers of packaged models, by model name. Such a model encodes each text with one tower."""
+"""Files of the second text towers of packaged models, by model name.
+
+Such a model encodes each text with one of its two text towers.
+"""
 
 
 def packaged(name: str | Path) -> Path | None:
@@ -212,7 +215,7 @@ def companion(name: str | Path, *, of_file: bool = False) -> Path | None:
 _LICENCE = "code MIT; Apple's published weights are for research only ({}), reinforced data CC-BY-NC-ND"
 _PACKAGED_LICENCE = "code and weights MIT; the model's card names the authors of the training drawings and texts"
 _OTHER = "other"
-_OTHERS_LICENCE = "code MIT; the authors of the weights choose their licence"
+_OTHERS_LICENCE = "code MIT; the weights have the licence that their authors chose"
 
 
 def licence_of(checkpoint: str | Path) -> str:
@@ -244,7 +247,7 @@ def unpublished(name: str | None) -> str:
     """Return the error message for a model without published weights; None stands for an unnamed model."""
     alike = of_same_architecture(name) if name else ()
     instead = (
-        f"{' and '.join(alike)} {'have' if len(alike) > 1 else 'has'} the same architecture, and published weights: "
+        f"{' and '.join(alike)} {'have' if len(alike) > 1 else 'has'} the same architecture, with published weights: "
         f"use {alike[0]}"
         if alike
         else f"models with published weights: {', '.join(PUBLISHED)}; in the package: {', '.join(PACKAGED)}"
@@ -297,7 +300,7 @@ def no_checkpoint(place: str, contract: Path, run: str) -> CheckpointError:
         run: clause for the error message that says how to run the export.
     """
     return CheckpointError(
-        f"{place} is an export{_target(contract)}, and not a checkpoint; {run}. To load the model, pass the checkpoint "
+        f"{place} is an export{_target(contract)}, not a checkpoint; {run}. To load the model, pass the checkpoint "
         "that the model was exported from",
         code="export",
     )

@@ -51,7 +51,7 @@ class CheckpointMatch:
         spec: spec of the model.
         form: form of the tensors: `training`, `branches_folded` or `folded`.
         layout: layout of the tensor names.
-        tensors: tensors by the layout's names; a single tower's names have the tower's prefix in a whole model.
+        tensors: tensors by the layout's names; names of a single tower begin with the tower's prefix in whole models.
     """
 
     spec: ModelSpec
@@ -71,9 +71,9 @@ class CheckpointMatch:
 
     @property
     def fits(self) -> bool:
-        """Whether the file's tensors have the expected names and numbers of elements, except for optional tensors."""
+        """Whether the tensors have the expected names and numbers of elements; optional tensors may be absent."""
         shapes, given = tensor_shapes(self.spec, self.form), self.tensors.keys() - self.constants.keys()
-        # Compare numbers of tensors first, since computing the layout's names takes longer.
+        # Compare the tensor counts first, since computing the layout's names takes longer.
         if not sum(not is_optional_tensor(name) for name in shapes) <= len(given) <= len(shapes):
             return False
         entries = self.layout.entries(self.spec, self.form)
@@ -88,7 +88,7 @@ class CheckpointMatch:
 def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: Tower | None) -> CheckpointMatch:
     """Return the layout, form and model of a file, from the names and shapes of its tensors.
 
-    This library's names take precedence. If several registered models fit, the caller must name the model, since
+    This library's tensor names take precedence. If several registered models fit, the caller must name the model, since
     tensor shapes do not determine head counts and attention masks.
 
     Args:

@@ -52,7 +52,7 @@ _TOKENIZER = "mobileclip.tokenizer"
 SPACE = "mobileclip.space"
 """Header key: identity of the model that defines the embedding space, as JSON."""
 NGRAMS = "mobileclip.ngrams"
-"""Name of a tensor next to the weights: n-grams of a text tower's training data, see `mobileclip.data.text.ngrams`."""
+"""Name of the tensor with the n-grams of a text tower's training data, see `mobileclip.data.text.ngrams`."""
 _KINDS: dict[str, type[Any]] = {
     "dual_encoder": DualEncoderSpec,
     "classifier": ClassifierSpec,
@@ -125,7 +125,7 @@ class Header:
 
 
 def read_back_as(spec: Any) -> type[Any]:
-    """Return the class for deserializing a spec: a tower's base class, otherwise the spec's own class."""
+    """Return the class for deserializing a spec: the base class for a tower spec, otherwise the class of the spec."""
     return next((family for family in (ImageEncoderSpec, TextEncoderSpec) if isinstance(spec, family)), type(spec))
 
 
@@ -175,7 +175,7 @@ def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
     if kind not in _KINDS or form not in get_args(Form) or layout not in (NATIVE, *layouts):
         raise CheckpointError(
             f"{path} holds a {shown(kind)} in the form {shown(form)} and the layout {shown(layout)}, which this "
-            f"version of mobileclip does not support; another version wrote the file, update with: {UPDATE}",
+            f"version of mobileclip does not support; another version wrote the file; update with: {UPDATE}",
             code="description",
         )
     try:
@@ -218,7 +218,7 @@ def _inflated(stored: str | None) -> str:
 
 
 def _with_tokenizer(spec: ModelSpec, content: str) -> ModelSpec:
-    """Return a spec whose tokenizer holds the text of its `tokenizer.json`."""
+    """Return the spec with `content`, the text of a `tokenizer.json`, in its tokenizer."""
     if isinstance(spec, (DualEncoderSpec, CoCaSpec)):
         return attrs.evolve(spec, text=cast("Any", _with_tokenizer(spec.text, content)))
     assert isinstance(spec, TextEncoderSpec), "images have no tokenizer"
@@ -228,7 +228,7 @@ def _with_tokenizer(spec: ModelSpec, content: str) -> ModelSpec:
 
 
 def write_tensors(path: storage.AnyPath, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors atomically, as safetensors or, with any other suffix, as a PyTorch file.
+    """Write tensors atomically, in safetensors for the suffix `.safetensors`, otherwise in PyTorch's format.
 
     Args:
         path: a path or URL; the suffix decides the format.
@@ -284,7 +284,7 @@ def _neutral_norm(prefix: str, norm: nn.BatchNorm2d, bias: Tensor) -> dict[str, 
 
 
 def _input_shift(weight: Tensor, bias: Tensor, name: str) -> Tensor:
-    """Return the input shift that `weight` maps to `bias`; it exists because folding computed `bias` from a shift."""
+    """Return the input shift that `weight` maps to `bias`; folding computed `bias` from such a shift."""
     matrix, target = widened(weight), widened(bias)
     shift: Tensor = torch.linalg.lstsq(matrix, target[:, None], driver="gelsd").solution[:, 0]
     residual = torch.linalg.vector_norm(matrix @ shift - target) / torch.linalg.vector_norm(target).clamp_min(1e-12)
@@ -381,7 +381,7 @@ def _check_place(spec: ModelSpec, layout: Layout) -> None:
     Raises:
         ValueError: if the model is not supported; the message names the unsupported property.
     """
-    own = f"save it in our own layout, {NATIVE}"
+    own = f"save the model in our own layout, {NATIVE}"
     if tokenizer_of(spec) is not None:
         raise ValueError(
             f"the {layout.name} layout cannot store a tokenizer, and its readers use CLIP's tokenizer; {own}"
@@ -410,7 +410,7 @@ def _check_place(spec: ModelSpec, layout: Layout) -> None:
             tower.input.require_rgb(f"the code that reads the {layout.name} layout builds image towers for")
         if has_projection(tower) and isinstance(spec, ClassifierSpec):
             raise ValueError(
-                f"the {layout.name} layout supports only classifiers on an image tower without_projection(), but this "
+                f"the {layout.name} layout supports a classifier only if its image tower has no projection, but this "
                 f"classifier's tower has a projection; {own}"
             )
         layout.check(tower)

@@ -105,7 +105,7 @@ def resized(
         in_channels: number of image channels; None for no change.
 
     Raises:
-        ValueError: if the model lacks the tower to change, or the tower supports only its current input.
+        ValueError: if the model has no tower for a changed input, or the tower supports only its current input.
     """
     if isinstance(spec, CoCaSpec):
         if context_length is None or (image_size, in_channels) != (None, None):

@@ -68,8 +68,8 @@ def generate(
         model: the captioner, in evaluation mode.
         images: preprocessed images.
         spec: generation options.
-        generator: random number generator; PyTorch's default generator if None. With the same seed, the ids equal
-            open_clip's.
+        generator: random number generator; None for PyTorch's default generator. With the same seed, the ids equal
+            open_clip's ids.
 
     Raises:
         ValueError: if `max_length` exceeds the model's context length, or the tokenizer has no start token.
@@ -143,7 +143,7 @@ class Beams:
     Args:
         size: number of beams.
         found: scores and ids of finished captions.
-        done: whether the search is over, because no unfinished caption scores higher.
+        done: whether the search is over; `close` sets this value.
     """
 
     size: int
@@ -167,7 +167,7 @@ class Beams:
             self.found.append((score, ids))
 
     def close(self, best_total: float, length: int) -> None:
-        """Set `done` if there are `size` finished captions, and no unfinished caption scores higher.
+        """Set `done` if `size` captions are finished, and no unfinished caption scores above the worst finished one.
 
         Args:
             best_total: highest sum of logits among the unfinished captions.

@@ -40,13 +40,13 @@ class CoCaSpec:
         text: spec of the causal text tower, with a class token after the text. `input.context_length` does not count
             the class token: 76 for models with context 77, 127 for 128, 255 for 256. The embedding and the decoder have
             the text tower's width.
-        decoder_depth: number of pairs of decoder layers: self-attention over the text, then cross-attention to the
-            image.
+        decoder_depth: number of pairs of decoder layers; a pair has self-attention over the text, then cross-attention
+            to the image.
         decoder_heads: number of attention heads per decoder layer; divides the width.
         num_queries: number of pooling queries; the first query yields the embedding, the other queries yield the
             decoder's context.
         pooler_heads: number of attention heads of the pooling; divides the width.
-        class_mask: padding mask: `aligned` with the ids, or `shifted` by one, as for the published weights.
+        class_mask: padding mask, `aligned` with the ids or `shifted` by one position; published weights need `shifted`.
         max_logit_scale: maximum logit scale; open_clip's model has no maximum.
 
     Raises:

@@ -142,7 +142,7 @@ class CaptionTextEncoder(TextEncoder):
         return self.project(self.norm(self.pool(x, ids))), x[:, :-1]
 
     def step(self, ids: Tensor, kv_caches: Sequence[KVCache]) -> Tensor:
-        """Return the features of the next id of every row, `(rows, 1, width)`, after the ids in the caches."""
+        """Return the features `(rows, 1, width)` of one more id per row, and append the ids to the caches."""
         place = kv_caches[0].length
         x: Tensor = self.token_embedding(ids)[:, None] + self.position[place]
         for layer, kv_cache in zip(self.layers, kv_caches, strict=True):

@@ -108,7 +108,7 @@ def suite_tasks(suite: SuiteName, data: str | None = None) -> tuple[FoundTask, .
 
 
 def find_task(name: str, data: str | None = None) -> FoundTask:
-    """Return the task with this name, after checking that the data exist, without reading the data.
+    """Return the task with this name; check that the data exist, but do not read the data.
 
     Args:
         name: key of a task, such as `vtab/pets` or `aro/coco_order`, or path of any data set, see `open_benchmark`. The
@@ -135,7 +135,7 @@ def find_task(name: str, data: str | None = None) -> FoundTask:
 
 
 def open_zero_shot(found: FoundTask, options: TaskOptions) -> Task:
-    """Return the zero-shot task of a data set, or the multilingual task if the captions state languages.
+    """Return the zero-shot task of a data set, or the multilingual task if each caption states its language.
 
     Raises:
         ValueError: if the data set does not exist, or its main metric is not available; see `require_metric`.

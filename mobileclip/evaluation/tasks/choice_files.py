@@ -131,7 +131,8 @@ def read_entries(path: str, title: str, *, num_first: int | None = None) -> Iter
     Args:
         path: path or URL of the file.
         title: name of the data set, for messages.
-        num_first: number of objects to yield from a JSON list, reading only the beginning of the file; None for all.
+        num_first: number of objects to yield from a JSON list, in which case the function reads only the beginning of
+            the file; None for all objects.
 
     Raises:
         ValueError: if the file is missing, has no entries, or is malformed.
@@ -188,7 +189,7 @@ def _values(path: str, data: bytes) -> Iterator[tuple[str, int | str, Any]]:
 
 
 def folder_or_zip(path: str, title: str) -> str:
-    """Return the path of a folder of images, or of the zip file with the same name next to it.
+    """Return the folder of images at `path`, or, if it exists, the zip file with the name of the folder plus `.zip`.
 
     On remote stores, a missing folder raises an error only when the first image is read.
 
@@ -233,7 +234,7 @@ SUGARCREPE = {
     "add_obj": "SugarCrepe Add Object",
     "add_att": "SugarCrepe Add Attribute",
 }
-"""Display names of the SugarCrepe subsets, by the change in the false caption."""
+"""Display names of the SugarCrepe subsets, by the change that makes a caption false."""
 
 
 def task_of(
@@ -277,7 +278,7 @@ def open_sugarcrepe(found: FoundTask, _: TaskOptions) -> ChoiceTask:
 
 
 def open_winoground(found: FoundTask, _: TaskOptions) -> ChoiceTask:
-    """Return Winoground, or data in its format: two images to match with two captions of the same words.
+    """Return Winoground, or data in its format: two images to match with two captions that consist of the same words.
 
     Raises:
         ValueError: if the captions or the images are missing or malformed; the message names the line.
@@ -320,7 +321,7 @@ def open_winogavil(found: FoundTask, _: TaskOptions) -> ChoiceTask:
 
 
 def open_urban1k(found: FoundTask, _: TaskOptions) -> ChoiceTask:
-    """Return Urban-1k: images with long captions, cut to their first line as in the public code.
+    """Return Urban-1k: images with long captions; as in the public code, only a caption's first line counts.
 
     Raises:
         ValueError: if there are no captions, or a caption has no image; the message names the path.

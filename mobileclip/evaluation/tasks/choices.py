@@ -41,7 +41,7 @@ class View:
 
     Args:
         picture: name of the image.
-        box: box to crop, in pixels of the encoded image; None for the whole image after EXIF rotation.
+        box: box to crop, in pixels of the stored image (before EXIF rotation); None for the whole image.
     """
 
     picture: str
@@ -58,7 +58,7 @@ class Case:
         texts: one text, or several texts to choose from.
         right: indices of the correct choices. If there are as many texts as images, the text and the image with
             the same index are a pair.
-        group: name of the tested group; empty if the data set has no groups.
+        group: name of the group of cases that the case belongs to, such as a relation; empty without groups.
     """
 
     key: str
@@ -94,16 +94,17 @@ class CaseImage:
         for address in self.content:
             with suppress(FileNotFoundError, NotADirectoryError):
                 return storage.read_bytes(address, limit=_MAX_IMAGE_BYTES)
-        others = ", with this and every other image extension" if len(self.content) > 1 else ""
+        others = "; files with other image extensions are missing too" if len(self.content) > 1 else ""
         raise BadSampleError("image_missing", f"{self.content[0]} is missing{others}")
 
 
 def find_case_images(images: str, names: Sequence[str]) -> Iterator[CaseImage]:
-    """Yield the images with the given names, in storage order.
+    """Yield the images with the given names: from a folder in the given order, from a zip file in storage order.
 
     Args:
         images: path or URL of a zip file or a folder.
-        names: unique names of the files, with or without extension; in a folder, a name may include subfolders.
+        names: unique names of the files, with or without the extension. In a folder, a name may include subfolders; a
+            name in a zip file has no subfolders.
 
     Raises:
         ValueError: if `images` ends with `.zip` but is not a zip file.
@@ -128,7 +129,8 @@ def _in_zip(images: str, archive: zipfile.ZipFile, names: Sequence[str]) -> Iter
     for entry in archive.infolist():
         file = entry.filename.rpartition("/")[2]
         if _extension(file) in IMAGE_EXTENSIONS:
-            entries.setdefault(file.rpartition(".")[0], entry)
+            for name in (file, file.rpartition(".")[0]):
+                entries.setdefault(name, entry)
     for name in names:
         if name not in entries:
             yield CaseImage(name=name, content=BadSampleError("image_missing", f"{images} has no image {name!r}"))
@@ -164,10 +166,10 @@ class ChoiceTask(Task):
         key: key of the task in results.
         name: name of the task in tables.
         path: folder or URL of the data.
-        load_cases: function that yields the cases and the images, each image once and after all cases about it, and
-            records skipped cases in the report.
-        compute_metrics: function that computes the metrics from the features, including the main metric, and the
-            outcomes of the main metric.
+        load_cases: function that yields cases and images, and records skipped cases in the report. The function yields
+            each image once, after all cases that show the image.
+        compute_metrics: function that returns two results computed from the features: the metrics, including the main
+            metric, and the outcomes of the main metric.
         num_pictures: approximate number of images; 0 if unknown.
         benchmark: data set that holds the images; None if the images are files in `path`.
         orders: hash of the word orders in the cases; empty for a task without word orders.
@@ -183,19 +185,19 @@ class ChoiceTask(Task):
     orders: str = ""
 
     def content(self) -> str | None:
-        """Return a hash of the task's data; None for a web server, which cannot list files."""
+        """Return a hash of the task's data; None for data on a web server, which cannot list files."""
         files = folder_content(self.path) if self.benchmark is None else fingerprint(self.benchmark)
         return None if files is None else hash_of([self.key, self.path, files, self.orders])
 
     def features(self, session: Session) -> Features:
-        """Return one embedding for each view of the images, and one for each text with distinct token ids.
+        """Return one embedding for each view of the images, and one for each distinct sequence of token ids.
 
         The lists in the header have one item per case: `keys`; `pictures`, the name of the first image; `views` and
         `texts`, row indices of the embeddings; `right`; and `groups`.
 
         Returns:
-            the features, with a report that counts cases. A case with an unusable image is skipped, with one of the
-            reasons image_missing, image_unreadable, box_outside, or a decoding error, which starts with `image_`.
+            the features, with a report that counts cases. A case with an unusable image is skipped; the
+            reason is image_missing, image_unreadable, box_outside, or a decoding error whose name starts with `image_`.
 
         Raises:
             ValueError: if no case is left; the message gives the reasons.
@@ -274,8 +276,8 @@ class ChoiceTask(Task):
 def _encode_distinct(session: Session, texts: Sequence[str]) -> tuple[Tensor, dict[str, int]]:
     """Return the embeddings of texts with distinct token ids, and the row of each text.
 
-    Texts with the same token ids, such as `a cat, a dog` and `a cat , a dog`, share a row. Encoded in two batches,
-    equal ids could give embeddings that differ in the last bit, and one text would wrongly get a higher score.
+    Texts with the same token ids, such as `a cat, a dog` and `a cat , a dog`, share a row. If equal ids were
+    encoded in two batches, the embeddings could differ in the last bit, and one text would wrongly get a higher score.
     """
     distinct = list(dict.fromkeys(texts))
     first: dict[bytes, str] = {}
@@ -286,12 +288,12 @@ def _encode_distinct(session: Session, texts: Sequence[str]) -> tuple[Tensor, di
 
 
 PERTURBATIONS = ("nouns_and_adjectives", "all_but_nouns_and_adjectives", "within_trigrams", "trigrams")
-"""ARO's shuffles, in order: nouns among nouns and adjectives among adjectives; all other words and punctuation; words
-within each trigram; the trigrams."""
+"""What each of ARO's word orders shuffles: (1) nouns among themselves and adjectives among themselves; (2) all other
+words and punctuation; (3) the words within each trigram; (4) the trigrams."""
 
 _CHUNK = 4096
 _MANY = "10-12"
-# The numbers of candidates of each published metric.
+# For each published metric, the numbers of candidates of the cases that the metric covers.
 _CANDIDATES = {"5": {5}, "6": {6}, "10": {10}, "12": {12}, "5-6": range(7), _MANY: range(10, sys.maxsize)}
 
 
@@ -340,8 +342,8 @@ def score_orders(features: Features) -> tuple[dict[str, float], Outcomes]:
 
     `precision@1` is the main metric, `chance` is the precision of random guessing, and `accuracy/PERTURBATION` compares
     the true caption with one word order. As in the published benchmark, a word order with the token ids of the true
-    caption or of an earlier word order is not a competitor, so `chance` is above 1/5. Other ties count as a random
-    guess among the tied captions.
+    caption or of an earlier word order is not a competitor, so `chance` may be above 1/5. Other ties count as a
+    random guess among the tied captions.
     """
     scores, texts = _compared(features)
     competes = torch.zeros_like(texts, dtype=torch.bool)
@@ -366,7 +368,7 @@ def score_matches(features: Features) -> tuple[dict[str, float], Outcomes]:
 
     `text_score` is the fraction of cases in which each image finds its caption, `image_score` the fraction in which
     each caption finds its image, and `group_score` (the main metric) the fraction with matches in both directions.
-    Random guessing gives 1/4, 1/4 and 1/6.
+    Random guessing gives a text score of 1/4, an image score of 1/4 and a group score of 1/6.
     """
     by_text, by_image = matches(*_rows(features))
     both = (by_text & by_image).double()
@@ -398,9 +400,9 @@ def matches(pictures: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
 def score_associations(features: Features) -> tuple[dict[str, float], Outcomes]:
     """Return WinoGAViL's Jaccard scores for finding the images that people associated with a cue.
 
-    The metrics are `avg_jaccard_score`, the mean of `association_score` over all cases, and, for the cases with N
-    candidates, the mean `jaccard_score_N` and the number of cases `count_N`. N is 5, 6, 10, 12, 5-6 or 10-12; an N
-    without cases has no metrics. The main metric is `jaccard_score_10-12`, for cases with at least ten candidates.
+    `avg_jaccard_score` is the mean of `association_score` over all cases. Over the cases with N candidates,
+    `jaccard_score_N` is the mean score and `count_N` is the number of cases. N is 5, 6, 10, 12, 5-6 (at most six) or
+    10-12 (at least ten); an N without cases has no metrics. The main metric is `jaccard_score_10-12`.
 
     Raises:
         ValueError: if no case has at least ten candidates.
@@ -435,7 +437,9 @@ def score_retrieval(features: Features) -> tuple[dict[str, float], Outcomes]:
 
 
 def _rows(features: Features) -> tuple[Tensor, Tensor]:
-    """Return the embeddings of each case's images and texts; all cases must have equal numbers of images and of texts.
+    """Return the embeddings of each case's images and texts.
+
+    All cases must have the same number of images, and the same number of texts.
 
     Shape:
         results: `(cases, images, dim)` and `(cases, texts, dim)`.
@@ -453,7 +457,7 @@ def _embeddings(features: Features) -> tuple[Tensor, Tensor]:
 
 
 def _compared(features: Features) -> tuple[Tensor, Tensor]:
-    """Return the similarity of each case's image to its texts, and the row of each text.
+    """Return, for each case, the similarity of the image to each text, and the row of each text.
 
     Shape:
         results: `(cases, texts)`, with the true text first.
@@ -469,6 +473,8 @@ def _compared(features: Features) -> tuple[Tensor, Tensor]:
 
 def _beats(scores: Tensor, texts: Tensor) -> Tensor:
     """Return, for each false text, 1 if the true text has a higher score, 0.5 for a tie, and 0 otherwise.
+
+    The value is also 0 if the false text has the token ids of the true text.
 
     Shape:
         result: `(cases, texts - 1)`.

@@ -182,7 +182,7 @@ def open_crossmodal3600(found: FoundTask, _: TaskOptions) -> MultilingualTask:
 
 
 def open_languages(found: FoundTask, benchmark: Benchmark) -> MultilingualTask | None:
-    """Return the multilingual task of a data set whose captions state languages; None for any other data set.
+    """Return the multilingual task of a data set that states the language of each caption; None for any other data set.
 
     Args:
         found: key and name of the task.

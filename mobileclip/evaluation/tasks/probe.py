@@ -155,7 +155,7 @@ class LinearProbeTask(Task):
     """A linear classifier fitted to one split of a data set and tested on another split.
 
     Without a training split, the task uses five-fold cross-validation: each fifth of the images is classified by a
-    classifier fitted to the other four fifths. A hash of the key assigns an image to its fold.
+    classifier fitted to the other four fifths. The fold of an image follows from a hash of the image's key.
 
     Args:
         key: key of the task in results.
@@ -204,7 +204,7 @@ class LinearProbeTask(Task):
         )
 
     def score(self, features: Features) -> DatasetResult:
-        """Return the accuracy of the fitted classifier, as the metrics of zero-shot classification."""
+        """Return the metrics of the fitted classifier, under the same names as for zero-shot classification."""
         labels = _labels(features.labels, self.test.class_names, self.test.class_names)
         if self.train is None:
             logits = self._crossed(features.image, labels, features.keys)
@@ -241,8 +241,8 @@ def open_linear_probe(found: FoundTask, options: TaskOptions) -> LinearProbeTask
     """Open the linear probe of a data set.
 
     If the data set has the splits `train` and `test`, the task fits the probe to `train` and tests the probe on `test`.
-    A split is a folder of CLIP_benchmark's layout, or a folder with a data set of any kind, where `val` or `validation`
-    may replace `test`.
+    In CLIP_benchmark's layout, a split is a folder of shards. In any other layout, a split is a subfolder that is a
+    data set itself, and the test split may also have the name `val` or `validation`.
 
     Raises:
         ValueError: if the data set does not exist or has captions, or if the splits have different classes.

@@ -46,7 +46,7 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, features: Features) -> DatasetResult:
-        """Return the metrics computed from features, without images or a model.
+        """Return the metrics, computed from the features alone (no images, no model).
 
         Raises:
             ValueError: if the features cannot be scored; the message gives the reason.

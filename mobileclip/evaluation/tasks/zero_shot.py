@@ -52,10 +52,11 @@ _GROUPINGS = {
 def special_metrics(key: str, hits: Hits, labels: Tensor, metadata: Tensor | None) -> dict[str, float]:
     """Return the metrics that only some data sets have, under their published names.
 
-    iWildCam has macro F1 and macro recall, `F1-macro_all` and `recall-macro_all`. The data sets with groups are
-    Camelyon17 (by slide), FMoW (by year and by region), Dollar Street (by income, with top-5 accuracy) and GeoDE (by
-    region). The group metrics are the accuracy over all images, such as `acc_avg`, the accuracy of each group, such as
-    `acc_region:2`, the accuracy of the worst group, and the number of images in each group, such as `count_region:2`.
+    iWildCam has accuracy (`acc_avg`), macro F1 (`F1-macro_all`) and macro recall (`recall-macro_all`). The data sets
+    with groups are Camelyon17 (by slide), FMoW (by year and by region), Dollar Street (by income, with top-5 accuracy)
+    and GeoDE (by region). The group metrics are the accuracy over all images, such as `acc_avg`, the accuracy of each
+    group, such as `acc_region:2`, the accuracy of the worst group, and the number of images in each group, such as
+    `count_region:2`.
 
     Shape:
         labels: `(images,)`; metadata: `(images, fields)`.
@@ -67,10 +68,10 @@ def special_metrics(key: str, hits: Hits, labels: Tensor, metadata: Tensor | Non
         metadata: values of `metadata_fields`; None to leave out the metrics of groups.
 
     Differs:
-        WILDS itself ignores FMoW's region 5, "Other", with four images in the test split, in the worst-region metric.
-        DataComp's evaluation tries to ignore region 5 too, but compares the region's name with region numbers. Here,
-        region 5 counts, as in the published results; some published results are 0 for this reason. The metrics omit
-        groups without images instead of counting such a group as 0.
+        WILDS itself ignores region 5 of FMoW, "Other", in the worst-region metric; the test split has four images of
+        this region. DataComp's evaluation tries to ignore region 5 too, but compares the region's name with region
+        numbers. Here, region 5 counts, as in the published results; some published results are 0 for this reason. The
+        metrics omit groups without images instead of counting such a group as 0.
 
     Source: the public evaluation of DataComp (Gadre et al. 2023); Koh et al. 2021 (WILDS).
     """
@@ -277,7 +278,7 @@ def _outcomes(features: Features, hits: Hits, labels: Tensor, key: str, main: st
 
 
 def evaluate_benchmark(session: Session, benchmark: Benchmark) -> DatasetResult:
-    """Evaluate a model on a data set: compute the embeddings, then `score`.
+    """Evaluate a model on a data set: compute the embeddings, then the metrics with `score`.
 
     Raises:
         ValueError: if no image is usable, a shard is missing (see `Benchmark.samples`), or the main metric is not

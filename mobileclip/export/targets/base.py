@@ -65,7 +65,7 @@ class Target(ABC):
         text_dtype: dtype of the token ids, unless the layout sets another.
         precisions: precisions that the target writes.
         resizes: whether the files can resize images of any size in the same way as the library.
-        cuts_texts: whether the text files can accept rows of several lengths.
+        cuts_texts: whether the files of text towers can accept rows of several lengths.
         prefers_depthwise: whether the runtime is faster with depthwise convolutions than with grouped convolutions of
             several outputs per channel.
         runtime: name of the runtime that `open` uses on this machine, for the report.
@@ -114,7 +114,7 @@ class Target(ABC):
         return WrittenFile(compute=compute, outside=tuple(sorted(outside)))
 
     def elsewhere(self, spec: ExportSpec) -> dict[str, str]:
-        """Return package versions in a separate converter environment; empty if the target needs no environment.
+        """Return the package versions of the separate converter environment; empty if the target needs none.
 
         Raises:
             ValueError: if the spec does not name the environment, or the converter does not support the spec.
@@ -135,8 +135,8 @@ class Target(ABC):
         """Write one tower, and return the description of the file for the contract.
 
         Args:
-            tower: tower and its precision, with calibration data and the layers that stay in float32 if the precision
-                needs them.
+            tower: tower and its precision; if the precision needs them, also calibration data and the names of the
+                layers that stay in float32.
             path: path of the file, or of the folder for formats that write a folder; the target may write further files
                 with the same stem to the parent folder.
 
@@ -146,7 +146,7 @@ class Target(ABC):
 
     @abstractmethod
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
-        """Return a function that runs a file in its runtime, from a batch of inputs to all outputs of the contract.
+        """Return a function that runs a file on a batch of inputs, and returns all outputs that the contract lists.
 
         Args:
             path: path of the file.
@@ -187,7 +187,7 @@ def require_able(target: Target, spec: ExportSpec) -> None:
 
 
 def takes_lengths(target: Target, spec: ExportSpec) -> bool:
-    """Return whether the spec requests, and the target supports, text files that accept several row lengths."""
+    """Return whether the spec requests that text towers accept several row lengths, and the target supports this."""
     return spec.text_lengths == "own" and target.cuts_texts
 
 
@@ -260,9 +260,7 @@ def _release(version: str) -> tuple[int, int]:
     """Return the major and the minor number of a version; a new file format changes one of the two numbers."""
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None:
-        raise ValueError(
-            f"the contract has the version {version!r}, expected numbers such as 1.2; export the model again"
-        )
+        raise ValueError(f"{version!r} is not a package version, expected numbers such as 1.2; export the model again")
     return int(numbers[1]), int(numbers[2])
 
 

@@ -35,10 +35,11 @@ METHOD = "forward"
 
 @attrs.frozen
 class ExecuTorchTarget(Target):
-    """ExecuTorch from an exported program: XNNPACK runs the supported operations, ExecuTorch's kernels the rest.
+    """ExecuTorch programs: XNNPACK runs the operations that it supports, and ExecuTorch's kernels run all others.
 
-    float16 programs compute in float16. int8 is static. The target does not support bfloat16, because XNNPACK has only
-    linear layers in bfloat16. The format stores no names of inputs and outputs; the contract has the names.
+    float16 programs compute in float16. int8 quantisation is static. The target does not support bfloat16, because
+    XNNPACK has only linear layers in bfloat16. The format stores no names of inputs and outputs; the contract has the
+    names.
     """
 
     suffix: str = ".pte"
@@ -141,7 +142,8 @@ def take_threads(num_threads: int | None) -> None:
     Open programs keep the thread pool that they were opened with, so the first program determines the number.
 
     Args:
-        num_threads: number of threads, at least 1; None for the number of the first program, or else PyTorch's number.
+        num_threads: number of threads, at least 1; None for the number that the first program set, or for PyTorch's
+            number if no program has been opened.
 
     Raises:
         ValueError: if the first program uses a different number.

@@ -30,7 +30,7 @@ from mobileclip.storage import printable
 
 @attrs.frozen
 class LiteRTTarget(Target):
-    """LiteRT from an exported program, through Google's converter, with XNNPACK's kernels on the CPU.
+    """LiteRT files from Google's converter; on the CPU, XNNPACK's kernels run the files.
 
     The converter runs in a separate environment, given by `ExportSpec.converter`. Files accept one input at a time, and
     token ids are int32. The file of a causal text tower has the signature `serving_default`, and a signature such as
@@ -44,7 +44,7 @@ class LiteRTTarget(Target):
     modules: tuple[str, ...] = ("ai_edge_litert.interpreter", "ai_edge_quantizer.quantizer")
     extra: str = "litert"
     text_dtype: TextDtype = "int32"
-    # The converter does not support float16 lookup tables; `with_quantised_weights` adds them to its file.
+    # The converter does not support float16 lookup tables; `with_quantised_weights` adds the tables to the file.
     int8: Int8Form = Int8Form(signed=True, outputs=EVERY_OUTPUT, largest_weight=127, float16_tables=False)
     computes: tuple[Precision, ...] = ("float32",)
     precisions: tuple[Precision, ...] = ("float32", "float16", "int8", "int8-weights")
@@ -132,7 +132,8 @@ def converter_version(python: Path | None) -> str:
     found = _run([str(python), "-I", "-c", _VERSION])
     if found.returncode:
         raise ValueError(
-            f"--converter {python} has no converter ({_last_words(found)}). Create an environment: {INSTALL}"
+            f"the environment of --converter {python} has no converter ({_last_words(found)}). Create an environment: "
+            f"{INSTALL}"
         )
     return found.stdout
 
@@ -350,8 +351,8 @@ def with_quantised_weights(model: bytes, precision: Precision) -> bytes:
     - int8: layers are already int8; the function stores lookup tables in float16.
     - float16: the function stores weights in float16. A runtime on a GPU computes in float16; any other runtime
       converts the weights to float32 on opening the file.
-    - int8-weights: the function stores all weights except those of grouped convolutions in 8 bits, without zero points,
-      and with one scale per output channel or per row of a table. A runtime converts the weights to float32.
+    - int8-weights: the function stores weights in 8 bits, without zero points, and with one scale per output channel or
+      per row of a table. A runtime converts the weights to float32. The weights of grouped convolutions are unchanged.
 
     Args:
         model: content of the file from the converter.

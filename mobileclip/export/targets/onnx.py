@@ -46,8 +46,8 @@ class OnnxTarget(Target):
 
     float16 files compute in float16; on processors without float16, the kernels of ONNX Runtime compute in float32.
     bfloat16 is only a storage type, which halves the file: ONNX Runtime has no bfloat16 convolution, so the weights
-    become float32 when the file is opened. int8 is static, with int32 biases, so that ONNX Runtime also computes linear
-    layers in int8. The 8-bit weights of `int8-weights` become float32 when the file is opened.
+    become float32 when the file is opened. int8 quantisation is static; biases are int32, so that ONNX Runtime also
+    computes linear layers in int8. The 8-bit weights of `int8-weights` become float32 when the file is opened.
     """
 
     suffix: str = ".onnx"
@@ -73,7 +73,7 @@ class OnnxTarget(Target):
             _store_as_bfloat16(model)
         if tower.spec.precision == "int8-weights":
             _store_in_eight_bits(model, tower.encoder)
-        # Remove the exporter's metadata of every operation: paths and source lines, a large part of a megabyte.
+        # Remove the exporter's metadata (paths and source lines) of every operation, a large part of a megabyte.
         for node in model.graph.node:
             del node.metadata_props[:]
             node.doc_string = ""
@@ -149,7 +149,9 @@ def _checked(path: Path) -> bytes:
 
     size = path.stat().st_size
     if size > _MOST_BYTES:
-        raise ValueError(f"{path} has {size:,} bytes; the limit for an ONNX file is {_MOST_BYTES:,}")
+        raise ValueError(
+            f"{path} has {size:,} bytes; the limit for an ONNX file is {_MOST_BYTES:,}; choose a lower precision"
+        )
     data = path.read_bytes()
     try:
         model = onnx.load_model_from_string(data)

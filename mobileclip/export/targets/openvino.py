@@ -31,13 +31,14 @@ class OpenVINOTarget(Target):
     """OpenVINO from an exported program: the graph in `.xml`, and the weights next to it in `.bin`.
 
     Weights and operations of a float16 or bfloat16 graph have the graph's dtype. The host requests a compute precision
-    from the device; `open` requests float32 if the device does not support float16 or bfloat16. int8 is static.
+    from the device; `open` requests float32 if the device does not support float16 or bfloat16. int8 quantisation is
+    static.
     """
 
     suffix: str = ".xml"
     libraries: tuple[str, ...] = ("openvino", "nncf")
     extra: str = "openvino"
-    # The converter supports only operations on float weights, and stores their results.
+    # The converter supports quantisation operations only on float weights, runs the operations, and stores the results.
     int8: Int8Form = Int8Form(outputs=())
     precisions: tuple[Precision, ...] = ("float32", "float16", "bfloat16", "int8")
     cuts_texts: bool = True

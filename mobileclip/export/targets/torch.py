@@ -33,14 +33,14 @@ from mobileclip.export.targets.base import (
 from mobileclip.export.towers import TowerExport
 from mobileclip.hardware import Precision, dtype_of, threads_or_default, torch_threads
 
-# In-place operations, such as `aten.relu_.default` of `nn.ReLU(inplace=True)`, which files cannot contain; but not
-# `aten.__and__.Tensor`.
+# Matches in-place operations, which files cannot contain, such as `aten.relu_.default` of `nn.ReLU(inplace=True)`. Does
+# not match `aten.__and__.Tensor`.
 _IN_PLACE = re.compile(r"aten\.\w*[a-z0-9]_\.\w+")
 
 
 @attrs.frozen
 class TorchTarget(Target):
-    """Files of `torch.export.save`, opened with `torch.export.load`; int8 is static.
+    """Files of `torch.export.save`, opened with `torch.export.load`; int8 quantisation is static.
 
     In eager mode, PyTorch rounds the values of int8 programs to int8 but multiplies in float32; torch.compile replaces
     both operations with int8 kernels.
@@ -132,7 +132,7 @@ def save_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
 
 
 def load_pt2(path: Path) -> torch.export.ExportedProgram:
-    """Load an exported program from a file, which can run arbitrary code.
+    """Load an exported program from a file; loading can run arbitrary code from the file.
 
     Raises:
         ValueError: if PyTorch cannot read the file.

@@ -48,7 +48,7 @@ def first_samples(source: Source, folder: Path, name: str = "data") -> str:
 
 
 def _copy_card(source: Source, folder: Path) -> None:
-    """Copy the source's card, which names the captioners, next to the copied shards, if the source has a card."""
+    """If the source has a card (with its captioners), copy the card to the folder of the copied shards."""
     if not isinstance(source, ShardSource):
         return
     card = find_card(source.units()[0].path.rpartition("/")[0] or ".")

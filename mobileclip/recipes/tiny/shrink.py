@@ -67,7 +67,7 @@ def shrink(spec: Any, rows: RowOptions | None = None) -> Any:  # noqa: ARG001  r
     With data in the spec, the reduced spec uses the first samples; without data, it uses drawn samples (see `drawn`).
 
     Args:
-        spec: spec of a recipe, of a class in `mobileclip.recipes.kinds.KINDS`.
+        spec: spec of a recipe; the spec's class must be in `mobileclip.recipes.kinds.KINDS`.
         rows: options for reading rows of lists and tables, for specs without such options.
 
     Raises:
@@ -309,7 +309,9 @@ def _few(data: Any, rows: RowOptions | None) -> Any:
     num_samples = count_samples(expand_shards(changes["shards"]))
     batch_size = min(BATCH_SIZE, num_samples) // processes * processes
     if not batch_size:
-        raise ValueError(f"{num_samples} samples are too few for {processes} processes; expected a sample per process")
+        raise ValueError(
+            f"{num_samples} samples are too few for {processes} processes; expected at least one sample per process"
+        )
     return attrs.evolve(data, **changes, num_samples=num_samples, batch_size=batch_size)
 
 

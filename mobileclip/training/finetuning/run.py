@@ -43,10 +43,10 @@ class Score:
 
     Args:
         task: name of the task.
-        metric: `top-1` for zero-shot accuracy, or `R@1` for the mean over both directions of retrieval.
+        metric: `top-1` for zero-shot accuracy, or `R@1` for the mean recall at 1 over both directions of retrieval.
         value: accuracy in per cent.
         num_images: number of test images.
-        num_skipped: number of images and other items of the data that the test skipped.
+        num_skipped: number of skipped images and other skipped items of the data.
         hits: score of each image, from 0 to 1; `value` is the mean of these scores in per cent.
     """
 
@@ -64,7 +64,7 @@ Measure: TypeAlias = Callable[[DualEncoder, Task, tuple[str, ...], tuple[str, ..
 
 @attrs.frozen(kw_only=True)
 class Scores:
-    """The accuracy of one interpolated model on the new task and on the old tasks.
+    """The scores of one interpolated model on the new task and on the old tasks.
 
     Args:
         alpha: weight of the fine-tuned model: 0 is the original model, 1 the fine-tuned model.
@@ -88,7 +88,7 @@ class Results:
 
     Args:
         rows: scores at each alpha, in ascending order of alpha.
-        seconds: training time of this call in seconds, without earlier calls.
+        seconds: training time of this call in seconds; the time of earlier calls is not included.
     """
 
     rows: tuple[Scores, ...]
@@ -116,7 +116,7 @@ RUN, SCORES = "run", "scores"
 def finetune(
     spec: FinetuneSpec, *, measure: Measure, on_begin: Callable[[Scores], object] = lambda _: None
 ) -> Results | None:
-    """Fine-tune a model, or resume; return the results in the first process and None in the others.
+    """Fine-tune a model, or resume an earlier run; return the results (None in all processes but the first).
 
     Under `torchrun`, every process must call this function.
 
@@ -126,7 +126,7 @@ def finetune(
         on_begin: function that the first process calls with the original model's scores before training.
 
     Raises:
-        ValueError: if the checkpoint or the data is missing or not valid, or the output folder contains a run with
+        ValueError: if the checkpoint or the data is missing or not valid, or if the output folder contains a run with
             different options or data.
         FloatingPointError: if the loss is not finite.
         TimeoutError: if another process is late or dead; the message names the collective operation.
@@ -146,7 +146,7 @@ def finetune(
             f"{spec.checkpoint} has one tower only; fine-tuning needs a model with both towers", code="no_such_tower"
         )
     with process_group(spec.device, collective_seconds=spec.collective_seconds) as world:
-        # Changed data gets a different folder.
+        # The folder depends on the data, so changed data gets a new folder.
         folder = spec.output / "data" / train_part.fingerprint
         data = world.from_first(lambda: write_training_data(train_part, folder))
         names = data.class_names
@@ -214,7 +214,7 @@ def _tasks(spec: FinetuneSpec, data: str) -> tuple[Task, Task, tuple[Task, ...]]
 def _finetuned(
     spec: FinetuneSpec, model: DualEncoder, *, training: TrainingSpec, data: TrainingData, world: World, watch: Evaluate
 ) -> DualEncoder:
-    """Return the fine-tuned model without adapters: train the model, or read the result of an earlier run."""
+    """Return the fine-tuned model with merged adapters: train the model, or read the result of an earlier run."""
     path = spec.output / FINETUNED
     if path.exists():
         finished = load_model(path, model.spec, fold=False)

@@ -42,8 +42,7 @@ class FinetuningSpec:
 
     Args:
         batch_norm: `frozen` keeps the running statistics, weight and bias (for small batches); `synchronised` computes
-            statistics
-            over all processes; `trained` computes statistics per process (for large batches).
+            statistics over all processes; `trained` computes statistics per process (for large batches).
         frozen_towers: towers to freeze, `image` or `text`.
         lora: adapters to train instead of the weights; None trains the weights.
 
@@ -68,7 +67,7 @@ class FinetuningSpec:
             raise ValueError("with both towers frozen, only the logit scale could be trained; freeze one tower")
 
     def prepare(self, model: DualEncoder) -> None:
-        """Prepare `model` for `mobileclip.training.train`, in place; torch's random generator initialises adapters.
+        """Prepare `model` in place for `mobileclip.training.train`; torch's random generator initialises adapters.
 
         Raises:
             ValueError: if batch norms are to be synchronised without several GPU processes, or the adapters do not fit
@@ -132,21 +131,21 @@ class FinetuneSpec:
 
     Args:
         checkpoint: a checkpoint of a model in training form, in any known layout, or `hf-hub:owner/name`.
-        model: name of the checkpoint's model, such as `mobileclip_s2`; None if the file contains the name. The flag
-            also accepts a file, NAME=FILE, or a name alone for the published weights.
+        model: name of the checkpoint's model, such as `mobileclip_s2`; None if the file contains the name. As a flag,
+            the option also accepts a file, NAME=FILE, or only a name for the published weights.
         data: data of the new task: a folder with one folder of images per class, a folder of images with captions, a
             `.jsonl` file, or webdataset shards.
         rows: column names of `.jsonl` files and tables.
         kind: kind of `data`: `classes`, `captions`, or `auto` to detect the kind.
         test: test data of the new task; None for held-out images of `data`.
         held_out: held-out fraction of `data`, per class for a folder of classes.
-        retention_tasks: data of old tasks, to measure forgetting.
-        templates: prompt templates, with `{}` for the class name, in training and testing.
+        retention_tasks: data of old tasks, on which to measure forgetting.
+        templates: prompt templates for training and testing, with `{}` for the class name.
         output: output folder; a second run with the same folder resumes.
         batch_norm: mode of the batch norms: `frozen` (for small batches), `synchronised` over all GPUs, or `trained`.
         freeze: towers to freeze, `image` or `text`.
-        rate_decay: ratio of a layer's learning rate to the rate of the next layer, in (0, 1]; 1 for equal learning
-            rates.
+        rate_decay: ratio of a layer's learning rate to the rate of the next layer towards the output, in (0, 1]; 1 for
+            equal learning rates.
         rate_layers: unit that counts as a layer of a convolutional tower: a `block` or a `stage`.
         lora_rank: rank of adapters to train instead of the weights (extra `lora`); None trains the weights.
         lora_extras: parameters or modules to train in addition to the adapters.
@@ -154,13 +153,13 @@ class FinetuneSpec:
         batch_size: images per step over all processes; None for the smaller of 64 and the number of images.
         learning_rate: peak learning rate of the cosine schedule.
         weight_decay: coefficient of weight decay for matrices and kernels.
-        warmup_share: warm-up steps as a fraction of all steps.
+        warmup_share: number of warm-up steps, as a fraction of all steps.
         max_gradient_norm: maximum norm of the gradient, for gradient clipping.
         precision: `float32`, or `bfloat16` to run the forward pass in autocast.
         num_workers: number of processes that read, decode and augment images; 0 uses the training process.
         seed: random seed for the sample order, the choice of captions and the adapters.
-        alphas: interpolation weights to test, from 0 (the original model) to 1 (the fine-tuned model), always including
-            0 and 1.
+        alphas: interpolation weights to test, from 0 (the original model) to 1 (the fine-tuned model); the run always
+            tests 0 and 1 as well.
         keep_alpha: interpolation weight of the model to save in addition to the fine-tuned model.
         evaluate_every_steps: number of steps between tests on the new task; None tests only at the end.
         collective_seconds: timeout in seconds of collective operations; tests in the first process may take longer.
@@ -221,7 +220,7 @@ class FinetuneSpec:
         )
 
     def batch_of(self, num_samples: int, num_processes: int = 1) -> int:
-        """Return the batch size for a number of images: `batch_size`, or a default divisible by `num_processes`."""
+        """Return `batch_size`; if None, return a default for the number of images, divisible by `num_processes`."""
         if self.batch_size is not None:
             return self.batch_size
         most = min(_BATCH_SIZE, num_samples)
@@ -257,7 +256,7 @@ class FinetuneSpec:
     def pipeline(
         self, shards: tuple[str, ...], model: DualEncoderSpec, *, num_samples: int, batch_size: int
     ) -> ReinforcedPipelineSpec:
-        """Return the data pipeline of one process: weak crops and one caption per image, sampled in every epoch."""
+        """Return the data pipeline of one process; every epoch samples a weak crop and a caption for each image."""
         image = model.image.input
         return ReinforcedPipelineSpec(
             shards=shards,

@@ -34,7 +34,7 @@ _SAMPLES_PER_SHARD = 256
 
 @attrs.frozen(kw_only=True)
 class HeldOut:
-    """A rule that selects the held-out samples: a fraction of all samples, by a hash of the key, or a set of keys.
+    """A rule that selects the held-out samples: a given set of keys, or all keys with a hash below a fraction.
 
     Args:
         fraction: held-out fraction of the samples, from 0 to 1.
@@ -83,7 +83,7 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the data's content and of the split; computing the hash reads the files."""
+        """Hash of the data's content and of the split; each access reads the files."""
         parts = [self.part, str(self.held_out), to_json(self.source, unstructure_as=Source)]
         parts += [unit.content() for unit in self.source.units()]
         return blake2b("\0".join(parts).encode(errors="surrogatepass"), digest_size=6).hexdigest()
@@ -97,7 +97,7 @@ class TrainingData:
         shards: paths of the shards.
         num_samples: number of images in the shards.
         class_names: names of the classes; empty for captions.
-        labels: classes of the samples by key, as indices into `class_names`.
+        labels: class of each sample as an index into `class_names`, by the sample's key.
     """
 
     shards: tuple[str, ...]
@@ -117,7 +117,7 @@ def open_task(
     Raises:
         ValueError, OSError: if the data does not exist or cannot be read.
     """
-    # Shards are small, so that each process gets several.
+    # The shards are small, so that each process gets several shards.
     opened = open_data_set(path, kind=kind, templates=templates, samples_per_shard=_SAMPLES_PER_SHARD, rows=rows)
     return Task(name=opened.name, source=opened.source, kind=opened.kind)
 
@@ -151,7 +151,7 @@ def _place(key: str) -> float:
 
 
 def write_training_data(task: Task, folder: Path) -> TrainingData:
-    """Write the training split to shards with an index; reuse the shards of an earlier run.
+    """Write the training split to shards with an index, or reuse the shards of an earlier run.
 
     Raises:
         ValueError: if there are no training images, a labelled image has no class, or two labelled images have the
@@ -238,10 +238,10 @@ class LabelledContrastiveSpec(ReinforcedLossSpec):
 
 
 def labelled_contrastive(num_classes: int) -> LabelledContrastiveSpec:
-    """Return the loss for batches from `with_labels`: cross-entropy in both directions, with targets shared in a class.
+    """Return a two-way cross-entropy for batches from `with_labels`, with targets shared by all samples of a class.
 
     For image i, the target is 1/n for the n texts of the image's class and 0 for other texts; targets of texts are
-    analogous. The loss is the KL divergence from the targets, with minimum 0. If every class occurs once in a batch,
+    analogous. The loss is the KL divergence from the targets, with minimum 0. If no class occurs twice in a batch,
     the loss equals the contrastive loss. With a single template, the gradient equals the contrastive loss's gradient;
     with several templates, the two gradients differ.
 
@@ -271,7 +271,7 @@ def with_labels(
 
     Args:
         batches: batches of images with texts that name the image's class.
-        labels: class indices of the samples by key, from 0.
+        labels: class index of each sample (from 0), by the sample's key.
         num_classes: total number of classes.
 
     Raises:

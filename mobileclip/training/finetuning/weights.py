@@ -60,7 +60,7 @@ def synchronise_batch_norm(model: Model) -> Model:
     world_size = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if world_size < 2:
         raise ValueError(
-            "synchronised batch norms need several processes, but this run has one; start it with torchrun "
+            "synchronised batch norms need several processes, but this run has one; start the run with torchrun "
             "--nproc-per-node N, or freeze the batch norms"
         )
     if not torch.cuda.is_available():

@@ -5,7 +5,7 @@ const WARM = [214, 58, 0];
 const COLD = [0, 84, 190];
 const STRONGEST = 150; // maximum opacity, of 255, so that the image stays visible
 
-/** Returns a map as a canvas, one pixel per location: warm colours raise the score, cold colours lower the score. */
+/** Returns a map as a canvas, one pixel per location: warm locations raise the score, cold colours lower the score. */
 function drawn(map, strongest) {
   const canvas = document.createElement('canvas');
   canvas.className = 'why';

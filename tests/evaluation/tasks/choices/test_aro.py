@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 from collections import Counter
 
 import attrs
@@ -56,6 +57,10 @@ def test_relations_by_hand(genome, batch_size):
     with web_server() as web:
         web.files |= {f"/{path.relative_to(genome)}": path.read_bytes() for path in genome.rglob("*.*")}
         assert evaluated(RELATION, web.url) == evaluated(RELATION, genome)
+    images = genome / "aro" / "images"
+    images.with_suffix(".zip").write_bytes(made.zipped({file.name: file.read_bytes() for file in images.iterdir()}))
+    shutil.rmtree(images)
+    assert evaluated(RELATION, genome).metrics == found.metrics
 
 
 def test_attributes_count_from_25_cases_on(tmp_path):
