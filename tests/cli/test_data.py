@@ -109,7 +109,7 @@ JOIN = ("join", golden("npz"), golden("npz"), "-o")
         (("urls", golden("npz"), "-o", "{folder}/table.txt"), "must end with .parquet or .csv"),
         (("score", "-o", "{folder}/scores"), "no SHARDS given"),
         (("filter", "{folder}/images", "-o", "{folder}/kept.csv", "--share", "0.5"), "must end with .npy or .html"),
-        (("dedup", "{folder}/images", "-o", "{folder}/kept.csv"), "must end with .npy"),
+        (("dedup", "{folder}/images", "-o", "{folder}/kept.csv"), "ends with .npy"),
         (("dedup", "{folder}/images", "-o", "{folder}/kept.png"), "already exists"),
         (("dedup", "{folder}/lost", "-o", "{folder}/kept.npy"), "lost; expected a folder of scores"),
         (("tune-scale", "{folder}/nothing.tar"), "nothing.tar; expected a reinforced shard"),

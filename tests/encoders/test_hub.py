@@ -117,7 +117,7 @@ def test_open_clip_has_no_other_tags_of_these_models():
 def test_what_cannot_be_fetched_says_what_to_do(hub, tmp_path):
     said = {
         "hf-hub:owner/two": "holds several checkpoints",
-        "hf-hub:owner/export": "owner/export is an export for the target 'onnx', which ONNX Runtime runs, and no",
+        "hf-hub:owner/export": "owner/export is an export for the target 'onnx', which ONNX Runtime runs",
         "hf-hub:owner/none": "could not fetch",
         "hf-hub:owner": "write hf-hub:owner/name",
     }

@@ -23,7 +23,7 @@ from mobileclip.inputs import TextInput
 from mobileclip.tensor_files import weights_sha256
 from tests.encoders.small import randomised
 from tests.errors import fails
-from tests.export.models import AUTHOR, CONVOLUTIONAL, MCI, PIXELS, TOKENS, pixels, raw_pixels, seeing
+from tests.export.models import CONVOLUTIONAL, MCI, PIXELS, TOKENS, pixels, raw_pixels, seeing
 
 
 def run(path, inputs):
@@ -84,22 +84,25 @@ def test_convolutions_are_depthwise_where_the_runtime_is_faster_so(convolutional
     assert len(convs) == len(before) + 2 * split
 
 
+OTHERS = "the licence that their authors chose"
+
+
 @pytest.mark.parametrize(
     ("model", "checkpoint", "name", "licence", "base_model"),
     [
         ("mobileclip_s0", None, "mobileclip_s0", "apple-ascl", "apple/MobileCLIP-S0"),
         ("mobileclip_b", None, "mobileclip_b", "apple-amlr", "apple/MobileCLIP-B"),
-        ("mobileclip_s0", "mine.pt", "mobileclip_s0", AUTHOR, None),
+        ("mobileclip_s0", "mine.pt", "mobileclip_s0", OTHERS, None),
         (PRETRAINED["mobileclip_s0"], None, "apple/MobileCLIP-S0", "apple-ascl", "apple/MobileCLIP-S0"),
-        ("hf-hub:me/mine", None, "me/mine", AUTHOR, "me/mine"),
-        (Path("folder/mine.safetensors"), None, "mine", AUTHOR, None),
+        ("hf-hub:me/mine", None, "me/mine", OTHERS, "me/mine"),
+        (Path("folder/mine.safetensors"), None, "mine", OTHERS, None),
         ("icons", None, "icons", "code and weights MIT", None),
     ],
 )
 def test_a_name_says_whose_weights_they_are(model, checkpoint, name, licence, base_model):
     origin = origin_of(model, checkpoint)
     assert licence in origin.licence
-    hub_licence = {AUTHOR: "other", "code and weights MIT": "mit"}.get(licence, licence)
+    hub_licence = {OTHERS: "other", "code and weights MIT": "mit"}.get(licence, licence)
     assert (origin.name, origin.base_model, origin.hub_licence) == (name, base_model, hub_licence)
 
 
