@@ -171,7 +171,7 @@ def require_threshold(threshold: float) -> None:
     """Check that a cosine similarity threshold is above 0 and at most 1.
 
     Raises:
-        ValueError: if the threshold is not above 0 and at most 1.
+        ValueError: if the threshold is not in (0, 1].
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold is {threshold:g}, expected a cosine similarity above 0 and at most 1")
@@ -199,7 +199,7 @@ def find_duplicates(
         show_progress: whether to show progress.
 
     Raises:
-        ValueError: if the threshold is not above 0 and at most 1.
+        ValueError: if the threshold is not in (0, 1].
     """
     require_threshold(threshold)
     rows = snapshot.rows(np.arange(len(snapshot)), ("width", "height", "size", "time"))

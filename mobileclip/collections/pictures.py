@@ -233,7 +233,7 @@ def _parts(shard: str, wanted: dict[str, Known], aside: list[Reencoded]) -> Iter
 
 
 def _change(path: Path, row: Known) -> Literal["gone", "changed"] | None:
-    """Check by size and modification time whether a video is gone or changed, since hashing may take minutes."""
+    """Check whether a video is gone, or has another size or time; hashing may take minutes."""
     now = stamp_of(str(path))
     if now is None:
         return "gone"

@@ -297,7 +297,7 @@ class TaskQueue(Generic[UnitT, EntryT]):
             self._changed.notify_all()
 
     def wait(self) -> bool:
-        """Wait for an available unit and return True; return False once all units are over, or the run ended."""
+        """Wait for an available unit and return True; return False at the end of the run or of all units."""
         with self._changed:
             while not self.is_over:
                 seconds = 0.0 if self._fresh else self._again[0][0] - time.monotonic() if self._again else None

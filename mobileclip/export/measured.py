@@ -223,7 +223,7 @@ def read_measured(folder: Path, contract: Contract) -> Measured:
 
 
 def _stored_inputs(tensors: Mapping[str, Tensor], tower: Tower, contract: Contract) -> Tensor:
-    """Return the stored pixels or token ids of an exported tower."""
+    """Return the stored inputs of an exported tower: pixels or token ids."""
     if contract.image is not None and tower == "image":
         size = contract.image.input.size
         return _stored(tensors, "image.input", torch.uint8, (3, size, size))

@@ -93,9 +93,9 @@ class ExportedTower(PreparedTower):
     Any number of threads may call the tower. The tower can be pickled: unpickling opens the file again.
 
     Shape:
-        images `(batch, 3, size, size)`, scaled and normalised by the model's transform, or ids `(batch,
-        context_length)`, to `(batch, embedding_dim)`, float32 on the CPU. If the runtime's device is the CPU, the tower
-        first truncates ids to the shortest accepted row length that holds all texts.
+        The input is images `(batch, 3, size, size)`, scaled and normalised by the model's transform, or ids `(batch,
+        context_length)`. The output is `(batch, embedding_dim)`, always float32 in CPU memory. If the runtime runs on
+        the CPU, the tower first truncates ids to the shortest accepted row length that holds all texts.
 
     Args:
         spec: spec of the exported tower.

@@ -192,7 +192,7 @@ class TowerExport:
 
     @property
     def layout(self) -> Layout:
-        """The layout that the spec names."""
+        """The export layout named in the spec."""
         return layouts.resolve(self.spec.layout)
 
     @property

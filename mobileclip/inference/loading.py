@@ -148,7 +148,7 @@ def load(
 
 
 def _text_tower(place: str | Path, space: ModelIdentity, *, model: str, fold: bool) -> nn.Module:
-    """Return the text tower in a checkpoint, in evaluation mode, for encoding texts for another model.
+    """Load a text tower in evaluation mode from a checkpoint, to encode texts for another model.
 
     Args:
         place: a weights file, a folder with one weights file, or the name of a packaged model with a second text tower.

@@ -18,7 +18,8 @@ def check_spec(spec: Any, *, family: type | None = None) -> None:
     """Check that a spec is a hashable attrs instance, and that JSON keeps all its fields.
 
     A JSON round trip must keep all fields and their types, including fields that `==` ignores. The round trip must also
-    keep the hash, unless a field holds a mapping. Reading JSON with an unknown key must raise an error with the key.
+    keep the hash, unless a field holds a mapping. Reading JSON with an unknown key must raise an error that names the
+    key.
 
     Args:
         spec: an instance of the spec class; set fields to non-default values, since a lost field gets its default.

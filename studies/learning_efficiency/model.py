@@ -72,7 +72,8 @@ correlation of at least 0.95).
 
 `python -m studies.learning_efficiency.model`. Multi-modal reinforced training on {num_pictures:,} drawings, for
 {steps:,} steps of {batch} pairs, with {views} augmentations per drawing and stored embeddings of one teacher. The
-teacher is EfficientNet-Lite0 with ImageNet weights and MiniLM's sentence embeddings, fine-tuned on the same drawings.
+teacher is EfficientNet-Lite0 with ImageNet weights, fine-tuned on the same drawings, and projected
+MiniLM sentence embeddings.
 Captions are the icons' names and keywords, and sentences made from names and keywords.
 
 ## Whose drawings it learned from

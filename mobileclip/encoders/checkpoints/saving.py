@@ -87,7 +87,7 @@ class Header:
     Args:
         spec: spec of the model.
         form: form of the tensors: `training`, `branches_folded` or `folded`.
-        layout: name of the layout of the tensor names.
+        layout: checkpoint layout, which determines the tensor names.
         space: see `TrainingProvenance`.
     """
 
