@@ -97,7 +97,8 @@ class KnownFiles:
             recognised: hashes of content that the update found in other files.
 
         Returns:
-            The paths of deleted files, and the number of kept images for each missing or empty folder or missing input.
+            The paths of deleted files, and the number of kept images for each missing input and each missing or empty
+            folder.
         """
         there, folders = Presence(), MissingFolders()
         gone: list[str] = []

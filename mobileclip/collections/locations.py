@@ -110,7 +110,7 @@ def _by_age() -> list[Path]:
 
 
 def _readable(folders: Iterable[Path]) -> Iterator[Store]:
-    """Yield the indexes in folders; skip damaged indexes, and indexes of another version."""
+    """Open and yield the index at each folder; skip damaged indexes, and indexes of another version."""
     for folder in folders:
         try:
             yield Store.open(folder)

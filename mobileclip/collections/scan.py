@@ -22,7 +22,7 @@ class Presence:
         self._gone: dict[str, bool] = {}
 
     def __contains__(self, path: str) -> bool:
-        """Return whether a file exists; after errors other than a missing file, the file counts as existing."""
+        """Return whether a file exists; if the check fails with another error, assume that the file exists."""
         folder = os.path.dirname(path)  # noqa: PTH120 - texts, of any number
         if folder not in self._gone:
             self._gone[folder] = not _is_there(folder, stat.S_ISDIR)

@@ -239,7 +239,7 @@ def _distinct(given: Sequence[str]) -> list[str]:
         if word:
             words.setdefault(word.casefold(), word)
     if not words:
-        raise ValueError("there are no words for tags; expected one word per line")
+        raise ValueError("the list of tag words is empty; expected one word per line")
     if len(words) > MOST_WORDS:
         raise ValueError(f"there are {len(words):,} words, expected at most {MOST_WORDS:,}")
     return list(words.values())

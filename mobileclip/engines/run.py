@@ -283,7 +283,7 @@ class Run(Listener[Any, Any]):
         self._pace.advance(1, time.monotonic())
 
     def failed(self, unit: NamedUnit, reason: str, pause_seconds: float) -> None:
-        """Count and log a failed attempt with a unit."""
+        """Count and log a failed attempt at a unit."""
         logger.warning("%s failed; retrying in %.0f s: %s", unit.name, pause_seconds, reason)
         self._give_back(unit, num_failed=1)
         self._listener.failed(unit, reason, pause_seconds)

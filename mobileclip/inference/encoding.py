@@ -28,7 +28,7 @@ def encode_in_batches(
     *,
     batch_size: int,
 ) -> Iterator[tuple[Item, list[Row]]]:
-    """Yield items, in order, each with one row per input of the item.
+    """Yield each item, in order, with its encoded rows, one per input.
 
     Args:
         items: pairs of an item and any number of inputs; the function reads items until a batch is full.

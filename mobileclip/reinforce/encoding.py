@@ -235,7 +235,7 @@ class BatchEncoder:
         """Return the reason to skip an item.
 
         Raises:
-            FatalError: if a plain image also fails.
+            FatalError: if the teachers or the captioner also fail on a blank test image.
         """
         reason, detail = type(error).__name__, str(error)
         if isinstance(error, NotFiniteError):
@@ -247,7 +247,7 @@ class BatchEncoder:
                 plain()
             except Exception as other:
                 raise_machine_fault(other)
-                raise FatalError(f"the {who} a plain image either: {reason_of(other)}") from other
+                raise FatalError(f"the {who} a blank test image either: {reason_of(other)}") from other
         return Skip(reason=reason, key=item.sample.key, shard=self.shard, detail=f"{prefix}{detail}")
 
     def _decode(self, item: _Item) -> _Item:

@@ -185,7 +185,7 @@ class ShardWorker:
     def _make(
         self, unit: Unit, source: Iterable[ImageTextSample], skips: SkipReport, on_samples: OnProgress
     ) -> tuple[ShardEntry, Sequence[str], Path | None, ExitStack]:
-        """Write a unit's temporary shard; return the entry, keys, file (None without samples), and pending move."""
+        """Write a unit's temporary shard; return its entry, keys, file (None if empty), and the stack that moves it."""
         compared, keys = list[ReinforcedSample](), list[str]()
         target, fingerprint, staged = storage.join(self.spec.output, unit.name), unit.fingerprint(), None
         with ExitStack() as placing:

@@ -250,7 +250,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         if worker is not None and worker.num_workers > 1:
             raise ValueError(
                 f"each of the DataLoader's {worker.num_workers} workers would yield all batches; set num_workers "
-                "of the pipeline, and num_workers=0 of the DataLoader"
+                "in the pipeline instead, and pass num_workers=0 to the DataLoader"
             )
         fresh = _Progress(epoch=self._first_epoch, first_epoch=self._first_epoch)
         self._progress, self._resumed = self._resumed or fresh, None
