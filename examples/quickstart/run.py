@@ -72,7 +72,9 @@ def _steps(spec: QuickstartSpec) -> Results:
     with clock("data", done=(spec.output / "data" / "datacard.json").exists()):
         downloads = spec.output / "download"
         dataset = build_dataset(spec.data, spec.output / "data", downloads=downloads)
-        of_teachers = build_dataset(spec.teacher_data, spec.output / "teacher_data", downloads=downloads)
+        of_teachers = dataset
+        if spec.teacher_data != spec.data:
+            of_teachers = build_dataset(spec.teacher_data, spec.output / "teacher_data", downloads=downloads)
     with clock("teachers", done=(spec.output / "teachers" / "teachers.json").exists()):
         teachers = build_teachers(spec.teachers, of_teachers, spec.output / "teachers")
     with clock("reinforcement"):

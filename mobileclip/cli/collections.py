@@ -105,7 +105,7 @@ def search(
     require_page(output, overwrite=overwrite)
     _require_drawn(output, is_one_query=query is not None or bool(image), explain=explain)
     if thumbnails and (as_json or not can_show_images()):
-        raise ValueError("--thumbnails needs a terminal with colours, and no --json; use --output PAGE.html instead")
+        raise ValueError("--thumbnails needs a terminal with colours, and no --json; --output PAGE.html writes a file")
     collection = open_index(index_name, device, trust=trust, text_model=text_model)
     find = partial(collection.search, image=image, without=without, where=conditions, k=k, all_frames=all_frames)
     show = partial(_show, thumbnails=thumbnails, as_json=as_json)

@@ -6,7 +6,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 import numpy as np
@@ -161,7 +161,7 @@ class Concepts(Mapping[str, Concept]):
             for some, kind in ((negative, False), (positive, True))
             for one in some
         ]
-        dropped = {self._example(one).key for one in unlabel if isinstance(one, int)}
+        dropped = {_example(snapshot.row(one), is_positive=True).key for one in unlabel if isinstance(one, int)}
         named = [str(one) for one in unlabel if not isinstance(one, int)]
         about = index.store.about
 
@@ -225,17 +225,12 @@ class Concepts(Mapping[str, Concept]):
                 logger.warning("the index cannot store a concept after its conversion to another model: %s", error)
         return followed
 
-    def _example(self, number: int) -> Example:
-        row = self._index.snapshot.row(number)
-        return Example(path=row["path"], sha256=row["sha256"], time=row["time"], is_positive=True)
-
     def _embedded(self, given: Given, *, is_positive: bool) -> _Embedded:
         """Return an example with its embedding, from the index if possible."""
         index, snapshot = self._index, self._index.snapshot
         if isinstance(given, int):
-            example = attrs.evolve(self._example(given), is_positive=is_positive)
-            vector, match = snapshot.vectors[snapshot.index_of(given)], match_of(snapshot.row(given), 1.0)
-            return _Embedded(example, vector, small_copy_of(match))
+            row, vector = snapshot.row(given), snapshot.vectors[snapshot.index_of(given)]
+            return _Embedded(_example(row, is_positive=is_positive), vector, small_copy_of(match_of(row, 1.0)))
         path = storage.local_path(str(given))
         data = read_image_file(path, LIMITS, f"image {str(path)!r}")
         digest = hashlib.sha256(data).hexdigest()
@@ -286,6 +281,10 @@ def _decided(concept: Concept, snapshot: Snapshot, clip: ImageTextModel) -> Conc
     own = list(indices_of(snapshot, concept.examples).values())
     yes, no = concept.embeddings(is_positive=True), concept.embeddings(is_positive=False)
     return attrs.evolve(concept, uses_examples=examples_help(snapshot.vectors, text, yes, no, own))
+
+
+def _example(row: Mapping[str, Any], *, is_positive: bool) -> Example:
+    return Example(path=row["path"], sha256=row["sha256"], time=row["time"], is_positive=is_positive)
 
 
 def _named(concept: Concept, given: Sequence[str]) -> set[Key]:

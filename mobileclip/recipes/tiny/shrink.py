@@ -299,10 +299,12 @@ def _few(data: Any, rows: RowOptions | None) -> Any:
             changes["caption_sets"] = None  # the drawn caption set has a different name
         if labelled:
             changes |= {"class_names": tuple(sorted(SHAPES)), "num_classes": len(SHAPES)}
-    elif getattr(data, "reinforced", False) or (labelled and isinstance(as_source(data.shards), ShardSource)):
+    elif getattr(data, "reinforced", False) or (
+        isinstance(source := as_source(data.shards, rows=rows or RowOptions()), ShardSource) and labelled
+    ):
         changes["shards"] = expand_shards(data.shards)[:processes]
     else:
-        copy = _copy(as_source(data.shards, rows=rows or RowOptions()))
+        copy = _copy(source)
         changes["shards"] = tuple(str(one) for one in sorted(Path(copy).glob("*.tar")))
         if labelled and (names := find_class_names((copy,))):
             changes |= {"class_names": names, "num_classes": len(names)}
