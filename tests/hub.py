@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import attrs
+import pytest
 
 from tests.stores import serving
 
@@ -82,6 +83,23 @@ class Hub:
         off = {f"HF_HUB_DISABLE_{what}": "1" for what in ("TELEMETRY", "XET", "PROGRESS_BARS")}
         own = {"HF_ENDPOINT": self.url, "HF_HOME": str(folder / "cache")} | ({"HF_TOKEN": token} if token else {})
         return inherited | off | own
+
+    def use(self, monkeypatch: pytest.MonkeyPatch, folder: Path, token: str | None = OWNER) -> None:
+        """Have this process's client use this hub, with its cache in a folder."""
+        from huggingface_hub import constants, hf_api
+
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        for name, value in {
+            "ENDPOINT": self.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": f"{self.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+            "HF_HUB_CACHE": str(folder / "cache" / "hub"),
+            "HF_TOKEN_PATH": str(folder / "cache" / "token"),
+            "HF_HUB_DISABLE_XET": True,
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(hf_api.api, "endpoint", self.url)
+        if token:
+            monkeypatch.setenv("HF_TOKEN", token)
 
 
 class _RefusedError(Exception):

@@ -6,6 +6,7 @@ processes: all that is left of it is ended with it. Forking needs Linux or macOS
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -219,7 +220,34 @@ def python(*arguments: str) -> None:
         runpy.run_path(kind, run_name="__main__")
 
 
+# The exit status of this process's program, once there is one.
+_STATUS: list[int] = []
+
+
+def _leave() -> None:
+    """Exit when a program's threads and exit handlers are done: to free a thousand modules takes a second."""
+    with contextlib.suppress(Exception):
+        for status in _STATUS:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+
+def _run_program(arguments: Sequence[str]) -> NoReturn:
+    """Do what Python does with arguments, and end with its status."""
+    try:
+        python(*arguments)
+        sys.exit()
+    except SystemExit as leaving:
+        _STATUS.append(leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None))
+        raise
+    except Exception:
+        _STATUS.append(1)
+        raise
+
+
 def _serve() -> None:
+    atexit.register(_leave)  # the first one, which is called after all others
     gc.disable()  # what is imported is no garbage
     for module in sys.argv[1:]:
         folder, _, name = module.partition(":")
@@ -292,8 +320,7 @@ def _in_child(request: dict[str, Any]) -> NoReturn:
         _watch(os.path.abspath(request["watched"]), request["kill_before"], operations)  # noqa: PTH100 - links stay
     if is_started:  # signals are its own, not those of a copy of a command, and it ends as Python does
         importlib.import_module("mobileclip.terminal.interruption").heard.process = os.getpid()
-        python(*request["arguments"])
-        sys.exit()
+        _run_program(request["arguments"])
     status = 99
     try:
         module, _, name = request["function"].partition(":")

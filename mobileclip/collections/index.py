@@ -257,7 +257,7 @@ class IndexWork(Work[IndexUnit, Findings]):
 
 
 # A process takes seconds to start, which does not pay off for fewer images per process.
-_EACH = 64
+IMAGES_PER_WORKER = 64
 # Number of images for trying the backends of a model.
 _EXAMPLES = 16
 
@@ -301,7 +301,7 @@ class FileEncoder:
         )
         tasks = [self.known.task(file) for file in files]
         reader = FileReader(tasks, self.known.content(), options)
-        num_workers = min(options.num_workers, 1 + num_about // _EACH)
+        num_workers = min(options.num_workers, 1 + num_about // IMAGES_PER_WORKER)
         writer.start_clock()
         try:
             with self._bar(num_about) as bar:

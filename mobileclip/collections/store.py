@@ -56,6 +56,7 @@ _UPGRADED = "CREATE TABLE upgraded (id INTEGER PRIMARY KEY, embedding BLOB NOT N
 # a replaced row is only marked as removed, as another file may have the same content.
 _SCHEMA = f"""
 PRAGMA page_size = 16384;
+BEGIN;
 CREATE TABLE state (about TEXT NOT NULL);
 CREATE TABLE tokens (number INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT UNIQUE NOT NULL);
 CREATE TABLE images (id INTEGER PRIMARY KEY AUTOINCREMENT, {", ".join(f"{one} {_TYPES[one]}" for one in _TYPES)});

@@ -187,6 +187,7 @@ def _share(rank: int, folder: str, processes: int, spec: LossSpec, inputs: _Inpu
     own = {name: one.clone().requires_grad_(not name.startswith("teacher_")) for name, one in own.items()}
     total = loss(**own).total
     torch.save({"total": total.detach()} | _gradients(loss, own, total), Path(folder, f"{rank}.pt"))
+    distributed.barrier()  # a process that leaves while another one still connects would end that one with an error
     distributed.destroy_process_group()
 
 

@@ -10,36 +10,27 @@ from pathlib import Path
 import attrs
 import pytest
 
-from mobileclip.encoders import save_model
-from tests.collections.pictures import draw_all, telling
+from tests.build.commands import refused, worked
+from tests.collections.pictures import draw_all
 from tests.crash.world import COMMANDS
 from tests.errors import fails, told
 from tests.preloaded import preloaded
 
 ROOT = Path(__file__).parents[2]
 MODEL = "model.safetensors"
+ONE = ("--quiet", "-j", "1")
 LONG = "/".join(letter * 100 for letter in "abc")
 
 
 @pytest.fixture
-def world(tmp_path):
-    """A folder with a model, and with pictures in two classes."""
-    save_model(telling(), tmp_path / MODEL)
+def world(telling_file, tmp_path, monkeypatch):
+    """The current folder, with a model, and with pictures in two classes."""
+    shutil.copy(telling_file, tmp_path / MODEL)
     for name, seeds in (("a", (0, 2)), ("b", (1, 3))):
         draw_all(tmp_path / "photos" / name, seeds)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
-
-
-def run(folder, *arguments):
-    """Run the console command in a folder, in a process of its own."""
-    environment = {"XDG_CACHE_HOME": str(folder / "cache")}
-    return preloaded().call("tests.preloaded:command", *arguments, folder=folder, environment=environment)
-
-
-def worked(folder, *arguments):
-    done = run(folder, *arguments)
-    assert done.status == 0, (arguments, done.output)
-    return done.output
 
 
 def by_shell(folder, script, *command, **options):
@@ -119,7 +110,7 @@ def test_closed_streams_of_a_user_without_a_home_and_a_name(world, nobody):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows deletes no folder that is in use")
-@pytest.mark.parametrize("line", ["info icons", "train s0 --tiny", "index photos", "runs a", "recipes ls"])
+@pytest.mark.parametrize("line", ["train s0 --tiny", "recipes ls"])
 def test_a_deleted_folder_is_told_in_a_line(line, tmp_path):
     """In a process that imports everything itself, as PyTorch ends one that imports it there."""
     command = [sys.executable, "-m", "mobileclip.cli", *line.split()]
@@ -150,17 +141,17 @@ def test_cores_are_counted_in_one_place():
     assert counting == [ROOT / "mobileclip" / "processes.py"]
 
 
-def test_a_packaged_model_wins_over_a_folder_of_its_name(world):
+def test_a_packaged_model_wins_over_a_folder_of_its_name(world, capsys, monkeypatch):
     (world / "photos").rename(world / "icons")
-    assert json.loads(worked(world, "info", "icons"))["card"].endswith("icons.md")
-    worked(world, "index", "icons", "-i", "idx", "-m", "icons", "-j", "1", "--quiet")
+    assert json.loads(worked(capsys, "info", "icons"))["card"].endswith("icons.md")
+    worked(capsys, "index", "icons", "-i", "idx", "-m", "icons", *ONE)
+    worked(capsys, "eval", "icons", "./icons", "--output", "results")
+    assert key_of_results(world) == "icons"
+    refused(capsys, "holds no checkpoint", "classify", "icons/a/0.png", "x", "y", "-m", "./icons")
     # The index knows its model by its name from anywhere.
     (world / "elsewhere").mkdir()
-    worked(world / "elsewhere", "search", "a cat", "-i", "../idx")
-    worked(world, "eval", "icons", "./icons", "--output", "results")
-    assert key_of_results(world) == "icons"
-    refused = run(world, "classify", "icons/a/0.png", "x", "y", "-m", "./icons")
-    assert (refused.status, "holds no checkpoint" in refused.output) == (2, True)
+    monkeypatch.chdir(world / "elsewhere")
+    worked(capsys, "search", "a cat", "-i", "../idx")
 
 
 def test_an_export_in_a_folder_of_that_name_is_opened_by_its_path_alone(tmp_path, monkeypatch):
@@ -179,17 +170,17 @@ def test_an_export_in_a_folder_of_that_name_is_opened_by_its_path_alone(tmp_path
     assert packaged(Path("icons")) == packaged("icons")
 
 
-def test_paths_longer_than_a_name_can_be(world):
+def test_paths_longer_than_a_name_can_be(world, capsys):
     (world / LONG).parent.mkdir(parents=True)
     (world / "photos").rename(world / LONG)
     for arguments in (
         ("embed", LONG, "-m", MODEL, "-o", f"{LONG}/out/e.npz"),
-        ("index", LONG, "-i", f"{LONG}/out/idx", "-m", MODEL, "-j", "1", "--quiet"),
+        ("index", LONG, "-i", f"{LONG}/out/idx", "-m", MODEL, *ONE),
         ("dedup", "-i", f"{LONG}/out/idx", "-o", f"{LONG}/out/l.jsonl", "-o", f"{LONG}/out/l.html", "--quiet"),
         ("convert", MODEL, "-o", f"{LONG}/out/m.safetensors"),
         ("hub", "save", MODEL, "-o", f"{LONG}/out/saved", "--license", "mit"),
     ):
-        worked(world, *arguments)
+        worked(capsys, *arguments)
 
 
 def test_a_shard_whose_folders_are_longer_than_a_name_can_be_is_reinforced(tmp_path):
@@ -219,14 +210,14 @@ def test_a_folder_whose_name_is_as_long_as_names_can_be_is_exported(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x" * 255]
 
 
-def test_a_separator_of_lines_that_only_unicode_has_is_a_character_of_a_name_and_of_a_text(world):
+def test_a_separator_of_lines_that_only_unicode_has_is_a_character_of_a_name_and_of_a_text(world, capsys):
     from mobileclip.inference.embedding import read_embeddings
 
     name = "pho\u2028\u2029\x85\x0b\x0c\x1ctos"
     (world / "photos").rename(world / name)
     for _ in range(2):
-        worked(world, "eval", MODEL, name, "--output", "results")
+        worked(capsys, "eval", MODEL, name, "--output", "results")
     assert key_of_results(world) == name
     (world / "texts.txt").write_text("one\u2028line\r\nthe second\x0cline\n\nthe third", encoding="utf-8", newline="")
-    worked(world, "embed", "--texts", "texts.txt", "-m", MODEL, "-o", "t.npz")
+    worked(capsys, "embed", "--texts", "texts.txt", "-m", MODEL, "-o", "t.npz")
     assert read_embeddings(world / "t.npz").texts == ("one\u2028line", "the second\x0cline", "the third")

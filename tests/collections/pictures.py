@@ -2,6 +2,8 @@
 
 import shutil
 import tarfile
+import tempfile
+from functools import cache
 
 import numpy as np
 import torch
@@ -51,13 +53,24 @@ def names(matches):
 
 
 def index_of(folder, checkpoint, *inputs, **choices):
-    """Return an index in a folder, by the model of a checkpoint, of these inputs."""
-    from mobileclip.collections import Collection, ModelSource
+    """Return an index in a folder, by the model of a checkpoint that nobody changes, of these inputs."""
+    from mobileclip.collections import Collection, Store
 
-    index = Collection.create(folder, ModelSource(checkpoint=str(checkpoint)))
+    clip, about = _loaded(str(checkpoint))
+    index = Collection(Store.create(folder, about), clip=clip)
     if inputs:
         add(index, *inputs, **choices)
     return index
+
+
+@cache
+def _loaded(checkpoint):
+    """Return a model with what an index says of it: to load one takes longer than to use it."""
+    from mobileclip.collections import Collection, ModelSource
+
+    with tempfile.TemporaryDirectory() as folder:
+        index = Collection.create(folder, ModelSource(checkpoint=checkpoint))
+    return index.clip, index.store.about
 
 
 def add(index, *inputs, engine=None, **choices):

@@ -14,23 +14,18 @@ BY_DEFAULT = {"apple_mobileclip_s0", "apple_mobileclip_b"}
 TEXTS = golden_tokens()[:5]
 
 
-# Others use them too.
+# Others use these files too.
 WRITTEN_ONCE = {"apple_mobileclip_s0": "s0_file", "openclip_MobileCLIP2-S0": "clip2_s0_file"}
 
 
 @pytest.fixture
-def written(request, tmp_path):
-    """A function that writes a checkpoint of the public code with the golden weights, and returns its path.
+def weights(request):
+    """What gives a checkpoint with the golden weights, as a file of the public code's kind or as its tensors."""
 
-    Those that others use too are of the kind that the public code itself writes.
-    """
+    def give(model):
+        return request.getfixturevalue(WRITTEN_ONCE[model.file]) if model.file in WRITTEN_ONCE else model.state()
 
-    def write(model):
-        if model.file in WRITTEN_ONCE:
-            return request.getfixturevalue(WRITTEN_ONCE[model.file])
-        return model.write(tmp_path / "checkpoint.safetensors")
-
-    return write
+    return give
 
 
 @pytest.fixture(
@@ -39,9 +34,8 @@ def written(request, tmp_path):
         for model in GOLDEN_MODELS
     ]
 )
-def parity(request, written):
-    path = written(request.param)
-    return load_model(path, request.param.name, fold=False), request.param.outputs()
+def parity(request, weights):
+    return load_model(weights(request.param), request.param.name, fold=False), request.param.outputs()
 
 
 @torch.inference_mode()
@@ -62,10 +56,10 @@ def test_embeddings_equal_the_public_codes(parity):
 
 @pytest.mark.parametrize("name", ["s0", *(pytest.param(name, marks=pytest.mark.slow) for name in ("s1", "s2"))])
 @torch.inference_mode()
-def test_every_stage_has_the_public_codes_statistics(name, written):
+def test_every_stage_has_the_public_codes_statistics(name, weights):
     """Where a difference starts: after the stem, and after each entry of the release's `network`."""
     model = golden(f"apple_mobileclip_{name}")
-    encoder = load_model(written(model), f"mobileclip_{name}", tower="image", fold=False)
+    encoder = load_model(weights(model), f"mobileclip_{name}", tower="image", fold=False)
     outputs = model.outputs()
     features = encoder.stem(golden_images(256)[:1])
     assert relative_error(features.mean((2, 3)), outputs["stem_mean"][:1]) < 1e-5

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.golden.fill import fill, filled_state, image_batch
+from tests.golden.fill import filled_state, image_batch
 
 HERE = Path(__file__).parent
 
@@ -40,15 +40,6 @@ class GoldenModel:
         with path.open("wb") as file:
             file.write(struct.pack("<Q", len(content)) + content)
             file.truncate(8 + len(content) + end)
-        return path
-
-    def write(self, path: Path) -> Path:
-        """Write a safetensors file with its names and golden weights, one after another, and return its path."""
-        with self.write_shapes(path).open("r+b") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            file.seek(8 + size)
-            for name, shape in json.loads(self.keys_file.read_text()).items():
-                file.write(fill(name, tuple(shape)).data)
         return path
 
     def outputs(self) -> dict[str, np.ndarray]:

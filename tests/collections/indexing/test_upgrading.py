@@ -24,7 +24,8 @@ from mobileclip.collections import Collection, Concepts, IndexOptions, ModelSour
 for kind in (Concepts, Collection):
     if hasattr(kind, sys.argv[3]):
         setattr(kind, sys.argv[3], lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
-options = IndexOptions(show_progress=False, precision="float32", batch_size=1, segment_rows=2)
+few = {} if sys.argv[3] else {"batch_size": 1, "segment_rows": 2}
+options = IndexOptions(show_progress=False, precision="float32", **few)
 Collection.open(sys.argv[1]).upgrade(ModelSource(checkpoint=sys.argv[2]), options=options)
 """
 
@@ -155,7 +156,7 @@ def test_killed_when_the_index_is_of_the_new_model_concepts_and_tags_follow_late
 
 
 def test_the_command_upgrades_or_names_what_it_cannot_read(make, world, index, capsys, tmp_path):
-    main(["upgrade", "--index", str(index.path), "--to", str(world / "new.safetensors"), "--quiet"])
+    main(["upgrade", "--index", str(index.path), "--to", str(world / "new.safetensors"), "-j", "1", "--quiet"])
     capsys.readouterr()
     main(["info", str(index.path)])
     told = json.loads(capsys.readouterr().out)
