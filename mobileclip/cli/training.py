@@ -1,4 +1,7 @@
-"""`mobileclip train | reinforce | finetune | recipes | runs | tokenizer`: recipes and their tools."""
+"""`mobileclip train | reinforce | finetune | recipes | runs | tokenizer`: recipes and their tools.
+
+`mobileclip.recipes.command` turns the fields of a recipe's spec into flags.
+"""
 
 from __future__ import annotations
 
