@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from mobileclip.engines import LocalEngine
-from tests.contracts.engines import check_engine
-from tests.engines.works import Counting
+from tests.forking import FORKING
 from tests.stores import one_store, store  # noqa: F401  fixtures
 
 ROOT = Path(__file__).parents[2]
@@ -18,13 +17,9 @@ MODULE = sys.modules[LocalEngine.__module__]
 
 @pytest.fixture(scope="module", autouse=True)
 def forked_workers():
-    """Workers of `LocalEngine` are forked by a server that has imported what they need: 0.05 s each in place of 2."""
-    forked = multiprocessing.get_context("forkserver")
-    forked.set_forkserver_preload([needed.__module__ for needed in (LocalEngine, Counting, check_engine)])
+    """Workers of `LocalEngine` are forked by a server that has imported what they need."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            sys.modules[LocalEngine.__module__], "multiprocessing", SimpleNamespace(get_context=lambda _: forked)
-        )
+        patch.setattr(MODULE, "multiprocessing", SimpleNamespace(get_context=lambda _: FORKING))
         yield
 
 

@@ -1,14 +1,11 @@
 """What other processes do with files and their copies."""
 
-import multiprocessing
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from mobileclip import storage
-
-FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload([__name__])
+from tests.forking import FORKING
 
 
 def child(function, *arguments):

@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 from mobileclip import storage
 from mobileclip.storage import require_output, require_output_folder
 from tests.errors import fails
+from tests.forking import FORKING
 from tests.preloaded import preloaded
-from tests.storage.processes import FORKING, child, enter_often, hold_lock, write_without_end
+from tests.storage.processes import child, enter_often, hold_lock, write_without_end
 from tests.waiting import wait_for
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import attrs
 import numpy as np
 import torch
+from torch import nn
 
 from mobileclip.data import (
     ReinforcedSample,
@@ -258,7 +259,10 @@ def drawn_shapes() -> Path:
 
 
 def small_captioner() -> Path:
-    """Write a small captioner with random weights, unless the file exists, and return the file."""
+    """Write a small captioner with random weights, unless the file exists, and return the file.
+
+    As in a trained captioner, few ids have nearly all of the probability, so sampling sorts few of them.
+    """
     size: dict[str, Any] = {"width": 64, "depth": 1, "num_heads": 2, "embedding_dim": 64}
     spec = CoCaSpec(
         image=ViTSpec(**size, patch_size=16, stem="patch", class_position=True, input=ImageInput(size=64)),
@@ -268,21 +272,28 @@ def small_captioner() -> Path:
         num_queries=9,
         pooler_heads=2,
     )
-    return _saved("captioner", spec, save_model)
+
+    def build() -> nn.Module:
+        model = spec.build()
+        model.decoder.project.weight.data.mul_(8)
+        return model
+
+    return _saved("captioner", build)
 
 
 def small_model(seed: int) -> Path:
     """Write a randomly initialised `SMALL_MODEL`, unless the file exists, and return the file."""
-    return _saved(f"model-{seed}", load_model(SMALL_MODEL, fold=False).spec, save_model, seed)
+    spec: Any = load_model(SMALL_MODEL, fold=False).spec
+    return _saved(f"model-{seed}", spec.build, seed)
 
 
-def _saved(name: str, spec: Any, save: Callable[[Any, Path], Any], seed: int = 0) -> Path:
+def _saved(name: str, build: Callable[[], nn.Module], seed: int = 0) -> Path:
     path = FOLDER / f"{name}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            save(spec.build(), path)
+            save_model(build(), path)
     return path
 
 
