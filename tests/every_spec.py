@@ -300,7 +300,7 @@ GIVEN: dict[type, Callable[[], tuple[Any, ...]]] = {
     ),
     KnownOutput: lambda: (
         KnownOutput(model="a", source="b", texts=("a cat",), first=(0.5, 0.25), tolerance=0.1),
-        KnownOutput(model="a", source="b", picture=_PICTURE, texts=("a", "b"), probabilities=(0.9, 0.1), factor=2.0),
+        KnownOutput(model="a", source="b", image=_PICTURE, texts=("a", "b"), probabilities=(0.9, 0.1), factor=2.0),
     ),
     ImageReference: lambda: (_PICTURE,),
     ReinforcedLossSpec: _losses(ReinforcedLossSpec),

@@ -142,5 +142,5 @@ def write_sheet(split: DataSplit, answers: Mapping[str, Mapping[str, str]], path
         said = [
             f"{'✓' if one[sample.key] == truth else '✗'} {name}: {one[sample.key]}" for name, one in answers.items()
         ]
-        pictures.append(Thumbnail(picture=load_shown(sample.image), lines=(truth, *said)))
-    write_images(path, "Test pictures taken by chance, with answers", [Section(pictures=pictures)])
+        pictures.append(Thumbnail(image=load_shown(sample.image), lines=(truth, *said)))
+    write_images(path, "Test pictures taken by chance, with answers", [Section(thumbnails=pictures)])

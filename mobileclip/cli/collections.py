@@ -26,7 +26,7 @@ from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output
 from mobileclip.terminal import say, say_json
 from mobileclip.terminal.common import Rare
-from mobileclip.terminal.pictures import can_show_images, show_images
+from mobileclip.terminal.images import can_show_images, show_images
 from mobileclip.terminal.status import conclude
 
 if TYPE_CHECKING:

@@ -402,7 +402,7 @@ def check_weights(
     outputs = known_outputs(known)
     model, checkpoint = split(model)
     require_model(model if checkpoint is None else None, checkpoint)
-    record = checked(model, checkpoint, known=outputs, pictures=image)
+    record = checked(model, checkpoint, known=outputs, images=image)
     storage.make_directory_of(output)
     with storage.atomic_write(output) as stream:
         stream.write(f"{to_json(record, indent=1)}\n".encode())

@@ -1,4 +1,7 @@
-"""`mobileclip train | reinforce | finetune | recipes | runs | tokenizer`: recipes and their tools."""
+"""`mobileclip train | reinforce | finetune | recipes | runs | tokenizer`: recipes and their tools.
+
+`parsed_as` in `mobileclip.recipes.command_line` turns the fields of a recipe's spec into flags.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def train(recipe: Recipe, /) -> None:
 
     mobileclip train s2 --tiny
 
-    mobileclip train s2 --data 'joined/{00..64}/{00000000..00000999}.tar'
+    mobileclip train s2 --data 'joined/{00..64}/{00000000..00000999}.tar' 'joined/65/{00000000..00000535}.tar'
     torchrun --nproc-per-node 8 -m mobileclip.cli train my_recipe.py --data 'mine/{000..127}.tar'
 
     Args:

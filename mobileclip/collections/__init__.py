@@ -7,12 +7,12 @@ from mobileclip.collections.collection import Collection
 from mobileclip.collections.concepts import Concept, Example
 from mobileclip.collections.conditions import Condition, is_condition, parse_condition
 from mobileclip.collections.duplicates import DuplicateGroup, Duplicates, require_threshold
+from mobileclip.collections.images import small_images
 from mobileclip.collections.index import IndexReport
 from mobileclip.collections.locations import default_index, find_index, moved_index
 from mobileclip.collections.merge import MergeReport
 from mobileclip.collections.metadata import ModelSource
 from mobileclip.collections.nearest import GraphSizes
-from mobileclip.collections.pictures import small_images
 from mobileclip.collections.read import IndexOptions
 from mobileclip.collections.scan import Scan, scan
 from mobileclip.collections.search import Matches

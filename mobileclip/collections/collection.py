@@ -18,6 +18,7 @@ from mobileclip.collections.concepts import Concept, QueryConcepts, named_concep
 from mobileclip.collections.conditions import Condition
 from mobileclip.collections.duplicates import MOST_COMPARED, THRESHOLD, Duplicates, find_duplicates
 from mobileclip.collections.exports import SUFFIX, WEB_SUFFIX, open_rows, write_rows, write_web_file
+from mobileclip.collections.images import COLUMNS, Reencoded, reencode
 from mobileclip.collections.index import IMAGES_PER_WORKER, IndexReport, forget, update
 from mobileclip.collections.locations import find_index
 from mobileclip.collections.merge import MergedConcepts, MergeReport, merge_stores
@@ -31,7 +32,6 @@ from mobileclip.collections.nearest import (
     remove_graph,
     update_graph,
 )
-from mobileclip.collections.pictures import COLUMNS, Reencoded, reencode
 from mobileclip.collections.read import IndexOptions
 from mobileclip.collections.scan import Scan, scan
 from mobileclip.collections.search import (

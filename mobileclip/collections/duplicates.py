@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from mobileclip.collections.images import make_small, read_encoded
 from mobileclip.collections.nearest import NeighbourGraph
-from mobileclip.collections.pictures import make_small, read_encoded
 from mobileclip.collections.scan import Presence, stamp_of
 from mobileclip.collections.snapshot import Match, Snapshot, match_of
 from mobileclip.collections.tags import Vectors

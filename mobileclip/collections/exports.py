@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mobileclip import storage
+from mobileclip.collections.images import small_images, webp
 from mobileclip.collections.metadata import IndexMetadata
-from mobileclip.collections.pictures import small_images, webp
 from mobileclip.collections.snapshot import Match, Snapshot, match_of
 from mobileclip.collections.store import COLUMNS, Row, Store
 from mobileclip.extras import needed
@@ -136,7 +136,7 @@ PROBES = ("a photo of a dog", "a street at night", "two people on a beach", "a d
 """Texts whose embeddings the web file stores, so that a page can detect a different text tower."""
 
 _FACTS = ("part", "size", "width", "height", "camera", "taken", "time")
-_FORMAT = "mobileclip pictures 1"
+_FORMAT = "mobileclip images 1"
 _SIDE = 320
 _QUALITY = 70
 

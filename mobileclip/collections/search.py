@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from mobileclip import storage
 from mobileclip.collections.concepts import Cache, nearest_with_concepts
 from mobileclip.collections.conditions import Condition, matching, parse_condition
+from mobileclip.collections.images import read_encoded
 from mobileclip.collections.nearest import NeighbourGraph, exact_nearest
-from mobileclip.collections.pictures import read_encoded
 from mobileclip.collections.scan import Presence
 from mobileclip.collections.snapshot import Match, Snapshot, first_of_videos, hidden_error, match_of
 from mobileclip.data import LIMITS, ImageError, Pixels, read_image_file, read_tower_image

@@ -23,7 +23,7 @@ from mobileclip.collections.concepts import (
     indices_of,
     read_concepts,
 )
-from mobileclip.collections.pictures import small_copy, small_copy_of
+from mobileclip.collections.images import small_copy, small_copy_of
 from mobileclip.collections.search import embedding_of
 from mobileclip.collections.snapshot import Snapshot, match_of
 from mobileclip.collections.store import Store

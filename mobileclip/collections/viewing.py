@@ -13,7 +13,7 @@ from PIL import Image
 
 from mobileclip import storage
 from mobileclip.collections.duplicates import DuplicateGroup, Duplicates
-from mobileclip.collections.pictures import small_images
+from mobileclip.collections.images import small_images
 from mobileclip.collections.snapshot import Match
 from mobileclip.datasets import SIDE, Section, Thumbnail, write_images
 
@@ -39,14 +39,14 @@ def write_matches(path: Path, title: str, matches: Sequence[Match], maps: Sequen
     shown = zip(matches, small_images(matches, SIDE), maps or [None] * len(matches), strict=True)
     thumbnails = [
         Thumbnail(
-            picture=image if image is None or shares is None else overlay_map(image, shares),
+            image=image if image is None or shares is None else overlay_map(image, shares),
             lines=(f"{match.score:.3f}", *(() if shares is None else (scale_of(shares),))),
             name=match.name,
         )
         for match, image, shares in shown
     ]
     notes = (*(() if maps is None else (_EXPLAINED,)), *(() if thumbnails else ("nothing was found",)))
-    write_images(path, title, [Section(pictures=thumbnails)], notes=notes)
+    write_images(path, title, [Section(thumbnails=thumbnails)], notes=notes)
 
 
 def scale_of(shares: Map) -> str:
@@ -119,7 +119,7 @@ def _sections(groups: Duplicates) -> Iterator[Section]:
     for number, group in enumerate(groups[:_MOST_GROUPS], 1):
         shown = [group.best, *islice(group.others, _MOST_SHOWN - 1)]
         more = f" ({len(shown)} shown)" if len(shown) <= len(group.others) else ""
-        yield Section(title=f"{number}: {len(group.others) + 1} images{more}", pictures=list(_group(shown)))
+        yield Section(title=f"{number}: {len(group.others) + 1} images{more}", thumbnails=list(_group(shown)))
     if groups.blank:
         note = "The similarity of one-colour images is meaningless, so the page proposes no best copy."
         names = (match.name for match in groups.blank[:_MOST_GROUPS])
@@ -134,4 +134,4 @@ def _group(matches: Sequence[Match]) -> Iterator[Thumbnail]:
             ", ".join(filter(None, (facts, match.taken, match.camera))),
             *(("can no longer be read",) if image is None else ()),
         )
-        yield Thumbnail(picture=image, lines=lines, name=match.name)
+        yield Thumbnail(image=image, lines=lines, name=match.name)

@@ -1,4 +1,8 @@
-"""Records of skipped samples: the reason and key of each skip, and a report with counts by reason."""
+"""Records of skipped samples: the reason and key of each skip, and a report with counts by reason.
+
+`read_shard` in `mobileclip.data.shards.files` skips damaged shards; `mobileclip.data.loading.reading` then reads the
+next shard.
+"""
 
 from __future__ import annotations
 

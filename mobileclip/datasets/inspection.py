@@ -55,13 +55,13 @@ class Thumbnail:
     """An image on a page, with lines of text below the image.
 
     Args:
-        picture: image of any size; None for text only.
+        image: image of any size; None for text only.
         lines: lines of text below the image; the first line has the largest font.
         name: file name below the lines; empty for no name. The page shortens a long name, and shows the full name
             as a tooltip.
     """
 
-    picture: Image.Image | None
+    image: Image.Image | None
     lines: tuple[str, ...]
     name: str = ""
 
@@ -73,12 +73,12 @@ class Section:
     Args:
         title: the heading; empty for no heading.
         notes: notes below the heading, one paragraph each.
-        pictures: images with their texts, side by side.
+        thumbnails: images with their texts, side by side.
     """
 
     title: str = ""
     notes: tuple[str, ...] = ()
-    pictures: Sequence[Thumbnail] = ()
+    thumbnails: Sequence[Thumbnail] = ()
 
 
 def load_shown(source: ImageSource, *, orient: bool = True, reduce: int = 1) -> Image.Image:
@@ -126,9 +126,9 @@ def _lines(title: str, sections: Iterable[Section], notes: Sequence[str]) -> Ite
         if section.title:
             yield f"<h2>{_shown(section.title)}</h2>"
         yield from (f"<p>{_shown(note)}</p>" for note in section.notes)
-        if section.pictures:
+        if section.thumbnails:
             yield "<ul>"
-            yield from map(_item, section.pictures)
+            yield from map(_item, section.thumbnails)
             yield "</ul>"
         yield "</section>"
     yield "</main>\n</body>\n</html>"
@@ -143,11 +143,11 @@ def _item(one: Thumbnail) -> str:
             else f"{one.name[:_HEAD]}\N{HORIZONTAL ELLIPSIS}{one.name[-_TAIL:]}"
         )
         lines += f'<div title="{_shown(one.name)}">{_shown(short)}</div>'
-    return f"<li>{'' if one.picture is None else _image(one.picture)}{lines}</li>"
+    return f"<li>{'' if one.image is None else _image(one.image)}{lines}</li>"
 
 
-def _image(picture: Image.Image) -> str:
-    small, stream = picture.convert("RGB"), io.BytesIO()
+def _image(image: Image.Image) -> str:
+    small, stream = image.convert("RGB"), io.BytesIO()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     small.save(stream, "WEBP", quality=_QUALITY)
     address = f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
@@ -311,7 +311,7 @@ def print_inspection(inspection: Inspection) -> None:
         inspection: result of `inspect_sample`.
     """
     for section in _sections(inspection, is_drawn=False):
-        rows = ["  ".join(one.lines) for one in section.pictures]
+        rows = ["  ".join(one.lines) for one in section.thumbnails]
         say("\n  ".join([section.title, *section.notes, *rows]) + "\n")
 
 
@@ -382,10 +382,10 @@ def _sections(inspection: Inspection, *, is_drawn: bool) -> Iterator[Section]:
     """Yield the sections of a sample's description, with or without images."""
     sample, image, card = inspection.sample, inspection.image, inspection.card
     shown = [] if image is None or not is_drawn else [_with_crops(image, inspection.augmentations)]
-    yield Section(title=f"Sample {sample.key}", notes=tuple(_facts(inspection)), pictures=shown)
+    yield Section(title=f"Sample {sample.key}", notes=tuple(_facts(inspection)), thumbnails=shown)
     title = "Captions, and their mean cosine similarity with the augmented images"
-    captions = [Thumbnail(picture=None, lines=tuple(_said(one))) for one in inspection.captions]
-    yield Section(title=title if inspection.teachers else "Captions", pictures=captions)
+    captions = [Thumbnail(image=None, lines=tuple(_said(one))) for one in inspection.captions]
+    yield Section(title=title if inspection.teachers else "Captions", thumbnails=captions)
     if not isinstance(sample, ReinforcedSample):
         return
     policy = (card and card.augmentation) or datacompdr_augmentation(_VIEW_SIDE)
@@ -394,12 +394,12 @@ def _sections(inspection: Inspection, *, is_drawn: bool) -> Iterator[Section]:
         size = params.image_size or (image.size if image else None)
         words = (*(describe_operations(params) or ("the crop alone",)), describe_crop(params, size))
         is_replayed = image is not None and is_drawn and not inspection.problem
-        views.append(Thumbnail(picture=policy.apply(image, params) if image and is_replayed else None, lines=words))
+        views.append(Thumbnail(image=policy.apply(image, params) if image and is_replayed else None, lines=words))
     if views:
         title = f"Augmentations, {len(views)}: operations, then width x height at (left, top)"
         agreement = None if card is None else card.agreement
         yield Section(
-            title=title, notes=() if agreement is None else (f"On the first shard, {agreement}.",), pictures=views
+            title=title, notes=() if agreement is None else (f"On the first shard, {agreement}.",), thumbnails=views
         )
     named = (f"teacher {number}: {name}" for number, (name, _) in enumerate(inspection.teachers, 1))
     arrays = {"image_emb": sample.image_emb, "text_emb": sample.text_emb}
@@ -415,7 +415,7 @@ def _with_crops(image: Image.Image, augmentations: Sequence[AugmentationParams])
     for params in augmentations:
         top, left, height, wide = params.crop
         draw.rectangle((left, top, left + wide - 1, top + height - 1), None, (214, 58, 0), width)
-    return Thumbnail(picture=shown, lines=(f"{image.width} x {image.height} pixels",))
+    return Thumbnail(image=shown, lines=(f"{image.width} x {image.height} pixels",))
 
 
 def _facts(inspection: Inspection) -> Iterator[str]:

@@ -134,8 +134,9 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return normalised image embeddings, normalised text embeddings and `exp(logit_scale)`.
 
-        `forward` does not clamp the logit scale, since a clamp has no gradient above its maximum. Training clamps the
-        parameter after each step; `similarity_scale` is the clamped scale.
+        `forward` does not clamp the logit scale, since a clamp has no gradient above its maximum. In training,
+        `clamp_logit_scale` of `mobileclip.training.objectives` clamps the parameter after each step; `similarity_scale`
+        is the clamped scale.
         """
         images, texts = self.encode_image(image, normalize=True), self.encode_text(text, normalize=True)
         return images, texts, self.logit_scale.reshape(()).exp()

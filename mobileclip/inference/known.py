@@ -37,7 +37,7 @@ class KnownOutput:
     Args:
         model: name of the model.
         source: publication or URL of the outputs.
-        picture: the embedded image; None for the embedding of a text.
+        image: the embedded image; None for the embedding of a text.
         texts: the embedded text, or the labels for an image.
         first: first numbers of the unit-length embedding.
         probabilities: probabilities of the texts: softmax of 100 times the cosines.
@@ -52,7 +52,7 @@ class KnownOutput:
 
     model: str
     source: str
-    picture: ImageReference | None = None
+    image: ImageReference | None = None
     texts: tuple[str, ...] = ()
     first: tuple[float, ...] = ()
     probabilities: tuple[float, ...] = ()
@@ -62,7 +62,7 @@ class KnownOutput:
     def __attrs_post_init__(self) -> None:
         if (self.tolerance is None) == (self.factor is None):
             raise ValueError("set either a tolerance or a factor for the comparison")
-        is_shown = self.picture is not None
+        is_shown = self.image is not None
         of_one = bool(self.first) and not self.probabilities and is_shown + len(self.texts) == 1
         of_several = bool(self.texts) and not self.first and is_shown and len(self.probabilities) == len(self.texts)
         if not (of_one or of_several):
@@ -79,7 +79,7 @@ class KnownOutput:
     def __str__(self) -> str:
         """Return a description of the inputs: texts, or image name with texts."""
         texts = ", ".join(map(repr, self.texts))
-        return texts if self.picture is None else f"{self.picture.name}{f' and {texts}' if texts else ''}"
+        return texts if self.image is None else f"{self.image.name}{f' and {texts}' if texts else ''}"
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -158,7 +158,7 @@ def check_weights(
     checkpoint: str | None = None,
     *,
     known: KnownOutputs | None = None,
-    pictures: Sequence[Path] = (),
+    images: Sequence[Path] = (),
 ) -> WeightsRecord:
     """Compare a model's outputs with published outputs for its weights.
 
@@ -166,7 +166,7 @@ def check_weights(
         model: name of a model with known outputs, such as `mobileclip_s0`.
         checkpoint: weights to check instead of the published weights; None for the published weights.
         known: expected outputs; by default the known outputs in the package.
-        pictures: image files in which to search, by SHA-256, for images that the package lacks.
+        images: image files in which to search, by SHA-256, for images that the package lacks.
 
     Raises:
         ValueError: if the model has no known outputs, or the weights are missing or do not fit the model, see
@@ -187,28 +187,28 @@ def check_weights(
         weights_sha256=identity.weights_sha256,
         version=VERSION,
         torch=torch.__version__,
-        findings=tuple(_finding(clip, one, pictures) for one in outputs),
+        findings=tuple(_finding(clip, one, images) for one in outputs),
     )
 
 
-def _finding(clip: ImageTextModel, known: KnownOutput, pictures: Sequence[Path]) -> Finding:
+def _finding(clip: ImageTextModel, known: KnownOutput, images: Sequence[Path]) -> Finding:
     finding = Finding(what=str(known), source=known.source, expected=known.expected)
-    place = None if known.picture is None else _at_hand(known.picture, pictures)
-    if known.picture is not None and place is None:
-        note = f"no file has the SHA-256 {known.picture.sha256} of {known.picture.name}; pass the image with --image"
+    place = None if known.image is None else _at_hand(known.image, images)
+    if known.image is not None and place is None:
+        note = f"no file has the SHA-256 {known.image.sha256} of {known.image.name}; pass the image with --image"
         return attrs.evolve(finding, note=note)
     found = _output(clip, known, place)
     agrees = all(_is_near(known, one, other) for one, other in zip(known.expected, found, strict=True))
     return attrs.evolve(finding, found=found, agrees=agrees)
 
 
-def _output(clip: ImageTextModel, known: KnownOutput, picture: Path | None) -> tuple[float, ...]:
+def _output(clip: ImageTextModel, known: KnownOutput, image: Path | None) -> tuple[float, ...]:
     texts = clip.encode_text(list(known.texts)) if known.texts else None
-    image = None if picture is None else clip.encode_image(picture)
-    if texts is not None and image is not None:
-        probabilities = (SCALE * image @ texts.T)[0].softmax(-1)
+    encoded = None if image is None else clip.encode_image(image)
+    if texts is not None and encoded is not None:
+        probabilities = (SCALE * encoded @ texts.T)[0].softmax(-1)
         return tuple(probabilities.tolist())
-    embedding = image if texts is None else texts
+    embedding = encoded if texts is None else texts
     assert embedding is not None, "a known output has texts or an image"
     return tuple(embedding[0, : len(known.first)].tolist())
 
@@ -220,9 +220,9 @@ def _is_near(known: KnownOutput, expected: float, found: float) -> bool:
     return expected / known.factor <= found <= expected * known.factor
 
 
-def _at_hand(picture: ImageReference, places: Sequence[Path]) -> Path | None:
+def _at_hand(image: ImageReference, places: Sequence[Path]) -> Path | None:
     """Return the file with an image's SHA-256 in the package or in `places`; None if there is no such file."""
-    for place in (FOLDER / picture.name, *places):
-        if place.is_file() and file_sha256(place) == picture.sha256:
+    for place in (FOLDER / image.name, *places):
+        if place.is_file() and file_sha256(place) == image.sha256:
             return place
     return None

@@ -432,8 +432,8 @@ def optimize_tower(
 
 def select_backend(
     clip: ImageTextModel,
-    pictures: Iterable[Path],
-    num_pictures: int,
+    images: Iterable[Path],
+    num_images: int,
     *,
     precision: FastPrecision,
     show_progress: bool,
@@ -444,17 +444,17 @@ def select_backend(
 
     Args:
         clip: image-text model.
-        pictures: image files to encode; the function measures the backends with the first images.
-        num_pictures: approximate number of images to encode.
+        images: image files to encode; the function measures the backends with the first images.
+        num_images: approximate number of images to encode.
         precision: lowest allowed precision.
         show_progress: whether to show the progress on standard error.
     """
     device = next(clip.model.parameters()).device.type
-    if num_pictures < WORTH_TRYING or device != "cpu" or type(clip.model) is not DualEncoder:
+    if num_images < WORTH_TRYING or device != "cpu" or type(clip.model) is not DualEncoder:
         return clip
-    compiling = num_pictures >= WORTH_COMPILING
+    compiling = num_images >= WORTH_COMPILING
     calibrating = compiling and precision == "int8"
-    tried = islice(pictures, _CALIBRATED if calibrating else _TIMED)
+    tried = islice(images, _CALIBRATED if calibrating else _TIMED)
     seen = [found for path in tried if (found := _readable(clip.transform, path)) is not None]
     given = clip.transform.normalize(torch.stack(seen)) if calibrating and len(seen) >= _TIMED else None
     tower, _ = optimize_tower(

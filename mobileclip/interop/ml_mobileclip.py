@@ -1,4 +1,7 @@
-"""Entry points of Apple's ml-mobileclip, so that code for ml-mobileclip only needs a different import."""
+"""Entry points of Apple's ml-mobileclip, so that code for ml-mobileclip only needs a different import.
+
+`OfficialLayout` in `mobileclip.encoders.checkpoints.layouts` maps the tensor names of Apple's files.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-from .command import (
+from .command_line import (
     described as described,
     parsed_as as parsed_as,
     read_choices as read_choices,

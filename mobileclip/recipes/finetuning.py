@@ -49,7 +49,7 @@ def evaluate_task(
     session = Session(model, show_progress=False)
     samples, image = session.embed_images(
         task.samples(report),
-        _picture,
+        _image,
         keep=lambda sample: attrs.evolve(sample, image=None),
         report=report,
         title=task.name,
@@ -70,7 +70,7 @@ def evaluate_task(
     return found(metric="R@1", value=100 * sum(hits) / len(hits), hits=tuple(hits))
 
 
-def _picture(sample: ImageTextSample) -> bytes:
+def _image(sample: ImageTextSample) -> bytes:
     if sample.image is None:
         raise BadSampleError("no_image", "the sample has a text, but no image")
     return sample.image

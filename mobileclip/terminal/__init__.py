@@ -1,4 +1,4 @@
-"""Output, logging and signals: `printing`, `pictures`, `help`, `flags`, `interruption` and `silence`.
+"""Output, logging and signals: `printing`, `images`, `help`, `flags`, `interruption` and `silence`.
 
 The subpackage only formats output; the texts are in the calling modules.
 """

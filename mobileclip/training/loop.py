@@ -246,7 +246,7 @@ class _Run:
             if not_finite:
                 self._refuse_divergence(not_finite[0], values, step, batch)
             state.optimizer.step()
-            objective.clamp_temperature()
+            objective.clamp_logit_scale()
             if state.average is not None:
                 state.average.update(objective.model)
 

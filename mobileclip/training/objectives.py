@@ -132,7 +132,7 @@ class Objective(nn.Module, ABC):
         """
 
     @torch.no_grad()
-    def clamp_temperature(self) -> None:
+    def clamp_logit_scale(self) -> None:
         """Clamp the logit scale, if any, to its bounds; the training loop calls this after each optimiser step."""
         if (scale := getattr(self.model, "logit_scale", None)) is not None:
             least, most = self.spec.min_logit_scale, max_logit_scale(self.model)

@@ -61,3 +61,11 @@ def test_gradients_over_sequences_are_those_of_finite_differences(training, batc
     x = noise(batch, 5, 4, dtype=torch.float64).requires_grad_()
     parameters = tuple(block.parameters())
     assert torch.autograd.gradcheck(lambda x, *_: block(x), (x, *parameters), eps=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["squeeze_excite", "activation"])
+def test_a_mixer_with_a_gate_or_an_activation_does_not_fold(name):
+    mixer = RepMixer(4).eval()
+    setattr(mixer.norm, name, nn.Sigmoid())
+    with fails(ValueError):
+        mixer.fold()

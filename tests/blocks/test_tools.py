@@ -1,6 +1,7 @@
 """PyTorch's own tools, and those that everyone uses with it, work on every block and every tower."""
 
 import copy
+from itertools import product
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrizations import weight_norm
 
 from mobileclip import reparameterize
-from mobileclip.blocks import BlockSequence, set_attention_backend
+from mobileclip.blocks import set_attention_backend
 from mobileclip.reparam import BATCH_NORMS
 from tests.blocks.contract import CASES, CONVOLUTIONAL
 from tests.blocks.filling import filled, noise
@@ -19,8 +20,6 @@ from tests.encoders.towers import SMALL, inputs
 MODULES = {name: case.make for name, case in CASES.items()} | {
     f"tower_{name}": spec.build for name, spec in SMALL.items()
 }
-# The compiler takes long.
-COMPILED = ("tower_mci",)
 
 
 def examples(name, *, batch=2, dtype=torch.float64):
@@ -85,10 +84,11 @@ def test_double_backward_in_evaluation(module, name):
 
 
 @pytest.mark.parametrize(
-    "training", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["training", "evaluation"]
-)
-@pytest.mark.parametrize(
-    "name", [name if name in COMPILED else pytest.param(name, marks=pytest.mark.slow) for name in MODULES]
+    ("name", "training"),
+    [
+        pytest.param(*one, marks=[pytest.mark.slow] * (one != ("tower_mci", True)))  # the compiler takes long
+        for one in product(MODULES, [True, False])
+    ],
 )
 def test_compiled_in_one_graph(module, name, training):
     module, given = module.float().train(training), examples(name, dtype=torch.float32)
@@ -220,17 +220,3 @@ def test_adapters_by_peft(name):
     adapted.eval()
     y = adapted(*given)
     torch.testing.assert_close(adapted.merge_and_unload()(*given), y, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", TOWERS)
-@torch.no_grad()
-def test_a_compiled_block_at_the_end_is_used_in_evaluation(name):
-    module, given = filled(MODULES[name]()), examples(name, dtype=torch.float32)
-    expected, seen = module(*given), []
-
-    def backend(graph, _):
-        return lambda *inputs: (seen.append(True), graph(*inputs))[1]
-
-    [part for part in module.modules() if isinstance(part, BlockSequence)][-1][-1].compile(backend=backend)
-    torch.testing.assert_close(module(*given), expected, rtol=1e-4, atol=1e-5)
-    assert seen == [True]

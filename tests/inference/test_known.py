@@ -24,10 +24,10 @@ def true(small_file):
     picture = {"name": "cat.jpg", "sha256": hashlib.sha256(PICTURE.read_bytes()).hexdigest()}
     image, texts = clip.encode_image(PICTURE), clip.encode_text(list(LABELS))
     probabilities = (100 * image @ texts.T)[0].softmax(-1).tolist()
-    both = {"picture": picture, "texts": list(LABELS)}
+    both = {"image": picture, "texts": list(LABELS)}
     outputs = [
         {"texts": ["a cat"], "first": [round(one, 4) for one in texts[0, :4].tolist()], "tolerance": 1e-4},
-        {"picture": picture, "first": [round(one, 4) for one in image[0, :4].tolist()], "tolerance": 1e-4},
+        {"image": picture, "first": [round(one, 4) for one in image[0, :4].tolist()], "tolerance": 1e-4},
         {**both, "probabilities": probabilities, "tolerance": 1e-3},
         {**both, "probabilities": [3 * one for one in probabilities], "factor": 10.0},
     ]
@@ -60,19 +60,19 @@ def test_another_number_is_found_out(index, small_file, true):
 def test_a_picture_that_is_not_here_is_named_and_may_be_given(small_file, true, tmp_path):
     (tmp_path / "another.jpg").write_bytes(PICTURE.read_bytes() + b"\0")
     other = hashlib.sha256((tmp_path / "another.jpg").read_bytes()).hexdigest()
-    missing = [{**true[1], "picture": {"name": "another.jpg", "sha256": other}}]
+    missing = [{**true[1], "image": {"name": "another.jpg", "sha256": other}}]
     record = check_weights("small", str(small_file), known=known(missing))
     (finding,) = record.findings
     assert (finding.agrees, record.agrees) == (None, False)
     assert f"no file has the SHA-256 {other} of another.jpg" in finding.note
-    given = check_weights("small", str(small_file), known=known(missing), pictures=[PICTURE, tmp_path / "another.jpg"])
+    given = check_weights("small", str(small_file), known=known(missing), images=[PICTURE, tmp_path / "another.jpg"])
     assert given.agrees
 
 
 def test_what_comes_with_the_package_is_of_published_weights():
     outputs = known_outputs().outputs
     assert {one.model for one in outputs} <= PUBLISHED.keys()
-    with_picture = {one.picture.sha256 for one in outputs if one.picture and one.picture.name == PICTURE.name}
+    with_picture = {one.image.sha256 for one in outputs if one.image and one.image.name == PICTURE.name}
     assert with_picture == {hashlib.sha256(PICTURE.read_bytes()).hexdigest()}
 
 

@@ -208,3 +208,8 @@ def test_an_example_shows_a_fold_that_is_not_equal(inplace):
     reparameterize(copy.deepcopy(model))
     with fails(ValueError, "output 0"):
         reparameterize(model, inplace=inplace, check=(x,))
+
+
+def test_a_fold_with_outputs_of_zero_is_equal():
+    model, x = RepMixer(4).eval(), torch.zeros(1, 4, 5, 5)
+    torch.testing.assert_close(reparameterize(model, check=(x,))(x), x)

@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -447,3 +448,8 @@ def _written_by_another_process(path):
 def _replace_data(parent, **choices):
     given = {"folder": parent.parent, "watched": parent, **choices}
     return preloaded(PROCESSES).call(f"{PROCESSES}:replace_data", str(parent), **given)
+
+
+@pytest.mark.parametrize(("nanoseconds", "stored"), [(-1, -1), (2**63 - 1, 2**63 - 1), (2**63, -(2**63))])
+def test_times_that_64_bits_cannot_hold_are_wrapped(nanoseconds, stored):
+    assert storage.modified_ns(SimpleNamespace(st_mtime_ns=nanoseconds)) == stored

@@ -2,7 +2,7 @@
 
 import { PageError } from "./errors.js";
 
-const FORMAT = "mobileclip pictures 1";
+const FORMAT = "mobileclip images 1";
 const MOST_HEADER_BYTES = 2 ** 20;
 const ADVICE = "Write an index file: mobileclip index photos/ --output images.safetensors";
 

@@ -13,7 +13,7 @@ import attrs
 from mobileclip import storage
 from mobileclip.collections.collection import Collection
 from mobileclip.collections.duplicates import Duplicates
-from mobileclip.collections.pictures import make_small, make_small_frame, read_encoded, webp
+from mobileclip.collections.images import make_small, make_small_frame, read_encoded, webp
 from mobileclip.collections.scan import stamp_of
 from mobileclip.collections.snapshot import Match, match_of
 from mobileclip.collections.store import Store

@@ -1,4 +1,7 @@
-"""Resizing images with Pillow or, in half the time, with torch, and converting images to RGB."""
+"""Resizing images with Pillow or, in half the time, with torch, and converting images to RGB.
+
+`ImageTransform` in `mobileclip.data.images.transform` calls these functions.
+"""
 
 from __future__ import annotations
 

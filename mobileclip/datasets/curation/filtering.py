@@ -187,10 +187,10 @@ def write_filter_page(path: Path, spec: FilterSpec, report: FilterReport) -> Non
     scores = Scores.open(spec.scores)
     chosen = {title: _ends(spec, scores, report.threshold, *which) for title, which in _ROWS.items()}
     samples = _read(found for row in chosen.values() for found in row)
-    sections = [Section(pictures=[_spread(report)])]
+    sections = [Section(thumbnails=[_spread(report)])]
     for title, row in chosen.items():
         notes = () if row else ("none",)
-        sections.append(Section(title=title, notes=notes, pictures=[_shown(found, samples) for found in row]))
+        sections.append(Section(title=title, notes=notes, thumbnails=[_shown(found, samples) for found in row]))
     about = f"{spec.scores}: {spec.caption} captions, teacher: {spec.teacher}"
     write_images(path, str(report), sections, notes=(about,))
 
@@ -230,22 +230,22 @@ def _spread(report: FilterReport) -> Thumbnail:
     first, last = int(present[0]), int(present[-1]) + 1
     counts, edges = report.counts[first:last], report.edges[first : last + 1]
     width, height = _SPREAD
-    picture = Image.new("RGB", _SPREAD, (238, 236, 230))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", _SPREAD, (238, 236, 230))
+    draw = ImageDraw.Draw(image)
     for number, count in enumerate(counts):
         left, top = number * width / len(counts), height * (1 - int(count) / int(counts.max()))
         draw.rectangle((left, top, max(left, left + width / len(counts) - 1), height), (58, 110, 165))
     cut = width * float(np.clip((report.threshold - edges[0]) / (edges[-1] - edges[0]), 0, 1))
     draw.line((cut, 0, cut, height), (176, 42, 32), 2)
     line = f"similarity from {edges[0]:.2f} to {edges[-1]:.2f}; the threshold is {report.threshold:.4f}"
-    return Thumbnail(picture=picture, lines=(line,))
+    return Thumbnail(image=image, lines=(line,))
 
 
 def _shown(found: _Found, samples: dict[tuple[str, str], ImageTextSample]) -> Thumbnail:
     sample = samples.get((found.shard, found.key))
-    picture = None
+    image = None
     if sample is not None and sample.image is not None:
         with suppress(ImageError):
-            picture = load_shown(sample.image)
+            image = load_shown(sample.image)
     caption = "can no longer be read" if sample is None else sample.captions[0]
-    return Thumbnail(picture=picture, lines=(f"{found.similarity:.4f}", caption[:200], found.key))
+    return Thumbnail(image=image, lines=(f"{found.similarity:.4f}", caption[:200], found.key))

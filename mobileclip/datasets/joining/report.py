@@ -239,8 +239,8 @@ class JoinReport:
         if self.placeholders:
             keys = sum(one.num_keys for one in self.placeholders)
             dropped = "left out" if "placeholder" in self.left_out else "--drop-placeholders skips them"
-            pictures = f"{len(self.placeholders):,} images have many keys"
-            yield "repeating", f"{pictures}, {keys:,} in total ({dropped}):"
+            repeating = f"{len(self.placeholders):,} images have many keys"
+            yield "repeating", f"{repeating}, {keys:,} in total ({dropped}):"
             yield from _listed(self.placeholders)
 
     def _problems(self) -> Iterator[tuple[str, str]]:

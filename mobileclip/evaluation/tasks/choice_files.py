@@ -244,14 +244,14 @@ def task_of(
     known = tuple(cases)
     if not known:
         raise ValueError(f"{found.path} has no cases of {found.name}")
-    names = tuple(dict.fromkeys(view.picture for case in known for view in case.views))
+    names = tuple(dict.fromkeys(view.image for case in known for view in case.views))
     return ChoiceTask(
         key=found.key,
         name=found.name,
         path=found.path,
         load_cases=lambda _: chain(known, find_case_images(images, names)),
         compute_metrics=compute_metrics,
-        num_pictures=len(names),
+        num_images=len(names),
     )
 
 
@@ -438,7 +438,7 @@ def open_pairs(found: FoundTask, _: TaskOptions) -> ChoiceTask:
     for entry in read_entries(storage.join(found.path, _FILES[found.key]), found.name):
         attributes = () if of_relations else entry.texts("attributes", "two attributes", count=2)
         case = _pair(entry, entry.text("relation_name") if of_relations else "_".join(attributes))
-        by_image.setdefault(case.views[0].picture, []).append(case)
+        by_image.setdefault(case.views[0].image, []).append(case)
     cases = list(chain.from_iterable(by_image.values()))
     sizes = Counter(case.group for case in cases)
     if of_relations:
@@ -469,19 +469,19 @@ def open_orders(found: FoundTask, options: TaskOptions) -> ChoiceTask:
     orders = {entry.text("caption"): entry.texts("orders", "four texts", count=len(PERTURBATIONS)) for entry in entries}
     benchmark, own = None, storage.join(found.path, _FILES[found.key])
     if storage.exists(own):
-        pictures = _own_captions(found, own)
+        images = _own_captions(found, own)
     else:
         place = data_set_folder(_CAPTIONS[found.key], found.path.rpartition("/")[0])
         benchmark = open_benchmark(place, allow_missing=options.allow_missing, rows=options.rows)
         if benchmark.kind != "retrieval":
             raise ValueError(f"{benchmark.name} has classes, but word orders need a retrieval data set with captions")
-        pictures = []
+        images = []
 
     def load_cases(report: SkipReport) -> Iterator[CaseOrImage]:
-        known = pictures if benchmark is None else _benchmark_captions(benchmark, report)
-        for picture, texts in known:
+        known = images if benchmark is None else _benchmark_captions(benchmark, report)
+        for image, texts in known:
             for number, caption in enumerate(texts):
-                key, true = f"{picture.name}, caption {number}", normalize_caption(caption)
+                key, true = f"{image.name}, caption {number}", normalize_caption(caption)
                 if not true:
                     detail = f"{caption[:40]!r} contains no words"
                     report.add(Skip(reason="no_caption", key=key, shard=found.path, detail=detail))
@@ -491,8 +491,8 @@ def open_orders(found: FoundTask, options: TaskOptions) -> ChoiceTask:
                         f"{path} has no word orders of {caption[:60]!r}; the file may be for different captions"
                     )
                 false = map(normalize_caption, orders[caption])
-                yield Case(key=key, views=(View(picture.name),), texts=(true, *false))
-            yield picture
+                yield Case(key=key, views=(View(image.name),), texts=(true, *false))
+            yield image
 
     return ChoiceTask(
         key=found.key,
@@ -500,7 +500,7 @@ def open_orders(found: FoundTask, options: TaskOptions) -> ChoiceTask:
         path=found.path,
         load_cases=load_cases,
         compute_metrics=score_orders,
-        num_pictures=len(pictures) if benchmark is None else num_images(benchmark),
+        num_images=len(images) if benchmark is None else num_images(benchmark),
         benchmark=benchmark,
         orders=hash_of([tagger, orders]),
     )

@@ -40,11 +40,11 @@ class View:
     """An image of a multiple-choice case, or a box cropped from the image.
 
     Args:
-        picture: name of the image.
+        image: name of the image.
         box: box to crop, in pixels of the stored image (before EXIF rotation); None for the whole image.
     """
 
-    picture: str
+    image: str
     box: Box | None = None
 
 
@@ -170,7 +170,7 @@ class ChoiceTask(Task):
             each image once, after all cases that show the image.
         compute_metrics: function that returns two results computed from the features: the metrics, including the main
             metric, and the outcomes of the main metric.
-        num_pictures: approximate number of images; 0 if unknown.
+        num_images: approximate number of images; 0 if unknown.
         benchmark: data set that holds the images; None if the images are files in `path`.
         orders: hash of the word orders in the cases; empty for a task without word orders.
     """
@@ -180,7 +180,7 @@ class ChoiceTask(Task):
     path: str
     load_cases: Callable[[SkipReport], Iterable[CaseOrImage]] = attrs.field(repr=False)
     compute_metrics: Callable[[Features], Scored] = attrs.field(repr=False)
-    num_pictures: int = 0
+    num_images: int = 0
     benchmark: Benchmark | None = attrs.field(default=None, repr=False)
     orders: str = ""
 
@@ -192,7 +192,7 @@ class ChoiceTask(Task):
     def features(self, session: Session) -> Features:
         """Return one embedding for each view of the images, and one for each distinct sequence of token ids.
 
-        The lists in the header have one item per case: `keys`; `pictures`, the name of the first image; `views` and
+        The lists in the header have one item per case: `keys`; `images`, the name of the first image; `views` and
         `texts`, row indices of the embeddings; `right`; and `groups`.
 
         Returns:
@@ -229,7 +229,7 @@ class ChoiceTask(Task):
                 if isinstance(one, Case):
                     cases.append(one)
                     for view in one.views:
-                        boxes.setdefault(view.picture, {})[view.box] = None
+                        boxes.setdefault(view.image, {})[view.box] = None
                 elif one.name in boxes:
                     yield one, tuple(boxes[one.name])
 
@@ -237,13 +237,13 @@ class ChoiceTask(Task):
             return views_of(item[0].read(), session.clip.transform, item[1])
 
         encoded = session.encode_images(
-            asked(), parts, title=self.name, total=self.num_pictures or None, weigh=lambda item: len(item[1])
+            asked(), parts, title=self.name, total=self.num_images or None, weigh=lambda item: len(item[1])
         )
-        for (picture, looked_at), views in encoded:
+        for (image, looked_at), views in encoded:
             for number, box in enumerate(looked_at):
                 embedding = views if isinstance(views, BadSampleError) else views[number]
-                outside = BadSampleError("box_outside", f"box {box} lies outside the image {picture.name}")
-                found[View(picture.name, box)] = outside if embedding is None else embedding
+                outside = BadSampleError("box_outside", f"box {box} lies outside the image {image.name}")
+                found[View(image.name, box)] = outside if embedding is None else embedding
         kept = [case for case in cases if self._is_whole(case, found, report)]
         report.num_read = len(kept)
         if not kept:
@@ -254,7 +254,7 @@ class ChoiceTask(Task):
             tensors={"image": torch.stack([found[view] for view in rows]), "text": text},  # type: ignore[misc]
             header={
                 "keys": [case.key for case in kept],
-                "pictures": [case.views[0].picture for case in kept],
+                "images": [case.views[0].image for case in kept],
                 "views": [[rows[view] for view in case.views] for case in kept],
                 "texts": [[row_of[text] for text in case.texts] for case in kept],
                 "right": [list(case.right) for case in kept],
@@ -305,7 +305,7 @@ def score_pairs(features: Features) -> tuple[dict[str, float], Outcomes]:
     """
     right = _beats(*_compared(features))[:, 0]
     accuracy = float(right.mean())
-    return {"accuracy": accuracy, MAIN_METRIC: accuracy}, clustered_outcomes(features.header["pictures"], right.numpy())
+    return {"accuracy": accuracy, MAIN_METRIC: accuracy}, clustered_outcomes(features.header["images"], right.numpy())
 
 
 def score_groups(features: Features, counted: Sequence[str]) -> tuple[dict[str, float], Outcomes]:
@@ -332,8 +332,8 @@ def score_groups(features: Features, counted: Sequence[str]) -> tuple[dict[str, 
     macro = sum(by_group.values()) / len(by_group)
     metrics = {MAIN_METRIC: macro, "macro_accuracy": macro, "accuracy": float(right.mean())}
     kept = [index for index, group in enumerate(groups) if group in by_group]
-    pictures = [features.header["pictures"][index] for index in kept]
-    outcomes = clustered_outcomes(pictures, right[kept].numpy(), class_weights([groups[index] for index in kept]))
+    images = [features.header["images"][index] for index in kept]
+    outcomes = clustered_outcomes(images, right[kept].numpy(), class_weights([groups[index] for index in kept]))
     return metrics | {f"accuracy/{group}": accuracy for group, accuracy in by_group.items()}, outcomes
 
 
@@ -360,7 +360,7 @@ def score_orders(features: Features) -> tuple[dict[str, float], Outcomes]:
         "chance": float((1.0 / (1 + competes.sum(dim=1).double())).mean()),
         **{f"accuracy/{name}": float(against[:, index].mean()) for index, name in enumerate(PERTURBATIONS)},
     }
-    return metrics, clustered_outcomes(features.header["pictures"], best.numpy())
+    return metrics, clustered_outcomes(features.header["images"], best.numpy())
 
 
 def score_matches(features: Features) -> tuple[dict[str, float], Outcomes]:
@@ -377,21 +377,21 @@ def score_matches(features: Features) -> tuple[dict[str, float], Outcomes]:
     return metrics, outcomes_of(features.header["keys"], both.numpy())
 
 
-def matches(pictures: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
+def matches(images: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
     """Return, for each example, whether both images find their captions, and whether both captions find their images.
 
     Equal scores count as wrong, because the model then does not distinguish the captions or images.
 
     Shape:
-        pictures, captions: `(examples, 2, dim)`; results: `(examples,)`.
+        images, captions: `(examples, 2, dim)`; results: `(examples,)`.
 
     Args:
-        pictures: image embeddings, normalised or not.
+        images: image embeddings, normalised or not.
         captions: text embeddings in the order of the images, normalised or not.
 
     Source: Thrush et al. 2022, section 4.1.
     """
-    scores = F.normalize(pictures.float(), dim=-1) @ F.normalize(captions.float(), dim=-1).transpose(1, 2)
+    scores = F.normalize(images.float(), dim=-1) @ F.normalize(captions.float(), dim=-1).transpose(1, 2)
     own = scores.diagonal(dim1=1, dim2=2)
     others = scores.flip(2).diagonal(dim1=1, dim2=2)
     return (own > others).all(dim=1), (own > others.flip(1)).all(dim=1)

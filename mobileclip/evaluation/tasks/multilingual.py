@@ -82,8 +82,8 @@ class MultilingualTask(Task):
         report = SkipReport()
         kept, image = session.embed_images(
             self.images(report),
-            lambda picture: picture.read(),
-            keep=lambda picture: (picture.key, picture.captions),
+            lambda image: image.read(),
+            keep=lambda image: (image.key, image.captions),
             report=report,
             title=self.name,
         )
@@ -97,7 +97,7 @@ class MultilingualTask(Task):
             tensors={
                 "image": image,
                 "text": session.encode_texts([text for *_, text in said]),
-                "pictures": torch.tensor([number for _, number, _ in said]),
+                "images": torch.tensor([number for _, number, _ in said]),
                 "languages": torch.tensor([place[language] for language, *_ in said]),
             },
             header={"keys": [key for key, _ in kept], "languages": languages},
@@ -130,10 +130,10 @@ class MultilingualTask(Task):
     def _of_language(self, features: Features, number: int) -> Features:
         """Return the features of the images and captions in one language."""
         chosen = features.tensors["languages"] == number
-        pictures, counts = torch.unique_consecutive(features.tensors["pictures"][chosen], return_counts=True)
+        images, counts = torch.unique_consecutive(features.tensors["images"][chosen], return_counts=True)
         return Features.of(
-            keys=[features.keys[picture] for picture in pictures.tolist()],
-            image=features.image[pictures],
+            keys=[features.keys[image] for image in images.tolist()],
+            image=features.image[images],
             text=features.text[chosen],
             num_captions=counts,
             report=features.report,

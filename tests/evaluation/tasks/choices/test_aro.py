@@ -150,7 +150,7 @@ def test_orders_of_the_suite_s_own_data_set(tmp_path, model):
     write_layout(tmp_path / "wds_mscoco_captions_test", shown, kind="retrieval")
     write(tmp_path / "aro", {ORDERS: made.orders_of([*ALL_CAPTIONS, "a cat", "a dog"])})
     task = opened(COCO, tmp_path)
-    assert (task.key, task.name[:10], task.num_pictures) == (COCO, "COCO-Order", 4)
+    assert (task.key, task.name[:10], task.num_images) == (COCO, "COCO-Order", 4)
     made.write_order(tmp_path / "own")
     found, own = task.evaluate(session_of(model)), evaluated(COCO, tmp_path / "own", session_of(model))
     assert found.metrics == pytest.approx(own.metrics)
@@ -230,7 +230,7 @@ def features_of(scores, texts, **header):
     text = torch.stack([values, (1 - values**2).sqrt()], dim=1)
     # Texts of one number are one text, that of the first.
     rows = [[line.index(number) + len(line) * place for number in line] for place, line in enumerate(texts)]
-    header = {"views": [[0]] * len(rows), "texts": rows, "pictures": list("abb")[: len(rows)], **header}
+    header = {"views": [[0]] * len(rows), "texts": rows, "images": list("abb")[: len(rows)], **header}
     return Features(tensors={"image": torch.tensor([[1.0, 0.0]]), "text": text}, header=header)
 
 

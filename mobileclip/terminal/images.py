@@ -33,27 +33,27 @@ def show_images(rows: Iterable[tuple[Image.Image | None, str]]) -> None:
     table = Table.grid(padding=(0, 2, 1, 0), collapse_padding=False)
     table.add_column()
     table.add_column(overflow="fold")
-    for picture, text in rows:
-        table.add_row("" if picture is None else _half_blocks(picture), text)
+    for image, text in rows:
+        table.add_row("" if image is None else _half_blocks(image), text)
     output_console().print(table)
 
 
-def _half_blocks(picture: Image.Image) -> Text:
+def _half_blocks(image: Image.Image) -> Text:
     from rich.style import Style
     from rich.text import Text
 
     text = Text(no_wrap=True)
-    for y in range(0, picture.height, 2):
+    for y in range(0, image.height, 2):
         if y:
             text.append("\n")
-        for x in range(picture.width):
-            upper = _colour(picture, x, y)
-            lower = _colour(picture, x, y + 1) if y + 1 < picture.height else None
+        for x in range(image.width):
+            upper = _colour(image, x, y)
+            lower = _colour(image, x, y + 1) if y + 1 < image.height else None
             text.append(_UPPER_HALF, Style(color=upper, bgcolor=lower))
     return text
 
 
-def _colour(picture: Image.Image, x: int, y: int) -> str:
-    pixel = picture.getpixel((x, y))
+def _colour(image: Image.Image, x: int, y: int) -> str:
+    pixel = image.getpixel((x, y))
     assert isinstance(pixel, tuple), "the image has three channels"
     return "#{:02x}{:02x}{:02x}".format(*pixel)
