@@ -6,7 +6,7 @@ from .help import (
     format_help as format_help,
     paragraphs as paragraphs,
 )
-from .pictures import can_show_images as can_show_images, show_images as show_images
+from .images import can_show_images as can_show_images, show_images as show_images
 from .printing import (
     console as console,
     get_logger as get_logger,
