@@ -16,7 +16,7 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do \
 PROCESSES ?= 3
 # A single file needs no second process.
 # A process that dies ends the run, which names its test: xdist, which would replace it, may wait for ever.
-SHARED := --numprocesses $(PROCESSES) --dist loadfile --max-worker-restart 0
+SHARED := --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 ASKED := $(wildcard $(foreach word,$(ARGS),$(firstword $(subst ::, ,$(word)))))
 ALONE := $(and $(filter 1,$(words $(ASKED))),$(filter %.py,$(ASKED)))
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(ALONE),,$(SHARED)) -rs $(ARGS)

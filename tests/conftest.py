@@ -5,6 +5,7 @@ import random
 import signal
 import sys
 import zlib
+from collections import Counter
 from contextlib import contextmanager
 from functools import cache
 
@@ -64,10 +65,14 @@ def pytest_collection():
         gc.enable()
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
+    """Files with few tests come first: most have whole runs in them, and must not be the last of a process."""
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
+    num_tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: num_tests[item.path])
 
 
 def pytest_unconfigure(config):

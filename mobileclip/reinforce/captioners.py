@@ -11,6 +11,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -28,6 +29,7 @@ from mobileclip.data.samples.sample import SYN_NAME, SYN_TEXT
 from mobileclip.encoders import CoCa
 from mobileclip.encoders.checkpoints import load_model
 from mobileclip.hardware import WIDE_PRECISIONS, WidePrecision, dtype_of
+from mobileclip.inputs import TextInput
 from mobileclip.interop.open_clip_models import OpenClipSource, coca_of, load_open_clip
 from mobileclip.registry import Registry
 from mobileclip.serialization import register_spec_base
@@ -305,6 +307,15 @@ class NucleusSpec(CaptionerSpec):
     max_batch: int = attrs.field(default=8, validator=validators.gt(0))
 
 
+# Several captioners often have the same tokenizer, and decoding all ids takes longer than loading a small model.
+@lru_cache(maxsize=8)
+def _stops(text: TextInput) -> Tensor:
+    """Return for every id whether the id ends a caption: the end token, or a token with a full stop."""
+    tokenizer, special = Tokenizer(text), {text.start_id, text.end_id, text.pad_id}
+    words = ("" if index in special else tokenizer.decode([index]) for index in range(text.vocab_size))
+    return torch.tensor([index == text.end_id or "." in word for index, word in enumerate(words)])
+
+
 class NucleusCaptioner:
     """A loaded CoCa that writes captions.
 
@@ -330,10 +341,7 @@ class NucleusCaptioner:
         self.spec, self.name, self.weights_sha256 = spec, name, weights_sha256
         self._model = model.eval().requires_grad_(requires_grad=False).to(device=device, dtype=dtype_of(spec.precision))
         self._transform, self._tokenizer = ImageTransform(self.image), Tokenizer(text)
-        self._start_id, self._end_id = text.start_id, text.end_id
-        special = {text.start_id, text.end_id, text.pad_id}
-        words = ("" if index in special else self._tokenizer.decode([index]) for index in range(text.vocab_size))
-        self._stops = torch.tensor([index == text.end_id or "." in word for index, word in enumerate(words)])
+        self._start_id, self._end_id, self._stops = text.start_id, text.end_id, _stops(text)
 
     @property
     def num_captions(self) -> int:

@@ -11,7 +11,6 @@ from mobileclip.data import ImageError, ImageTransform, Tokenizer
 from mobileclip.data.images.transform import read_pixels
 from mobileclip.encoders import DualEncoder, save_model
 from mobileclip.encoders.checkpoints import PUBLISHED
-
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, PreparedTower, ReadyDualEncoder
 from mobileclip.inference.loading import spec_known_by_name
 from mobileclip.reparam import is_folded

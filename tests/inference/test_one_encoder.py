@@ -7,15 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from mobileclip import optimize
 from mobileclip.data import Tokenizer
-
-from mobileclip.evaluation import Session
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, randomised
 from tests.errors import fails
-from tests.evaluation.models import COLOURS, ColourModel, image_of
 
 CAUSAL = attrs.evolve(SMALL, text=attrs.evolve(SMALL.text, causal=True))
 
@@ -99,34 +95,3 @@ def test_threads_encode_side_by_side_and_torch_gets_its_own_back():
     with fails(ValueError):
         clip.encode_pixels(pixels[:, :8])
     assert torch.get_num_threads() == before
-
-
-def test_a_session_encodes_a_text_once():
-    model, asked = ColourModel().eval(), []
-    model.text_encoder.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
-    clip = ImageTextModel(model)
-    session = Session(clip, batch_size=2, show_progress=False)
-    texts = ["red", "green", "red", "blue", "green", "red"]
-    embeddings = session.encode_texts(texts)
-    assert sum(asked) == 3
-    table = dict(zip(COLOURS, model.text_encoder.table.tolist(), strict=True))
-    assert embeddings.tolist() == [table[text] for text in texts]
-    assert session.encode_texts(["blue"]).tolist() == [table["blue"]]
-    assert sum(asked) == 3
-    assert clip.encode_image([image_of("red"), image_of("blue")]).argmax(1).tolist() == [0, 2]
-    with fails(ValueError):
-        session.encode_texts([])
-
-
-def test_what_is_optimized_already_is_taken_as_it_is():
-    model = randomised(CAUSAL)
-    fast = optimize(model, compiled=False, rounds=1)
-    clip, pixels, sizes = ImageTextModel.of(fast), pixels_of(model, 9), []
-    assert clip.model is fast
-    fast.image_encoder.register_forward_pre_hook(lambda _, arguments: sizes.append(len(arguments[0])))
-    with torch.inference_mode():
-        expected = model.encode_image(clip.transform.normalize(pixels)), model.encode_text(clip.tokenizer(TEXTS))
-    torch.testing.assert_close(clip.encode_pixels(pixels, normalize=False), expected[0], rtol=1e-4, atol=1e-4)
-    assert sizes == [9]
-    found = clip.encode_text(TEXTS, normalize=False, batch_size=3)
-    torch.testing.assert_close(found, expected[1], rtol=1e-4, atol=1e-4)

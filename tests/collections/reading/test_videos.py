@@ -70,15 +70,6 @@ def test_frames_are_found_with_their_times(index, tmp_path):
     np.testing.assert_allclose(written["probes"], index.clip.encode_text(list(PROBES)).numpy(), atol=1e-6)
 
 
-@pytest.mark.slow
-def test_frames_are_decoded_by_several_processes(index, tmp_path):
-    film(tmp_path / "videos/a.mp4", range(12))
-    film(tmp_path / "videos/b.mp4", range(12, 17))
-    report = add(index, tmp_path / "videos", num_workers=2, batch_size=3)
-    assert (report.num_encoded, report.unreadable) == (17, ())
-    assert times(index) == {"a.mp4": list(range(0, 24, 2)), "b.mp4": list(range(0, 10, 2))}
-
-
 def test_a_video_is_one_file(index, tmp_path):
     folder = tmp_path / "videos"
     for number in range(3):
