@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +20,6 @@ class Case:
     input: tuple[int, ...]
     output: tuple[int, ...]
     more: Callable[[int, int, torch.dtype], Tensor] | None = None
-    is_exported: bool = True
 
     def inputs(self, *, batch: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
         more = () if self.more is None else (self.more(batch, seed, dtype),)
@@ -42,69 +39,65 @@ def context(batch: int, seed: int, dtype: torch.dtype) -> Tensor:
 MAP = (2, 8, 7, 6)
 TOKENS = (2, 9, 8)
 IMAGE = (2, 3, 32, 48)
-ROW = (2, 8, 1, 9)
-
-
-def taking(shape: tuple[int, ...], output: tuple[int, ...] | None = None, **others: Any) -> Callable[..., Case]:
-    """Return what makes a case of a class and its arguments, by default with an output of the input's shape."""
-    return lambda cls, *args, **kwargs: Case(partial(cls, *args, **kwargs), shape, output or shape, **others)
-
-
-on_map, on_tokens = taking(MAP), taking(TOKENS)
-halving = taking(MAP, (2, 16, 4, 3))
-# Of a layer that is exported within another, and of a second form of one that is, the graph is known.
-within, within_row = taking(TOKENS, is_exported=False), taking(ROW, is_exported=False)
 
 CASES: dict[str, Case] = {
-    "attention": within(blocks.Attention, 8, num_heads=2),
-    "attention_causal": within(blocks.Attention, 8, num_heads=2, causal=True),
-    "attention_2d": on_map(blocks.Attention2d, 8, num_heads=2, qkv_bias=False),
-    "attention_block": on_map(blocks.AttentionBlock, 8, head_dim=4, hidden_dim=12),
-    "attention_block_layer_norm": on_map(
-        blocks.AttentionBlock, 8, head_dim=4, hidden_dim=12, norm=blocks.ChannelLayerNorm
+    "attention": Case(lambda: blocks.Attention(8, num_heads=2), TOKENS, TOKENS),
+    "attention_causal": Case(lambda: blocks.Attention(8, num_heads=2, causal=True), TOKENS, TOKENS),
+    "attention_2d": Case(lambda: blocks.Attention2d(8, num_heads=2, qkv_bias=False), MAP, MAP),
+    "attention_block": Case(lambda: blocks.AttentionBlock(8, head_dim=4, hidden_dim=12), MAP, MAP),
+    "attention_block_layer_norm": Case(
+        lambda: blocks.AttentionBlock(8, head_dim=4, hidden_dim=12, norm=blocks.ChannelLayerNorm), MAP, MAP
     ),
-    "attention_pooler": taking(TOKENS, (2, 3, 4))(blocks.AttentionPooler, 4, context_dim=8, num_queries=3, num_heads=2),
+    "attention_pooler": Case(
+        lambda: blocks.AttentionPooler(4, context_dim=8, num_queries=3, num_heads=2), TOKENS, (2, 3, 4)
+    ),
     "block_sequence": Case(
         lambda: blocks.BlockSequence(blocks.RepMixerBlock(8, hidden_dim=12), blocks.ConvFFN(8)), MAP, MAP
     ),
-    "channel_layer_norm": on_map(blocks.ChannelLayerNorm, 8),
-    "conv_ffn": on_map(blocks.ConvFFN, 8, hidden_dim=12),
-    "conv_ffn_text": within_row(blocks.ConvFFN, 8, kernel_size=(1, 11)),
-    "conv_norm": taking(MAP, (2, 4, 4, 3))(blocks.ConvNorm, 8, out_dim=4, kernel_size=(3, 5), stride=2, groups=2),
-    "conv_patch_stem": taking(IMAGE, (2, 6, 16))(blocks.ConvPatchStem, 16),
-    "conv_patch_stem_unpadded": taking(IMAGE, (2, 6, 16), is_exported=False)(blocks.ConvPatchStem, 16, padding=0),
-    "conv_pool_head": taking(MAP, (2, 5))(blocks.ConvPoolHead, 8, embedding_dim=5),
-    "conv_pool_head_bias": taking(MAP, (2, 5))(blocks.ConvPoolHead, 8, embedding_dim=5, expansion=3, bias=True),
-    "conv_stem": taking(IMAGE, (2, 8, 8, 12))(blocks.ConvStem, 8),
-    "conv_stem_without_scale": taking(IMAGE, (2, 8, 8, 12), is_exported=False)(blocks.ConvStem, 8, scale_branch=False),
-    "cross_attention": taking(TOKENS, more=context, is_exported=False)(
-        blocks.CrossAttention, 8, num_heads=2, context_dim=8
+    "channel_layer_norm": Case(lambda: blocks.ChannelLayerNorm(8), MAP, MAP),
+    "conv_ffn": Case(lambda: blocks.ConvFFN(8, hidden_dim=12), MAP, MAP),
+    "conv_ffn_text": Case(lambda: blocks.ConvFFN(8, kernel_size=(1, 11)), (2, 8, 1, 9), (2, 8, 1, 9)),
+    "conv_norm": Case(lambda: blocks.ConvNorm(8, out_dim=4, kernel_size=(3, 5), stride=2, groups=2), MAP, (2, 4, 4, 3)),
+    "conv_patch_stem": Case(lambda: blocks.ConvPatchStem(16), IMAGE, (2, 6, 16)),
+    "conv_patch_stem_unpadded": Case(lambda: blocks.ConvPatchStem(16, padding=0), IMAGE, (2, 6, 16)),
+    "conv_pool_head": Case(lambda: blocks.ConvPoolHead(8, embedding_dim=5), MAP, (2, 5)),
+    "conv_pool_head_bias": Case(lambda: blocks.ConvPoolHead(8, embedding_dim=5, expansion=3, bias=True), MAP, (2, 5)),
+    "conv_stem": Case(lambda: blocks.ConvStem(8), IMAGE, (2, 8, 8, 12)),
+    "conv_stem_without_scale": Case(lambda: blocks.ConvStem(8, scale_branch=False), IMAGE, (2, 8, 8, 12)),
+    "cross_attention": Case(lambda: blocks.CrossAttention(8, num_heads=2, context_dim=8), TOKENS, TOKENS, context),
+    "cross_attention_layer": Case(lambda: blocks.CrossAttentionLayer(8, num_heads=2), TOKENS, TOKENS, context),
+    "downsample": Case(lambda: blocks.Downsample(8, out_dim=16), MAP, (2, 16, 4, 3)),
+    "downsample_gated": Case(
+        lambda: blocks.Downsample(8, out_dim=16, squeeze_excite=True, activation=None), MAP, (2, 16, 4, 3)
     ),
-    "cross_attention_layer": taking(TOKENS, more=context)(blocks.CrossAttentionLayer, 8, num_heads=2),
-    "downsample": halving(blocks.Downsample, 8, out_dim=16),
-    "downsample_gated": halving(blocks.Downsample, 8, out_dim=16, squeeze_excite=True, activation=None),
-    "drop_path": on_map(blocks.DropPath),
-    "end_token_pool": taking(TOKENS, (2, 8), more=ids)(blocks.EndTokenPool),
-    "feed_forward": within(blocks.FeedForward, 8),
-    "large_kernel_conv": halving(blocks.LargeKernelConv, 8, out_dim=16, kernel_size=(7, 5), stride=2),
-    "large_kernel_conv_gated": on_map(blocks.LargeKernelConv, 8, squeeze_excite=True, activation=None),
-    "mean_token_pool": taking(TOKENS, (2, 8), more=ids)(blocks.MeanTokenPool),
-    "mobileone": on_map(blocks.MobileOneBlock, 8),
-    "mobileone_depthwise": on_map(
-        blocks.MobileOneBlock, 8, groups=8, kernel_size=(3, 5), num_branches=3, activation=None
+    "drop_path": Case(blocks.DropPath, MAP, MAP),
+    "end_token_pool": Case(blocks.EndTokenPool, TOKENS, (2, 8), ids),
+    "feed_forward": Case(lambda: blocks.FeedForward(8), TOKENS, TOKENS),
+    "large_kernel_conv": Case(
+        lambda: blocks.LargeKernelConv(8, out_dim=16, kernel_size=(7, 5), stride=2), MAP, (2, 16, 4, 3)
     ),
-    "mobileone_gated": halving(blocks.MobileOneBlock, 8, out_dim=16, stride=2, squeeze_excite=True),
-    "mobileone_skip_alone": on_map(blocks.MobileOneBlock, 8, num_branches=0, scale_branch=False),
-    "patch_stem": taking(IMAGE, (2, 24, 8))(blocks.PatchStem, 8, patch_size=8),
-    "rep_cpe": on_map(blocks.RepCPE, 8),
-    "repmixer": on_map(blocks.RepMixer, 8),
-    "repmixer_text": within_row(blocks.RepMixer, 8, kernel_size=(1, 11)),
-    "repmixer_block": on_map(blocks.RepMixerBlock, 8, hidden_dim=12),
-    "squeeze_excite": taking((2, 32, 3, 4))(blocks.SqueezeExcite, 32, reduction=4),
-    "text_repmixer": within(blocks.TextRepMixer, 8, kernel_size=5),
-    "text_repmixer_block": on_tokens(blocks.TextRepMixerBlock, 8, hidden_dim=12),
-    "transformer_layer": on_tokens(blocks.TransformerLayer, 8, num_heads=2),
-    "transformer_layer_causal": on_tokens(blocks.TransformerLayer, 8, num_heads=4, hidden_dim=12, causal=True),
+    "large_kernel_conv_gated": Case(lambda: blocks.LargeKernelConv(8, squeeze_excite=True, activation=None), MAP, MAP),
+    "mean_token_pool": Case(blocks.MeanTokenPool, TOKENS, (2, 8), ids),
+    "mobileone": Case(lambda: blocks.MobileOneBlock(8), MAP, MAP),
+    "mobileone_depthwise": Case(
+        lambda: blocks.MobileOneBlock(8, groups=8, kernel_size=(3, 5), num_branches=3, activation=None), MAP, MAP
+    ),
+    "mobileone_gated": Case(
+        lambda: blocks.MobileOneBlock(8, out_dim=16, stride=2, squeeze_excite=True), MAP, (2, 16, 4, 3)
+    ),
+    "mobileone_skip_alone": Case(lambda: blocks.MobileOneBlock(8, num_branches=0, scale_branch=False), MAP, MAP),
+    "patch_stem": Case(lambda: blocks.PatchStem(8, patch_size=8), IMAGE, (2, 24, 8)),
+    "rep_cpe": Case(lambda: blocks.RepCPE(8), MAP, MAP),
+    "repmixer": Case(lambda: blocks.RepMixer(8), MAP, MAP),
+    "repmixer_text": Case(lambda: blocks.RepMixer(8, kernel_size=(1, 11)), (2, 8, 1, 9), (2, 8, 1, 9)),
+    "repmixer_block": Case(lambda: blocks.RepMixerBlock(8, hidden_dim=12), MAP, MAP),
+    "squeeze_excite": Case(lambda: blocks.SqueezeExcite(32, reduction=4), (2, 32, 3, 4), (2, 32, 3, 4)),
+    "text_repmixer": Case(lambda: blocks.TextRepMixer(8, kernel_size=5), TOKENS, TOKENS),
+    "text_repmixer_block": Case(lambda: blocks.TextRepMixerBlock(8, hidden_dim=12), TOKENS, TOKENS),
+    "transformer_layer": Case(lambda: blocks.TransformerLayer(8, num_heads=2), TOKENS, TOKENS),
+    "transformer_layer_causal": Case(
+        lambda: blocks.TransformerLayer(8, num_heads=4, hidden_dim=12, causal=True), TOKENS, TOKENS
+    ),
 }
 
 # Those that take a map of any sides, and give one.

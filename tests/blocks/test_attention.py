@@ -1,4 +1,4 @@
-"""Attention: one result from every backend, and which of them computes it."""
+"""Attention: one result from every backend, and nobody looks ahead."""
 
 import re
 import sys
@@ -10,7 +10,14 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mobileclip import reparameterize
-from mobileclip.blocks import Attention, Attention2d, AttentionBlock, attention_backends, set_attention_backend
+from mobileclip.blocks import (
+    Attention,
+    Attention2d,
+    AttentionBlock,
+    TransformerLayer,
+    attention_backends,
+    set_attention_backend,
+)
 from mobileclip.extras import install
 from tests.blocks.filling import filled, noise
 from tests.errors import fails
@@ -60,6 +67,26 @@ def test_the_reference_computes_in_float32_at_least():
     assert reference_attention(*heads(torch.float32, device="meta"), causal=True).shape == (2, 3, 7, 5)
 
 
+@pytest.mark.parametrize("make", [Attention, TransformerLayer])
+@pytest.mark.parametrize("backend", ["sdpa", "reference"])
+def test_a_later_token_never_changes_an_earlier_output(make, backend):
+    block, x = filled(make(8, num_heads=2, causal=True)), noise(2, 9, 8)
+    set_attention_backend(block, backend)
+    before = block(x)
+    for position in range(9):
+        changed = x.clone()
+        changed[:, position] += 1
+        after = block(changed)
+        assert torch.equal(after[:, :position], before[:, :position])
+        assert not torch.allclose(after[:, position:], before[:, position:])
+
+
+def test_without_the_mask_every_token_sees_every_other():
+    block, x = filled(Attention(8, num_heads=2)), noise(1, 6, 8)
+    jacobian = torch.autograd.functional.jacobian(block, x)[0, :, :, 0].abs().sum((1, 3))
+    assert (jacobian > 0).all()
+
+
 def test_attention_2d_is_attention_over_positions_row_by_row():
     block = filled(Attention2d(8, num_heads=2))
     flat = Attention(8, num_heads=2)
@@ -67,6 +94,17 @@ def test_attention_2d_is_attention_over_positions_row_by_row():
     x = noise(2, 8, 3, 5)
     tokens = flat(x.flatten(2).transpose(1, 2))
     torch.testing.assert_close(block(x), tokens.transpose(1, 2).reshape(2, 8, 3, 5))
+
+
+def test_heads_attend_apart():
+    """With the identity as output projection, one head's queries cannot reach the other head's channels."""
+    block, x = filled(Attention(8, num_heads=2, qkv_bias=False)), noise(1, 5, 8)
+    block.project.weight.data.copy_(torch.eye(8))
+    before = block(x)
+    block.qkv.weight.data[:4] *= 2
+    after = block(x)
+    assert not torch.allclose(after[..., :4], before[..., :4])
+    assert torch.equal(after[..., 4:], before[..., 4:])
 
 
 @pytest.mark.parametrize("fold", [False, True])

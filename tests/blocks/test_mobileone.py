@@ -40,6 +40,13 @@ def test_folded_it_is_a_convolution_with_what_followed():
     assert (full[0].stride, full[0].padding, full[0].groups) == ((2, 2), (1, 1), 2)
 
 
+def test_parameters_are_fewer_by_exactly_the_branches():
+    block = filled(MobileOneBlock(4, num_branches=3))
+    folded = reparameterize(block)
+    assert sum(parameter.numel() for parameter in folded.parameters()) == 4 * 4 * 9 + 4
+    assert sum(parameter.numel() for parameter in block.parameters()) == 3 * (4 * 4 * 9 + 8) + (16 + 8) + 8
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -54,3 +61,11 @@ def test_folded_it_is_a_convolution_with_what_followed():
 def test_what_is_no_block_is_refused(arguments, named):
     with fails(ValueError, *named):
         MobileOneBlock(4, **arguments)
+
+
+def test_in_training_batches_decide_and_in_evaluation_statistics():
+    block, x = MobileOneBlock(4), noise(8, 4, 5, 5)
+    alone = block.train()(x[:4])
+    assert not torch.allclose(block(x)[:4], alone)
+    block.eval()
+    torch.testing.assert_close(block(x)[:4], block(x[:4]))

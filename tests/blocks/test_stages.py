@@ -54,6 +54,13 @@ def test_new_blocks_are_almost_the_identity_and_fold_no_further_than_once():
         AttentionBlock(48)
 
 
+def test_scales_may_be_negative_or_zero():
+    block, x = filled(AttentionBlock(8, head_dim=4)).double(), noise(2, 8, 4, 4, dtype=torch.float64)
+    block.attention_scale.gamma.data[:4] *= -1
+    block.ffn_scale.gamma.data[2:6] = 0
+    torch.testing.assert_close(reparameterize(block)(x), block(x), rtol=1e-10, atol=1e-10)
+
+
 class Shifted(nn.Module):
     """A mixer of one's own: the neighbour on the left."""
 

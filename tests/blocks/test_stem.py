@@ -2,6 +2,7 @@
 
 import torch
 
+from mobileclip import reparameterize
 from mobileclip.blocks import ConvPatchStem, ConvStem, PatchStem
 from tests.blocks.filling import filled, noise
 
@@ -37,3 +38,8 @@ def test_with_padding_patches_are_shifted_by_one_pixel():
     image = noise(1, 3, 32, 32)
     shifted = torch.nn.functional.pad(image, (1, 0, 1, 0))[:, :, :32, :32]
     torch.testing.assert_close(padded(image), plain(shifted))
+
+
+def test_both_norms_of_the_conv_patch_stem_fold():
+    folded = reparameterize(filled(ConvPatchStem(16)))
+    assert [type(layer) for layer in (folded.conv1, folded.conv2, folded.conv3)] == [torch.nn.Conv2d] * 3

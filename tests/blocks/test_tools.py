@@ -1,17 +1,15 @@
 """PyTorch's own tools, and those that everyone uses with it, work on every block and every tower."""
 
 import copy
-from itertools import product
 
 import pytest
 import torch
 from torch import nn
-from torch.autograd import gradgradcheck
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrizations import weight_norm
 
 from mobileclip import reparameterize
-from mobileclip.blocks import set_attention_backend
+from mobileclip.blocks import BlockSequence, set_attention_backend
 from mobileclip.reparam import BATCH_NORMS
 from tests.blocks.contract import CASES, CONVOLUTIONAL
 from tests.blocks.filling import filled, noise
@@ -20,6 +18,8 @@ from tests.encoders.towers import SMALL, inputs
 MODULES = {name: case.make for name, case in CASES.items()} | {
     f"tower_{name}": spec.build for name, spec in SMALL.items()
 }
+# A tower of each kind; the compiler takes long. An MCt has the layers of a text transformer between its own.
+COMPILED = ("tower_mci", "tower_vit", "tower_mct")
 
 
 def examples(name, *, batch=2, dtype=torch.float64):
@@ -76,19 +76,27 @@ def test_gradients_by_torch_func_and_for_each_sample(module, name):
 def test_double_backward_in_evaluation(module, name):
     set_attention_backend(module, "reference")
     given = examples(name)
-    key, leaf = next(module.named_parameters(), (None, None))
-    if given[0].is_floating_point():
-        assert gradgradcheck(lambda x: module(x, *given[1:]), (given[0].requires_grad_(),), fast_mode=True)
-    else:
-        assert gradgradcheck(lambda one: torch.func.functional_call(module, {key: one}, given), (leaf,), fast_mode=True)
+    leaf = given[0].requires_grad_() if given[0].is_floating_point() else next(module.parameters())
+    (first,) = torch.autograd.grad(scalar(module, given), leaf, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), leaf)
+    assert second.isfinite().all()
+    step = noise(*leaf.shape, seed=3, dtype=torch.float64) * 1e-6
+    with torch.no_grad():
+        moved = []
+        for sign in (1, -1):
+            leaf += sign * step
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(scalar(module, given), leaf)
+            moved.append(gradient.square().sum())
+            leaf -= sign * step
+    torch.testing.assert_close((second * step).sum(), (moved[0] - moved[1]) / 2, rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("name", "training"),
-    [
-        pytest.param(*one, marks=[pytest.mark.slow] * (one != ("tower_mci", True)))  # the compiler takes long
-        for one in product(MODULES, [True, False])
-    ],
+    "training", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["training", "evaluation"]
+)
+@pytest.mark.parametrize(
+    "name", [name if name in COMPILED else pytest.param(name, marks=pytest.mark.slow) for name in MODULES]
 )
 def test_compiled_in_one_graph(module, name, training):
     module, given = module.float().train(training), examples(name, dtype=torch.float32)
@@ -220,3 +228,17 @@ def test_adapters_by_peft(name):
     adapted.eval()
     y = adapted(*given)
     torch.testing.assert_close(adapted.merge_and_unload()(*given), y, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in COMPILED else pytest.param(name, marks=pytest.mark.slow) for name in TOWERS]
+)
+@torch.no_grad()
+def test_a_hook_or_a_compiled_block_at_the_end_is_used_in_evaluation(name):
+    module, given = filled(MODULES[name]()), examples(name, dtype=torch.float32)
+    sequences = [part for part in module.modules() if isinstance(part, BlockSequence)]
+    expected, fired = module(*given), []
+    sequences[-1][-1].register_forward_hook(lambda *_: fired.append(True))
+    sequences[-1][-1].compile(backend="eager", fullgraph=True)
+    torch.testing.assert_close(module(*given), expected, rtol=1e-4, atol=1e-5)
+    assert fired == [True]

@@ -270,9 +270,9 @@ def test_list(capsys):
 
 
 def test_info_of_a_name_and_of_a_file(capsys, small_file):
-    about = json.loads(worked(capsys, "info", "mobileclip2_l14"))
-    assert (about["input"]["image"]["size"], about["spec"]["text"]["width"]) == (224, 768)
-    assert about["multiply-accumulates"] == {"image": 81_012_768_768, "text": 6_649_841_664}
+    about = json.loads(worked(capsys, "info", "mobileclip2_s3"))
+    assert (about["input"]["image"]["size"], about["spec"]["text"]["width"]) == (256, 768)
+    assert about["multiply-accumulates"] == {"image": 14_812_004_352, "text": 6_649_841_664}
     about = json.loads(worked(capsys, "info", small_file))
     assert (about["layout"], about["form"]) == ("mobileclip", "training")
     assert about["parameters"]["image"]["folded"] < about["parameters"]["image"]["training"]

@@ -110,7 +110,7 @@ def test_closed_streams_of_a_user_without_a_home_and_a_name(world, nobody):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows deletes no folder that is in use")
-@pytest.mark.parametrize("line", ["train s0 --tiny", "recipes ls"])
+@pytest.mark.parametrize("line", ["info icons", "train s0 --tiny", "index photos", "runs a", "recipes ls"])
 def test_a_deleted_folder_is_told_in_a_line(line, tmp_path):
     """In a process that imports everything itself, as PyTorch ends one that imports it there."""
     command = [sys.executable, "-m", "mobileclip.cli", *line.split()]

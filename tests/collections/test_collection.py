@@ -254,31 +254,30 @@ def test_another_model_is_refused_by_name_also_by_workers(photos, tmp_path, tell
         add(other, photos, engine=InlineEngine(device="cpu"))
 
 
-ASKED = [
-    ({"model": "mobileclip_s1"}, "mobileclip_s1"),
-    ({"model": "mobileclip_s1", "checkpoint": "a.pt"}, "mobileclip_s1 from a.pt"),
-    ({"model": "mobileclip_b", "image_size": 256}, "mobileclip_b for images of 256 pixels"),
-    ({"model": "mobileclip_b", "context_length": 32}, "mobileclip_b for texts of 32 ids"),
-    ({"checkpoint": "hf-hub:apple/MobileCLIP-S1"}, "hf-hub:apple/MobileCLIP-S1"),
-    *(({"model": name}, None) for name in ("mobileclip_b", "mobileclip_blt")),
-    ({"model": "mobileclip_b", "checkpoint": "a.pt"}, None),
-    *(({"checkpoint": one}, None) for one in ("hf-hub:apple/MobileCLIP-B-LT", "hf-hub:someone/else", "a.pt")),
-]
-
-
 @pytest.mark.parametrize("layout", ["official", "open_clip"])
-def test_a_name_tells_of_another_model_or_leaves_it_to_the_weights(tmp_path, layout):
+@pytest.mark.parametrize(
+    ("asked", "refused"),
+    [
+        ({"model": "mobileclip_s1"}, "mobileclip_s1"),
+        ({"model": "mobileclip_s1", "checkpoint": "a.pt"}, "mobileclip_s1 from a.pt"),
+        ({"model": "mobileclip_b", "image_size": 256}, "mobileclip_b for images of 256 pixels"),
+        ({"model": "mobileclip_b", "context_length": 32}, "mobileclip_b for texts of 32 ids"),
+        ({"checkpoint": "hf-hub:apple/MobileCLIP-S1"}, "hf-hub:apple/MobileCLIP-S1"),
+        *(({"model": name}, None) for name in ("mobileclip_b", "mobileclip_blt")),
+        ({"model": "mobileclip_b", "checkpoint": "a.pt"}, None),
+        *(({"checkpoint": one}, None) for one in ("hf-hub:apple/MobileCLIP-B-LT", "hf-hub:someone/else", "a.pt")),
+    ],
+)
+def test_a_name_tells_of_another_model_or_leaves_it_to_the_weights(tmp_path, layout, asked, refused):
     image = layouts[layout].adapted(models["mobileclip_b"].image, {})
     spec = to_json(attrs.evolve(models["mobileclip_b"], image=image))
     source = ModelSource(checkpoint="/somewhere/b.pt")
     about = IndexMetadata(weights_sha256="0" * 64, spec=spec, version="1", dim=512, model=source)
     index = Collection(Store.create(tmp_path / "index", about))
+    with fails(ValueError, "/somewhere/b.pt", refused) if refused else nullcontext():
+        index.require_source(ModelSource(**asked))
     about = attrs.evolve(about, spec='{"image": {"kind": "theirs"}}')  # of which no name tells anything
-    theirs = Collection(Store.create(tmp_path / "theirs", about))
-    for asked, refused in ASKED:
-        with fails(ValueError, "/somewhere/b.pt", refused) if refused else nullcontext():
-            index.require_source(ModelSource(**asked))
-        theirs.require_source(ModelSource(**asked))
+    Collection(Store.create(tmp_path / "theirs", about)).require_source(ModelSource(**asked))
 
 
 def test_dead_paths_take_no_places_of_living_ones_by_comparing_or_by_a_graph_which_says_so(index, photos, tmp_path):

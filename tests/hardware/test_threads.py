@@ -1,7 +1,5 @@
 """How many threads a model computes with: those that were asked for, as long as it is asked for."""
 
-from contextlib import suppress
-
 import pytest
 import torch
 
@@ -20,8 +18,13 @@ def test_a_runtime_takes_as_many_as_were_asked_for_or_as_pytorch_has():
 
 
 @pytest.mark.parametrize(("count", "inside"), [(3, 3), (1, 1), (None, 1)])
-def test_pytorch_has_them_for_a_while_and_as_many_as_before_after_an_error(count, inside):
-    with suppress(KeyError), torch_threads(count):
+def test_pytorch_has_them_for_a_while(count, inside):
+    with torch_threads(count):
         assert torch.get_num_threads() == inside
+    assert torch.get_num_threads() == 1
+
+
+def test_pytorch_has_as_many_as_before_after_an_error():
+    with pytest.raises(KeyError), torch_threads(2):
         raise KeyError
     assert torch.get_num_threads() == 1

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from mobileclip import optimize
 from mobileclip.data import Tokenizer
+from mobileclip.encoders import TextTransformerSpec
+from mobileclip.evaluation import Session
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, randomised
 from tests.errors import fails
+from tests.evaluation.models import COLOURS, ColourModel, image_of
 
 CAUSAL = attrs.evolve(SMALL, text=attrs.evolve(SMALL.text, causal=True))
 
@@ -32,11 +36,9 @@ def pixels_of(model, count):
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize(
-    ("spec", "batch_size", "num_threads"),
-    [(SMALL, 1, 1), (SMALL_MCT, 3, 2), (SMALL_VIT, 64, 2), (CAUSAL, 3, 1), (CAUSAL, 64, 2)],
-    ids=["base", "mct", "vit", "causal", "causal in one batch"],
-)
+@pytest.mark.parametrize("spec", [SMALL, SMALL_MCT, SMALL_VIT, CAUSAL], ids=["base", "mct", "vit", "causal"])
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+@pytest.mark.parametrize("num_threads", [1, 2])
 def test_the_embeddings_are_those_of_the_model(spec, batch_size, num_threads):
     model = spread(spec)
     clip, pixels = ImageTextModel.of(model), pixels_of(model, 19)
@@ -68,11 +70,14 @@ def test_a_model_in_training_is_folded_as_a_copy_and_half_precision_comes_out_in
 
 
 def test_towers_that_see_the_padding_get_all_of_it():
-    clip, seen = ImageTextModel(spread(SMALL)), []
+    clip = ImageTextModel(spread(SMALL))
+    assert isinstance(SMALL.text, TextTransformerSpec)
+    seen = []
     first = clip.model.text_encoder.layers[0]
     first.register_forward_pre_hook(lambda _, arguments: seen.append(tuple(arguments[0].shape[:2])))
     clip.encode_text(["a", "b", "c"], batch_size=2)
-    assert sorted(seen) == [(1, 12), (2, 12)]
+    assert {length for _, length in seen} == {12}
+    assert sum(count for count, _ in seen) == 3
 
 
 def test_threads_encode_side_by_side_and_torch_gets_its_own_back():
@@ -95,3 +100,34 @@ def test_threads_encode_side_by_side_and_torch_gets_its_own_back():
     with fails(ValueError):
         clip.encode_pixels(pixels[:, :8])
     assert torch.get_num_threads() == before
+
+
+def test_a_session_encodes_a_text_once():
+    model, asked = ColourModel().eval(), []
+    model.text_encoder.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
+    clip = ImageTextModel(model)
+    session = Session(clip, batch_size=2, show_progress=False)
+    texts = ["red", "green", "red", "blue", "green", "red"]
+    embeddings = session.encode_texts(texts)
+    assert sum(asked) == 3
+    table = dict(zip(COLOURS, model.text_encoder.table.tolist(), strict=True))
+    assert embeddings.tolist() == [table[text] for text in texts]
+    assert session.encode_texts(["blue"]).tolist() == [table["blue"]]
+    assert sum(asked) == 3
+    assert clip.encode_image([image_of("red"), image_of("blue")]).argmax(1).tolist() == [0, 2]
+    with fails(ValueError):
+        session.encode_texts([])
+
+
+def test_what_is_optimized_already_is_taken_as_it_is():
+    model = randomised(CAUSAL)
+    fast = optimize(model, compiled=False, rounds=1)
+    clip, pixels, sizes = ImageTextModel.of(fast), pixels_of(model, 9), []
+    assert clip.model is fast
+    fast.image_encoder.register_forward_pre_hook(lambda _, arguments: sizes.append(len(arguments[0])))
+    with torch.inference_mode():
+        expected = model.encode_image(clip.transform.normalize(pixels)), model.encode_text(clip.tokenizer(TEXTS))
+    torch.testing.assert_close(clip.encode_pixels(pixels, normalize=False), expected[0], rtol=1e-4, atol=1e-4)
+    assert sizes == [9]
+    found = clip.encode_text(TEXTS, normalize=False, batch_size=3)
+    torch.testing.assert_close(found, expected[1], rtol=1e-4, atol=1e-4)

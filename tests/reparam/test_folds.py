@@ -13,7 +13,7 @@ from tests.lazily import lazily
 timm = lazily("timm")
 
 
-@pytest.mark.parametrize("name", ["fastvit_t8", "repvgg_a0", "repvit_m0_9"])
+@pytest.mark.parametrize("name", ["fastvit_t8", "mobileone_s0", "repvgg_a0", "repvit_m0_9"])
 def test_models_of_timm_fold(name):
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=3).eval()

@@ -36,7 +36,10 @@ def test_norm_affine_is_the_norm(affine):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("affine", [True, False])
-@pytest.mark.parametrize(("kernel_size", "stride", "groups"), [((3, 3), 1, 1), ((1, 5), 1, 6), ((2, 4), 2, 3)])
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "groups"),
+    [((3, 3), 1, 1), ((1, 5), 1, 6), ((5, 3), 2, 2), ((1, 1), 2, 1), ((2, 4), 2, 3)],
+)
 def test_fuse_conv_bn_is_the_conv_and_the_norm(kernel_size, stride, groups, affine, bias):
     conv = filled(nn.Conv2d(6, 12, kernel_size, stride=stride, groups=groups, bias=bias)).double()
     norm, x = norm_of(12, affine=affine), noise(2, 6, 9, 11, dtype=torch.float64)
@@ -63,13 +66,10 @@ def test_identity_kernel_changes_nothing(kernel_size, groups):
     assert torch.equal(F.conv2d(x, kernel, padding=padding, groups=groups), x)
 
 
-def test_kernels_without_a_common_centre_are_refused():
-    for sides in ((2, 3), (3, 2), (1, 4)):
-        with fails(ValueError, *map(str, sides)):
-            identity_kernel(4, sides, groups=1, like=torch.zeros(1))
-    for own, target in (((3, 3), (1, 1)), ((3, 3), (5, 4)), ((1, 3), (3, 1)), ((2, 2), (3, 3))):
-        with fails(ValueError, f"{own[0]}x{own[1]}", *map(str, target)):
-            pad_kernel(torch.zeros(1, 1, *own), target)
+@pytest.mark.parametrize("kernel_size", [(2, 3), (3, 2), (1, 4)])
+def test_identity_kernel_needs_a_centre(kernel_size):
+    with fails(ValueError, str(kernel_size[0]), str(kernel_size[1])):
+        identity_kernel(4, kernel_size, groups=1, like=torch.zeros(1))
 
 
 side = st.integers(0, 3).map(lambda half: 2 * half + 1)
@@ -89,6 +89,12 @@ def test_pad_kernel_convolves_alike(own, extra):
     )
 
 
+@pytest.mark.parametrize(("own", "target"), [((3, 3), (1, 1)), ((3, 3), (5, 4)), ((1, 3), (3, 1)), ((2, 2), (3, 3))])
+def test_pad_kernel_refuses_what_has_no_common_centre(own, target):
+    with fails(ValueError, f"{own[0]}x{own[1]}", str(target[0]), str(target[1])):
+        pad_kernel(torch.zeros(1, 1, *own), target)
+
+
 @pytest.mark.parametrize("shape", [(12,), (12, 1, 1)])
 def test_scale_output_of_a_convolution(shape):
     conv = filled(nn.Conv2d(6, 12, (3, 5), stride=2, padding=(1, 2), groups=3)).double()
@@ -100,13 +106,20 @@ def test_scale_output_of_a_convolution(shape):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_linear_layer_with_its_output_scaled_or_its_input_scaled_and_shifted(bias):
-    linear, wide = filled(nn.Linear(5, 7, bias=bias)).double(), noise(7, seed=3, dtype=torch.float64)
-    scale, shift, x = (noise(*shape, seed=seed, dtype=torch.float64) for seed, shape in enumerate([(5,), (5,), (3, 5)]))
-    scaled = scale_output(linear, wide)
-    torch.testing.assert_close(scaled(x), wide * linear(x), **DOUBLE)
+def test_scale_output_of_a_linear_layer(bias):
+    linear = filled(nn.Linear(5, 7, bias=bias)).double()
+    scale, x = noise(7, seed=1, dtype=torch.float64), noise(3, 5, dtype=torch.float64)
+    scaled = scale_output(linear, scale)
+    torch.testing.assert_close(scaled(x), scale * linear(x), **DOUBLE)
     assert (scaled.bias is not None) == bias
-    torch.testing.assert_close(shift_input(linear, scale, shift)(x), linear(scale * x + shift), **DOUBLE)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_shift_input(bias):
+    linear = filled(nn.Linear(5, 7, bias=bias)).double()
+    scale, shift, x = (noise(*shape, seed=seed, dtype=torch.float64) for seed, shape in enumerate([(5,), (5,), (3, 5)]))
+    shifted = shift_input(linear, scale, shift)
+    torch.testing.assert_close(shifted(x), linear(scale * x + shift), **DOUBLE)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])

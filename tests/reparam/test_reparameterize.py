@@ -16,6 +16,7 @@ from mobileclip.blocks import (
     RepCPE,
     RepMixer,
     RepMixerBlock,
+    TextRepMixerBlock,
 )
 from mobileclip.reparam import LayerScale, Reparameterizable, foldable_modules, is_folded
 from tests.blocks.filling import filled, noise
@@ -53,6 +54,10 @@ def snapshot(module):
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
+def error(ours, theirs):
+    return float((ours.detach().double() - theirs.detach()).norm() / theirs.detach().norm())
+
+
 def test_the_original_is_untouched():
     model, x = filled(small_encoder()), noise(2, 3, 12, 12)
     before, output = snapshot(model), model(x)
@@ -85,11 +90,47 @@ def test_outputs_are_equal_and_nothing_foldable_is_left():
     assert not any(isinstance(module, (nn.BatchNorm2d, LayerScale)) for module in folded.modules())
     assert not any(module.training for module in folded.modules())
     assert type(folded) is nn.Sequential
-    twice, names = reparameterize(folded), folded.state_dict()
-    assert twice is not folded
-    assert [type(module) for module in twice.modules()] == [type(module) for module in folded.modules()]
-    assert twice.state_dict().keys() == names.keys()
-    assert all(torch.equal(tensor, names[name]) for name, tensor in twice.state_dict().items())
+
+
+def test_folding_again_changes_nothing():
+    once = reparameterize(filled(small_encoder()))
+    twice = reparameterize(once)
+    assert twice is not once
+    assert [type(module) for module in twice.modules()] == [type(module) for module in once.modules()]
+    assert twice.state_dict().keys() == once.state_dict().keys()
+    assert all(torch.equal(tensor, once.state_dict()[name]) for name, tensor in twice.state_dict().items())
+
+
+ROOTS = [
+    pytest.param(lambda: RepMixer(4), nn.Conv2d, id="repmixer"),
+    pytest.param(lambda: MobileOneBlock(4), nn.Sequential, id="mobileone"),
+    pytest.param(lambda: ConvNorm(4, kernel_size=(3, 3)), nn.Conv2d, id="conv_norm"),
+    pytest.param(lambda: LargeKernelConv(4), nn.Sequential, id="large_kernel"),
+    pytest.param(lambda: RepCPE(4), nn.Conv2d, id="rep_cpe"),
+    pytest.param(lambda: RepMixerBlock(4), RepMixerBlock, id="repmixer_block"),
+    pytest.param(lambda: AttentionBlock(4, head_dim=2), AttentionBlock, id="attention_block"),
+    pytest.param(lambda: RepMixer(4, kernel_size=(1, 11)), nn.Conv2d, id="one_row"),
+    pytest.param(lambda: MobileOneBlock(4, kernel_size=(5, 3)), nn.Sequential, id="not_square"),
+]
+
+
+@pytest.mark.parametrize(("make", "kind"), ROOTS)
+def test_a_root_block_folds(make, kind):
+    block, x = filled(make()).double(), noise(2, 4, 9, 12, dtype=torch.float64)
+    before = snapshot(block)
+    folded = reparameterize(block)
+    assert type(folded) is kind
+    assert is_folded(folded)
+    torch.testing.assert_close(folded(x), block(x), **EXACT)
+    torch.testing.assert_close(reparameterize(folded)(x), block(x), **EXACT)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in block.state_dict().items())
+
+
+def test_a_text_block_folds():
+    block, x = filled(TextRepMixerBlock(4, kernel_size=5)).double(), noise(2, 9, 4, dtype=torch.float64)
+    folded = reparameterize(block)
+    assert is_folded(folded)
+    torch.testing.assert_close(folded(x), block(x), **EXACT)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -100,11 +141,18 @@ def test_the_dtype_is_kept(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("make", [small_encoder, lambda: RepMixer(4, kernel_size=(1, 11))], ids=["model", "one_row"])
-def test_weights_folded_in_half_precision_are_the_nearest_to_those_folded_in_double_precision(make, dtype):
-    """The weights are rounded to `dtype` beforehand, so that both start from the same ones."""
+@pytest.mark.parametrize(("make", "kind"), [*ROOTS, pytest.param(small_encoder, nn.Sequential, id="model")])
+def test_folding_in_half_precision_costs_no_more_than_folding_first_and_casting_after(make, kind, dtype):
+    """The weights are rounded to `dtype` beforehand, so that both ways start from the same ones."""
     model = filled(make()).to(dtype)
-    theirs = reparameterize(copy.deepcopy(model).double()).to(dtype).state_dict()
+    dim = 3 if kind is nn.Sequential and isinstance(model, nn.Sequential) else 4
+    x = noise(4, dim, 12, 12, dtype=dtype)
+    wide = copy.deepcopy(model).double()
+    exact = wide(x.double())
+    cast_after = error(reparameterize(wide).to(dtype)(x), exact)
+    assert error(reparameterize(model)(x), exact) <= cast_after * 1.0001
+    # And both weights are the nearest ones, which folding in `dtype` itself would not give.
+    theirs = reparameterize(wide).to(dtype).state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in reparameterize(model).state_dict().items())
 
 
@@ -113,18 +161,13 @@ def test_a_model_in_training_mode_is_refused():
         reparameterize(small_encoder())
     with fails(ValueError, "MobileOneBlock"):
         reparameterize(MobileOneBlock(4))
+
+
+def test_one_part_in_training_mode_is_refused_by_name():
     model = filled(small_encoder())
     model[1].token_mixer.train()
     with fails(ValueError, "its part '1.token_mixer'"):
         reparameterize(model)
-
-
-def test_foldable_modules_are_branches_norms_and_scales():
-    names = dict(foldable_modules(RepMixerBlock(4)))
-    assert {"", "token_mixer", "token_mixer.mixer.branches.0.norm", "ffn.conv", "layer_scale"} <= names.keys()
-    assert "ffn.fc1" not in names
-    assert not dict(foldable_modules(nn.Sequential(nn.Conv2d(3, 3, 3), nn.GELU())))
-    assert dict(foldable_modules(nn.BatchNorm2d(3))).keys() == {""}
 
 
 def test_the_model_is_copied_once():
@@ -154,6 +197,15 @@ def test_only_some_classes_can_be_folded():
     assert not is_folded(partly)
     torch.testing.assert_close(partly(x), model(x), **EXACT)
     torch.testing.assert_close(reparameterize(partly)(x), model(x), **EXACT)
+
+
+def test_foldable_modules_names_branches_norms_and_scales():
+    names = dict(foldable_modules(RepMixerBlock(4)))
+    for name in ("", "token_mixer", "token_mixer.mixer.branches.0.norm", "ffn.conv", "layer_scale"):
+        assert name in names
+    assert "ffn.fc1" not in names
+    assert not dict(foldable_modules(nn.Sequential(nn.Conv2d(3, 3, 3), nn.GELU())))
+    assert dict(foldable_modules(nn.BatchNorm2d(3))).keys() == {""}
 
 
 def test_a_model_without_anything_to_fold_is_only_copied():
@@ -214,7 +266,7 @@ def mobileone_blocks(draw):
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(block=mobileone_blocks(), height=st.integers(1, 9), width=st.integers(1, 9), seed=st.integers(0, 99))
 def test_any_mobileone_block_folds_to_equal_outputs(block, height, width, seed):
     filled(block, seed=seed).double()
@@ -230,6 +282,7 @@ def test_what_compiles_or_shares_gradients_is_taken_off():
     plain = nn.Sequential(RepMixer(8), RepMixer(8)).eval()
     wanted = plain(x)
     blocks = nn.Sequential(*(torch.compile(block, backend="eager") for block in plain)).eval()
+    torch.testing.assert_close(blocks(x), wanted)
     folded = reparameterize(blocks)
     assert [type(part) for part in folded] == [nn.Conv2d, nn.Conv2d]
     torch.testing.assert_close(folded(x), wanted)
@@ -237,3 +290,15 @@ def test_what_compiles_or_shares_gradients_is_taken_off():
     assert is_folded(whole)
     assert type(whole) is nn.Sequential
     torch.testing.assert_close(reparameterize(nn.DataParallel(plain).eval())(x), wanted)
+
+
+def test_a_convolution_that_computes_otherwise_is_refused():
+    class Doubled(nn.Conv2d):
+        def _conv_forward(self, x, weight, bias):
+            return 2 * super()._conv_forward(x, weight, bias)
+
+    block = ConvNorm(4, out_dim=4, kernel_size=3).eval()
+    other = Doubled(4, 4, 3, padding=1, bias=False).eval()
+    block.conv = other
+    with pytest.raises(ValueError, match="Doubled"):
+        reparameterize(block)

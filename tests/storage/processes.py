@@ -16,8 +16,8 @@ def child(function, *arguments):
 
 
 def enter_often(folder):
-    """Enter a folder for half a second; return how often that was, and how often another process was inside."""
-    entered, double, end = 0, 0, time.monotonic() + 0.5
+    """Enter a folder for a second; return how often that was, and how often another process was inside."""
+    entered, double, end = 0, 0, time.monotonic() + 1
     while time.monotonic() < end:
         with suppress(ValueError), storage.exclusive(folder):
             entered += 1

@@ -115,13 +115,13 @@ def test_the_budget_of_whole_copies_holds_with_several_processes_and_after_kills
     most = 0
     try:
         wait_for(lambda: cache.path.exists() and copies(cache))
-        until = time.monotonic() + 1
+        until = time.monotonic() + 1.6
         while time.monotonic() < until:
             # Who holds the folder's lock sees one moment of it: or else, what makes room and what gets it, both.
             with exclusive(cache.path, wait_seconds=30), suppress(FileNotFoundError):
                 found = [path.stat() for path in cache.path.glob("*.copy")]
                 most = max(most, sum({status.st_ino: status.st_size for status in found}.values()))
-            if len(readers) == 3 and time.monotonic() > until - 0.5:
+            if len(readers) == 3 and time.monotonic() > until - 0.8:
                 readers[0].kill()
                 readers.pop(0).join()
     finally:

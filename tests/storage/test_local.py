@@ -79,7 +79,7 @@ def test_a_folder_that_cannot_be_written_to(closed):
 def test_many_processes_never_enter_together(tmp_path):
     with FORKING.Pool(4) as pool:
         entered, double = zip(*pool.map(enter_often, [tmp_path] * 4, chunksize=1), strict=True)
-    assert (sum(entered) > 20, sum(double)) == (True, 0)
+    assert (sum(entered) > 50, sum(double)) == (True, 0)
     assert list(tree(tmp_path)) == [".lock"], "whoever waits must wait for this file"
 
 
@@ -376,12 +376,15 @@ def test_what_is_there_is_kept_unless_a_file_may_be_replaced(tmp_path, name, ove
     assert (tmp_path / "there.npz").read_text() == "work of hours"
 
 
-def test_a_folder_that_takes_no_files_is_refused_now_whatever_its_permissions_say(closed):
+def test_a_folder_that_cannot_be_written_to_is_refused_now(closed):
     with nobody(), fails(OSError, "Permission denied"):
         require_output(closed / "x.npz", overwrite=False)
-    if Path("/proc/self").exists():
-        with fails(OSError, "/proc"):
-            require_output("/proc/new/x.npz", overwrite=False)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no such folder")
+def test_a_folder_that_takes_no_files_is_refused_whatever_its_permissions_say():
+    with fails(OSError, "/proc"):
+        require_output("/proc/new/x.npz", overwrite=False)
 
 
 @pytest.mark.parametrize("address", ["s3://bucket/x.npz", Path("https://host/x.npz")])

@@ -13,7 +13,9 @@ from mobileclip.collections import Collection, Store
 from mobileclip.collections.index import MARK
 from mobileclip.engines import LocalEngine, Retries
 from tests.collections.pictures import add, assert_same_rows, counts, draw, draw_all
+from tests.crash.world import COMMANDS
 from tests.preloaded import preloaded
+from tests.survives import Survival
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[3]
@@ -42,6 +44,13 @@ def test_a_killed_job_is_finished_by_the_next(make, index, tmp_path):
     assert 16 <= kept < 60
     assert counts(add(Collection.open(index.path), photos)) == (60 - kept, 0, kept, 0)
     assert_same_rows(Collection.open(index.path), make("whole", photos, precision="float32"))
+
+
+@pytest.mark.parametrize("event", ["open", "os.rename"])
+def test_a_job_that_is_killed_while_it_makes_an_index_locks_nobody_out(event, tmp_path):
+    survival = Survival.of(COMMANDS["index"], tmp_path / "trial")
+    making = [one.startswith(f"{event} /idx/.mobileclip-") for one in survival.operations]
+    assert survival.problems(survival.at(making.index(True) + 1)) == []
 
 
 @pytest.fixture

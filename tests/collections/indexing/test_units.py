@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from functools import partial
 
 import attrs
@@ -10,9 +11,11 @@ import pytest
 from mobileclip.collections import Collection, scan
 from mobileclip.collections.index import FindingsWriter, units_of
 from mobileclip.collections.read import FileReader, FileTask, KnownContent
-from mobileclip.engines import SET_ASIDE, InlineEngine, Retries, read_status
+from mobileclip.engines import SET_ASIDE, InlineEngine, LocalEngine, Retries, read_status
 from tests.collections.pictures import add, assert_same_rows, counts, draw, draw_all, pack
 from tests.datasets.made_videos import film
+from tests.engines.conftest import forked_workers  # noqa: F401  a fixture
+from tests.engines.works import workers_of_this_process
 
 AT_ONCE = Retries(pause_seconds=0.0)
 INLINE = {"engine": InlineEngine(device="cpu", retries=AT_ONCE)}
@@ -104,3 +107,22 @@ def test_groups_are_small_enough_for_every_worker(tmp_path, num_workers, num_gro
     assert len(groups) == num_groups
     assert [task for group in groups for task in group.tasks] == tasks
     assert len({group.name for group in groups}) == num_groups
+
+
+@pytest.mark.slow
+def test_processes_make_the_same_rows_and_one_that_is_killed_costs_nothing(make, photos, monkeypatch):
+    draw_all(photos, range(100, 160))
+    alone, shared, killed = make("alone"), make("shared"), []
+    expected = add(alone, photos)
+
+    def kill_once(self, found):
+        if not killed:
+            killed.extend(workers_of_this_process()[:1])
+            os.kill(killed[0], signal.SIGKILL)
+        entered(self, found)
+
+    entered = FindingsWriter.add
+    monkeypatch.setattr(FindingsWriter, "add", kill_once)
+    report = add(shared, photos, engine=LocalEngine(num_workers=2, devices=("cpu",), retries=AT_ONCE))
+    assert (len(killed), report) == (1, expected)
+    assert_same_rows(shared, alone)

@@ -16,7 +16,6 @@ from safetensors.numpy import load_file
 from mobileclip.collections import Collection, IndexOptions, small_images
 from mobileclip.collections.exports import PROBES
 from mobileclip.collections.snapshot import format_time
-from mobileclip.datasets import videos
 from mobileclip.engines import InlineEngine
 from mobileclip.extras import install
 from tests.collections.pictures import add, counts, draw, names, rows_of
@@ -70,6 +69,15 @@ def test_frames_are_found_with_their_times(index, tmp_path):
     np.testing.assert_allclose(written["probes"], index.clip.encode_text(list(PROBES)).numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
+def test_frames_are_decoded_by_several_processes(index, tmp_path):
+    film(tmp_path / "videos/a.mp4", range(12))
+    film(tmp_path / "videos/b.mp4", range(12, 17))
+    report = add(index, tmp_path / "videos", num_workers=2, batch_size=3)
+    assert (report.num_encoded, report.unreadable) == (17, ())
+    assert times(index) == {"a.mp4": list(range(0, 24, 2)), "b.mp4": list(range(0, 10, 2))}
+
+
 def test_a_video_is_one_file(index, tmp_path):
     folder = tmp_path / "videos"
     for number in range(3):
@@ -119,8 +127,7 @@ def test_a_torn_video_keeps_what_could_be_read_and_is_named_once(index, tmp_path
     assert (report.num_encoded, len(report.unreadable), len(index)) == (0, 1, 0)
 
 
-def test_a_large_file_that_is_no_video_is_not_hashed(index, tmp_path, monkeypatch):
-    monkeypatch.setattr(videos, "_MOST_HEADER_BYTES", 2**20)
+def test_a_large_file_that_is_no_video_is_not_hashed(index, tmp_path):
     draw(tmp_path / "photos/0.png", 0)
     for start, name in ((b"", "a.mp4"), (b"\0\0\0\x18ftypisom", "b.mp4")):
         (tmp_path / "photos" / name).write_bytes(start)

@@ -1,9 +1,10 @@
 """Conditions in a person's words."""
 
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from mobileclip.collections import Store, parse_condition
 from mobileclip.collections.conditions import matching
@@ -83,22 +84,44 @@ def test_what_is_no_condition_is_told(text, named):
         parse_condition(text)
 
 
-# A date, its first moment, and the first one behind it.
-DATES = [
-    ("2024", "2024-01-01T00:00:00", "2025-01-01T00:00:00"),
-    ("1019-12", "1019-12-01T00:00:00", "1020-01-01T00:00:00"),
-    ("2024-02", "2024-02-01T00:00:00", "2024-03-01T00:00:00"),
-    ("2024-02-28", "2024-02-28T00:00:00", "2024-02-29T00:00:00"),
-    ("8306-12-31T23", "8306-12-31T23:00:00", "8307-01-01T00:00:00"),
-    ("2024-06-01T12:59", "2024-06-01T12:59:00", "2024-06-01T13:00:00"),
-    ("2024-06-01T12:30:59", "2024-06-01T12:30:59", "2024-06-01T12:31:00"),
-]
+FORMS = ("%Y", "%Y-%m", "%Y-%m-%d", "%Y-%m-%dT%H", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
+MOMENTS = st.integers(-30_000_000_000, 200_000_000_000).map(lambda second: START + timedelta(seconds=second))
+START = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
-@pytest.mark.parametrize(("date", "first", "end"), DATES)
-def test_a_date_is_compared_as_all_of_its_moments(tmp_path, date, first, end):
-    first, end, second = datetime.fromisoformat(first), datetime.fromisoformat(end), timedelta(seconds=1)
-    moments = (first - second, first, end - second, end)
-    pictures = rewrite(made(tmp_path), {"taken": None}, *({"taken": one.isoformat()} for one in moments))
-    expected = {"<": [1], "<=": [1, 2, 3], "=": [2, 3], "!=": [1, 4], ">=": [2, 3, 4], ">": [4]}
-    assert {each: found(pictures, f"taken{each}{date}") for each in expected} == expected
+def bounds(moment, form):
+    """Return the first moment of a date, and the first one behind it."""
+    first = moment.replace(**dict(list({"month": 1, "day": 1, "hour": 0, "minute": 0, "second": 0}.items())[form:]))
+    if form < 2:
+        months = first.year * 12 + first.month - 1 + (12, 1)[form]
+        return first, first.replace(year=months // 12, month=months % 12 + 1)
+    return first, first + timedelta(**{("days", "hours", "minutes", "seconds")[form - 2]: 1})
+
+
+@pytest.fixture(scope="module")
+def dates(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("dates"))
+
+
+# Moments around a boundary decide, and are seldom drawn.
+NEAR = st.lists(st.integers(-90_000, 90_000), min_size=10, max_size=30)
+
+
+@settings(max_examples=15)
+@given(others=st.lists(MOMENTS, max_size=10), asked=MOMENTS, form=st.integers(0, len(FORMS) - 1), near=NEAR)
+def test_a_date_is_compared_as_all_of_its_moments(dates, others, asked, form, near):
+    first, end = bounds(asked, form)
+    moments = [*others, first, end, *((first, end)[one % 2] + timedelta(seconds=one) for one in near)]
+    date = asked.strftime(FORMS[form])
+    pictures = rewrite(dates, {"taken": None}, *({"taken": one.strftime(FORMS[-1])} for one in moments))
+    holds = {
+        "<": lambda taken: taken < first,
+        "<=": lambda taken: taken < end,
+        "=": lambda taken: first <= taken < end,
+        "!=": lambda taken: not first <= taken < end,
+        ">=": lambda taken: taken >= first,
+        ">": lambda taken: taken >= end,
+    }
+    for comparison, is_met in holds.items():
+        expected = [place for place, taken in enumerate(moments, 1) if is_met(taken)]
+        assert found(pictures, f"taken{comparison}{date}") == expected

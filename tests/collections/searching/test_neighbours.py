@@ -83,7 +83,7 @@ def test_who_is_stopped_keeps_what_was_added_and_the_next_goes_on(vectors, tmp_p
 
 
 def test_every_row_of_a_graph_is_found(vectors, tmp_path, two_threads):
-    for attempt in range(2):
+    for attempt in range(5):
         (tmp_path / GRAPH).unlink(missing_ok=True)
         graph = renewed(tmp_path, snapshot_of(vectors, 1000 * attempt))
         found = graph.nearest_to_each(vectors.astype(np.float32), 1, num_candidates=64)

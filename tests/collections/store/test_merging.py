@@ -1,7 +1,10 @@
 """Indexes joined: pictures by the digests of their content, all of them or nothing."""
 
 import os
+import random
+import shutil
 import sqlite3
+import time
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +14,11 @@ import pytest
 
 from mobileclip.cli import main
 from mobileclip.collections import INDEX, Collection, ModelSource, Store
+from mobileclip.collections.metadata import IndexMetadata
+from mobileclip.collections.store import Row
 from tests.collections.pictures import add, assert_same_rows, counts, draw, draw_all, index_of, names, pack, rows_of
 from tests.errors import fails
+from tests.preloaded import preloaded
 
 TORN = b"\x89PNG\r\n\x1a\n"
 
@@ -190,3 +196,46 @@ def test_an_index_that_is_written_to_meanwhile_is_told(make, monkeypatch, tmp_pa
     with fails(ValueError, "index"):
         joined.merge(index, show_progress=False)
     assert len(Collection.open(joined.path)) == 0
+
+
+MERGE = """
+import sys
+from mobileclip.collections import Collection
+index, *others = map(Collection.open, sys.argv[1:])
+index.merge(*others, show_progress=False)
+"""
+
+
+def numbered(folder, numbers):
+    """Make an index of rows whose embeddings tell their numbers, and return its folder."""
+    store = Store.create(folder, IndexMetadata(weights_sha256="0" * 64, spec="{}", version="1", dim=8))
+    with store.writing():
+        store.append(
+            Row(path=f"/p/{one}", sha256=str(one), embedding=np.full(8, one / 65536, np.float16), size=1, mtime_ns=1)
+            for one in numbers
+        )
+    return folder
+
+
+@pytest.mark.parametrize("num_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_a_merge_has_copied_all_or_nothing(tmp_path, num_kills):
+    sources = [numbered(tmp_path / f"{one}", one) for one in (range(50, 10_000), range(9_000, 20_000))]
+    draw_moment, undisturbed = random.Random(0), None
+    for _ in range(num_kills + 1):
+        target = numbered(tmp_path / "target", range(100))
+        job = preloaded().start("-c", MERGE, target, *sources, folder=tmp_path)
+        begun = time.monotonic()
+        if undisturbed is not None:
+            time.sleep(draw_moment.uniform(0, undisturbed))
+            job.kill()
+        job.communicate()
+        undisturbed = undisturbed or time.monotonic() - begun
+        merged = Collection.open(target)
+        count = len(merged.store.values("path"))
+        assert count in ({20_000} if job.returncode == 0 else {100, 20_000})
+        assert len(merged.snapshot) == count
+        merged.merge(*map(Collection.open, sources), show_progress=False)
+        numbers = [int(row["path"].removeprefix("/p/")) for row in rows_of(merged.snapshot)]
+        assert sorted(numbers) == list(range(20_000))
+        np.testing.assert_array_equal(merged.snapshot.vectors[:, 0], (np.array(numbers) / 65536).astype(np.float16))
+        shutil.rmtree(target)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mobileclip.collections import INDEX, Collection, Store, store
+from mobileclip.collections import INDEX, Collection, Store
 from mobileclip.collections.metadata import FinishedFile, IndexMetadata
 from mobileclip.collections.snapshot import take_snapshot
 from mobileclip.collections.store import ReplacedIndexError, Row, write_transaction
@@ -83,9 +83,8 @@ def test_rows_come_back_as_they_were_written(index):
     np.testing.assert_array_equal(snapshot.vectors, np.eye(DIM)[1:3])
 
 
-def test_of_many_rows_the_embeddings_are_read_from_arrays_as_long_as_they_are_those_of_the_index(index, monkeypatch):
-    monkeypatch.setattr(store, "_WORTH_ARRAYS", 1000)
-    names = [f"{'a' * (number % DIM)}{number:06d}" for number in range(1000)]
+def test_of_many_rows_the_embeddings_are_read_from_arrays_as_long_as_they_are_those_of_the_index(index):
+    names = [f"{'a' * (number % DIM)}{number:06d}" for number in range(100_000)]
     with index.writing():
         index.append(map(row, names))
     token, ids, vectors, _ = Store.open(index.folder).load()
@@ -263,7 +262,7 @@ def test_while_an_index_is_overwritten_a_reader_gets_one_or_the_other(tmp_path):
     sources = [index_of_one_name(tmp_path, name, 3000).folder for name in ("a", "bb")]
     target = Path(shutil.copytree(sources[0], tmp_path / "served"))
     job, _ = forked(overwrite_on, sources, target)
-    end = time.monotonic() + 1
+    end = time.monotonic() + 3
     try:
         while time.monotonic() < end:
             with suppress(OSError):  # it is overwritten all the time, and says so
@@ -303,7 +302,7 @@ def opened(one):
 
 def test_a_reader_without_write_permission_reads_beside_a_writer(opened):
     before = sorted(path.name for path in opened.folder.iterdir())
-    job, said = forked(as_nobody, opened.folder, 1.0)
+    job, said = forked(as_nobody, opened.folder, 2.0)
     with opened.writing():
         while job.is_alive():
             opened.append([row("a" * 3)] * 50)
@@ -312,7 +311,7 @@ def test_a_reader_without_write_permission_reads_beside_a_writer(opened):
             opened.compact()
             time.sleep(0.02)
     done, problems = said.recv()
-    assert (done >= 2, problems) == (True, [])
+    assert (done >= 5, problems) == (True, [])
     assert sorted(path.name for path in opened.folder.iterdir()) == before
 
 

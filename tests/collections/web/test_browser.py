@@ -74,19 +74,20 @@ def reload(page):
     page.load(page.evaluate("location.href"), width=1280)
 
 
-def test_the_page_shows_the_collection_what_is_found_and_why(address):
-    with shown(address) as page:
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True), (390, False), (1280, True)])
+def test_the_page_shows_the_collection_what_is_found_and_why_and_all_of_it_fits(address, width, dark):
+    with shown(address, width=width, dark=dark) as page:
         page.wait_for("document.querySelector('.start')?.innerText.includes('8 images')")
         page.wait_for(f"{TILES} > 0 && {TILES} < 7")
         page.evaluate(f"{at('conditions')}.open = true")
         page.wait_for(f"!{at('columns')}.hidden")
         offered = page.evaluate(f"[...{at('column')}.options].map(one => one.value)")
-        assert ("width" in offered, "camera" in offered) == (True, False)
+        assert ("width" in offered, "camera" in offered, page.evaluate(WIDTH)) == (True, False, width)
         search(page, "a cat")
         page.wait_for(f"{TILES} === 8")
         page.evaluate("document.querySelectorAll('img').forEach(one => { one.loading = 'eager' })")
         page.wait_for("[...document.querySelectorAll('.tile img')].every(one => one.complete && one.naturalWidth)")
-        assert page.evaluate("document.title") == "a cat – My photos"
+        assert (page.evaluate(WIDTH), page.evaluate("document.title")) == (width, "a cat – My photos")
         assert "\\x1b[31m" in page.evaluate(f"{at('results')}.innerText")
         assert page.evaluate("document.querySelectorAll('script').length") == 1
         assert all(one.startswith(address) for one in page.requests)
@@ -102,9 +103,11 @@ def test_the_page_shows_the_collection_what_is_found_and_why(address):
         page.wait_for("!document.querySelector('.why')")
         page.evaluate(f"{TILE}.click()")
         page.wait_for(SHOWN)
+        assert page.evaluate(WIDTH) == width
         click(page, "why")
         page.wait_for("document.querySelector('dialog .why') !== null")
         assert page.evaluate(f"{at('one-scale')}.textContent").startswith("Full colour is")
+        assert page.evaluate(WIDTH) == width
         click(page, "close")
         page.evaluate(f"{at('column')}.value = 'width'")
         page.evaluate(f"{at('column')}.dispatchEvent(new Event('change'))")
@@ -228,11 +231,12 @@ def test_everything_is_done_by_keys(address):
         assert page.evaluate(f"{at('text')}.value") == "cat"
 
 
-def test_one_picture_leads_to_the_others_and_to_its_file(make, tmp_path):
+@pytest.mark.parametrize("width", [390, 1280])
+def test_one_picture_leads_to_the_others_and_to_its_file(make, tmp_path, width):
     index = make("index", draw_all(tmp_path / "photos", range(70)))
     index.tag(["a cat", "a hill"], share=0.9, show_progress=False)
     name, facts = (f"{at(f'one-{one}')}.textContent" for one in ("name", "facts"))
-    with running(index) as address, shown(f"{address}?text=a+cat", width=390) as page:
+    with running(index) as address, shown(f"{address}?text=a+cat", width=width) as page:
         page.wait_for(f"{TILES} >= 60")
         best, *others = index.search("a cat", k=70)
         page.evaluate(f"{TILE}.click()")
@@ -253,7 +257,7 @@ def test_one_picture_leads_to_the_others_and_to_its_file(make, tmp_path):
         page.evaluate("navigator.clipboard.writeText = one => { window.copied = one; return Promise.resolve() }")
         click(page, "copy")
         page.wait_for(f"{at('copy')}.textContent === 'Path copied'")
-        assert (page.evaluate("copied"), page.evaluate(WIDTH)) == (last, 390)
+        assert (page.evaluate("copied"), page.evaluate(WIDTH)) == (last, width)
 
 
 def test_similar_pictures_and_a_picture_of_ones_own_alone_or_with_a_text(address, collection):

@@ -1,11 +1,11 @@
 """Pipelines and batches as torch, Accelerate, torchdata and Lightning Fabric take them."""
 
+import gc
 import io
 import shutil
 from itertools import islice
 from pathlib import Path
 
-import attrs
 import pytest
 import torch
 from torch.utils import _pytree as pytree
@@ -15,6 +15,7 @@ from mobileclip.data import LabelledBatch, ReinforcedBatch, ReinforcedPipelineSp
 from mobileclip.data.shards.sidecars import write_sizes
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import encoded, make_sample
+from tests.errors import fails
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +48,11 @@ def resumed(shards, first, **choices):
 
 @pytest.mark.parametrize(
     ("choices", "num_workers"),
-    [({}, 0), ({"sampling": "endless"}, 0), ({"drop_last": False}, 2)],
+    [({}, 0), ({"drop_last": False}, 0), ({"sampling": "endless"}, 0), ({"drop_last": False}, 2)],
 )
 def test_iterating_goes_on_from_any_batch(shards, choices, num_workers):
     whole = keys(pipeline(shards, **choices))
-    for stop in range(0, len(whole) + 1, 1 if not choices else 4):
+    for stop in range(0, len(whole) + 1, 1 if num_workers == 0 else 3):
         first = pipeline(shards, num_workers=num_workers, **choices)
         assert keys(islice(first, stop)) == whole[:stop]
         second = resumed(shards, first, **choices)
@@ -74,27 +75,16 @@ def test_epochs_are_those_that_are_set(shards):
     assert keys(one) == keys(pipeline(shards).epoch(1))
 
 
-@attrs.frozen
-class Telling(IterableDataset):
-    """A pipeline, or else what it says: a worker that raises keeps torch waiting for its end for five seconds."""
-
-    pipeline: IterableDataset
-
-    def __iter__(self):
-        try:
-            yield from self.pipeline
-        except ValueError as error:
-            yield str(error)
-
-
 def test_in_torchs_loader(shards):
     assert isinstance(pipeline(shards), IterableDataset)
     whole = keys(pipeline(shards))
     for num_workers in (0, 1):
-        assert keys(DataLoader(pipeline(shards), batch_size=None, num_workers=num_workers)) == whole
-    said = list(DataLoader(Telling(pipeline(shards)), batch_size=None, num_workers=2))
-    assert len(said) == 2
-    assert all("2 workers" in one for one in said)
+        loader = DataLoader(pipeline(shards), batch_size=None, num_workers=num_workers)
+        assert keys(loader) == whole
+    with fails(ValueError, "2"):
+        next(iter(DataLoader(pipeline(shards), batch_size=None, num_workers=2)))
+    # Torch ends the workers with the iterator. A worker that is killed before makes torch raise in what runs then.
+    gc.collect()
 
 
 IMAGES = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
@@ -123,8 +113,9 @@ def test_a_batch_is_a_pytree_of_its_tensors(made):
 def by_accelerate(loader):
     import accelerate
 
-    choices = accelerate.utils.DataLoaderConfiguration(dispatch_batches=False)
-    return accelerate.Accelerator(cpu=True, dataloader_config=choices).prepare(loader), accelerate.utils.send_to_device
+    configuration = accelerate.utils.DataLoaderConfiguration(dispatch_batches=False)
+    accelerator = accelerate.Accelerator(cpu=True, dataloader_config=configuration)
+    return accelerator.prepare(loader), accelerate.utils.send_to_device
 
 
 def by_fabric(loader):
@@ -136,27 +127,29 @@ def by_fabric(loader):
 
 @pytest.mark.parametrize("prepare", [by_accelerate, by_fabric])
 def test_accelerate_and_fabric(shards, prepare):
-    loader, move = prepare(DataLoader(pipeline(shards, epochs=1), batch_size=None))
+    loader, move = prepare(DataLoader(pipeline(shards), batch_size=None))
     batches = list(loader)
-    assert keys(batches) == keys(pipeline(shards, epochs=1))
+    assert keys(batches) == keys(pipeline(shards))
     moved = move(batches[0], torch.device("meta"))
-    assert (type(moved), moved.keys) == (ReinforcedBatch, batches[0].keys)
+    assert type(moved) is ReinforcedBatch
     assert {tensor.device.type for tensor in moved.tensors()} == {"meta"}
+    assert moved.keys == batches[0].keys
 
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
-@pytest.mark.parametrize(("sampling", "stops"), [("epoch", (1, 5, 8)), ("endless", (5,))])
-def test_torchdata(shards, sampling, stops):
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("sampling", ["epoch", "endless"])
+def test_torchdata(shards, sampling, num_workers):
     import torchdata.stateful_dataloader as stateful
 
-    def made(num_workers=0):
+    def made():
         dataset = pipeline(shards, sampling=sampling)
         return stateful.StatefulDataLoader(dataset, batch_size=None, num_workers=num_workers)
 
     whole = keys(pipeline(shards, sampling=sampling))
-    assert len(whole) == 8
-    for num_workers, stop in (*((0, stop) for stop in stops), (1, 5)):
-        loader, other = made(num_workers), made(num_workers)
-        assert keys(islice(iter(loader), stop)) == whole[:stop]
+    for stop in (1, 5, len(whole)) if num_workers == 0 else (5,):
+        loader, other = made(), made()
+        batches = iter(loader)
+        assert keys(islice(batches, stop)) == whole[:stop]
         other.load_state_dict(loader.state_dict())
         assert keys(other) == whole[stop:]

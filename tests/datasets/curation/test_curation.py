@@ -3,7 +3,6 @@
 import hashlib
 import json
 import tracemalloc
-from functools import partial
 from pathlib import Path
 
 import attrs
@@ -19,7 +18,7 @@ from mobileclip.data.shards.files import read_shard
 from mobileclip.datasets.curation import duplicates as deduplication
 from mobileclip.datasets.curation.filtering import FilterSpec, filter_samples
 from mobileclip.datasets.curation.scores import Scores, ScoreSpec, columns_of, image_vector, score_shards, similarities
-from mobileclip.engines import InlineEngine, Retries, read_set_aside
+from mobileclip.engines import InlineEngine, LocalEngine, Retries, read_set_aside
 from mobileclip.inputs import ImageInput
 from tests.build.commands import refused, run, worked
 from tests.data.made_samples import golden, make_sample
@@ -224,6 +223,13 @@ def test_what_is_scored_is_not_read_again(shards, tmp_path):
     assert (len(times), len(list(tmp_path.rglob("*.parquet")))) == (2, 3)
 
 
+@pytest.mark.slow
+def test_two_processes_do_the_same(shards, scores, tmp_path):
+    scored(shards[:2], tmp_path, vectors=True, engine=LocalEngine(num_workers=2, devices=("cpu",)))
+    for one, two in zip(Scores.open(scores).shards, Scores.open(tmp_path).shards, strict=False):
+        assert one.path.read_bytes() == two.path.read_bytes()
+
+
 def test_a_shard_that_breaks_off_has_none_and_is_tried_again(shards, tmp_path):
     torn, whole = tmp_path / "torn.tar", shards[0].read_bytes()
     torn.write_bytes(whole[: len(whole) // 2])
@@ -326,9 +332,6 @@ def test_none_is_left_out_for_one_that_is_left_out(duplicates, tmp_path):
     assert (report.num_duplicates, kept) == (1, {0, 2})
 
 
-find_centres = partial(deduplication.find_centres, device=CPU, seed=0)
-
-
 @pytest.mark.parametrize(("most_bytes", "expected"), [(32 * 600, 600), (32, 40), (2**30, 5000)])
 def test_the_vectors_that_are_clustered_fit_into_the_memory_that_is_given(monkeypatch, most_bytes, expected):
     table = deduplication.VectorTable([np.random.default_rng(0).standard_normal((5000, 8)).astype(np.float16)])
@@ -336,20 +339,25 @@ def test_the_vectors_that_are_clustered_fit_into_the_memory_that_is_given(monkey
     monkeypatch.setattr(
         deduplication.VectorTable, "rows", lambda *given: num_rows.append(len(given[1])) or rows(*given)
     )
-    centres = find_centres(table, num_clusters=40, most_bytes=most_bytes)
+    centres = deduplication.find_centres(table, num_clusters=40, device=CPU, seed=0, most_bytes=most_bytes)
     assert (len(centres), sum(num_rows)) == (40, expected)
 
 
 def test_every_vector_is_in_two_clusters():
     rows = normal(np.random.default_rng(0).standard_normal((900, 16))).astype(np.float16)
     table = deduplication.VectorTable([rows[:300], rows[300:300], rows[300:]])
-    centres = find_centres(table, num_clusters=7)
-    members = list(deduplication.members_of_clusters(table, centres, device=CPU))
+    members = list(
+        deduplication.members_of_clusters(
+            table, deduplication.find_centres(table, num_clusters=7, device=CPU, seed=0), device=CPU
+        )
+    )
     assert len(members) == 7
     assert sorted(np.concatenate(members).tolist()) == sorted([*range(900), *range(900)])
     chosen = np.array([5, 299, 300, 899])
     np.testing.assert_array_equal(table.rows(chosen, CPU).numpy(), rows[chosen].astype(np.float32))
-    centres = find_centres(deduplication.VectorTable([np.eye(8, dtype=np.float16)]), num_clusters=8)
+    centres = deduplication.find_centres(
+        deduplication.VectorTable([np.eye(8, dtype=np.float16)]), num_clusters=8, device=CPU, seed=0
+    )
     assert sorted(centres.argmax(1).tolist()) == list(range(8))
 
 

@@ -99,10 +99,8 @@ def test_by_url(empty):
 def test_a_card_comes_along_and_verification_finds_nothing_wrong(data):
     card = ReinforcementCard(layout="npz", num_augmentations=3, seed=5, num_samples=20, num_shards=3)
     write_card(data.reinforced, card)
-    gone = sorted(contents(data.images / "00000.tar"))
     (data.images / "00000.tar").unlink()
     report = data.join()
-    assert data.named() == [(key, f"{int(key) // 7:05d}.tar", "no_image") for key in gone]
     written = find_card(data.output)
     assert written == card
     assert (written.num_samples, written.num_shards, written.skipped) == (report.joined, 3, report.left_out)
@@ -117,6 +115,13 @@ def test_a_card_comes_along_and_verification_finds_nothing_wrong(data):
     write_card(other, ReinforcementCard(layout="npz", seed=2))
     with fails(ValueError):
         data.join(reinforced=f"{data.pattern(data.reinforced)}::{other}/a.tar", output=str(data.root / "2"))
+
+
+def test_missing_images_are_counted_and_named(data):
+    gone = sorted(contents(data.images / "00001.tar"))
+    (data.images / "00001.tar").unlink()
+    assert data.join().left_out == {"no_image": 6}
+    assert data.named() == [(key, f"{int(key) // 7:05d}.tar", "no_image") for key in gone]
 
 
 def test_wrong_images(empty):

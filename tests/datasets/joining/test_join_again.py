@@ -1,18 +1,22 @@
 """Joining again: after changes on either side, after what broke, and after every kill."""
 
 import io
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from mobileclip import storage
-from mobileclip.datasets.joining import ScanUnit
+from mobileclip.data import ReinforcementCard, write_card
+from mobileclip.data.samples.limits import SAMPLE_LIMITS
+from mobileclip.datasets.joining import PLACES, ScanUnit
 from mobileclip.engines import held, read_set_aside
 from mobileclip.storage import StorageError
 from tests.data.made_samples import encoded, write_raw
 from tests.datasets.joining.world import SIZE, Data, contents, damage_half, files_of, times_of
 from tests.errors import fails
+from tests.survives import Moment, Program, Survival
 
 
 class Breaking(io.FileIO):
@@ -106,14 +110,12 @@ def test_shards_whose_images_are_the_same_are_left_as_they_are(tmp_path):
     assert found == anew
 
 
-def test_a_reinforced_shard_that_broke_off_and_one_that_is_not_there(data):
-    path, nowhere = data.reinforced / "00001.tar", data.reinforced / "00003.tar"
+def test_a_reinforced_shard_that_broke_off(data):
+    path = data.reinforced / "00001.tar"
     content = damage_half(path)
-    report = data.join(reinforced=str(data.reinforced / "{00000..00003}.tar"))
+    report = data.join()
     assert (report.complete, 14 <= report.joined < 20) == (False, True)
     assert "truncated_shard" in report.unfinished[str(path)]
-    assert report.unfinished[str(nowhere)] == "there is no such file"
-    assert nowhere.name in [aside.unit for aside in read_set_aside(data.output)]
     path.write_bytes(content)
     assert data.join().joined == 20
 
@@ -152,6 +154,54 @@ def test_an_image_shard_that_is_away_is_tried_again_and_then_listed(data, monkey
     assert read_set_aside(data.output) == ()
 
 
+def test_a_shard_whose_reader_was_lost_counts_for_nothing(data):
+    """Of another time, or of no time, may be what the index has of it."""
+    about = {"name": "a", "fingerprint": "some", "kind": PLACES, "by": "key", "limits": SAMPLE_LIMITS}
+    unit = ScanUnit(shard=str(data.images / "00000.tar"), folder=data.root / "places", **about)
+    assert unit.read().num_records == 6
+    lost = unit.left("a worker that had it died")
+    assert (lost.num_records, lost.problem, lost.fingerprint) == (0, "a worker that had it died", "")
+    assert unit.known() is None
+
+
 def test_one_join_at_a_time(data):
     with held(str(data.output)), fails(ValueError):
         data.join()
+
+
+def test_a_reinforced_shard_that_is_not_there(data):
+    report = data.join(reinforced=str(data.reinforced / "{00000..00003}.tar"))
+    assert report.joined == 20
+    assert report.unfinished == {str(data.reinforced / "00003.tar"): "there is no such file"}
+    assert [aside.unit for aside in read_set_aside(data.output)] == ["00003.tar"]
+
+
+def left_by_join(folder):
+    """What counts of an output, and what no run may leave behind."""
+    left = (folder / "joined" / "index").glob(".mobileclip-*.scratch")
+    return files_of(folder / "joined") | {path.name: b"left" for path in left}
+
+
+@pytest.mark.slow
+def test_two_processes_are_killed_at_any_moment_and_run_again(tmp_path):
+    """A real process, SIGKILL at moments all over its run, then once more in peace: the same files."""
+
+    def prepare(folder):
+        data = Data(folder, count=120, per_reinforced=6, per_images=5)
+        write_card(data.reinforced, ReinforcementCard(layout="npz", num_augmentations=3))
+        (data.images / "00004.tar").unlink()
+
+    line = ("-m", "mobileclip.cli", "data", "join", "--quiet", "-j", "2")
+    images = "images/{00000..00003}.tar::images/{00005..00023}.tar"
+    program = Program(
+        line=(*line, "reinforced/{00000..00019}.tar", images, "-o", "joined"),
+        prepare=prepare,
+        # Most of the time goes into importing: signs of work are waited for.
+        progress=lambda folder: (folder / "joined/index").exists() + len([*(folder / "joined/join").glob("*.parquet")]),
+        most=16,
+        read=left_by_join,
+    )
+    places = ((1, 0.0), (0, 0.02), (3, 0.003), (5, 0.011), (7, 0.0))
+    survival = Survival.of(program, tmp_path / "survival")
+    assert json.loads(survival.expected["join.json"])["left_out"] == {"no_image": 5}
+    assert not survival.problems(*(Moment(more=more, seconds=seconds, alone=True) for more, seconds in places))

@@ -9,6 +9,7 @@ from mobileclip import storage
 from mobileclip.data import hash_image
 from mobileclip.datasets import RowOptions
 from mobileclip.datasets.joining import COLUMNS, write_urls
+from mobileclip.engines import LocalEngine
 from tests.build.commands import run
 from tests.data.made_samples import encoded, write_raw
 from tests.data.public_release import Pair, PublicRelease
@@ -53,6 +54,12 @@ def test_every_form_says_the_same_and_can_be_read_again(release, tmp_path, suffi
     assert (report.num_rows, report.is_good) == (8, True)
     assert write(path, again)[1] == EXPECTED
     assert write(release.reinforced, again)[1] == [{**row, "caption": ""} for row in EXPECTED]
+
+
+@pytest.mark.slow
+def test_several_processes_write_the_same(release, tmp_path):
+    engine = LocalEngine(num_workers=2, devices=("cpu",))
+    assert write(release.captions, tmp_path / "two.csv", engine=engine)[1] == EXPECTED
 
 
 @pytest.mark.parametrize("num_broken", [1, 3])

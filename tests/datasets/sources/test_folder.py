@@ -142,11 +142,12 @@ def test_mistakes(tmp_path, name):
         FolderSource(path=path).units()
 
 
-def test_a_store(tmp_path):
+def test_s3(s3, tmp_path):
+    s3.objects.clear()
     plant(tmp_path, {"a/1.jpg": JPEG, "a/1.txt": "one", "2.jpg": JPEG, "3.jpg": JPEG})
     write_lines(tmp_path / "metadata.jsonl", [{"file_name": "2.jpg", "text": "two"}])
-    copy_to_store(tmp_path, "memory://photos")
-    remote, report = read(as_source("memory://photos"))
+    copy_to_store(tmp_path, "s3://data/photos")
+    remote, report = read(as_source("s3://data/photos"))
     local, _ = read(as_source(tmp_path))
     assert [attrs.asdict(sample) for sample in remote] == [attrs.asdict(sample) for sample in local]
     assert [sample.captions for sample in remote] == [("two",), ("one",)]

@@ -5,11 +5,12 @@ import json
 import os
 
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mobileclip.data import SkipReport
 from mobileclip.datasets import JsonLinesSource, RowOptions, as_source
 from mobileclip.datasets.sources import base
-from tests.datasets.sources.reading import JPEG, PNG, WEBP, found, pictures, plant, read, write_lines
+from tests.datasets.sources.reading import JPEG, PNG, WEBP, found, pictures, plant, read, write_lines, write_table
 from tests.errors import fails
 
 GOOD = {"image": "a.png", "text": "x"}
@@ -102,7 +103,7 @@ def test_a_bad_line_is_named_and_its_neighbours_are_read(tmp_path):
     assert unit.fingerprint()
 
 
-@pytest.mark.parametrize("size", [1, 9])
+@pytest.mark.parametrize("size", [1, 2, 9])
 def test_a_huge_line(tmp_path, size):
     long, longest = ({**GOOD, "more": "x" * length} for length in (2**23 - 100, 2 * 2**23 + 500))
     path = write_lines(tmp_path / "a.jsonl", [GOOD, longest, GOOD, long])
@@ -116,19 +117,31 @@ def test_keys_that_come_twice(tmp_path):
     assert found(source, "key") == (["k"], {"missing_image": ["line 1"], "duplicate_key": ["k"]})
 
 
-@pytest.mark.parametrize("size", [1, 3, 5, 9])
-@pytest.mark.parametrize(("ending", "last"), [(b"\n", b""), (b"\n", b"\n"), (b"\r\n", b""), (b"\r\n", b"\r\n")])
-def test_units_are_the_lines_in_parts(tmp_path, size, ending, last):
-    good, bad, blank = json.dumps(GOOD).encode(), b"{", b"  "
-    lines = [blank, good, bad, good, blank, blank, good, bad, good, bad, blank, blank]
-    (tmp_path / "a.jsonl").write_bytes(ending.join(lines) + last)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    lines=st.lists(st.sampled_from([json.dumps(GOOD).encode(), b"{", b"  "]), min_size=1, max_size=30),
+    size=st.integers(1, 7),
+    ending=st.sampled_from([b"\n", b"\r\n"]),
+    last=st.booleans(),
+)
+def test_units_are_the_lines_in_parts(tmp_path, lines, size, ending, last):
+    (tmp_path / "a.jsonl").write_bytes(ending.join(lines) + (ending if last else b""))
     source = JsonLinesSource(path=tmp_path / "a.jsonl", samples_per_shard=size)
+    if set(lines) == {b"  "}:
+        with fails(ValueError):
+            source.units()
+        return
     units = source.units()
     counts = [unit.count() for unit in units]
-    assert (sum(counts), set(counts[:-1]) <= {size}) == (7, True)
+    assert sum(counts) == len(lines) - lines.count(b"  ")
+    assert set(counts[:-1]) <= {size}
     assert [unit.name for unit in units] == [f"{number:08d}.tar" for number in range(len(units))]
-    keys = [f"{number:09d}" for number in (2, 4, 7, 9)]
-    assert found(source, "key") == (keys, {"bad_json": ["line 3", "line 8", "line 10"]})
+    samples, report = read(source)
+    good, bad = (
+        [number for number, one in enumerate(lines, 1) if one == kind] for kind in (json.dumps(GOOD).encode(), b"{")
+    )
+    assert [sample.key for sample in samples] == [f"{number:09d}" for number in good]
+    assert list(report.keys("bad_json")) == [f"line {number}" for number in bad]
 
 
 def test_reading_a_unit_reads_its_lines_alone(tmp_path, monkeypatch):
@@ -141,22 +154,24 @@ def test_reading_a_unit_reads_its_lines_alone(tmp_path, monkeypatch):
     assert len(parsed) == 100
 
 
-def test_images_from_the_web(tmp_path, site):
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_images_from_the_web(tmp_path, site, suffix):
     site.files |= {f"/{number}.png": image for number, image in enumerate(pictures(tmp_path, 30))}
     good = [number for number in range(30) if number not in (4, 5, 6, 7)]
     expected = [(f"{site.url}/{number}.png", site.files[f"/{number}.png"]) for number in good]
     site.files |= {"/page": b"<html>", "/7.png": b"http://10.0.0.1/7.png"}
     site.status = {"/3.png": [503], "/4.png": [503] * 2, "/5.png": [404], "/6.png": [403], "/7.png": [302] * 9}
     addresses = [f"{site.url}/{number}.png" for number in range(30)] + [f"{site.url}/page", "http://127.0.0.1:1/a"]
-    path = listed(tmp_path, *addresses)
+    write, row = (write_lines, "line") if suffix == "jsonl" else (write_table, "row")
+    path = write(tmp_path / f"a.{suffix}", [{"image": address, "text": "x"} for address in addresses])
     samples, left_out = found(as_source(path, rows=RowOptions(hosts=("127.0.0.1",))), "url", "image")
     assert samples == expected
     assert left_out == {
-        "unreachable_image": ["line 5", "line 32"],
-        "missing_image": ["line 6"],
-        "unreadable_image": ["line 7"],
-        "refused_address": ["line 8"],
-        "image_not_an_image": ["line 31"],
+        "unreachable_image": [f"{row} 5", f"{row} 32"],
+        "missing_image": [f"{row} 6"],
+        "unreadable_image": [f"{row} 7"],
+        "refused_address": [f"{row} 8"],
+        "image_not_an_image": [f"{row} 31"],
     }
     assert read(as_source(path))[1].counts == {"refused_address": 32}
 

@@ -46,6 +46,13 @@ def test_shards_are_named_by_their_paths_below_the_folder_common_to_all(tmp_path
     assert [unit.name for unit in ShardSource(shards=paths).units()] == expected
 
 
+def test_a_shard_that_vanishes_has_no_fingerprint(tmp_path):
+    (unit,) = ShardSource(shards=shutil.copy(golden("npz"), tmp_path / "a.tar")).units()
+    Path(unit.path).unlink()
+    with fails(ValueError, "a.tar"):
+        unit.fingerprint()
+
+
 def test_a_pipe():
     source = ShardSource(shards=f"pipe:cat {golden('npz')}")
     (unit,) = source.units()

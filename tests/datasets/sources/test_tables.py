@@ -3,16 +3,19 @@
 import gzip
 import hashlib
 import json
+import pickle
 import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mobileclip.data import SkipReport, write_shard
 from mobileclip.data.loading.uids import uid_of
 from mobileclip.datasets import RowOptions, TableSource, as_source, open_data_set
 from mobileclip.extras import install
+from tests.build.canary import CANARY_EVENT, PickledCanary
 from tests.data.made_samples import encoded
 from tests.datasets.sources.reading import JPEG, copy_to_store, found, names, pictures, read, write_lines, write_table
 from tests.errors import fails
@@ -32,19 +35,29 @@ def table(path, **options):
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "tsv"])
 def test_every_form_gives_the_same(tmp_path, suffix):
     images = pictures(tmp_path / "in")
-    expected = [
-        (UIDS[n], image, (f'ümläut "{n}", or so',), {"colour": "red", "uid": UIDS[n], "image": f"{n}.png"})
-        for n, image in enumerate(images)
+    captions = [f'ümläut "{number}", or so' for number in range(3)]
+    rows = [
+        {"path": f"{number}.png", "caption": captions[number], "uid": UIDS[number], "colour": "red"}
+        for number in range(3)
     ]
-    rows = [{"path": more["image"], "caption": text, "uid": key, "colour": "red"} for key, _, (text,), more in expected]
     source = table(write_table(tmp_path / "in" / f"a.{suffix}", rows))
-    assert found(source, "key", "image", "captions", "metadata") == (expected, {})
+    assert found(source, "key", "image", "captions", "metadata") == (
+        [
+            (UIDS[n], images[n], (captions[n],), {"colour": "red", "uid": UIDS[n], "image": f"{n}.png"})
+            for n in range(3)
+        ],
+        {},
+    )
 
 
 @pytest.mark.parametrize(
     ("row", "caption", "key"),
     [
-        ({"uid": UIDS[0], "sha256": "0" * 64, "face_bboxes": [[0.1]]}, "text", UIDS[0]),
+        (
+            {"uid": UIDS[0], "clip_l14_similarity_score": 0.3, "sha256": "0" * 64, "face_bboxes": [[0.1]]},
+            "text",
+            UIDS[0],
+        ),
         ({"key": "000000007", "status": "success", "uid": UIDS[0], "error_message": None}, "caption", "000000007"),
         ({"WIDTH": 8}, "TEXT", "laion/000000001"),
     ],
@@ -196,7 +209,7 @@ def test_a_bad_line(tmp_path, line, size):
     assert found(source, "key", "captions") == expected
 
 
-@pytest.mark.parametrize("size", [1, 9])
+@pytest.mark.parametrize("size", [1, 2, 9])
 def test_a_huge_line(tmp_path, images, size):
     many = ",".join([f'"{"z" * 65_535}\nz"'] * 140)  # more than 8 MiB, of cells that are none of them too long
     lines = ["path,caption", "0.png,x", "0.png," + "y" * (2 * 2**23 + 500), f"0.png,{many}", "1.png,x"]
@@ -228,13 +241,32 @@ def test_damage_of_parquet_costs_a_row_or_what_is_left_of_the_unit(tmp_path):
     assert (len(samples), report.counts) == (500, {"unreadable_file": 1})
 
 
-@pytest.mark.parametrize(("size", "groups"), [(1, 4), (2, 3), (3, 1), (4, 5), (9, 2)])
-def test_units_are_the_rows_in_parts(tmp_path, size, groups):
-    texts = ["plain", 'a "quoted" one', "two\nlines", "two\nlines", "a, comma", "\ttab", "plain"]
+def test_nothing_of_python_is_run(tmp_path):
+    """Arrow once unpickled what the metadata of a column said of its type."""
+    events = []
+    sys.addaudithook(lambda event, _: event == CANARY_EVENT and events.append(event))
+    bad = pickle.dumps(PickledCanary())
+    mark = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": bad}
+    fields = [pa.field(name, pa.string()) for name in ("path", "caption")]
+    schema = pa.schema([*fields, pa.field("bad", pa.string(), True, mark)])
+    pq.write_table(pa.table([["0.png"], ["x"], ["y"]], schema), tmp_path / "a.parquet")
+    assert (len(read(table(tmp_path / "a.parquet"))[0]), events) == (1, [])
+    pickle.loads(bad)
+    assert events == [CANARY_EVENT]
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    texts=st.lists(st.sampled_from(["plain", 'a "quoted" one', "two\nlines", "a, comma", "\ttab"]), min_size=1),
+    size=st.integers(1, 7),
+    groups=st.integers(1, 5),
+    blank=st.booleans(),
+)
+def test_units_are_the_rows_in_parts(tmp_path, texts, size, groups, blank):
     rows = [{"path": "0.png", "caption": text} for text in texts]
     paths = [write_table(tmp_path / "p.parquet", rows, row_group_size=groups)]
     paths.append(write_table(tmp_path / "c.csv", rows))
-    if size != 2:
+    if blank:
         paths[1].write_text(paths[1].read_text().replace("0.png,", "\n0.png,"))
     for path in paths:
         source = TableSource(tables=path, samples_per_shard=size)
@@ -310,23 +342,24 @@ def test_without_arrow_folders_and_shards_are_read(tmp_path, monkeypatch):
 
 
 def test_a_unit_takes_little_memory(tmp_path):
-    rows = [{"url": f"https://host/{number}", "text": f"{number:01000d}"} for number in range(10_000)]
-    path = write_table(tmp_path / "a.parquet", rows, row_group_size=10_000, use_dictionary=False)
+    rows = [{"url": f"https://host/{number}", "text": f"{number:01000d}"} for number in range(40_000)]
+    path = write_table(tmp_path / "a.parquet", rows, row_group_size=40_000, use_dictionary=False)
     unit = table(path).units()[-1]
     before, most = pa.total_allocated_bytes(), 0
-    for number, (key, label, row) in enumerate(unit.rows(), 9_001):
+    for number, (key, label, row) in enumerate(unit.rows(), 39_001):
         assert (key, label, row["text"]) == (number, f"row {number}", f"{number - 1:01000d}")
         most = max(most, pa.total_allocated_bytes() - before)
-    assert number == 10_000
+    assert number == 40_000
     assert most < 8_000_000 < sum(len(row["text"]) for row in rows)
 
 
-def test_tables_and_images_of_a_store(tmp_path):
+def test_tables_and_images_of_a_store(s3, tmp_path):
+    s3.objects.clear()
     pictures(tmp_path / "images")
     write_table(tmp_path / "a.parquet", [{"path": f"images/{n}.png", "text": "abcd"[n]} for n in range(4)])
     write_table(tmp_path / "b.csv", [{"path": "images/0.png", "text": "e"}])
-    copy_to_store(tmp_path, "memory://tables")
-    source = TableSource(tables=("memory://tables/a.parquet", "memory://tables/b.csv"), samples_per_shard=2)
+    copy_to_store(tmp_path, "s3://data/set")
+    source = TableSource(tables=("s3://data/set/a.parquet", "s3://data/set/b.csv"), samples_per_shard=2)
     units = source.units()
     assert [unit.name for unit in units] == ["a-00000.tar", "a-00001.tar", "b-00000.tar"]
     assert len({unit.fingerprint() for unit in units}) == 3
@@ -342,3 +375,9 @@ def test_a_connection_that_breaks(tmp_path, site):
     site.status = {"/a.parquet": [503] * 99}
     report = SkipReport(log=False)
     assert (list(unit.described(report)), report.counts) == ([], {"connection_failed": 1})
+
+
+def test_a_data_set_of_classes(tmp_path):
+    rows = [{"path": f"{number}.png", "caption": "x", "label": "ab"[number % 2]} for number in range(3)]
+    opened = open_data_set(write_table(tmp_path / "mine.csv", rows))
+    assert (opened.name, opened.kind, opened.class_names) == ("mine", "classes", ("a", "b"))
