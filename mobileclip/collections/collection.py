@@ -19,7 +19,7 @@ from mobileclip.collections.conditions import Condition
 from mobileclip.collections.duplicates import MOST_COMPARED, THRESHOLD, Duplicates, find_duplicates
 from mobileclip.collections.exports import SUFFIX, WEB_SUFFIX, open_rows, write_rows, write_web_file
 from mobileclip.collections.images import COLUMNS, Reencoded, reencode
-from mobileclip.collections.index import IMAGES_PER_WORKER, IndexReport, forget, update
+from mobileclip.collections.index import IndexReport, forget, update, useful_workers
 from mobileclip.collections.locations import find_index
 from mobileclip.collections.merge import MergedConcepts, MergeReport, merge_stores
 from mobileclip.collections.metadata import IndexMetadata, ModelSource
@@ -478,7 +478,7 @@ class Collection:
             clip,
             reduced=about.decode == "fast",
             batch_size=options.batch_size,
-            num_workers=min(options.num_workers, 1 + len(rows) // IMAGES_PER_WORKER),
+            num_workers=useful_workers(options.num_workers, len(rows)),
         )
         problems: dict[str, str] = {}
         shown = console(shown=options.show_progress)

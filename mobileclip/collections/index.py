@@ -257,9 +257,14 @@ class IndexWork(Work[IndexUnit, Findings]):
 
 
 # A process takes seconds to start, which does not pay off for fewer images per process.
-IMAGES_PER_WORKER = 64
+_IMAGES_PER_WORKER = 64
 # Number of images for trying the backends of a model.
 _EXAMPLES = 16
+
+
+def useful_workers(num_workers: int, num_images: int) -> int:
+    """Return the number of worker processes to start for images, at most `num_workers`; 1 starts none."""
+    return min(num_workers, 1 + num_images // _IMAGES_PER_WORKER)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -301,7 +306,7 @@ class FileEncoder:
         )
         tasks = [self.known.task(file) for file in files]
         reader = FileReader(tasks, self.known.content(), options)
-        num_workers = min(options.num_workers, 1 + num_about // IMAGES_PER_WORKER)
+        num_workers = useful_workers(options.num_workers, num_about)
         writer.start_clock()
         try:
             with self._bar(num_about) as bar:

@@ -107,7 +107,7 @@ def fitted(spec: ExportSpec) -> ExportSpec:
     return attrs.evolve(spec, **layout.sets)
 
 
-def _image(contract: Contract, host: str) -> ImageInput | None:
+def _image_input(contract: Contract, host: str) -> ImageInput | None:
     """Return the image preprocessing, if any; warn if the model needs a background that the host does not add."""
     image = None if contract.image is None else contract.image.input
     if image is not None and image.background != HIDDEN:
@@ -138,8 +138,8 @@ def _tokenizer_config(folder: Path, contract: Contract) -> dict[str, Any] | None
 
 def _write_immich(folder: Path, contract: Contract) -> None:
     """Write Immich's configuration files of the model, the image preprocessing and the tokenizer."""
-    image, text = _image(contract, "Immich"), None if contract.text is None else contract.text.input
-    images = (
+    image, text = _image_input(contract, "Immich"), None if contract.text is None else contract.text.input
+    preprocessor = (
         None
         if image is None
         else {
@@ -159,7 +159,7 @@ def _write_immich(folder: Path, contract: Contract) -> None:
     texts = _tokenizer_config(folder, contract)
     _write(
         folder,
-        {"visual/preprocess_cfg.json": images, "textual/tokenizer_config.json": texts, "config.json": config},
+        {"visual/preprocess_cfg.json": preprocessor, "textual/tokenizer_config.json": texts, "config.json": config},
     )
 
 
@@ -170,7 +170,7 @@ _ANTIALIASED = 1
 
 def _write_transformers_js(folder: Path, contract: Contract) -> None:
     """Write the configuration files of the model, the image preprocessing and the tokenizer for transformers.js."""
-    image = _image(contract, "transformers.js")
+    image = _image_input(contract, "transformers.js")
     config: dict[str, Any] = {
         "model_type": "clip",
         "architectures": ["CLIPModel"],
@@ -180,11 +180,11 @@ def _write_transformers_js(folder: Path, contract: Contract) -> None:
     }
     if contract.logit_scale is not None:
         config["logit_scale_init_value"] = math.log(contract.logit_scale)
-    images, texts = (
+    preprocessor, texts = (
         None if image is None else preprocessor_config(image, resample=_ANTIALIASED),
         _tokenizer_config(folder, contract),
     )
-    _write(folder, {"preprocessor_config.json": images, "tokenizer_config.json": texts, "config.json": config})
+    _write(folder, {"preprocessor_config.json": preprocessor, "tokenizer_config.json": texts, "config.json": config})
 
 
 def _require_clips_ids(folder: Path, contract: Contract) -> None:
