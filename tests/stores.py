@@ -87,6 +87,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128  # with the default of 5, a client of many connections waits and tries again
+
+
 @contextmanager
 def serving(server: http.server.ThreadingHTTPServer) -> Iterator[None]:
     """Answer requests in a thread of its own for as long as the context lasts."""
@@ -103,7 +107,7 @@ def serving(server: http.server.ThreadingHTTPServer) -> Iterator[None]:
 @contextmanager
 def web_server() -> Iterator[Web]:
     """Yield a server on this machine."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server = _Server(("127.0.0.1", 0), _Handler)
     web = Web(url=f"http://127.0.0.1:{server.server_port}")
     server.RequestHandlerClass = type("Handler", (_Handler,), {"web": web})
     with serving(server):

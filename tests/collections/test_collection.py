@@ -22,7 +22,6 @@ from mobileclip.collections.metadata import IndexMetadata
 from mobileclip.collections.nearest import GRAPH
 from mobileclip.collections.read import FileReader
 from mobileclip.data import ImageError
-from mobileclip.data.images.files import describe_left_out
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import layouts
 from mobileclip.engines import InlineEngine
@@ -369,5 +368,4 @@ def test_what_is_asked_wrongly_is_told(index, photos):
 def test_a_name_that_is_no_text_is_left_out(index, photos):
     os.rename(os.fsencode(photos / "0.png"), os.fsencode(photos) + b"/\xff.png")  # noqa: PTH104
     report = add(index, photos)
-    told = describe_left_out(report.left_out)
-    assert (report.num_encoded, told) == (5, ("1 names that are not UTF-8: .png (1)",))
+    assert (report.num_encoded, [left.reason for left in report.left_out]) == (5, ["name_not_utf8"])

@@ -125,6 +125,14 @@ def test_limits_hold(tmp_path, monkeypatch):
     assert refused(path) == "too_large"
 
 
+def test_a_table_of_times_larger_than_memory(tmp_path):
+    content = bytearray(film(tmp_path / "a.mp4", [1]).read_bytes())
+    at = content.rindex(b"stts") + 8
+    content[at : at + 4] = (500_000_000).to_bytes(4, "big")
+    (tmp_path / "b.mp4").write_bytes(content)
+    assert refused(tmp_path / "b.mp4") == "out_of_memory"
+
+
 AVI = pytest.param(b"RIFF\0\0\0\0AVI LIST\0\0\0\0hdrl", marks=pytest.mark.slow)
 
 

@@ -84,9 +84,10 @@ def _pair(row: Mapping[str, Any], columns: TextColumns, label: str) -> TextPair 
         return BadSampleError("no_text", f"{label} has no text in the column {columns.text!r}")
     if not isinstance(teacher_text, str) or not isinstance(language, str):
         return BadSampleError("bad_row", f"{label} has a teacher text or language that is not a string")
-    if max(len(text), len(teacher_text)) > MAX_TEXT:
+    pair = TextPair(text=text.strip(), teacher_text=teacher_text.strip(), language=language.strip())
+    if max(len(pair.text), len(pair.teacher_text)) > MAX_TEXT:
         return BadSampleError("text_too_long", f"{label} has a text of more than {MAX_TEXT:,} characters")
-    return TextPair(text=text.strip(), teacher_text=teacher_text.strip(), language=language.strip())
+    return pair
 
 
 def _rows(path: str, columns: TextColumns) -> Iterator[dict[str, Any] | BadSampleError]:

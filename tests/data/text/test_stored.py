@@ -137,6 +137,8 @@ def test_tables_of_texts(tmp_path, name):
 def test_lines_of_texts_and_a_table_without_them(tmp_path):
     (tmp_path / "lines.txt").write_text("a heart\n\nune étoile\n")
     assert [pair.text for pair in read_text_pairs(tmp_path / "lines.txt")] == ["a heart", "une étoile"]
+    (tmp_path / "long.txt").write_text("h" * 10_000 + "\n" + "h" * 10_001)
+    assert [getattr(row, "reason", None) for row in read_text_pairs(tmp_path / "long.txt")] == [None, "text_too_long"]
     (tmp_path / "rows.csv").write_text("title\na heart\n")
     with fails(ValueError, "title"):
         list(read_text_pairs(tmp_path / "rows.csv"))

@@ -14,6 +14,7 @@ from mobileclip.data import SkipReport, read_samples, write_shard
 from mobileclip.datasets import ClassFolderSource, FolderSource, as_source
 from tests.datasets.sources.reading import JPEG, PNG, WEBP, copy_to_store, found, names, plant, read, write_lines
 from tests.errors import fails
+from tests.object_store import object_store
 
 STEMS = st.binary(min_size=1, max_size=20).filter(lambda stem: not {*stem} & {*b"/\0"})
 
@@ -152,6 +153,16 @@ def test_s3(s3, tmp_path):
     assert [attrs.asdict(sample) for sample in remote] == [attrs.asdict(sample) for sample in local]
     assert [sample.captions for sample in remote] == [("two",), ("one",)]
     assert names(report) == {"no_caption": ["3.jpg"]}
+
+
+def test_a_store_that_fails_after_the_listing(tmp_path):
+    plant(tmp_path, {"a.jpg": JPEG, "a.txt": "one"})
+    with object_store() as store:
+        copy_to_store(tmp_path, "s3://away/photos")
+        (unit,) = as_source("s3://away/photos").units()
+        store.stop()
+        report = SkipReport(log=False)
+        assert ([*unit.read(report)], names(report)) == ([], {"unreachable_caption": ["a.jpg"]})
 
 
 IMAGES = Path(__file__).parents[2] / "golden" / "augment" / "images"

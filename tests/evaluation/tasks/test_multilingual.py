@@ -136,6 +136,7 @@ def test_a_data_set_of_ones_own_has_a_row_for_each_language(tmp_path, monkeypatc
     images = pictures("png")
     spoken = [(key, language) for key in KEYS for language in LANGUAGES[: 1 + int(key) % 2]]
     rows = [{"image": f"{key}.png", "caption": caption(key, name), "language": name} for key, name in spoken]
+    rows.append({"image": "001.png", "caption": "of no language", "language": ""})
     write(tmp_path, images | {"000.png": images["000.png"][:60], "own.jsonl": json_lines(rows)})
     seen, real = [], DualEncoder.encode_image
 
@@ -151,7 +152,7 @@ def test_a_data_set_of_ones_own_has_a_row_for_each_language(tmp_path, monkeypatc
     assert list(records) == ["own", "own/de", "own/en"]
     assert [record.num_images for record in records.values()] == [COUNT - 1, COUNT - 1, COUNT // 2]
     assert len(seen) == COUNT - 1
-    assert records["own"].left_out == {"image_truncated": 1}
+    assert records["own"].left_out == {"image_truncated": 1, "no_language": 1}
     mean = (records["own/de"].main_metric + records["own/en"].main_metric) / 2
     assert records["own"].main_metric == pytest.approx(mean)
     assert read_results(run.models[0].path).keys() == records.keys()
