@@ -45,7 +45,7 @@ from mobileclip.data import (
     read_text_input,
     write_shard,
 )
-from mobileclip.data.loading.examples import SourceImage
+from mobileclip.data.loading.replay import SourceImage
 from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.samples.members import sample_members
 from mobileclip.datasets import JsonLinesSource, ShardSource, TableSource

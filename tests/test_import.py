@@ -79,7 +79,7 @@ print((time.process_time() - middle) / (middle - start))
 @pytest.mark.parametrize(
     ("names", "subpackages"),
     [
-        ("data.augmentation.replay import datacompdr_augmentation", {"data", "data.augmentation"}),
+        ("data.augmentation.policy import datacompdr_augmentation", {"data", "data.augmentation"}),
         ("data.images.transform import ImageTransform, load_image", {"data", "data.images"}),
         ("losses import ReinforcedLossSpec", {"losses"}),
     ],

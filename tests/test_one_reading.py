@@ -26,7 +26,7 @@ from mobileclip.data import (
     write_shards,
 )
 from mobileclip.data.images.transform import read_pixels
-from mobileclip.data.loading.examples import SourceImage
+from mobileclip.data.loading.replay import SourceImage
 from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.datasets.inspection import PAPER, inspect_sample
 from mobileclip.evaluation import Session, candidate_of, open_benchmark

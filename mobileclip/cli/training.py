@@ -1,6 +1,6 @@
 """`mobileclip train | reinforce | finetune | recipes | runs | tokenizer`: recipes and their tools.
 
-`parsed_as` in `mobileclip.recipes.command_line` turns the fields of a recipe's spec into flags.
+`parsed_as` in `mobileclip.recipes.flags` turns the fields of a recipe's spec into flags.
 """
 
 from __future__ import annotations

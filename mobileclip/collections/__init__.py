@@ -13,9 +13,9 @@ from mobileclip.collections.locations import default_index, find_index, moved_in
 from mobileclip.collections.merge import MergeReport
 from mobileclip.collections.metadata import ModelSource
 from mobileclip.collections.nearest import GraphSizes
+from mobileclip.collections.queries import Matches
 from mobileclip.collections.read import IndexOptions
 from mobileclip.collections.scan import Scan, scan
-from mobileclip.collections.search import Matches
 from mobileclip.collections.snapshot import Match
 from mobileclip.collections.store import INDEX, Store, is_index
 from mobileclip.collections.tags import TagWords

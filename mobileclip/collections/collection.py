@@ -32,9 +32,7 @@ from mobileclip.collections.nearest import (
     remove_graph,
     update_graph,
 )
-from mobileclip.collections.read import IndexOptions
-from mobileclip.collections.scan import Scan, scan
-from mobileclip.collections.search import (
+from mobileclip.collections.queries import (
     NEGATIVE_WEIGHT,
     Matches,
     QueryImage,
@@ -43,6 +41,8 @@ from mobileclip.collections.search import (
     query_direction,
     similarity_map,
 )
+from mobileclip.collections.read import IndexOptions
+from mobileclip.collections.scan import Scan, scan
 from mobileclip.collections.snapshot import Match, Snapshot, match_of, take_snapshot
 from mobileclip.collections.store import ReplacedIndexError, Store
 from mobileclip.collections.tags import SHARE, TagWords, levels_of, make_tag_words, read_tag_words, write_tag_words

@@ -24,7 +24,7 @@ from mobileclip.collections.concepts import (
     read_concepts,
 )
 from mobileclip.collections.images import small_copy, small_copy_of
-from mobileclip.collections.search import embedding_of
+from mobileclip.collections.queries import embedding_of
 from mobileclip.collections.snapshot import Snapshot, match_of
 from mobileclip.collections.store import Store
 from mobileclip.data import LIMITS, read_image_file

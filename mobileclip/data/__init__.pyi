@@ -2,12 +2,7 @@ from .augmentation.mixing import (
     MixingSpec as MixingSpec,
     RandomErasingSpec as RandomErasingSpec,
 )
-from .augmentation.range_augment import (
-    RangeAugment as RangeAugment,
-    RangeAugmentSpec as RangeAugmentSpec,
-    RangeNumbers as RangeNumbers,
-)
-from .augmentation.replay import (
+from .augmentation.policy import (
     AugmentationParams as AugmentationParams,
     AugmentationSpec as AugmentationSpec,
     augmentation_rng as augmentation_rng,
@@ -15,6 +10,11 @@ from .augmentation.replay import (
     crop_augmentation as crop_augmentation,
     datacompdr_augmentation as datacompdr_augmentation,
     imagenet_augmentation as imagenet_augmentation,
+)
+from .augmentation.range_augment import (
+    RangeAugment as RangeAugment,
+    RangeAugmentSpec as RangeAugmentSpec,
+    RangeNumbers as RangeNumbers,
 )
 from .images.files import list_folder as list_folder
 from .images.limits import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS, ImageError as ImageError, ImageLimits as ImageLimits

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from mobileclip import storage
 from mobileclip.data.augmentation.operations import operation_of
-from mobileclip.data.augmentation.replay import AugmentationParams, datacompdr_augmentation
+from mobileclip.data.augmentation.policy import AugmentationParams, datacompdr_augmentation
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.transform import ImageSource, load_image
 from mobileclip.data.samples.members import RECORD, parse_reinforced_sample, parse_sample

@@ -14,12 +14,12 @@ from attrs import validators
 
 from mobileclip import storage
 from mobileclip.data.augmentation.mixing import RandomErasingSpec
-from mobileclip.data.augmentation.replay import imagenet_augmentation
+from mobileclip.data.augmentation.policy import imagenet_augmentation
 from mobileclip.data.images.resize import Pixels
 from mobileclip.data.loading.batch import LabelledBatch, stack_pixels
-from mobileclip.data.loading.examples import SourceImage
 from mobileclip.data.loading.pipeline import Pipeline, PipelineSpec
 from mobileclip.data.loading.reading import ShardReader, TarReader
+from mobileclip.data.loading.replay import SourceImage
 from mobileclip.data.loading.uids import Keep
 from mobileclip.data.randomness import seeded_rng
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits

@@ -1,11 +1,3 @@
-from .command_line import (
-    described as described,
-    parsed_as as parsed_as,
-    read_choices as read_choices,
-    reported as reported,
-    run_recipe as run_recipe,
-    started as started,
-)
 from .files import (
     KINDS as KINDS,
     copy_recipe as copy_recipe,
@@ -14,6 +6,14 @@ from .files import (
     read_header as read_header,
     recipe_files as recipe_files,
     run_file as run_file,
+)
+from .flags import (
+    described as described,
+    parsed_as as parsed_as,
+    read_choices as read_choices,
+    reported as reported,
+    run_recipe as run_recipe,
+    started as started,
 )
 from .published import (
     as_released as as_released,

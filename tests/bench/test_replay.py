@@ -11,7 +11,7 @@ from PIL import Image
 
 from mobileclip.data import datacompdr_augmentation, decode_image
 from mobileclip.data.augmentation.operations import OPERATIONS, magnitudes
-from mobileclip.data.augmentation.replay import decompress
+from mobileclip.data.augmentation.policy import decompress
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augment"
 RECORDS = json.loads((GOLDEN / "replay.json").read_text())["records"]

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from mobileclip.data import augmentation_rng, datacompdr_augmentation, hash_image
-from mobileclip.data.augmentation.replay import compress
+from mobileclip.data.augmentation.policy import compress
 from mobileclip.data.samples.readers import write_npz
 from tests.build.image_files import encoded, noise
 from tests.data.made_samples import write_raw

@@ -12,7 +12,7 @@ from PIL import Image, ImageChops, ImageStat
 
 from mobileclip.data import ImageTextSample, ViewAgreement, decode_image, hash_image, write_shard
 from mobileclip.data.augmentation.operations import OPERATIONS
-from mobileclip.data.augmentation.replay import AugmentationParams, augmentation_rng, datacompdr_augmentation
+from mobileclip.data.augmentation.policy import AugmentationParams, augmentation_rng, datacompdr_augmentation
 from mobileclip.data.shards.sidecars import ReinforcementCard, TeacherEntry, write_card
 from mobileclip.datasets.inspection import describe_operations, inspect_sample, print_inspection, write_inspection
 from mobileclip.inputs import ImageInput

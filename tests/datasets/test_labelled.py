@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mobileclip.data import AugmentationSpec, ImageTextSample, RandomErasingSpec, StreamPosition, write_shard
-from mobileclip.data.augmentation.replay import augmentation_rng, imagenet_augmentation
+from mobileclip.data.augmentation.policy import augmentation_rng, imagenet_augmentation
 from mobileclip.datasets import LabelledPipelineSpec, find_class_names
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json, to_json

@@ -4,7 +4,7 @@
 
 import { PageError } from "./errors.js";
 
-// Weight of the excluded embeddings in a query; `NEGATIVE_WEIGHT` of `mobileclip.collections.search`.
+// Weight of the excluded embeddings in a query; `NEGATIVE_WEIGHT` of `mobileclip.collections.queries`.
 const AWAY = 0.5;
 const TINY = 2 ** -126;
 const NUMBERS = ["size", "width", "height", "latitude", "longitude", "time"];

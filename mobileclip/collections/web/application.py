@@ -31,8 +31,8 @@ from mobileclip.collections.collection import Collection
 from mobileclip.collections.concepts import Concept, ids_of, named_concepts
 from mobileclip.collections.conditions import DATE, NUMBERS, TEXTS, matching, parse_condition
 from mobileclip.collections.duplicates import THRESHOLD
+from mobileclip.collections.queries import Matches
 from mobileclip.collections.scan import Presence, stamp_of
-from mobileclip.collections.search import Matches
 from mobileclip.collections.snapshot import TAG, Match, first_of_videos, match_of
 from mobileclip.collections.web.guard import SecurityMiddleware, Uploads
 from mobileclip.collections.web.served import (

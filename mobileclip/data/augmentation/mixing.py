@@ -12,7 +12,7 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from mobileclip.data.augmentation.replay import bounds, increasing
+from mobileclip.data.augmentation.policy import bounds, increasing
 from mobileclip.data.randomness import random_index, uniform
 from mobileclip.strict import strict
 

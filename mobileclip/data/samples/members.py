@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mobileclip.data.augmentation.replay import compress
+from mobileclip.data.augmentation.policy import compress
 from mobileclip.data.images.limits import IMAGE_EXTENSIONS
 from mobileclip.data.samples.compact import CompactRecord, write_record
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits

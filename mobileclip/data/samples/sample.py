@@ -13,7 +13,7 @@ import numpy as np
 from attrs import validators
 
 from mobileclip.data.augmentation.operations import OPERATIONS
-from mobileclip.data.augmentation.replay import AugmentationParams, compress, decompress
+from mobileclip.data.augmentation.policy import AugmentationParams, compress, decompress
 from mobileclip.data.images.limits import IMAGE_EXTENSIONS, ImageError, ImageLimits
 from mobileclip.data.images.transform import LIMITS, load_image
 from mobileclip.data.samples.readers import EmbeddingRows, Embeddings, as_float32

@@ -13,7 +13,7 @@ import attrs
 from attrs import validators
 
 from mobileclip import storage
-from mobileclip.data.augmentation.replay import AugmentationSpec
+from mobileclip.data.augmentation.policy import AugmentationSpec
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.sample import Layout
 from mobileclip.data.shards.files import count_shard, is_local, runs_program

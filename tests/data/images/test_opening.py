@@ -32,7 +32,7 @@ from mobileclip.data.images.jpeg import read_jpeg
 from mobileclip.data.images.metadata import CameraMetadata, read_camera_metadata
 from mobileclip.data.images.opening import open_image, raw_preview
 from mobileclip.data.images.transform import read_tower_image
-from mobileclip.data.loading.examples import SourceImage
+from mobileclip.data.loading.replay import SourceImage
 from mobileclip.data.shards.files import read_shard
 from mobileclip.datasets.videos import VideoFile
 from mobileclip.extras import install

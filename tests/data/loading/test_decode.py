@@ -23,7 +23,7 @@ from mobileclip.data import (
     decode_image,
 )
 from mobileclip.data.images.jpeg import decode_jpeg, read_jpeg
-from mobileclip.data.loading.examples import SourceImage
+from mobileclip.data.loading.replay import SourceImage
 from mobileclip.inputs import DECODES
 from tests.build.image_files import encoded as file_of, resized_frame
 from tests.errors import fails

@@ -226,7 +226,7 @@ class AugmentationSpec:
         """Return the augmented image, `size` x `size`, RGB; equal arguments give equal bits.
 
         Training does not call `apply`, but decodes only the crop and calls `resize` and `operate` on the crop, which
-        gives the same bits; see `SourceImage` in `data.loading.examples`.
+        gives the same bits; see `SourceImage` in `mobileclip.data.loading.replay`.
 
         Args:
             image: source image of the size for which the parameters were sampled; converted to RGB if necessary.

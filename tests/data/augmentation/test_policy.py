@@ -27,7 +27,7 @@ from mobileclip.data import (
     write_card,
 )
 from mobileclip.data.augmentation.operations import OPERATIONS, Operation, augmentation_operations, magnitudes
-from mobileclip.data.augmentation.replay import compress, decompress
+from mobileclip.data.augmentation.policy import compress, decompress
 from mobileclip.data.samples.members import parse_stored_sample, sample_members
 from tests.build.image_files import noise
 from tests.data.made_samples import make_sample
