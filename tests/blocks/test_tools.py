@@ -19,7 +19,7 @@ MODULES = {name: case.make for name, case in CASES.items()} | {
     f"tower_{name}": spec.build for name, spec in SMALL.items()
 }
 # A tower of each kind; the compiler takes long. An MCt has the layers of a text transformer between its own.
-COMPILED = ("tower_mci", "tower_vit", "tower_mct")
+COMPILED = ("tower_mci",)
 
 
 def examples(name, *, batch=2, dtype=torch.float64):

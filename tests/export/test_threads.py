@@ -168,14 +168,14 @@ print([at_work(*asked) for asked in json.loads(sys.argv[2])])
 TOGETHER = [(2, 1), (1, None), (1, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="there is no /proc")
 @pytest.mark.parametrize(
     ("kind", "processes"),
     [
-        ("onnx", [TOGETHER]),
-        *(pytest.param(one, [TOGETHER], marks=pytest.mark.slow) for one in ("openvino", "eager", "torch")),
+        *((one, [TOGETHER]) for one in ("onnx", "openvino", "eager", "torch")),
         # Of which a process has one number of threads.
-        *(pytest.param(one, [[(2, 1)], [(1, 2)]], marks=pytest.mark.slow) for one in ("litert", "executorch")),
+        *((one, [[(2, 1)], [(1, 2)]]) for one in ("litert", "executorch")),
     ],
 )
 def test_a_model_is_computed_by_as_many_threads_as_it_is_given(kind, processes, export_once, tmp_path):

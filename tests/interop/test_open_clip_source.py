@@ -47,7 +47,7 @@ def test_an_architecture_may_be_a_file_alone_or_with_its_preprocessing(nested, t
     torch.testing.assert_close(dict(loaded.model.state_dict()), dict(small.state_dict()), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".npz", ".npy"])
+@pytest.mark.parametrize("suffix", [".pt", ".npz", pytest.param(".npy", marks=pytest.mark.slow)])
 def test_files_of_torch_are_read_by_the_reader_of_this_library_and_those_of_numpy_are_not(suffix, tmp_path):
     path = tmp_path / f"mine{suffix}"
     path.write_bytes(b"torn")

@@ -13,6 +13,7 @@ import pytest
 
 from mobileclip.recipes import recipe_files
 
+pytestmark = pytest.mark.slow  # a wheel is built, and an environment for it
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(recipe_files())
 SHOW_ALL = """
@@ -63,7 +64,6 @@ def test_every_recipe_states_its_run_from_a_copy_without_a_clone(installed, tmp_
     assert names == NAMES
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_copy_and_the_command_run_without_a_clone(installed, tmp_path, name):
     row = [*getattr(importlib.import_module(f"recipes.{name}"), "ROWS", ())][:1]

@@ -48,7 +48,7 @@ MODELS = dict.fromkeys(PLAIN, "ViT-B-16") | {
     "train_mobileclip2_b": "MobileCLIP-B",
     "train_mobileclip2_l14": "MobileCLIP2-L-14",
 }
-SMALL = ["train_b", "train_b_dfndr12m all_sets", "train_s1"]
+SMALL = ["train_b", "train_s1"]
 LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name not in SMALL]
 
 
@@ -198,7 +198,7 @@ def test_the_numbers_are_those_that_open_clip_reads_from_the_scripts(name):
         assert schedule.learning_rate(step) == pytest.approx(rate(step), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["train_s1", "train_b"])
+@pytest.mark.parametrize("name", [pytest.param("train_s1", marks=pytest.mark.slow), "train_b"])
 def test_pixels_of_training_are_those_of_the_patched_loader(name):
     """Stored crop, bicubic; stored operations; to [0, 1]; then open_clip's mean and deviation."""
     from torchvision.transforms.autoaugment import _apply_op

@@ -79,7 +79,7 @@ def test_s2_for_two_steps_then_again(world, capsys):
         run_tiny(world, "s2", "train_s2", "--training.seed", "1")
 
 
-@pytest.mark.parametrize("published", [mobileclip_run, mobileclip2_run])
+@pytest.mark.parametrize("published", [mobileclip_run, pytest.param(mobileclip2_run, marks=pytest.mark.slow)])
 def test_a_recipe_takes_what_it_needs_from_the_card_of_ones_own_data(published, tmp_path, monkeypatch, capsys):
     """Pairs without synthetic captions, and two teachers that are not those of the recipe."""
     monkeypatch.chdir(tmp_path)

@@ -55,7 +55,11 @@ def fill(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("size", "launched"),
-    [("16k", False), ("4m", False), pytest.param("8m", True, marks=pytest.mark.slow)],
+    [
+        pytest.param("16k", False, marks=pytest.mark.slow),
+        ("4m", False),
+        pytest.param("8m", True, marks=pytest.mark.slow),
+    ],
     ids=["from the start", "in the midst", "of two processes"],
 )
 def test_a_full_shared_memory_ends_the_run_with_a_line_and_a_checkpoint(data, whole, tmp_path, size, launched):

@@ -11,6 +11,8 @@ import pytest
 
 from tests.training.runs import start_processes
 
+pytestmark = pytest.mark.slow  # real processes, each of which imports all and then waits for the other
+
 TRAINING = """
 import os, signal, sys, time
 import torch
@@ -49,7 +51,7 @@ def ended(processes: list[subprocess.Popen[str]]) -> list[str]:
 # The last ends a source otherwise than by an error, of which all are told with the step before.
 OTHERS = ("os.kill(os.getpid(), signal.SIGSTOP)", "time.sleep(60)", "raise SystemExit('my own')")
 KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
-LOST = [KILLED, *(pytest.param(what, marks=pytest.mark.slow) for what in OTHERS)]
+LOST = [KILLED, *OTHERS]
 
 
 @pytest.mark.parametrize("what", LOST)
@@ -66,7 +68,6 @@ def test_one_that_is_lost_ends_the_other_in_time_with_the_collective(tmp_path, w
     assert re.search(r"TimeoutError: process 0 of 2 .*5 s.*all_gather", errors), errors[-2000:]
 
 
-@pytest.mark.slow
 def test_the_first_process_that_is_killed_alone_ends_the_others(tmp_path):
     """They wait for it without the bound of a step, until its end closes the store."""
     _, second = started(tmp_path, "pass", evaluation=KILLED)
@@ -75,7 +76,6 @@ def test_the_first_process_that_is_killed_alone_ends_the_others(tmp_path):
     assert re.search(r"TimeoutError: process 1 of 2 .*5 s", errors), errors[-2000:]
 
 
-@pytest.mark.slow
 def test_an_evaluation_takes_longer_than_processes_wait_for_each_other(tmp_path):
     processes = started(tmp_path, "pass", evaluation="time.sleep(10)")
     errors = ended(processes)

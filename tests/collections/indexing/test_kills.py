@@ -34,15 +34,15 @@ def num_rows(index):
 
 
 def test_a_killed_job_is_finished_by_the_next(make, index, tmp_path):
-    photos = draw_all(tmp_path / "photos", range(60))
+    photos = draw_all(tmp_path / "photos", range(120))
     job = preloaded().start("-c", JOB, index.path, photos, 8, folder=tmp_path)
     wait_for(lambda: num_rows(index.path) >= 16, job, every=0.005)
     job.kill()
     job.communicate()
     assert job.returncode == -signal.SIGKILL
     kept = num_rows(index.path)
-    assert 16 <= kept < 60
-    assert counts(add(Collection.open(index.path), photos)) == (60 - kept, 0, kept, 0)
+    assert 16 <= kept < 120
+    assert counts(add(Collection.open(index.path), photos)) == (120 - kept, 0, kept, 0)
     assert_same_rows(Collection.open(index.path), make("whole", photos, precision="float32"))
 
 

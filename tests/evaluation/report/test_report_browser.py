@@ -6,12 +6,15 @@ from PIL import Image
 
 from tests.browser import CHROMIUM, open_page
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
+]
 
 
 @pytest.mark.parametrize(
     ("width", "dark"),
-    [(1280, False), (390, True), *(pytest.param(width, False, marks=pytest.mark.slow) for width in (390, 320))],
+    [(1280, False), (390, True), (390, False), (320, False)],
 )
 def test_it_fits_and_is_quiet(report, tmp_path, width, dark):
     path, _ = report

@@ -23,7 +23,10 @@ from tests.browser import CHROMIUM, open_page
 from tests.examples.icons.packages import FEW, write_icon_packages
 from tests.examples.web import NPM, OFFLINE, served
 
-pytestmark = pytest.mark.skipif(NPM is None, reason="no npm on this machine: apt-get install npm")
+pytestmark = [
+    pytest.mark.slow,  # Node.js, the models and the browser
+    pytest.mark.skipif(NPM is None, reason="no npm on this machine: apt-get install npm"),
+]
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 
 SETS = ("bi", "lucide")
