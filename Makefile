@@ -20,6 +20,8 @@ SHARED := --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --m
 ASKED := $(wildcard $(foreach word,$(ARGS),$(firstword $(subst ::, ,$(word)))))
 ALONE := $(and $(filter 1,$(words $(ASKED))),$(filter %.py,$(ASKED)))
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(ALONE),,$(SHARED)) -rs $(ARGS)
+# Beside mypy, which takes one core, one process writes the bytecode of the tests: each of three would compile them all.
+WARM = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --collect-only --quiet > /dev/null
 
 # The extras whose tests `make test` runs, and those that `make test-full` runs beside them. tests/extras.py has both.
 TESTED := hub parquet teachers transformers speed lora collections report onnx
@@ -57,7 +59,7 @@ help:  ## Show this list
 test: $(VENV)/test.stamp  ## Lint, types, import contracts, tests of all subpackages; with ARGS="..." for pytest, these tests alone
 	$(if $(ARGS),,$(BIN)/ruff check .)
 	$(if $(ARGS),,$(BIN)/ruff format --check .)
-	$(if $(ARGS),,$(BIN)/mypy)
+	$(if $(ARGS),,$(WARM) & $(BIN)/mypy; status=$$?; wait; exit $$status)
 	$(if $(ARGS),,$(BIN)/lint-imports)
 	$(PYTEST)
 
