@@ -1,5 +1,7 @@
 """Computes query embeddings, nearest images, and each image location's share of a score.
 
+`mobileclip.collections.nearest` compares a query embedding with the embeddings of all images.
+
 A test compares this ranking with the ranking in the browser, `examples/web/src/ranking.js`.
 """
 

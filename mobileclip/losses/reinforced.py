@@ -324,7 +324,7 @@ def distillation_loss(logits: Tensor, over_texts: Tensor, over_images: Tensor) -
     """Return the divergence of the student's softmaxes from the teachers' softmaxes, as the mean of both directions.
 
     The value is `(KL(over_texts || softmax(logits)) + KL(over_images || softmax(logits.T))) / 2`, each averaged over
-    its rows.
+    its rows. `mobileclip.losses.tiled` computes the same value over several processes, without a matrix of all pairs.
 
     Shape: logits (B, B) with images as rows, over_texts (B, B), over_images (B, B) with texts as rows -> ().
 

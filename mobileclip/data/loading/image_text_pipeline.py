@@ -1,4 +1,7 @@
-"""The pipeline of image-text samples, optionally with teacher embeddings or images for online teachers."""
+"""The pipeline of image-text samples, optionally with teacher embeddings or images for online teachers.
+
+`mobileclip.data.loading.examples` chooses each sample's captions and its stored augmentation.
+"""
 
 from __future__ import annotations
 
