@@ -1,4 +1,7 @@
-"""`ImageTextModel`: an image-text model with preprocessing, for classification and embeddings."""
+"""`ImageTextModel`: an image-text model with preprocessing, for classification and embeddings.
+
+`ImageTransform` in `mobileclip.data.images.transform` resizes the images.
+"""
 
 from __future__ import annotations
 

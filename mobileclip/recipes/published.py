@@ -1,4 +1,6 @@
-"""The common options of the published runs; a recipe states only the options in which the run differs.
+"""The common options of the published runs; each recipe states the options that differ.
+
+The recipes are files of the folder `recipes` at the root of the repository, such as `recipes/train_s2.py`.
 
 Source: MobileCLIP (arXiv 2311.17049), table 12; MobileCLIP2 (arXiv 2508.20691); the released training scripts. For
 captioners: MobileCLIP2 and the file names of the published captioners, such as dfn2b_s13b and s12m_context128, for

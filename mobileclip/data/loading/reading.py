@@ -1,4 +1,7 @@
-"""A worker's share of each step: ordered samples of its readers, with replacements for bad samples."""
+"""A worker's share of each step: ordered samples of its readers, with replacements for bad samples.
+
+`read_shard` in `mobileclip.data.shards.files` reports a damaged shard and continues with the next.
+"""
 
 from __future__ import annotations
 
