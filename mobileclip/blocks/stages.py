@@ -86,7 +86,7 @@ class TextRepMixerBlock(RepMixerBlock):
     Args:
         dim: width of the tokens.
         mixer: token mixer with input and output `(batch, dim, 1, length)`; a RepMixer by default.
-        kernel_size: number of tokens in the kernels of the default mixer and the feed-forward network, odd.
+        kernel_size: odd number of tokens in the kernels of the default mixer and the feed-forward network.
         hidden_dim: width of the feed-forward network; four times `dim` by default.
         layer_scale: initial value of the layer scales.
         drop_path: probability of dropping the feed-forward branch per sample in training.

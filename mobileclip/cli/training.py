@@ -27,7 +27,7 @@ Texts = Annotated[Positional[tuple[str, ...]], arg(metavar="TEXTS...")]
 
 
 def train(recipe: Recipe, /) -> None:
-    """Train with a recipe; `mobileclip recipes ls` lists the recipes, `mobileclip train NAME --help` a recipe's flags.
+    """Train with a recipe. `mobileclip recipes ls` lists the recipes; `mobileclip train NAME --help` lists the flags.
 
     mobileclip train s2 --tiny
 

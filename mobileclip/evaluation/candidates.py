@@ -134,7 +134,7 @@ def parse_model_argument(text: str) -> ModelArgument:
 
 
 def require_candidates(texts: Sequence[str]) -> None:
-    """Raise an error if a model name is unknown or occurs twice, without reading or downloading a file.
+    """Check, without reading or downloading files, that model names are known and occur once.
 
     Args:
         texts: model arguments of `open_candidate`.

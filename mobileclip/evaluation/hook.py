@@ -56,7 +56,7 @@ def evaluation_hook(
     training continue.
 
     Args:
-        benchmarks: open data sets, or paths or URLs as for `open_benchmark`; at least one, with different names.
+        benchmarks: `Benchmark` objects, paths or URLs that `open_benchmark` accepts; at least one, with distinct names.
         batch_size: number of images or texts per batch.
         num_threads: number of threads that decode images while the model runs; by default one per core, at most eight.
         allow_missing: whether to allow missing shards in the data sets that this function opens; see `Benchmark`.

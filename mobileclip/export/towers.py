@@ -331,7 +331,7 @@ def lengths_of(encoder: nn.Module, text: TextInput) -> tuple[int, ...]:
 
 
 def cut_to_length(tokens: Tensor, lengths: Sequence[int], text: TextInput) -> Tensor:
-    """Cut a batch to the shortest length that fits its texts; without lengths, return the batch unchanged.
+    """Truncate a batch to the shortest length that fits its texts; without lengths, return the batch unchanged.
 
     Shape:
         `(batch, context_length)` to `(batch, one of lengths)`.

@@ -300,7 +300,7 @@ def _of_tower(stored: LoadedCheckpoint, place: str, device: str) -> OpenedTeache
 def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
     """Distil a text tower, or resume an earlier run; return the tower's file (None in all processes but the first).
 
-    Under `torchrun`, every process must call this function; the first process stores the teacher's embeddings while the
+    Under `torchrun`, every process must call this function; rank 0 stores the teacher's embeddings while the
     others wait.
 
     Args:

@@ -302,7 +302,7 @@ def verify(
 def choose_tasks(
     entries: Sequence[ShardEntry], *, num_samples: int, num_shards: int | None, num_rows: int | None, seed: int
 ) -> list[ShardTask]:
-    """Select at random the samples to verify in each shard, from the counts in the manifest.
+    """Randomly select the samples to verify in each shard; the manifest states the number of samples.
 
     Args:
         entries: entries of the manifest.

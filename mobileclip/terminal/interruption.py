@@ -6,7 +6,7 @@ before the time limit.
 
 The first signal raises `Interrupted` immediately, or at the end of a training step. The process exits at once after a
 second signal that arrives more than a second later, or after a few seconds of cleanup. Errors after a signal still
-propagate. Child processes of a command ignore signals, and exit with the command.
+propagate. Child processes of a command ignore signals, and exit when the command exits.
 """
 
 from __future__ import annotations
@@ -280,7 +280,7 @@ def _end_abruptly() -> None:
 
 
 def leave_to_parent(end: Callable[[], None] = _end_abruptly) -> None:
-    """In a child process of a command: ignore SIGINT, SIGHUP and SIGUSR1, and exit with the command.
+    """In a child process of a command: ignore SIGINT, SIGHUP and SIGUSR1, and exit when the command exits.
 
     Args:
         end: function to call after the command exits; it must end this process and all child processes.

@@ -80,7 +80,7 @@ class RunState:
         objective: the model and the loss, with their weights and buffers.
         optimizer: optimiser of the objective's parameters.
         average: moving average of the student; None if this process keeps no average.
-        world: the processes of the run. All processes save and restore together; only the first process writes and
+        world: the processes of the run. All processes save and restore together; only rank 0 writes and
             reads files.
     """
 
@@ -126,7 +126,7 @@ class RunState:
     def resume(self, checkpoints: CheckpointFolder) -> tuple[int, StreamPosition]:
         """Resume from the newest readable checkpoint; return the completed steps and the position in the data.
 
-        The first process reads the checkpoints, renames damaged checkpoints, and logs a warning for each.
+        Rank 0 reads the checkpoints, renames damaged checkpoints, and logs a warning for each.
 
         Raises:
             ValueError: if there are checkpoints but none can be read; if the newest readable checkpoint is from a run
@@ -153,7 +153,7 @@ class RunState:
             step: number of completed steps.
 
         Raises:
-            ValueError: if a process differs from the first process; the message names the process.
+            ValueError: if a process differs from rank 0; the message names the process.
         """
         if self.world.size == 1:
             return
@@ -162,7 +162,7 @@ class RunState:
         _require_equal(found, [said.partition(": ")[2] for said in found], "are not in the same state", "start again")
 
     def _compare_found(self, checkpoints: CheckpointFolder, newest: str | None) -> None:
-        """Raise an error if a process finds a checkpoint other than the first process's; finding none is fine."""
+        """Raise an error if a process finds a checkpoint other than rank 0's; finding none is fine."""
         if self.world.size == 1:
             return
         # Looked up by name, because a shared file system may list a new file late, but can already open the file.
@@ -183,7 +183,7 @@ class RunState:
         )
 
     def _read(self, path: str) -> StateFile | None:
-        """Return the first process's checkpoint to all processes; rename a damaged checkpoint and return None."""
+        """Return rank 0's checkpoint to all processes; rename a damaged checkpoint and return None."""
         tensors: dict[str, Tensor] = {}
 
         def read() -> dict[str, str] | None:
@@ -199,7 +199,7 @@ class RunState:
         metadata = self.world.from_first(read)
         if metadata is None:
             return None
-        # Only the first process keeps an average.
+        # Only rank 0 keeps an average.
         average = {name: tensors.pop(name) for name in list(tensors) if name.startswith("average/")}
         return StateFile(tensors=average | self.world.broadcast(tensors), metadata=metadata)
 
@@ -306,7 +306,7 @@ def _random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def _require_equal(said: list[str], values: list[Any], what: str, advice: str) -> None:
-    """Raise an error if the value of a process differs from the first process's value.
+    """Raise an error if the value of a process differs from rank 0's value.
 
     Args:
         said: one message per process; each message starts with the name of the process's machine.

@@ -411,7 +411,7 @@ class FusedMobileOneBlock(MobileOneBlock):
 
 
 class FusedLargeKernelConv(LargeKernelConv):
-    """A large-kernel convolution that computes the sum of its two norms in one pass."""
+    """A large-kernel convolution that normalizes the outputs of both kernels and adds them in one pass."""
 
     fold = LargeKernelConv.fold
 

@@ -28,13 +28,13 @@ from mobileclip.terminal.interruption import postponed
 T = TypeVar("T")
 
 COLLECTIVE_SECONDS = 1800.0
-"""Default timeout of a collective in seconds; the first process's own work, such as evaluation, may take longer."""
+"""Default timeout of a collective in seconds; rank 0's own work, such as evaluation, may take longer."""
 
 # Messages of gloo, NCCL and the store about processes that are late or gone.
 _LATE = re.compile(
     r"timed? ?out|timeout|connection closed by peer|connection reset|broken pipe|wait_?for_?clients", re.IGNORECASE
 )
-# Timeout for the first process's own work, such as an evaluation. If that process ends, its store closes, which ends
+# Timeout for rank 0's own work, such as an evaluation. If that process ends, its store closes, which ends
 # the wait.
 _ALONE = timedelta(days=1)
 _CONNECTING_SECONDS, _BETWEEN_LOOKS_SECONDS = 5.0, 0.2
@@ -53,7 +53,7 @@ class World:
         size: number of processes.
         device: device of this process.
         group: the process group; None for a single process.
-        store: key-value store on which the other processes wait while the first process works alone; without a store,
+        store: key-value store on which the other processes wait while rank 0 works alone; without a store,
             the timeout of the process group applies.
     """
 
@@ -87,12 +87,12 @@ class World:
         return values
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """Return the first process's result of `make` in all processes, or raise the error of `make` in all of them.
+        """Return rank 0's result of `make` in all processes, or raise the error of `make` in all of them.
 
-        The other processes wait for up to a day, or until the first process has ended.
+        The other processes wait for up to a day, or until rank 0 has ended.
 
         Args:
-            make: function that only the first process calls; the returned value must be picklable.
+            make: function that only rank 0 calls; the returned value must be picklable.
         """
         if self.group is None:
             return make()
@@ -110,7 +110,7 @@ class World:
         return cast("T", outcome[0])
 
     def broadcast(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the first process's tensors, on the CPU, in all processes; other processes can pass an empty dict."""
+        """Return rank 0's tensors, on the CPU, in all processes; other processes can pass an empty dict."""
         if self.group is None:
             return tensors
         kinds = self.from_first(lambda: {name: (value.shape, value.dtype) for name, value in tensors.items()})

@@ -83,8 +83,8 @@ def train(
         card: card of the reinforced data; None without a card. The loss must have the dims and, unless `tuned_scales`
             is set, the logit scales of the card's teachers.
         world: the processes of the run, with this process's device; None for a single process on the CPU.
-        evaluate: function that the first process calls with the model or its average, every `evaluate_every_steps` and
-            at the end; the run logs the returned metrics. None for no evaluation.
+        evaluate: function that rank 0 calls with the model, or with its moving average if the run keeps one, every
+            `evaluate_every_steps` and at the end; the run logs the returned metrics. None for no evaluation.
         title: title of the progress display.
         console: console of the progress display; None for no display.
 
@@ -176,10 +176,10 @@ class _Run:
         checkpoints: folder of the run's checkpoints.
         skipped: folder of the lists of skipped samples.
         log: log of metrics; None in all processes but the first.
-        evaluate: evaluation function, for the first process; None for no evaluation.
+        evaluate: evaluation function, for rank 0; None for no evaluation.
         progress: the progress display.
         signals: received signals, which end the run after a step.
-        writer: background writer of checkpoints, which only the first process uses.
+        writer: background writer of checkpoints, which only rank 0 uses.
         saved_step: number of completed steps in the newest checkpoint.
     """
 
@@ -280,7 +280,7 @@ class _Run:
         self.evaluate_if_due(done)
 
     def evaluate_if_due(self, done: int) -> None:
-        """Evaluate in the first process if due, while the other processes wait; a signal ends the evaluation."""
+        """Evaluate in rank 0 if due, while the other processes wait; a signal ends the evaluation."""
         is_due = self._is_due(done, self.spec.evaluate_every_steps)
         if is_due and not self.world.from_first(lambda: self._evaluated(done)):
             self.stop(done, warned=self.signals.warned)
@@ -326,7 +326,7 @@ class _Run:
         return done == self.spec.total_steps or (every_steps is not None and done % every_steps == 0)
 
     def _step_requests(self) -> _StepRequests:
-        """Return this process's requests; saving by time depends on the first process's clock."""
+        """Return this process's requests; saving by time depends on rank 0's clock."""
         due = time.monotonic() - self._saved_at >= 60 * self.spec.checkpoint_every_minutes
         return _StepRequests(
             stop=self.signals.requested,
@@ -441,7 +441,7 @@ def _alone(output: storage.AnyPath, world: World) -> Iterator[None]:
 
 def _new_state(spec: TrainingSpec, model: nn.Module, world: World) -> RunState:
     """Return the run's state before the first step."""
-    # The first process draws the same random numbers as a single-process run.
+    # Rank 0 draws the same random numbers as a single-process run.
     torch.manual_seed(spec.seed if world.is_first else derived_seed(spec.seed, "process", world.rank))
     least, most = spec.min_logit_scale, max_logit_scale(model)
     if least is not None and least > most:
@@ -457,7 +457,7 @@ def _new_state(spec: TrainingSpec, model: nn.Module, world: World) -> RunState:
 
 def _open_log(spec: TrainingSpec, output: storage.AnyPath, first: int, world: World) -> MetricLog | None:
     tensorboard = storage.join(output, "tensorboard") if spec.tensorboard else None
-    opened: list[MetricLog] = []  # in the first process only
+    opened: list[MetricLog] = []  # in rank 0 only
     path = storage.join(output, "metrics.jsonl")
     world.from_first(lambda: opened.append(MetricLog(path, resume_step=first, tensorboard=tensorboard)))
     return opened[0] if opened else None

@@ -279,11 +279,11 @@ class TrainingSpec:
         seed: random seed of the model and the training steps; the data has a separate seed.
         log_every_steps: number of steps between two lines of metrics.
         checkpoint_every_steps: number of steps between two checkpoints; the last step always writes a checkpoint.
-        checkpoint_every_minutes: time in minutes between two checkpoints, by the first process's clock.
+        checkpoint_every_minutes: time in minutes between two checkpoints, by rank 0's clock.
         keep_checkpoints: number of newest checkpoints to keep.
         evaluate_every_steps: number of steps between two evaluations; None evaluates only at the end.
         tensorboard: whether to write the metrics for TensorBoard as well; needs the extra `tensorboard`.
-        collective_seconds: timeout in seconds of collective operations within a step. The first process's own work,
+        collective_seconds: timeout in seconds of collective operations within a step. Rank 0's own work,
             such as evaluation, may take longer.
 
     Source: MobileCLIP, table 12.

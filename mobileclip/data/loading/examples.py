@@ -101,9 +101,9 @@ def _are_columns(_: object, attribute: attrs.Attribute[tuple[int, int]], value: 
         )
 
 
-def _are_sides(_: object, attribute: attrs.Attribute[tuple[int, ...]], value: tuple[int, ...]) -> None:
-    if len(set(value)) < len(value) or any(side < 1 for side in value):
-        raise ValueError(f"{attribute.name} must be distinct image sides above 0, not {value}")
+def _are_sizes(_: object, attribute: attrs.Attribute[tuple[int, ...]], value: tuple[int, ...]) -> None:
+    if len(set(value)) < len(value) or any(size < 1 for size in value):
+        raise ValueError(f"{attribute.name} must be distinct image sizes above 0, not {value}")
 
 
 def _default_captions(spec: ReinforcedExampleSpec) -> Captions:
@@ -132,12 +132,13 @@ class ReinforcedExampleSpec(ExampleSpec):
             If None, a pipeline uses the dimension of the first usable sample.
         teacher_columns: first and (exclusive) end column of the teacher embeddings, to use only some of the teachers;
             None uses all columns.
-        online: sides, in pixels, of images for teachers that run during training. Batches then also contain images
-            of every side, and the captions as strings. Stored translations are in pixels and are not rescaled.
+        online: image sizes, in pixels, for teachers that run during training. If there are any, batches also contain
+            the images at each of these sizes, and the captions as strings. Stored translations are in pixels and are
+            not rescaled.
 
     Raises:
         ValueError: if an option of `ExampleSpec` is invalid, `captions` is unknown, a number is out of range,
-            `caption_sets` is not a regular expression, or a side in `online` is repeated.
+            `caption_sets` is not a regular expression, or a size in `online` is repeated.
 
     Source: MobileCLIP (arXiv 2311.17049), tables 3a, 4a and 4b, table 2 for columns and table 4d for online teachers;
         MobileCLIP2 (arXiv 2508.20691) and its released scripts for shares and sets of captions.
@@ -159,7 +160,7 @@ class ReinforcedExampleSpec(ExampleSpec):
     num_augmentations: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     teacher_dim: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     teacher_columns: tuple[int, int] | None = attrs.field(default=None, validator=validators.optional(_are_columns))
-    online: tuple[int, ...] = attrs.field(default=(), validator=_are_sides)
+    online: tuple[int, ...] = attrs.field(default=(), validator=_are_sizes)
 
 
 @attrs.frozen(kw_only=True, eq=False)

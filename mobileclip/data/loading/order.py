@@ -421,8 +421,8 @@ def _fitting(weights: Sequence[float], num_shards: Sequence[int], most_readers: 
     had = ", ".join(f"{own / sum(nearest[1]):.3g}" for own in nearest[1])
     asked = ", ".join(f"{share:.3g}" for share in shares)
     raise ValueError(
-        f"sources with {', '.join(map(str, num_shards))} shards cannot have the shares {asked} of a batch without "
-        f"duplicate samples; the nearest possible shares are {had}. Use the nearest shares, or split the shards"
+        f"sources with {', '.join(map(str, num_shards))} shards cannot be mixed in the proportions {asked} without "
+        f"duplicate samples; the nearest possible proportions are {had}. Use these as weights, or split the shards"
     )
 
 

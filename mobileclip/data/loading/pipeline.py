@@ -393,7 +393,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
                 "position from the checkpoint, or from the stream that reached this batch"
             )
         places = [place for place in position.places if place[0] % self.world_size == self.rank]
-        # Only the first process reports the skips of the run so far.
+        # Only rank 0 reports the skips of the run so far.
         skipped = position.skipped if self.rank == 0 else {}
         return attrs.evolve(position, num_readers=order.num_readers, places=places, skipped=skipped, data="")
 

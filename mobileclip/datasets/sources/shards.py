@@ -413,7 +413,7 @@ class LabelledShardUnit(ShardUnit):
     templates: tuple[str, ...]
 
     def sample(self, key: str, members: Mapping[str, bytes]) -> ImageTextSample:
-        """Return the sample with captions from the prompt templates, or with the captions in `.txt`."""
+        """Return the sample with captions from the prompt templates or, without class names, from `.txt`."""
         extension, metadata = image_of(members), dict[str, str]()
         if self.class_names:
             metadata["label"] = name = self.class_names[parse_label(members.get("cls"), len(self.class_names))]

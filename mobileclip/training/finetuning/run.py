@@ -122,8 +122,8 @@ def finetune(
 
     Args:
         spec: options of the fine-tuning run.
-        measure: function that scores a model on a task; only the first process calls it.
-        on_begin: function that the first process calls with the original model's scores before training.
+        measure: function that scores a model on a task; only rank 0 calls it.
+        on_begin: function that rank 0 calls with the original model's scores before training.
 
     Raises:
         ValueError: if the checkpoint or the data is missing or not valid, or if the output folder contains a run with

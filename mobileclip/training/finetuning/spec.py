@@ -162,7 +162,7 @@ class FinetuneSpec:
             tests 0 and 1 as well.
         keep_alpha: interpolation weight of the model to save in addition to the fine-tuned model.
         evaluate_every_steps: number of steps between tests on the new task; None tests only at the end.
-        collective_seconds: timeout in seconds of collective operations; tests in the first process may take longer.
+        collective_seconds: timeout in seconds of collective operations; tests in rank 0 may take longer.
         device: name of a device, such as cuda:1, mps or cpu; `auto` selects the best available device.
 
     Examples:
